@@ -1,0 +1,3 @@
+"""Lethe: a machine-learning pipeline that can forget."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Attacks that the audit runs against a model's privacy claim."""

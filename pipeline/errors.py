@@ -1,0 +1,143 @@
+"""What can go wrong for a user: one exception and one exit code each.
+
+A message names the fact, the values (never a personal one) and the next step.
+`docs/exit-codes.md` lists the codes; a test compares the two.
+"""
+
+
+class LetheError(Exception):
+    """Base of every error a user can meet; the command prints it as one line."""
+
+    exit_code = 1
+
+
+class ParamsInvalid(LetheError):
+    """`params.yaml` is not YAML, has an unknown key or an impossible value."""
+
+    exit_code = 10
+
+
+class SourceUnavailable(LetheError):
+    """The source database or folder does not answer."""
+
+    exit_code = 11
+
+
+class SchemaMismatch(LetheError):
+    """A table or column is declared but absent, or present but undeclared."""
+
+    exit_code = 12
+
+
+class ValueOutsideDomain(LetheError):
+    """A value lies outside its declared domain and the policy is `reject`."""
+
+    exit_code = 13
+
+
+class SubjectKeyInvalid(LetheError):
+    """A subject key is null or duplicated, or a record links to no subject."""
+
+    exit_code = 14
+
+
+class ConsentInvalid(LetheError):
+    """A consent row is for an unknown subject, has an unknown answer or lies in the future."""
+
+    exit_code = 15
+
+
+class TooFewSubjects(LetheError):
+    """Fewer subjects than the declared minimum."""
+
+    exit_code = 16
+
+
+class NobodyConsents(LetheError):
+    """No subject's latest answer for the purpose is yes."""
+
+    exit_code = 17
+
+
+class NotFinite(LetheError):
+    """NaN or infinity in a feature, a loss or a gradient."""
+
+    exit_code = 18
+
+
+class KeyInvalid(LetheError):
+    """The key is missing, malformed, or its file is readable by others."""
+
+    exit_code = 19
+
+
+class VaultMismatch(LetheError):
+    """The vault belongs to another key, or is damaged."""
+
+    exit_code = 20
+
+
+class DiskFull(LetheError):
+    """No space is left on a device that the run writes to."""
+
+    exit_code = 21
+
+
+class ValidationFailed(LetheError):
+    """The validation suite found data that breaks the declarations."""
+
+    exit_code = 22
+
+
+class BudgetExceeded(LetheError):
+    """The run would spend more than a person's privacy budget."""
+
+    exit_code = 23
+
+
+class AuditContradiction(LetheError):
+    """An attack or the mechanism check contradicts the privacy claim."""
+
+    exit_code = 24
+
+
+class RegistrationRefused(LetheError):
+    """A condition of the registry's door does not hold."""
+
+    exit_code = 25
+
+
+class NotFound(LetheError):
+    """Nothing is known by that name."""
+
+    exit_code = 26
+
+
+class DownloadFailed(LetheError):
+    """A public file could not be fetched, or is not the expected one."""
+
+    exit_code = 27
+
+
+class TextRefused(LetheError):
+    """Free text would be taken although its declaration refuses it."""
+
+    exit_code = 28
+
+
+class Busy(LetheError):
+    """Another run holds the workspace, the ledger or the database."""
+
+    exit_code = 29
+
+
+class LedgerInvalid(LetheError):
+    """The ledger is damaged, rolled back, or of a newer schema."""
+
+    exit_code = 30
+
+
+class TrainingRefused(LetheError):
+    """The model or the plan cannot be trained with the guarantee that is claimed."""
+
+    exit_code = 31

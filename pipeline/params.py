@@ -1,0 +1,714 @@
+"""`params.yaml` read into frozen, validated dataclasses.
+
+Everything is checked before anything runs: unknown keys are refused by name
+with the nearest known one, impossible values with the reason. What the source
+itself must agree with (tables, columns, purposes asked) is checked by
+`pipeline.stores.source`, since that needs the database.
+
+Classes whose fields change the privacy guarantee say so in their first line;
+the others cannot change it.
+"""
+
+import datetime as dt
+import difflib
+import math
+import os
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from pipeline.errors import KeyInvalid, ParamsInvalid
+
+_CLOSED = ConfigDict(extra="forbid")
+
+Role = Literal[
+    "subject_key",  # names the person; replaced by a token, never leaves source and vault
+    "link",  # a key of a row or to another row; joins in SQL, never leaves the source
+    "identifier",  # points at a person by itself (name, e-mail, phone)
+    "quasi_identifier",  # points at a person together with others; must be generalized
+    "feature",
+    "label",
+    "text",  # free text: scrubbed or refused
+    "timestamp",  # when the row came to be: for retention and order, never trained on
+    "consent",  # a column of the consent table
+    "unused",  # there, but not needed for this purpose: never read
+]
+ColumnType = Literal["integer", "real", "boolean", "category", "date", "timestamp", "text"]
+
+# The first letter of an ICD-9 code or its number's range; published chapters of the
+# classification (WHO, ICD-9, 1977), shortened to the groups of Strack et al. (2014), table 2.
+ICD9_GROUPS = (
+    "circulatory",
+    "respiratory",
+    "digestive",
+    "diabetes",
+    "injury",
+    "musculoskeletal",
+    "genitourinary",
+    "neoplasms",
+    "other",
+)
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Generalization:
+    """How a value is made coarser before it is stored; exactly one kind.
+
+    `bins`: numeric edges; a value becomes the half-open interval that has it.
+    `bottom`, `top`: numeric values beyond are set to the limit (bottom and top coding).
+    `groups`: category → its raw values; `others` names the group of everything else.
+    `prefix`: the first characters of a text, upper case (postcodes).
+    `icd9`: an ICD-9 code becomes its chapter.
+    `year`: a date becomes its year.
+    `age_at`: a birth date becomes whole years at that timestamp column of the records'
+        table; with `bins` the interval of it.
+    """
+
+    bins: tuple[float, ...] | None = None
+    bottom: float | None = None
+    top: float | None = None
+    groups: dict[str, tuple[str, ...]] | None = None
+    others: str | None = None
+    prefix: int | None = Field(default=None, ge=1)
+    icd9: bool = False
+    year: bool = False
+    age_at: str | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Generalization":
+        kinds = [
+            bool(self.bins) and not self.age_at,
+            self.bottom is not None or self.top is not None,
+            bool(self.groups),
+            self.prefix is not None,
+            self.icd9,
+            self.year,
+            bool(self.age_at),
+        ]
+        if sum(kinds) != 1:
+            raise ValueError("declare exactly one kind of generalization")
+        if self.bins is not None and (
+            len(self.bins) < 2
+            or any(a >= b for a, b in zip(self.bins, self.bins[1:], strict=False))
+        ):
+            raise ValueError(f"bins must be two or more rising edges, not {list(self.bins)}")
+        if self.others is not None and not self.groups:
+            raise ValueError("others names the remaining group of `groups`; declare groups")
+        if self.bottom is not None and self.top is not None and self.bottom >= self.top:
+            raise ValueError(f"bottom={self.bottom:g} must be below top={self.top:g}")
+        return self
+
+    @property
+    def intervals(self) -> tuple[str, ...] | None:
+        """Names of the half-open intervals that `bins` makes, e.g. `[0,30)`."""
+        if self.bins is None:
+            return None
+        return tuple(f"[{a:g},{b:g})" for a, b in zip(self.bins, self.bins[1:], strict=False))
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Column:
+    """One column: what it is, what may be in it, and why it is needed."""
+
+    role: Role
+    type: ColumnType = "text"
+    why: str | None = None
+    domain: tuple[str, ...] | None = None
+    bounds: tuple[float, float] | None = None
+    outside: Literal["reject", "clip", "null"] = "reject"
+    missing: tuple[str, ...] = ()
+    generalize: Generalization | None = None
+    positive: tuple[str, ...] | None = None
+    scrub: Literal["refuse", "presidio"] = "refuse"
+    buckets: int = Field(default=32, ge=2, le=65536)
+    names_people: bool = False
+
+    @property
+    def taken(self) -> bool:
+        """Whether minimize lets the column's (generalized) values through."""
+        return self.role in ("feature", "quasi_identifier", "label") or (
+            self.role == "text" and self.scrub == "presidio"
+        )
+
+    @property
+    def categories(self) -> tuple[str, ...] | None:
+        """Every value that can leave minimize, for what is categorical then; public."""
+        g = self.generalize
+        if g is not None:
+            if g.intervals is not None:
+                return g.intervals
+            if g.icd9:
+                return ICD9_GROUPS
+            if g.groups is not None:
+                return (*g.groups, *((g.others,) if g.others else ()))
+        if self.type == "boolean":
+            return ("false", "true")
+        return self.domain
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """Least and greatest number that can leave minimize, for what is numeric then; public."""
+        g = self.generalize
+        if self.categories is not None:
+            return None
+        if g is not None and (g.bottom is not None or g.top is not None):
+            low, high = self.bounds or (-math.inf, math.inf)
+            return (
+                low if g.bottom is None else max(low, g.bottom),
+                high if g.top is None else min(high, g.top),
+            )
+        return self.bounds
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Column":
+        if self.role not in ("unused", "link", "consent") and not (self.why or "").strip():
+            raise ValueError(f"role {self.role} needs `why`: what the column is needed for")
+        if self.bounds is not None and not (
+            self.bounds[0] < self.bounds[1] and all(map(math.isfinite, self.bounds))
+        ):
+            raise ValueError(f"bounds must be two finite rising numbers, not {list(self.bounds)}")
+        if self.domain is not None and (
+            len(self.domain) == 0 or len(set(self.domain)) != len(self.domain)
+        ):
+            raise ValueError("domain must list at least one value, and each once")
+        g = self.generalize
+        numeric = self.type in ("integer", "real")
+        if g is not None:
+            if (
+                g.bottom is not None or g.top is not None or (g.bins and not g.age_at)
+            ) and not numeric:
+                raise ValueError(f"bins, bottom and top need type integer or real, not {self.type}")
+            if (g.year or g.age_at) and self.type not in ("date", "timestamp"):
+                raise ValueError(f"year and age_at need type date or timestamp, not {self.type}")
+            if (g.groups or g.icd9 or g.prefix) and self.type not in ("category", "text"):
+                raise ValueError(f"groups, icd9 and prefix need type category, not {self.type}")
+        if self.outside == "clip" and not (numeric or (g is not None and (g.year or g.age_at))):
+            raise ValueError("outside: clip needs a number; use reject or null for categories")
+        if self.role == "quasi_identifier" and g is None:
+            raise ValueError("a quasi_identifier needs `generalize`, or is a feature")
+        if self.role in ("feature", "quasi_identifier", "label"):
+            limits = self.limits
+            if self.categories is None and (limits is None or not all(map(math.isfinite, limits))):
+                raise ValueError(
+                    f"a {self.role} needs a declared domain, bounds or bins: they come from "
+                    "public knowledge, never from the data"
+                )
+        if self.role == "label":
+            if self.categories is None:
+                raise ValueError("the label must be categorical: declare a domain or bins")
+            unknown = set(self.positive or ()) - set(self.categories)
+            if unknown:
+                raise ValueError(
+                    f"positive names {sorted(unknown)}, not in {list(self.categories)}"
+                )
+        elif self.positive is not None:
+            raise ValueError("positive belongs to the label")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Link:
+    """Rows of one table point at a row of another (many to one)."""
+
+    columns: tuple[str, ...]
+    table: str
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Retention:
+    """Rows older than `days`, by column `by`, are never read."""
+
+    days: int = Field(ge=1)
+    by: str
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Erase:
+    """What an erasure does to this table's rows about the person."""
+
+    action: Literal["delete", "anonymize", "retain"]
+    columns: tuple[str, ...] = ()
+    basis: str | None = None
+    days: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Erase":
+        if self.action == "anonymize" and not self.columns:
+            raise ValueError("erase: anonymize needs the columns to blank")
+        if self.action == "retain" and not (self.basis and self.days):
+            raise ValueError("erase: retain needs its legal basis (Art. 17(3)) and days")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Table:
+    """One table of the source.
+
+    `links` maps own columns to another table's: `{patient_id: patients.patient_id}`;
+    a composite key is written with commas: `{"a, b": "t.a, t.b"}`.
+    """
+
+    columns: dict[str, Column]
+    about: Literal["person", "nobody"] = "person"
+    links: dict[str, str] = Field(default_factory=dict)
+    retention: Retention | None = None
+    erase: Erase | None = None
+    unused: tuple[str, ...] = ()
+
+    @property
+    def parsed_links(self) -> tuple[Link, ...]:
+        found = []
+        for own, other in self.links.items():
+            targets = [part.strip() for part in other.split(",")]
+            if any(target.count(".") != 1 for target in targets):
+                raise ValueError(f"link {own!r}: write the target as table.column, not {other!r}")
+            tables = {target.split(".")[0] for target in targets}
+            columns = tuple(part.strip() for part in own.split(","))
+            if len(tables) != 1 or len(columns) != len(targets):
+                raise ValueError(f"link {own!r} → {other!r}: one table, as many columns each side")
+            references = tuple(target.split(".")[1] for target in targets)
+            found.append(Link(columns=columns, table=tables.pop(), references=references))
+        return tuple(found)
+
+    @property
+    def declared(self) -> frozenset[str]:
+        """Every column that the declaration knows, the unused ones included."""
+        return frozenset(self.columns) | frozenset(self.unused)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Table":
+        both = set(self.columns) & set(self.unused)
+        if both:
+            raise ValueError(f"columns {sorted(both)} are declared and listed as unused")
+        if self.retention is not None:
+            by = self.columns.get(self.retention.by)
+            if by is None or by.role != "timestamp":
+                raise ValueError(
+                    f"retention.by={self.retention.by!r} must be a column with role timestamp"
+                )
+        for link in self.parsed_links:
+            for column in link.columns:
+                if column not in self.columns:
+                    raise ValueError(f"link column {column!r} is not declared in this table")
+        for column in self.erase.columns if self.erase else ():
+            if column not in self.declared:
+                raise ValueError(f"erase names column {column!r}, which is not declared")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Source:
+    """Where the people's data is: a SQLAlchemy URL, `csv:FOLDER`, `parquet:FOLDER`, or
+    `env:NAME` for a URL that is a secret."""
+
+    url: str
+    chunk_rows: int = Field(default=20_000, ge=1)
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Subject:
+    """Which table has one row a person, its key, and how few people stop the road."""
+
+    table: str
+    key: str
+    minimum: int = Field(default=100, ge=1)
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Records:
+    """Which table has one row a training record; `latest_by` orders a person's records."""
+
+    table: str
+    latest_by: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Consent:
+    """Where people's answers are; an append-only history, the latest one counts."""
+
+    table: str
+    subject: str
+    purpose: str
+    answer: str
+    time: str
+    yes: tuple[str, ...] = ("yes",)
+    no: tuple[str, ...] = ("no", "withdrawn")
+
+    @model_validator(mode="after")
+    def _apart(self) -> "Consent":
+        both = set(self.yes) & set(self.no)
+        if both or not self.yes:
+            raise ValueError(f"yes must name an answer, and none of no's; both have {sorted(both)}")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Stores:
+    """Lethe's own databases and keys; any SQLAlchemy URL or `env:NAME`."""
+
+    vault: str = "sqlite:///.lethe/vault.db"
+    ledger: str = "sqlite:///.lethe/ledger.db"
+    registry: str = "sqlite:///mlflow.db"
+    key_file: str = "secrets/lethe.key"
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Validation:
+    """Limits of the validation suite beyond what the columns declare."""
+
+    max_missing_share: float = Field(default=1.0, ge=0, le=1)
+    max_records_per_subject: int | None = Field(default=None, ge=1)
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Budget:
+    """Changes the guarantee: what one person may lose over all runs together."""
+
+    epsilon: float = Field(gt=0, allow_inf_nan=False)
+    delta: float = Field(gt=0, lt=1)
+    over_budget: Literal["leave_out", "refuse"] = "refuse"
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Mechanism:
+    """Changes the guarantee: the person-level DP-SGD plan, in public numbers only.
+
+    `expected_subjects` is a public estimate of how many people train, never counted from
+    the data: `sample_rate * expected_subjects` normalizes every step.
+    Give either `noise_multiplier`, or `epsilon` to solve for it (at the budget's delta,
+    by `accountant`, rounded to the private side).
+    """
+
+    records_per_person: int = Field(ge=1)
+    expected_subjects: int = Field(ge=1)
+    sample_rate: float = Field(gt=0, le=1)
+    steps: int = Field(ge=1)
+    clip_norm: float = Field(gt=0, allow_inf_nan=False)
+    noise_multiplier: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    epsilon: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    accountant: Literal["rdp", "pld"] = "pld"
+
+    @property
+    def expected_batch_size(self) -> float:
+        """Public normalizer of every step, in subjects."""
+        return self.sample_rate * self.expected_subjects
+
+    @model_validator(mode="after")
+    def _one_price(self) -> "Mechanism":
+        if (self.noise_multiplier is None) == (self.epsilon is None):
+            raise ValueError("declare exactly one of noise_multiplier and epsilon")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Optimizer:
+    """Post-processing of private gradients: cannot change the guarantee."""
+
+    name: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = Field(gt=0, allow_inf_nan=False)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    averaging: float = Field(default=0.0, ge=0, lt=1)
+    schedule: Literal["constant", "cosine"] = "constant"
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Training:
+    """What is trained, and how; `mechanism` alone decides the privacy."""
+
+    mechanism: Mechanism
+    optimizer: Optimizer
+    model: str = "logistic"
+    hidden: tuple[int, ...] = (64,)
+    held_out: float = Field(default=0.2, gt=0, lt=1)
+    engine: Literal["auto", "opacus", "opacus_ghost", "bookkeeping", "functional"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    physical_batch: int = Field(default=4096, ge=1)
+
+    @model_validator(mode="after")
+    def _known_model(self) -> "Training":
+        if self.model not in ("logistic", "mlp") and self.model.count(":") != 1:
+            known = difflib.get_close_matches(self.model, ["logistic", "mlp"], 1) or ["mlp"]
+            raise ValueError(
+                f"model {self.model!r} is neither logistic, mlp nor module:function; "
+                f"did you mean {known[0]!r}?"
+            )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Audit:
+    """How hard the model is attacked before it may be registered."""
+
+    subjects: int = Field(default=5_000, ge=50)
+    replays: int = Field(default=8, ge=1)
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Registration:
+    """The model's name, and whether the gate promotes it by itself."""
+
+    name: str
+    promote: Literal["automatic", "manual"] = "manual"
+    min_auc: float = Field(default=0.5, ge=0, le=1)
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Params:
+    """All of `params.yaml`."""
+
+    purpose: str
+    source: Source
+    subject: Subject
+    records: Records
+    tables: dict[str, Table]
+    consent: Consent
+    budget: Budget
+    training: Training
+    registration: Registration
+    shards: int = Field(default=16, ge=1, le=1024)
+    snapshot: dt.datetime | None = None
+    stores: Stores = Field(default_factory=Stores)
+    validation: Validation = Field(default_factory=Validation)
+    audit: Audit = Field(default_factory=Audit)
+
+    @property
+    def label(self) -> tuple[str, str]:
+        """(table, column) of the label."""
+        return next(
+            (table, name)
+            for table, declared in self.tables.items()
+            for name, column in declared.columns.items()
+            if column.role == "label"
+        )
+
+    def path(self, table: str, goal: str) -> tuple[Link, ...] | None:
+        """The shortest chain of many-to-one links from `table` to `goal`; None without one."""
+        frontier: list[tuple[str, tuple[Link, ...]]] = [(table, ())]
+        seen = {table}
+        while frontier:
+            here, links = frontier.pop(0)
+            if here == goal:
+                return links
+            for link in self.tables[here].parsed_links:
+                if link.table not in seen:
+                    seen.add(link.table)
+                    frontier.append((link.table, (*links, link)))
+        return None
+
+    def taken_columns(self) -> dict[str, tuple[str, Column]]:
+        """Name in the shards → (table, column) of what leaves minimize.
+
+        The records' table comes first; a name that two tables share is written
+        `table.column` for all of them.
+        """
+        order = [self.records.table, *(t for t in self.tables if t != self.records.table)]
+        found = [
+            (table, name, column)
+            for table in order
+            for name, column in self.tables[table].columns.items()
+            if column.taken
+        ]
+        names = [name for _, name, _ in found]
+        return {
+            (name if names.count(name) == 1 else f"{table}.{name}"): (table, column)
+            for table, name, column in found
+        }
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Params":
+        _check_tables(self)
+        _check_privacy(self)
+        return self
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
+
+
+def _check_tables(params: Params) -> None:
+    tables = params.tables
+    named = {
+        "subject.table": params.subject.table,
+        "records.table": params.records.table,
+        "consent.table": params.consent.table,
+    }
+    for where, name in named.items():
+        if name not in tables:
+            raise ValueError(f"{where}={name!r} is not among tables{_nearest(name, list(tables))}")
+    key = tables[params.subject.table].columns.get(params.subject.key)
+    if key is None or key.role != "subject_key":
+        raise ValueError(
+            f"subject.key={params.subject.key!r} must be a column of {params.subject.table!r} "
+            "with role subject_key"
+        )
+    for name, table in tables.items():
+        for link in table.parsed_links:
+            if link.table not in tables:
+                raise ValueError(
+                    f"tables.{name}: link to unknown table {link.table!r}"
+                    f"{_nearest(link.table, list(tables))}"
+                )
+            for column in link.references:
+                if column not in tables[link.table].columns:
+                    known = list(tables[link.table].columns)
+                    raise ValueError(
+                        f"tables.{name}: link to undeclared column {link.table}.{column}"
+                        f"{_nearest(column, known)}"
+                    )
+    for name, table in tables.items():
+        reaches = params.path(name, params.subject.table) is not None
+        if table.about == "person" and not reaches:
+            raise ValueError(
+                f"tables.{name}: no chain of links leads to {params.subject.table!r}; declare its "
+                "link, or about: nobody"
+            )
+        if table.about == "person" and table.erase is None:
+            raise ValueError(f"tables.{name}: say what an erasure does to it (erase: …)")
+        for column_name, declared in table.columns.items():
+            at = declared.generalize.age_at if declared.generalize else None
+            if at is not None and (
+                at not in tables[params.records.table].columns
+                or tables[params.records.table].columns[at].role != "timestamp"
+            ):
+                raise ValueError(
+                    f"tables.{name}.{column_name}: age_at={at!r} must be a timestamp column of "
+                    f"{params.records.table!r}"
+                )
+            if declared.taken and params.path(params.records.table, name) is None:
+                raise ValueError(
+                    f"tables.{name}.{column_name}: role {declared.role}, but no chain of links "
+                    f"leads from {params.records.table!r} to {name!r}; a record takes columns of "
+                    "rows it points at, no others"
+                )
+    latest = params.records.latest_by
+    if latest is not None and latest not in tables[params.records.table].columns:
+        raise ValueError(
+            f"records.latest_by={latest!r} is not declared in {params.records.table!r}"
+        )
+    consent = tables[params.consent.table]
+    for where in ("subject", "purpose", "answer", "time"):
+        column_name = getattr(params.consent, where)
+        if column_name not in consent.columns:
+            raise ValueError(
+                f"consent.{where}={column_name!r} is not declared in {params.consent.table!r}"
+                f"{_nearest(column_name, list(consent.columns))}"
+            )
+    labels = [
+        f"{name}.{column}"
+        for name, table in tables.items()
+        for column, declared in table.columns.items()
+        if declared.role == "label"
+    ]
+    if len(labels) != 1:
+        raise ValueError(f"exactly one column must have role label; declared: {labels or 'none'}")
+    if not any(
+        c.role in ("feature", "quasi_identifier", "text") and c.taken
+        for t in tables.values()
+        for c in t.columns.values()
+    ):
+        raise ValueError("no feature is declared: nothing to learn from")
+
+
+def _check_privacy(params: Params) -> None:
+    expected = params.training.mechanism.expected_subjects
+    if params.budget.delta >= 1 / expected:
+        raise ValueError(
+            f"budget.delta={params.budget.delta:g} must be below 1/expected_subjects="
+            f"{1 / expected:g}: a larger one allows to publish a person outright"
+        )
+    if params.subject.minimum > expected:
+        raise ValueError(
+            f"subject.minimum={params.subject.minimum} is above "
+            f"training.mechanism.expected_subjects={expected}"
+        )
+    target = params.training.mechanism.epsilon
+    if target is not None and target > params.budget.epsilon:
+        raise ValueError(
+            f"training.mechanism.epsilon={target:g} is above the whole budget.epsilon="
+            f"{params.budget.epsilon:g}"
+        )
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Reads and checks `params.yaml`.
+
+    Raises:
+        ParamsInvalid: absent, not YAML, an unknown key or an impossible value; names each.
+    """
+    try:
+        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsInvalid(
+            f"{path} does not exist. Run from the project's folder, or give --params."
+        ) from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f" at line {mark.line + 1}" if mark else ""
+        raise ParamsInvalid(f"{path} is not YAML{line}: {error.problem}.") from None
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ParamsInvalid(f"{path} cannot be read as YAML: {type(error).__name__}.") from None
+    return parse_params(raw, name=str(path))
+
+
+def parse_params(raw: Any, *, name: str = "params.yaml") -> Params:
+    """Checks what a YAML reader returned; see `load_params`."""
+    if not isinstance(raw, Mapping):
+        raise ParamsInvalid(f"{name} must be a mapping of sections, not {type(raw).__name__}.")
+    try:
+        return TypeAdapter(Params).validate_python(raw)
+    except ValidationError as error:
+        problems = "; ".join(_problem(detail) for detail in error.errors(include_url=False)[:5])
+        raise ParamsInvalid(f"{name}: {problems}.") from None
+
+
+def _problem(detail: ErrorDetails) -> str:
+    """One complaint in the house's words: where, what, and the nearest known key."""
+    where = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = _fields_at(detail["loc"][:-1])
+        return f"unknown key {where!r}{_nearest(str(detail['loc'][-1]), known)}"
+    if detail["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"key {where!r} is missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
+
+
+def _fields_at(location: Sequence[int | str]) -> list[str]:
+    """The keys that the declarations know at a place of the file."""
+    kind: Any = Params
+    for part in location:
+        if hasattr(kind, "__dataclass_fields__"):
+            field = kind.__dataclass_fields__.get(part)
+            if field is None:
+                return []
+            kind = field.type
+            options = [a for a in typing.get_args(kind) if hasattr(a, "__dataclass_fields__")]
+            if options and typing.get_origin(kind) is not dict:
+                kind = options[0]
+        elif typing.get_origin(kind) is dict:
+            kind = typing.get_args(kind)[1]
+    return sorted(getattr(kind, "__dataclass_fields__", {}))
+
+
+def resolve_secret(value: str) -> str:
+    """`env:NAME` → that environment variable; anything else as it is.
+
+    Raises:
+        KeyInvalid: the variable is not set.
+    """
+    if not value.startswith("env:"):
+        return value
+    name = value.removeprefix("env:")
+    try:
+        return os.environ[name]
+    except KeyError:
+        raise KeyInvalid(f"params.yaml asks for ${name}, which is not set. Export it.") from None

@@ -1,0 +1,1 @@
+"""The road's stages, one file each; they never import each other."""

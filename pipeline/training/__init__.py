@@ -1,0 +1,1 @@
+"""Person-level differentially private training: plan, sampling, clipping, noise, models, loop."""

@@ -1,0 +1,107 @@
+"""Where the road keeps its files, and how a file gets there whole or not at all.
+
+The names below are `dvc.yaml`'s; nothing else spells them out.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import DiskFull
+
+MINIMIZED = Path("data/minimized")  # subject keys: owner only, never cached, gone at the end
+CONSENTED = Path("data/consented")  # likewise
+SHARDS = Path("data/shards")  # shard-0000.parquet …, by token
+SUBJECTS = Path("data/subjects.roaring")  # the tokens in SHARDS
+PLAN = Path("data/plan.json")
+MODEL = Path("model")
+MANIFEST = Path("data/manifest.roaring")  # the tokens that the model was trained on
+REPORTS = Path("reports")
+PLOTS = Path("reports/plots")
+STATE = Path(".lethe")
+TEMPORARY = STATE / "tmp"
+
+
+def report_path(stage: str) -> Path:
+    return REPORTS / f"{stage}.json"
+
+
+def shard_name(shard: int) -> str:
+    return f"shard-{shard:04d}.parquet"
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """A full disk becomes the user's error of that name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(
+                "No space is left on the device that the run writes to. Free some; nothing "
+                "half-written was kept."
+            ) from None
+        raise
+
+
+@contextmanager
+def whole_directory(target: Path, *, private: bool = False) -> Iterator[Path]:
+    """Yields an empty folder that replaces `target` if the block ends well, and goes otherwise.
+
+    Args:
+        private: readable by the owner alone (what still has subject keys).
+    """
+    staging = TEMPORARY / target.name
+    shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+    staging.mkdir(parents=True, mode=0o700)
+    try:
+        with disk_errors():
+            yield staging
+            staging.chmod(0o700 if private else 0o755)
+            for path in staging.rglob("*"):
+                if path.is_file():
+                    path.chmod(0o600 if private else 0o644)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(target, ignore_errors=True)
+            staging.rename(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_whole(target: Path, content: bytes, *, private: bool = False) -> None:
+    """Writes a file so that it is there whole or not at all, even across a power cut."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with disk_errors():
+            mode = 0o600 if private else 0o644
+            descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            staging.replace(target)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def write_json(target: Path, content: Mapping[str, Any]) -> None:
+    """Sorted, indented JSON, so that the same facts are the same bytes."""
+    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
+    write_whole(target, f"{text}\n".encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def remove_scratch() -> None:
+    """Removes what is between minimize and pseudonymize, and what a killed run left."""
+    for path in (MINIMIZED, CONSENTED, TEMPORARY):
+        shutil.rmtree(path, ignore_errors=True)
