@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ REPORTS = Path("reports")
 PLOTS = Path("reports/plots")
 STATE = Path(".lethe")
 TEMPORARY = STATE / "tmp"
+FAILURE = STATE / "failure.json"
 
 
 def report_path(stage: str) -> Path:
@@ -105,3 +106,21 @@ def remove_scratch() -> None:
     """Removes what is between minimize and pseudonymize, and what a killed run left."""
     for path in (MINIMIZED, CONSENTED, TEMPORARY):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def write_failure(exit_code: int, message: str) -> None:
+    """Leaves a stage's failure where the walk that started it can say it again."""
+    if not Path("params.yaml").exists():
+        return  # not a workspace
+    with suppress(OSError, DiskFull):  # the message is on stderr already
+        write_json(FAILURE, {"exit_code": exit_code, "message": message})
+
+
+def take_failure() -> tuple[int, str] | None:
+    """The failure that the last stage left, once."""
+    try:
+        found = read_json(FAILURE)
+    except (OSError, ValueError):
+        return None
+    FAILURE.unlink(missing_ok=True)
+    return int(found["exit_code"]), str(found["message"])

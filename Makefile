@@ -1,0 +1,49 @@
+# `make help` lists the targets. Needs Python 3.11 or newer, git and a C compiler.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIPELINE := infra/requirements/pipeline.txt
+DEV := infra/requirements/dev.txt
+# uv does not read pip's setting for local wheels.
+UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench mlflow clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/bin/uv:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'Lethe needs Python 3.11 or newer: make PYTHON=/path/to/python3.11'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^uv==' infra/requirements/tools.txt)"
+
+$(VENV)/ready: $(PIPELINE) $(DEV) pyproject.toml | $(VENV)/bin/uv
+	$(UV) pip install --quiet --python $(BIN)/python -r $(PIPELINE) -r $(DEV)
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+demo: $(VENV)/ready ## the environment, a sample clinic, the whole road, a summary
+	@lethe key
+	@test -e data/clinic.db || lethe sample
+	@lethe run
+
+test: $(VENV)/ready ## the environment and every test
+	@python -m pytest
+
+check: $(VENV)/ready ## style and types
+	@ruff check .
+	@ruff format --check .
+	@mypy
+
+bench: $(VENV)/ready ## measure the figures that the README quotes
+	@python -m benchmarks
+
+mlflow: $(VENV)/ready ## browse the registry on this machine
+	@MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri sqlite:///mlflow.db --port 5000
+
+clean: ## remove the environment; data, keys and models stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

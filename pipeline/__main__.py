@@ -1,0 +1,280 @@
+"""The `lethe` command: one thin function per sub-command, and how errors reach a person."""
+
+import datetime as dt
+import errno
+import importlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pipeline import workspace
+from pipeline.errors import DiskFull, LetheError, ParamsInvalid
+from pipeline.params import load_params, resolve_secret
+from pipeline.stages import STAGES
+
+app = typer.Typer(
+    help="A machine-learning pipeline that can forget.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+ParamsFile = Annotated[Path, typer.Option("--params", help="The declarations.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+_PARAMS = Path("params.yaml")
+
+
+def _say(text: str = "") -> None:
+    typer.echo(text)
+
+
+def _say_json(content: Any) -> None:
+    typer.echo(json.dumps(content, indent=2, sort_keys=True, allow_nan=False))
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def _stage(name: str) -> Callable[..., None]:
+    def command(params_file: ParamsFile = _PARAMS) -> None:
+        params = load_params(params_file)
+        importlib.import_module(f"pipeline.stages.{name}").run(params, now=_now())
+
+    return command
+
+
+_STAGE_HELP = {
+    "minimize": "Select the declared columns, drop what is past retention, generalize.",
+    "consent": "Keep the subjects whose latest answer for the purpose is yes.",
+    "pseudonymize": "Replace subject keys by tokens from the vault.",
+    "validate": "Hold the data against its declarations.",
+    "budget": "Plan the training and say what it costs every person, before it runs.",
+    "train": "Reserve the budget, train with person-level privacy, settle.",
+    "audit": "Attack the model and check the mechanism.",
+    "register": "Register the model, if everything it claims holds.",
+}
+for _name in STAGES:
+    app.command(_name, help=_STAGE_HELP[_name])(_stage(_name))
+
+
+@app.command()
+def run(
+    params_file: ParamsFile = _PARAMS,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train again even if nothing changed; spends again.")
+    ] = False,
+) -> None:
+    """Walk the whole road and say what came of it."""
+    from pipeline.road import walk
+
+    walk(load_params(params_file), force=force, console=Console())
+
+
+@app.command()
+def check(params_file: ParamsFile = _PARAMS) -> None:
+    """Check params.yaml, and the source against it, without reading people's data."""
+    params = load_params(params_file)
+    from pipeline.stores.source import Source
+
+    with Source.open(params) as source:
+        source.check(params)
+    _say(
+        f"{params_file} is sound: {len(params.tables)} tables, "
+        f"{len(params.taken_columns())} columns taken for {params.purpose}."
+    )
+
+
+@app.command()
+def key(params_file: ParamsFile = _PARAMS) -> None:
+    """Create the key file (0600) that params.yaml names, unless there is one."""
+    from pipeline.keys import create_key_file
+
+    path = Path(load_params(params_file).stores.key_file)
+    if path.exists():
+        _say(f"{path} exists; kept.")
+        return
+    create_key_file(path)
+    _say(f"Created {path}. Keep a copy apart from the data: without it no token leads anywhere.")
+
+
+@app.command()
+def sample(
+    params_file: ParamsFile = _PARAMS,
+    patients: Annotated[int, typer.Option(min=1, help="How many to generate.")] = 20_000,
+    encounters: Annotated[
+        Path | None, typer.Option(help="The real diabetic_data.csv or .csv.gz to build from.")
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch that file from the UCI repository first.")
+    ] = False,
+    url: Annotated[
+        str | None,
+        typer.Option(envvar="LETHE_DIABETES_URL", help="Where --download finds the zip file."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same clinic.")] = 1,
+    consent_share: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of patients who agree.")
+    ] = 0.85,
+) -> None:
+    """Build the demonstration clinic; its identities are invented (Faker)."""
+    from pipeline.sample import build_clinic, download_diabetes
+
+    params = load_params(params_file)
+    if download:
+        encounters = encounters or Path("data/diabetic_data.csv")
+        download_diabetes(encounters, url=url)
+    summary = build_clinic(
+        resolve_secret(params.source.url),
+        patients=patients,
+        encounters_file=encounters,
+        seed=seed,
+        consent_share=consent_share,
+        now=_now(),
+    )
+    _say(str(summary))
+
+
+@app.command()
+def lineage(
+    model: Annotated[str | None, typer.Option(help="NAME/VERSION or NAME@ALIAS.")] = None,
+    subject: Annotated[str | None, typer.Option(help="A subject's key in the source.")] = None,
+    params_file: ParamsFile = _PARAMS,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a model was trained on, or which models and datasets a person is in."""
+    from pipeline import lineage as answers
+
+    if (model is None) == (subject is None):
+        raise ParamsInvalid("Give either --model NAME/VERSION or --subject KEY.")
+    params = load_params(params_file)
+    if model is not None:
+        found = answers.model_lineage(params, model)
+        _say_json(found) if as_json else _say(answers.render_model(found))
+    elif subject is not None:
+        found = answers.subject_lineage(params, subject)
+        _say_json(found) if as_json else _say(answers.render_subject(found))
+
+
+@app.command()
+def epsilon(
+    subjects: Annotated[int | None, typer.Option(help="People in the training set.")] = None,
+    batch_size: Annotated[float | None, typer.Option(help="Expected people a step.")] = None,
+    noise_multiplier: Annotated[float | None, typer.Option(help="Noise over clip norm.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Expected passes over the people.")] = None,
+    delta: Annotated[float, typer.Option(help="Failure probability.")] = 1e-5,
+    sample_rate: Annotated[float | None, typer.Option(help="Instead of the two sizes.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Instead of epochs.")] = None,
+    target_epsilon: Annotated[
+        float | None, typer.Option(help="Solve for the noise multiplier instead.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a training with these numbers costs a person, and on what assumptions."""
+    from pipeline.statement import from_options
+
+    statement = from_options(
+        subjects=subjects,
+        batch_size=batch_size,
+        noise_multiplier=noise_multiplier,
+        epochs=epochs,
+        delta=delta,
+        sample_rate=sample_rate,
+        steps=steps,
+        target_epsilon=target_epsilon,
+    )
+    _say_json(statement.to_data()) if as_json else _say(str(statement))
+
+
+@app.command()
+def reveal(
+    token: Annotated[int, typer.Argument(help="The token.")],
+    reason: Annotated[str, typer.Option(help="Why; it is logged before the answer is given.")],
+    params_file: ParamsFile = _PARAMS,
+) -> None:
+    """Say which subject a token stands for; the question is logged in the vault."""
+    from pipeline.keys import load_key
+    from pipeline.stores.vault import Vault
+
+    params = load_params(params_file)
+    with Vault.open(
+        resolve_secret(params.stores.vault), load_key(params.stores), create=False
+    ) as vault:
+        _say(vault.reveal(token, reason=reason, who=_operator(), now=_now()))
+
+
+@app.command("rotate-key")
+def rotate_key(
+    new_key_file: Annotated[Path, typer.Option(help="Where the new key goes (0600).")],
+    params_file: ParamsFile = _PARAMS,
+) -> None:
+    """Re-encrypt the vault under a new key; the old one opens nothing afterwards."""
+    from pipeline.keys import create_key_file, load_key, read_key_file
+    from pipeline.stores.vault import Vault
+
+    params = load_params(params_file)
+    old = load_key(params.stores)
+    if not new_key_file.exists():
+        create_key_file(new_key_file)
+    with Vault.open(resolve_secret(params.stores.vault), old, create=False) as vault:
+        vault.rotate(read_key_file(new_key_file))
+    _say(
+        f"The vault now opens with {new_key_file} only. Put it at {params.stores.key_file} (or in "
+        "$LETHE_KEY) and destroy the old one."
+    )
+
+
+def _operator() -> str:
+    import getpass
+
+    return getpass.getuser()
+
+
+def main() -> None:
+    """Runs the command; a user's error is one line on stderr and an exit code of its own."""
+    os.umask(0o077)  # what a stage leaves behind is its owner's unless said otherwise
+    try:
+        app(standalone_mode=True)
+    except LetheError as error:
+        _fail(error)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _fail(DiskFull("No space is left on the device that the run writes to. Free some."))
+        _internal(error)
+    except Exception as error:  # noqa: BLE001 - the last door: a message may hold a value of a person
+        _internal(error)
+
+
+def _fail(error: LetheError) -> None:
+    message = " ".join(str(error).split())
+    workspace.write_failure(error.exit_code, message)
+    typer.echo(f"lethe: error: {message}", err=True)
+    sys.exit(error.exit_code)
+
+
+def _internal(error: Exception) -> None:
+    """Says where it broke, not what it held: the message may quote a row."""
+    if os.environ.get("LETHE_TRACEBACK") == "1":
+        traceback.print_exception(error)
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if "pipeline" in frame.filename
+    ]
+    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "start"
+    message = (
+        f"internal error {type(error).__name__} at {where}. Set LETHE_TRACEBACK=1 to see it "
+        "whole; it may then show personal data."
+    )
+    workspace.write_failure(1, message)
+    typer.echo(f"lethe: {message}", err=True)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,323 @@
+"""register: the only door to the registry.
+
+Opens for a model that is validated, settled, audited and within budget, whose people have
+all agreed to this day, and whose every hash agrees with what ran. Otherwise it says each
+reason. Walked through again for the same training, it registers nothing, but looks anew at
+who has withdrawn. What still has subject keys ends here.
+"""
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pyroaring import BitMap
+
+from pipeline import workspace
+from pipeline.card import model_card
+from pipeline.consents import willing_now
+from pipeline.errors import NotFound, RegistrationRefused
+from pipeline.keys import load_key
+from pipeline.params import Params, Registration, resolve_secret
+from pipeline.serve import Predictor, input_columns, output_columns
+from pipeline.stores.history import History
+from pipeline.stores.ledger import Ledger
+from pipeline.stores.registry import COMPLETE, NOT_PRIVATE, RUN_ID, Registry, Release, Version
+from pipeline.stores.vault import Vault
+from pipeline.training.plan import Plan
+
+CANDIDATE = "candidate"
+CHAMPION = "champion"
+GATE = "gate"  # tag: "open", or why the version was not promoted by itself
+WITHDRAWN = "withdrawn"  # tag: how many people of the version have withdrawn since
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that the door looks at, gathered beforehand; counts, hashes and prices."""
+
+    validation: Mapping[str, Any]
+    audit: Mapping[str, Any]
+    training: Mapping[str, Any]
+    plan: Plan
+    described_run: str
+    run_state: str
+    run_plan_digest: str
+    largest_spend: float
+    budget: float
+    manifest_md5: str
+    subjects: int
+    withdrawn: int
+    recorded: Mapping[str, str | None]
+    used: Mapping[str, str | None]
+    model_is_recorded: bool
+
+
+def objections(evidence: Evidence) -> list[str]:
+    """Every reason against registering; none if the door is open.
+
+    Default deny: what a report does not say is not so.
+    """
+    e = evidence
+    run_id = e.training.get("run_id")
+    found = {
+        "validation did not pass (lethe validate)": e.validation.get("passed") is not True,
+        "the audit did not pass (lethe audit)": e.audit.get("passed") is not True,
+        "the audit is of another training (lethe audit)": e.audit.get("run_id") != run_id,
+        "the model is of another training (lethe train)": e.described_run != run_id,
+        f"the training's spend is {e.run_state}, not settled": e.run_state != "settled",
+        "the ledger was charged for another plan": e.run_plan_digest != e.plan.digest,
+        "the training followed another plan": e.training.get("plan") != e.plan.to_data(),
+        f"somebody in it has spent epsilon {e.largest_spend:.4g} of {e.budget:g}": not (
+            e.largest_spend <= e.budget
+        ),
+        "the manifest is not the one that was trained on": (
+            e.training.get("manifest_md5") != e.manifest_md5
+            or e.training.get("subjects") != e.subjects
+        ),
+        f"{e.withdrawn} people in it have withdrawn, were erased or are unknown since": (
+            e.withdrawn != 0
+        ),
+        "dvc.lock does not name all of what is registered (dvc repro)": not all(
+            e.recorded.values()
+        ),
+        "the manifest is not the one that dvc.lock names": (
+            e.recorded.get("manifest") != e.manifest_md5
+        ),
+        "the data changed after the training": e.used.get("train") != e.recorded.get("data"),
+        "the data changed after the validation": (e.used.get("validate") != e.recorded.get("data")),
+        "the model's files are not those that dvc.lock names": not e.model_is_recorded,
+    }
+    return [reason for reason, holds in found.items() if holds]
+
+
+def closed_gate(metrics: Mapping[str, Mapping[str, Any]], registration: Registration) -> list[str]:
+    """Why a version is not promoted by itself; nothing if it is."""
+    reasons = []
+    if registration.promote != "automatic":
+        reasons.append(f"registration.promote is {registration.promote}")
+    auc = metrics.get("auc", {}).get("value")
+    if auc is None:
+        if registration.min_auc > 0:
+            reasons.append("no auc was measured")
+    elif not auc >= registration.min_auc:
+        reasons.append(f"auc {auc:.4f} is below min_auc {registration.min_auc:g}")
+    return reasons
+
+
+def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
+    """Registers the model of the last training, once.
+
+    Raises:
+        RegistrationRefused: a condition does not hold; names each. Nothing is registered.
+        NotFound: an earlier stage has not run.
+    """
+    try:
+        return _register(params, now)
+    finally:
+        # However it ends: the next walk reads the source again anyway.
+        workspace.remove_scratch()
+
+
+def _register(params: Params, now: dt.datetime) -> dict[str, Any]:
+    training = _report("train")
+    manifest = _read(workspace.MANIFEST)
+    withdrawn = count_withdrawn(params, BitMap.deserialize(manifest), now)
+    registry = Registry.open(resolve_secret(params.stores.registry))
+    name = params.registration.name
+    version = registry.of_run(name, str(training.get("run_id")))
+    if version is not None and (withdrawn or version.tags.get(WITHDRAWN)):
+        registry.tag(version, WITHDRAWN, str(withdrawn))
+    if version is not None and withdrawn:
+        raise RegistrationRefused(
+            f"Model {name}/{version.version} is registered, but {withdrawn} people in it have "
+            "withdrawn or were erased since. Train again without them: lethe run."
+        )
+    if version is None:
+        version = _first_time(params, registry, training, manifest, withdrawn)
+    if version.tags.get(COMPLETE) != "true":
+        registry.alias(version, CANDIDATE)
+        if version.tags.get(GATE) == "open":
+            registry.alias(version, CHAMPION)
+        registry.tag(version, COMPLETE, "true")
+    version = registry.find(name, str(version.version))
+    gate = version.tags.get(GATE, "open")
+    report: dict[str, Any] = {
+        "aliases": list(version.aliases),
+        "model": name,
+        "reasons": [] if gate == "open" else gate.split("; "),
+        "run_id": version.tags[RUN_ID],
+        "status": version.status,
+        "version": version.version,
+    }
+    workspace.write_json(workspace.report_path("register"), report)
+    return report
+
+
+def count_withdrawn(params: Params, manifest: BitMap, now: dt.datetime) -> int:
+    """How many people of a manifest do not agree now, are suppressed, or are in no vault."""
+    willing = sorted(willing_now(params, now))
+    with Vault.open(
+        resolve_secret(params.stores.vault), load_key(params.stores), create=False
+    ) as vault:
+        tokens = vault.lookup(willing)
+        allowed = tokens[(tokens >= 0) & ~vault.suppressed(willing)]
+    return len(manifest - BitMap(allowed.astype(np.uint32)))
+
+
+def _first_time(
+    params: Params,
+    registry: Registry,
+    training: Mapping[str, Any],
+    manifest: bytes,
+    withdrawn: int,
+) -> Version:
+    history = History(Path.cwd())
+    described = workspace.read_json(workspace.MODEL / "model.json")
+    audit, validation = _report("audit"), _report("validate")
+    plan = Plan.from_data(workspace.read_json(workspace.PLAN))
+    tokens = BitMap.deserialize(manifest)
+    recorded = {
+        "data": history.out_md5(workspace.SHARDS),
+        "subjects": history.out_md5(workspace.SUBJECTS),
+        "manifest": history.out_md5(workspace.MANIFEST),
+        "model": history.out_md5(workspace.MODEL),
+    }
+    with Ledger.open(resolve_secret(params.stores.ledger)) as ledger:
+        run_id = str(training.get("run_id"))
+        record = ledger.run(run_id)
+        spent = max((c.epsilon_rdp for c in ledger.classes(tokens)), default=0.0)
+        rows, head = ledger.head()
+    evidence = Evidence(
+        validation=validation,
+        audit=audit,
+        training=training,
+        plan=plan,
+        described_run=str(described.get("run_id")),
+        run_state=record.state,
+        run_plan_digest=record.plan_digest,
+        largest_spend=spent,
+        budget=params.budget.epsilon,
+        manifest_md5=_md5(manifest),
+        subjects=len(tokens),
+        withdrawn=withdrawn,
+        recorded=recorded,
+        used={s: history.used_md5(s, workspace.SHARDS) for s in ("train", "validate")},
+        model_is_recorded=bool(recorded["model"])
+        and history.holds(workspace.MODEL, str(recorded["model"])),
+    )
+    reasons = objections(evidence)
+    if reasons:
+        raise RegistrationRefused(f"Nothing was registered: {'; '.join(reasons)}.")
+    return registry.register(
+        _release(params, evidence, history, ledger_rows=rows, ledger_head=head)
+    )
+
+
+def _release(
+    params: Params, evidence: Evidence, history: History, *, ledger_rows: int, ledger_head: str
+) -> Release:
+    training, plan = evidence.training, evidence.plan
+    metrics: Mapping[str, Mapping[str, Any]] = training.get("metrics", {})
+    attack = {
+        f"attack_{name}": {"value": float(value), "private": False}
+        for name, value in evidence.audit.get("attack", {}).items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    measured = {**metrics, **attack}
+    lock = history.lock_bytes() or b""
+    state = history.git_state()
+    reasons = closed_gate(metrics, params.registration)
+    checks = evidence.audit.get("checks", ())
+    facts: dict[str, Any] = {
+        RUN_ID: training["run_id"],
+        "K": plan.records_per_person,
+        "accountant": (
+            "RDP (what the budget is held to) and PLD (reported beside it); noise solved by "
+            f"{params.training.mechanism.accountant.upper()}"
+            if params.training.mechanism.epsilon is not None
+            else "RDP (what the budget is held to) and PLD (reported beside it)"
+        ),
+        "adjacency": training["adjacency"],
+        "audit": f"passed: {', '.join(sorted(str(c['name']) for c in checks)) or 'no checks'}",
+        "clip_norm": plan.clip_norm,
+        "data_md5": evidence.recorded["data"],
+        "delta": plan.delta,
+        "device": training.get("device", ""),
+        "dvc_lock_md5": _md5(lock),
+        "engine": training.get("engine", ""),
+        "epsilon": training["epsilon"],
+        "epsilon_rdp": training["epsilon_rdp"],
+        GATE: "; ".join(reasons) or "open",
+        "git_commit": state.commit or "none",
+        "git_dirty": str(state.dirty).lower(),
+        "ledger_head": ledger_head,
+        "ledger_rows": ledger_rows,
+        "manifest_md5": evidence.manifest_md5,
+        "metrics": json.dumps(
+            {n: {"private": m["private"], "value": m["value"]} for n, m in measured.items()},
+            sort_keys=True,
+        ),
+        "model": params.registration.name,
+        "model_md5": evidence.recorded["model"],
+        "not_private": ", ".join(
+            sorted({"records", "subjects"} | {n for n, m in measured.items() if not m["private"]})
+        ),
+        "purpose": params.purpose,
+        "q": plan.sample_rate,
+        "records": training["records"],
+        "sampling": training["sampling"],
+        "sigma": plan.noise_multiplier,
+        "steps": plan.steps,
+        "subjects": training["subjects"],
+        "subjects_md5": evidence.recorded["subjects"],
+        "unit": training["unit"],
+        "validation": "passed",
+    }
+    tags = {name: str(value) for name, value in facts.items()}
+    encoder = Predictor.load(workspace.MODEL).encoder
+    card = model_card(tags, measured, input_columns(encoder))
+    own = params.training.model.partition(":")
+    return Release(
+        name=params.registration.name,
+        folder=workspace.MODEL,
+        inputs=input_columns(encoder),
+        outputs=output_columns(encoder),
+        tags=tags,
+        parameters={**plan.to_data(), "model": params.training.model},
+        metrics={
+            "epsilon": training["epsilon"],
+            "epsilon_rdp": training["epsilon_rdp"],
+            **{
+                (name if m["private"] else f"{name}{NOT_PRIVATE}"): m["value"]
+                for name, m in measured.items()
+            },
+        },
+        files={
+            "dvc.lock": lock,
+            "card.md": card.markdown().encode(),
+            "card.html": card.page().encode(),
+        },
+        description=card.markdown(),
+        own_module=own[0] if own[1] else None,
+    )
+
+
+def _report(stage: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(_read(workspace.report_path(stage)))
+    return found
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise NotFound(f"{path} does not exist. Walk the road up to here: lethe run.") from None
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()

@@ -1,0 +1,264 @@
+"""train: reserve the plan's spend, train with person-level DP, settle, publish.
+
+The order is the guarantee. Nothing is drawn before the ledger has the reservation, and
+nothing leaves `.lethe/` before it is settled. A run that was killed goes on where it
+was: what was trained but not published is published as it is, and no second model is
+ever made for one charge.
+"""
+
+import fcntl
+import hashlib
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from pydantic import TypeAdapter
+from pyroaring import BitMap
+from safetensors.torch import save_file
+
+from pipeline import workspace
+from pipeline.errors import Busy, NotFound, TooFewSubjects, TrainingRefused
+from pipeline.params import Budget, Params, Training, resolve_secret
+from pipeline.stores.ledger import Ledger
+from pipeline.training.accounting import epsilon_pld, epsilon_rdp
+from pipeline.training.batches import (
+    eligible_people,
+    held_out_records,
+    person_data,
+    shard_paths,
+)
+from pipeline.training.encoding import Encoder
+from pipeline.training.evaluate import evaluate
+from pipeline.training.loop import Progress, train
+from pipeline.training.models import Architecture, build_model, loss_for
+from pipeline.training.plan import ADJACENCY, SAMPLING, UNIT, Plan
+
+STAGING = workspace.STATE / "staging"
+WORKSPACE_ID = workspace.STATE / "workspace"
+WEIGHTS = "weights.safetensors"
+DESCRIPTION = "model.json"
+_LOCK = workspace.STATE / "train.lock"
+
+
+class Reservation(Protocol):
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def admitted(self) -> BitMap: ...
+    @property
+    def left_out(self) -> int: ...
+    @property
+    def resumed(self) -> bool: ...
+
+
+class Record(Protocol):
+    @property
+    def state(self) -> str: ...
+
+
+class Spending(Protocol):
+    """What this stage needs of the ledger."""
+
+    def reserve(
+        self, plan: Plan, eligible: BitMap, *, budget: Budget, request: str, now: datetime
+    ) -> Reservation: ...
+    def settle(self, run_id: str) -> object: ...
+    def run(self, run_id: str) -> Record: ...
+
+
+def run(params: Params, *, now: datetime, progress: Progress | None = None) -> dict[str, Any]:
+    """Trains, or publishes what an interrupted run had trained; writes `reports/train.json`.
+
+    Raises:
+        NotFound: no plan or no shards yet.
+        TooFewSubjects: fewer people than `subject.minimum` may train.
+        BudgetExceeded: of the ledger; nothing was drawn.
+        NotFinite: the training diverged; its reservation stays spent.
+        Busy: another training runs in this workspace.
+    """
+    with alone(), Ledger.open(resolve_secret(params.stores.ledger)) as ledger:
+        return train_reserved(params, ledger, now=now, progress=progress)
+
+
+def train_reserved(
+    params: Params, ledger: Spending, *, now: datetime, progress: Progress | None = None
+) -> dict[str, Any]:
+    """The stage, given its ledger."""
+    if not workspace.PLAN.exists():
+        raise NotFound(f"{workspace.PLAN} does not exist. Run the road up to budget first.")
+    plan = Plan.from_data(workspace.read_json(workspace.PLAN))
+    paths = shard_paths(workspace.SHARDS)
+    eligible = eligible_people(paths)
+    if len(eligible) < params.subject.minimum:
+        raise TooFewSubjects(
+            f"{len(eligible)} people may train; subject.minimum is {params.subject.minimum}."
+        )
+    request = request_digest(plan, eligible, paths, params.training)
+    reservation = _reserve(ledger, plan, eligible, params.budget, request, now)
+    staged = STAGING / reservation.run_id
+    if not staged.exists():
+        _train_into(staged, params, plan, paths, reservation, progress)
+    _checkpoint(staged).unlink(missing_ok=True)
+    ledger.settle(reservation.run_id)
+    return _publish(staged)
+
+
+def request_digest(plan: Plan, eligible: BitMap, paths: Sequence[Path], training: Training) -> str:
+    """What makes two requests the same run: asked again, it is not charged again.
+
+    Another workspace is another request, even with all else equal: it would train, and
+    release, a model of its own.
+    """
+    digest = hashlib.sha256()
+    for part in (
+        plan.digest.encode(),
+        hashlib.sha256(eligible.serialize()).digest(),
+        *(hashlib.sha256(path.read_bytes()).digest() for path in paths),
+        TypeAdapter(Training).dump_json(training),
+        _workspace_id(),
+    ):
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
+
+
+def _reserve(
+    ledger: Spending, plan: Plan, eligible: BitMap, budget: Budget, request: str, now: datetime
+) -> Reservation:
+    """This request's reservation, or a new one where the old one's model was released.
+
+    A settled run without its staged model has been published: to train once more is a
+    second release, and costs a second time.
+    """
+    attempt = 0
+    while True:
+        reservation = ledger.reserve(
+            plan, eligible, budget=budget, request=f"{request}-{attempt}", now=now
+        )
+        if not reservation.resumed or (STAGING / reservation.run_id).exists():
+            return reservation
+        if ledger.run(reservation.run_id).state == "reserved":
+            return reservation
+        attempt += 1
+
+
+def _train_into(
+    staged: Path,
+    params: Params,
+    plan: Plan,
+    paths: Sequence[Path],
+    reservation: Reservation,
+    progress: Progress | None,
+) -> None:
+    """Trains and leaves everything that is to be published in `staged`, whole or not at all."""
+    encoder = Encoder.from_params(params)
+    data = person_data(
+        paths, encoder, admitted=reservation.admitted, records_per_person=plan.records_per_person
+    )
+    architecture = Architecture.of(
+        params.training, features=len(encoder.names), outputs=encoder.outputs
+    )
+    trained = train(
+        plan,
+        data,
+        build_model(architecture),
+        loss_for(encoder.outputs),
+        reservation=reservation,
+        optimizer=params.training.optimizer,
+        engine=params.training.engine,
+        classes=encoder.outputs,
+        device=resolve_device(params.training.device),
+        physical_batch=params.training.physical_batch,
+        checkpoint=_checkpoint(staged),
+        progress=progress,
+    )
+    evaluation = evaluate(
+        trained.model, held_out_records(paths, encoder), classes=len(encoder.classes)
+    )
+    manifest = reservation.admitted.serialize()
+    description = {
+        "architecture": architecture.to_data(),
+        "classes": list(encoder.classes),
+        "encoder": encoder.to_data(),
+        "plan": plan.to_data(),
+        "run_id": reservation.run_id,
+    }
+    report = {
+        "adjacency": ADJACENCY,
+        "delta": plan.delta,
+        "device": trained.device,
+        "engine": trained.engine,
+        "epsilon": epsilon_pld([plan.event], plan.delta),
+        "epsilon_rdp": epsilon_rdp([plan.event], plan.delta),
+        "features": len(encoder.names),
+        "left_out": reservation.left_out,
+        "manifest_md5": hashlib.md5(manifest, usedforsecurity=False).hexdigest(),
+        "metrics": evaluation.marked(),
+        "plan": plan.to_data(),
+        "records": data.records,
+        "run_id": reservation.run_id,
+        "sampling": SAMPLING,
+        "subjects": len(data),
+        "unit": UNIT,
+    }
+    with workspace.whole_directory(staged, private=True) as folder:
+        (folder / "model").mkdir()
+        (folder / "plots").mkdir()
+        weights = {n: t.detach().cpu().contiguous() for n, t in trained.model.state_dict().items()}
+        save_file(weights, folder / "model" / WEIGHTS)
+        workspace.write_json(folder / "model" / DESCRIPTION, description)
+        (folder / "manifest.roaring").write_bytes(manifest)
+        evaluation.roc.to_csv(folder / "plots" / "roc.csv", index=False)
+        evaluation.calibration.to_csv(folder / "plots" / "calibration.csv", index=False)
+        workspace.write_json(folder / "report.json", report)
+
+
+def _publish(staged: Path) -> dict[str, Any]:
+    """Copies the staged run to where the road expects it; the copy in `.lethe/` goes last."""
+    report = workspace.read_json(staged / "report.json")
+    with workspace.whole_directory(workspace.MODEL) as folder:
+        for path in (staged / "model").iterdir():
+            shutil.copyfile(path, folder / path.name)
+    for path in (staged / "plots").iterdir():
+        workspace.write_whole(workspace.PLOTS / path.name, path.read_bytes())
+    workspace.write_whole(workspace.MANIFEST, (staged / "manifest.roaring").read_bytes())
+    workspace.write_json(workspace.report_path("train"), report)
+    shutil.rmtree(staged)
+    return report
+
+
+def _checkpoint(staged: Path) -> Path:
+    return staged.with_suffix(".checkpoint")
+
+
+def resolve_device(declared: str) -> str:
+    """`auto` is the first CUDA device if there is one, else the CPU."""
+    if declared == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if declared == "cuda" and not torch.cuda.is_available():
+        raise TrainingRefused(
+            "training.device is cuda, but PyTorch finds none. Use device: auto or cpu."
+        )
+    return declared
+
+
+def _workspace_id() -> bytes:
+    if not WORKSPACE_ID.exists():
+        workspace.write_whole(WORKSPACE_ID, secrets.token_bytes(16), private=True)
+    return WORKSPACE_ID.read_bytes()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Two trainings of one workspace would release two models for one charge."""
+    _LOCK.parent.mkdir(parents=True, exist_ok=True)
+    with _LOCK.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy("Another training runs in this workspace. Wait for it.") from None
+        yield

@@ -1,0 +1,223 @@
+"""People with the same history are one class: how the ledger prices a million of them.
+
+Pure functions over Roaring bitmaps and event data; `pipeline.stores.ledger` has the rows.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import dp_accounting as dp
+import numpy as np
+import numpy.typing as npt
+from pyroaring import BitMap
+
+from pipeline.training.accounting import epsilon_pld, epsilon_rdp
+from pipeline.training.events import leaves
+from pipeline.training.renyi import ORDERS, epsilon_of, rdp_vector
+
+_BLOCK = 8_192  # classes priced at a time: bounds the memory
+_EXACT = 256  # histories whose PLD is worked out; beyond them RDP, which is never less, stands in
+
+Tokens = npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Charge:
+    """One run that counts (reserved or settled), and everybody who is charged for it."""
+
+    run_id: str
+    event: dp.DpEvent = field(compare=False)
+    members: BitMap = field(compare=False)
+    delta: float
+
+
+@dataclass(frozen=True)
+class SpendClass:
+    """People who were charged for the same runs, and what that comes to at `delta`."""
+
+    members: BitMap
+    run_ids: tuple[str, ...]
+    events: tuple[dp.DpEvent, ...]
+    delta: float
+    epsilon_rdp: float
+
+    @property
+    def subjects(self) -> int:
+        return len(self.members)
+
+    @cached_property
+    def epsilon_pld(self) -> float:
+        return epsilon_pld(self.events, self.delta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassPrice:
+    """What people of one history have spent, and would have with the run."""
+
+    subjects: int
+    runs: int
+    epsilon_rdp_before: float
+    epsilon_pld_before: float
+    epsilon_rdp_after: float
+    epsilon_pld_after: float
+    remaining: float  # of the budget, before the run
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Everybody's history, by class.
+
+    Shapes: tokens (people,), rising; class_of (people,); runs bool (classes, charges).
+    """
+
+    tokens: Tokens
+    class_of: npt.NDArray[np.int64]
+    runs: npt.NDArray[np.bool_]
+    charges: tuple[Charge, ...]
+
+    def rdp(self, classes: slice) -> npt.NDArray[np.float64]:
+        """RDP vectors of some classes. Shapes: (classes, orders)."""
+        vectors = [rdp_vector(leaves([charge.event])) for charge in self.charges]
+        if not vectors:
+            return np.zeros((len(self.runs[classes]), len(ORDERS)))
+        spent: npt.NDArray[np.float64] = self.runs[classes].astype(np.float64) @ np.stack(vectors)
+        return spent
+
+    def epsilons(self, delta: float, and_then: dp.DpEvent | None = None) -> npt.NDArray[np.float64]:
+        """RDP epsilon of each class, with one event more if given. Shapes: (classes,)."""
+        more = rdp_vector(leaves([and_then])) if and_then is not None else 0.0
+        found = np.zeros(len(self.runs))
+        for start in range(0, len(self.runs), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            found[block] = epsilon_of(self.rdp(block) + more, delta)
+        return found
+
+    def sizes(self) -> npt.NDArray[np.int64]:
+        return np.bincount(self.class_of, minlength=len(self.runs))
+
+    def people(self, classes: npt.NDArray[np.bool_]) -> BitMap:
+        """Everybody in the classes that are true."""
+        return BitMap(self.tokens[classes[self.class_of]])
+
+
+def histories(tokens: BitMap, charges: Sequence[Charge]) -> Histories:
+    """Groups people by the exact set of runs they were charged for.
+
+    Guarantees: two people are in one class if and only if every charge has both or neither.
+    """
+    charges = tuple(charges)
+    people = as_array(tokens)
+    class_of = np.zeros(len(people), dtype=np.int64)
+    classes = 1 if len(people) else 0
+    lookup = np.zeros(int(people[-1]) + 1 if len(people) else 0, dtype=np.bool_)
+    for members in _distinct(charge.members for charge in charges):
+        inside = tokens & members
+        if len(inside) in (0, len(people)):
+            continue  # it tells nobody apart
+        which = as_array(inside)
+        lookup[which] = True
+        split = 2 * class_of + lookup[people]
+        lookup[which] = False
+        seen = np.zeros(2 * classes, dtype=np.bool_)
+        seen[split] = True
+        renumbered = np.cumsum(seen) - 1
+        class_of, classes = renumbered[split], int(renumbered[-1]) + 1
+    runs = np.zeros((classes, len(charges)), dtype=np.bool_)
+    if classes:
+        places = np.empty(classes, dtype=np.int64)
+        places[class_of] = np.arange(len(people))  # somebody of each class speaks for it
+        order = np.argsort(places)
+        speakers = people[places[order]]
+        among = BitMap(speakers)
+        for number, charge in enumerate(charges):
+            charged = as_array(among & charge.members)
+            runs[order[np.searchsorted(speakers, charged)], number] = True
+    return Histories(people, class_of, runs, charges)
+
+
+def over_budget(
+    tokens: BitMap, charges: Sequence[Charge], event: dp.DpEvent, *, epsilon: float, delta: float
+) -> tuple[BitMap, float, float]:
+    """Who would be above `epsilon` by RDP after one event more.
+
+    Returns:
+        Those people, the least that any of them has left, and the most that any would have.
+    """
+    everything = [*(charge.event for charge in charges), event]
+    if epsilon_rdp(everything, delta) <= epsilon:
+        return BitMap(), epsilon, 0.0  # even who was in every run is within
+    grouped = histories(tokens, charges)
+    after = grouped.epsilons(delta, event)
+    over = ~(after <= epsilon)  # also what is not a number
+    if not over.any():
+        return BitMap(), epsilon, 0.0
+    before = grouped.epsilons(delta)
+    return grouped.people(over), max(0.0, epsilon - before[over].max()), float(after[over].max())
+
+
+def spend_classes(tokens: BitMap, charges: Sequence[Charge], *, delta: float) -> list[SpendClass]:
+    """The classes as facts, the largest first."""
+    grouped = histories(tokens, charges)
+    epsilons = grouped.epsilons(delta)
+    order = np.argsort(grouped.class_of, kind="stable")
+    ends = np.cumsum(grouped.sizes())
+    found = []
+    for number, end in enumerate(ends):
+        start = ends[number - 1] if number else 0
+        charged = [charge for charge, has in zip(charges, grouped.runs[number], strict=True) if has]
+        found.append(
+            SpendClass(
+                members=BitMap(grouped.tokens[order[start:end]]),
+                run_ids=tuple(charge.run_id for charge in charged),
+                events=tuple(charge.event for charge in charged),
+                delta=delta,
+                epsilon_rdp=float(epsilons[number]),
+            )
+        )
+    return sorted(found, key=lambda each: (-each.subjects, each.run_ids))
+
+
+def class_prices(
+    tokens: BitMap, charges: Sequence[Charge], event: dp.DpEvent, *, epsilon: float, delta: float
+) -> list[ClassPrice]:
+    """What one event more would bring each class to, the largest class first.
+
+    PLD is worked out for the largest classes; for the others RDP, which is valid too,
+    stands in its place.
+    """
+    grouped = histories(tokens, charges)
+    before, after = grouped.epsilons(delta), grouped.epsilons(delta, event)
+    sizes = grouped.sizes()
+    found = []
+    for rank, number in enumerate(np.lexsort((after, -sizes))):
+        events = [c.event for c, has in zip(charges, grouped.runs[number], strict=True) if has]
+        exact = rank < _EXACT
+        found.append(
+            ClassPrice(
+                subjects=int(sizes[number]),
+                runs=len(events),
+                epsilon_rdp_before=float(before[number]),
+                epsilon_pld_before=(epsilon_pld(events, delta) if exact else float(before[number])),
+                epsilon_rdp_after=float(after[number]),
+                epsilon_pld_after=(
+                    epsilon_pld([*events, event], delta) if exact else float(after[number])
+                ),
+                remaining=max(0.0, epsilon - float(before[number])),
+            )
+        )
+    return found
+
+
+def as_array(tokens: BitMap) -> Tokens:
+    """The tokens, rising."""
+    return np.array(tokens.to_array(), dtype=np.uint32)
+
+
+def _distinct(bitmaps: Iterable[BitMap]) -> list[BitMap]:
+    """Equal bitmaps once: retraining the same people tells nobody apart twice."""
+    kept: list[BitMap] = []
+    for bitmap in bitmaps:
+        if bitmap not in kept:
+            kept.append(bitmap)
+    return kept

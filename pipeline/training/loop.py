@@ -1,0 +1,224 @@
+"""The training loop: the only place that draws noise, and it cannot run unreserved.
+
+One step is `DpStep`, in three calls that the audit can replay one by one:
+
+    step = DpStep(plan, model, loss_fn, engine, keystream)
+    drawn = step.draw(subjects)                       # int64 positions, Poisson
+    sums = step.clipped_sum(features, mask, labels)   # list[Tensor], one a parameter
+    noisy = step.noisy(sums)                          # list[Tensor], new
+
+`clipped_sum` moves by at most `plan.clip_norm` when a person is added or removed;
+`noisy` adds independent normal noise of standard deviation
+`plan.noise_multiplier * plan.clip_norm`. `train` uses exactly these, divides by
+`plan.expected_batch_size`, and hands the result to an optimizer, which sees nothing else.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pyroaring import BitMap
+from torch import Tensor, nn
+
+from pipeline.errors import NotFinite, TrainingRefused
+from pipeline.params import Optimizer
+from pipeline.training.batches import PersonData
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.clipping import make_engine
+from pipeline.training.contract import (
+    Engine,
+    LossFn,
+    checked_losses,
+    person_losses,
+    trainable_parameters,
+    zero_sums,
+)
+from pipeline.training.noise import GaussianNoise
+from pipeline.training.optimizing import Updater
+from pipeline.training.plan import Plan
+from pipeline.training.sampling import Keystream, poisson_draw
+
+Progress = Callable[[int, int], None]
+
+
+class Reserved(Protocol):
+    """What the ledger gives out: a run that is paid for, and for whom."""
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def admitted(self) -> BitMap: ...
+
+
+class DpStep:
+    """One step of the mechanism that `plan.event` describes; see the module."""
+
+    def __init__(self, plan: Plan, model: nn.Module, engine: Engine, keystream: Keystream) -> None:
+        self.plan, self.model, self.engine = plan, model, engine
+        self._keystream = keystream
+        device = next(model.parameters()).device
+        self._noise = GaussianNoise(keystream, device)
+
+    def draw(self, subjects: int) -> npt.NDArray[np.int64]:
+        """Positions of the people of this step; may be empty. See `poisson_draw`."""
+        return poisson_draw(self._keystream, subjects, self.plan.sample_rate)
+
+    def clipped_sum(self, features: Tensor, mask: Tensor, labels: Tensor) -> list[Tensor]:
+        """Sum of everybody's clipped gradient.
+
+        Guarantee: adding or removing one person moves it by at most `plan.clip_norm` in L2.
+        Shapes: features [persons, K, ...], mask [persons, K], labels [persons, K].
+
+        Raises:
+            NotFinite: a person's gradient is NaN or infinite.
+            TrainingRefused: more than `plan.records_per_person` records a person.
+        """
+        if mask.shape[1] > self.plan.records_per_person:
+            raise TrainingRefused(
+                f"A person comes with {mask.shape[1]} records; the plan allows "
+                f"{self.plan.records_per_person}."
+            )
+        sums, norms = self.engine(features, mask, labels, clip_norm=self.plan.clip_norm)
+        if not torch.isfinite(norms).all():
+            raise NotFinite(
+                "A gradient is NaN or infinite. The run stops and counts as spent; lower the "
+                "learning rate or check the model."
+            )
+        return sums
+
+    def noisy(self, sums: Sequence[Tensor]) -> list[Tensor]:
+        """The sums with noise of standard deviation `noise_multiplier * clip_norm`; new tensors."""
+        scale = self.plan.noise_multiplier * self.plan.clip_norm
+        return self._noise.add(sums, standard_deviation=scale)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What comes out: the model to release, and how it was made."""
+
+    model: nn.Module
+    engine: str
+    device: str
+    steps: int
+
+
+def train(
+    plan: Plan,
+    data: PersonData,
+    model: nn.Module,
+    loss_fn: LossFn,
+    *,
+    reservation: Reserved,
+    optimizer: Optimizer,
+    engine: str = "auto",
+    classes: int = 1,
+    device: str = "cpu",
+    physical_batch: int = 4096,
+    keystream: Callable[[], Keystream] = Keystream.from_system,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 50,
+    progress: Progress | None = None,
+) -> TrainedModel:
+    """Trains under a plan whose spend is reserved for everybody in `data`.
+
+    Guarantee: the model that comes out is what `plan.event` was charged for: `plan.steps`
+        steps of `DpStep`, each on a fresh Poisson draw; the rest is post-processing.
+    Args:
+        checkpoint: file to go on from and to save to, every `checkpoint_every` steps.
+        progress: called with (step, steps) alone; a loss or a batch's size would leak.
+
+    Raises:
+        TrainingRefused: somebody in `data` is not in the reservation, comes twice, or
+            brings too many records; or the model cannot be clipped per person.
+        NotFinite: a gradient or a weight is NaN or infinite; the run counts as spent.
+    """
+    _refuse_unreserved(plan, data, reservation)
+    model = model.to(device)
+    chosen = make_engine(
+        engine, model, loss_fn, record_shape=tuple(data.features.shape[2:]), classes=classes
+    )
+    step = DpStep(plan, model, chosen, keystream())
+    updater = Updater(model, optimizer, plan.steps)
+    saved = Checkpoint(checkpoint, plan, reservation.run_id) if checkpoint else None
+    done = saved.resume(model, updater) if saved else 0
+    model.train()
+    for number in range(done, plan.steps):
+        drawn = torch.from_numpy(step.draw(len(data)))
+        sums = zero_sums(model)
+        for part in drawn.split(physical_batch):
+            found = step.clipped_sum(*data.batch(part, device))
+            for sum_, part_sum in zip(sums, found, strict=True):
+                sum_.add_(part_sum)
+        noisy = step.noisy(sums)
+        updater.step([g / plan.expected_batch_size for g in noisy])
+        if saved and (number + 1) % checkpoint_every == 0:
+            saved.save(number + 1, model, updater)
+        if progress is not None:
+            progress(number + 1, plan.steps)
+    updater.finish()
+    model.eval()
+    if not all(torch.isfinite(p).all() for p in trainable_parameters(model)):
+        raise NotFinite(
+            "A weight is NaN or infinite. The run counts as spent; lower the learning rate."
+        )
+    return TrainedModel(model, chosen.name, device, plan.steps)
+
+
+def _refuse_unreserved(plan: Plan, data: PersonData, reservation: Reserved) -> None:
+    if not isinstance(plan, Plan):
+        raise TrainingRefused("Training is driven by a Plan alone.")
+    people = BitMap(data.tokens)
+    strangers = len(people - reservation.admitted)
+    if strangers:
+        raise TrainingRefused(
+            f"{strangers} people in the data are not in reservation {reservation.run_id}; "
+            "nothing was trained."
+        )
+    if len(people) != len(data):
+        raise TrainingRefused(
+            f"{len(data) - len(people)} people come more than once in the data; each may have one "
+            "place."
+        )
+    if data.mask.shape[1] > plan.records_per_person:
+        raise TrainingRefused(
+            f"The data has places for {data.mask.shape[1]} records a person; the plan allows "
+            f"{plan.records_per_person}."
+        )
+    if len(people) and plan.delta >= 1 / len(people):
+        raise TrainingRefused(
+            f"delta={plan.delta:g} must be below 1/subjects: a larger one allows to publish a "
+            "person outright. Lower budget.delta."
+        )
+
+
+def train_plain(
+    plan: Plan,
+    data: PersonData,
+    model: nn.Module,
+    loss_fn: LossFn,
+    *,
+    optimizer: Optimizer,
+    device: str = "cpu",
+) -> nn.Module:
+    """The same network by the same loop without clip and noise: NOT private, never to release.
+
+    For comparison alone: the plan's draws, steps and optimizer, the mean gradient of
+    people instead of the noisy clipped one.
+    """
+    model = model.to(device)
+    keystream = Keystream.from_system()
+    updater = Updater(model, optimizer, plan.steps)
+    parameters = trainable_parameters(model)
+    for _ in range(plan.steps):
+        drawn = torch.from_numpy(poisson_draw(keystream, len(data), plan.sample_rate))
+        features, mask, labels = data.batch(drawn, device)
+        outputs = model(features.flatten(0, 1))
+        losses = checked_losses(loss_fn(outputs, labels.flatten()), mask.numel())
+        loss = person_losses(losses, mask).sum() / plan.expected_batch_size
+        updater.step(list(torch.autograd.grad(loss, parameters)))
+    updater.finish()
+    return model.eval()

@@ -1,0 +1,117 @@
+"""What tests share: a workspace of its own, with a small invented clinic in it."""
+
+import copy
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+PROJECT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder as a user has it: declarations, the road, the code, and git."""
+
+    root: Path
+
+    def lethe(
+        self, *words: str, check: bool = True, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        return self.run(str(BIN / "lethe"), *words, check=check, **environment)
+
+    def run(
+        self, *words: str, check: bool = True, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            words,
+            cwd=self.root,
+            env=self.environment() | environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(
+                f"{words} ended with {done.returncode}\n{done.stdout}{done.stderr}"
+            )
+        return done
+
+    def environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("LETHE_")}
+        kept["PATH"] = f"{BIN}{os.pathsep}{kept['PATH']}"
+        return kept | {"OMP_NUM_THREADS": "2", "COLUMNS": "100", "LC_ALL": "C.UTF-8"}
+
+    def params(self) -> dict[str, Any]:
+        loaded: dict[str, Any] = YAML(typ="safe", pure=True).load(
+            (self.root / "params.yaml").read_text()
+        )
+        return loaded
+
+    def edit_params(self, edit: Callable[[dict[str, Any]], object]) -> None:
+        raw = copy.deepcopy(self.params())
+        edit(raw)
+        writer = YAML()
+        with (self.root / "params.yaml").open("w") as file:
+            writer.dump(raw, file)
+
+
+def _small(raw: dict[str, Any]) -> None:
+    """A clinic that trains in seconds: the same road, less of everything."""
+    raw["subject"]["minimum"] = 50
+    raw["shards"] = 4
+    raw["training"]["mechanism"].update(expected_subjects=1000, sample_rate=0.1, steps=20)
+    raw["audit"].update(subjects=400, replays=2)
+    raw["registration"]["min_auc"] = 0.0
+
+
+def make_workspace(root: Path) -> Workspace:
+    """A git repository with the project's road in it, and small declarations."""
+    root.mkdir(parents=True, exist_ok=True)
+    for name in ("params.yaml", "dvc.yaml", ".gitignore", ".dvcignore"):
+        if (PROJECT / name).exists():
+            shutil.copy(PROJECT / name, root / name)
+    (root / ".dvc").mkdir()
+    shutil.copy(PROJECT / ".dvc" / "config", root / ".dvc" / "config")
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PROJECT / "pipeline", root / "pipeline", ignore=ignore)
+    made = Workspace(root)
+    made.edit_params(_small)
+    made.run("git", "init", "--quiet", "--initial-branch=main")
+    made.run("git", "add", "--all")
+    made.run(
+        *("git", "-c", "user.name=test", "-c", "user.email=test@example.org"),
+        *("commit", "--quiet", "--message", "A workspace"),
+    )
+    return made
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """An empty workspace, no source in it yet."""
+    return make_workspace(tmp_path / "workspace")
+
+
+@pytest.fixture(scope="session")
+def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """A workspace whose road was walked once; tests may look, not change."""
+    made = make_workspace(tmp_path_factory.mktemp("walked") / "workspace")
+    made.lethe("key")
+    made.lethe("sample", "--patients", "1500")
+    made.lethe("run")
+    yield made
+
+
+@pytest.fixture
+def walked_copy(walked: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of it that a test may change."""
+    shutil.copytree(walked.root, tmp_path / "copy", symlinks=True)
+    return Workspace(tmp_path / "copy")

@@ -1,0 +1,518 @@
+"""Every way to break the mechanism or its accounting turns the audit of a normal run red.
+
+A run is trained on invented people; then the code that trains is changed as each test
+says, and the audit stage looks at it. Changes are made in the source of the real
+functions: where the text to change is gone, the test says so instead of passing.
+
+The audit alarms at a sound run with probability 1e-6 at most; that it misses one of these
+is less probable by far.
+"""
+
+import inspect
+import json
+import shutil
+import textwrap
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pipeline import workspace
+from pipeline.errors import AuditContradiction
+from pipeline.params import Params, parse_params
+from pipeline.stages import audit
+from pipeline.stages import train as train_stage
+from pipeline.training import batches, bookkeeping, clipping, contract, loop, sampling
+from pipeline.training.noise import GaussianNoise
+from pipeline.training.plan import Plan
+from pipeline.training.sampling import Keystream
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+PEOPLE, HELD_OUT = 400, 100
+
+
+def _params() -> Params:
+    return parse_params(
+        {
+            "purpose": "return",
+            "source": {"url": "sqlite:///clinic.db"},
+            "subject": {"table": "people", "key": "id", "minimum": 100},
+            "records": {"table": "visits"},
+            "shards": 2,
+            "tables": {
+                "people": {
+                    "erase": {"action": "delete"},
+                    "columns": {"id": {"role": "subject_key", "why": "joins"}},
+                },
+                "visits": {
+                    "links": {"id": "people.id"},
+                    "erase": {"action": "delete"},
+                    "columns": {
+                        "id": {"role": "link"},
+                        "stay": {
+                            "role": "feature",
+                            "type": "integer",
+                            "bounds": [0, 10],
+                            "why": "x",
+                        },
+                        "ward": {
+                            "role": "feature",
+                            "type": "category",
+                            "domain": ["north", "south", "east"],
+                            "why": "x",
+                        },
+                        "returned": {
+                            "role": "label",
+                            "type": "category",
+                            "domain": ["no", "yes"],
+                            "positive": ["yes"],
+                            "why": "x",
+                        },
+                    },
+                },
+                "answers": {
+                    "links": {"id": "people.id"},
+                    "erase": {"action": "delete"},
+                    "columns": {
+                        "id": {"role": "link"},
+                        "purpose": {"role": "consent"},
+                        "answer": {"role": "consent"},
+                        "at": {"role": "consent", "type": "timestamp"},
+                    },
+                },
+            },
+            "consent": {
+                "table": "answers",
+                "subject": "id",
+                "purpose": "purpose",
+                "answer": "answer",
+                "time": "at",
+            },
+            "budget": {"epsilon": 50.0, "delta": 1e-5},
+            "training": {
+                "mechanism": {
+                    "records_per_person": 3,
+                    "expected_subjects": 450,
+                    "sample_rate": 0.1,
+                    "steps": 20,
+                    "clip_norm": 0.7,
+                    "noise_multiplier": 1.5,
+                },
+                "optimizer": {"learning_rate": 0.5},
+                "model": "mlp",
+                "hidden": [8],
+            },
+            "audit": {"subjects": 150, "replays": 3},
+            "registration": {"name": "return"},
+        }
+    )
+
+
+def _plan(params: Params) -> Plan:
+    declared = params.training.mechanism
+    assert declared.noise_multiplier is not None
+    return Plan(
+        sample_rate=declared.sample_rate,
+        steps=declared.steps,
+        records_per_person=declared.records_per_person,
+        clip_norm=declared.clip_norm,
+        noise_multiplier=declared.noise_multiplier,
+        expected_batch_size=declared.expected_batch_size,
+        delta=params.budget.delta,
+    )
+
+
+def _write_people(params: Params) -> None:
+    """Invented people with one to five visits each, in two shards; every fifth is held out."""
+    random = np.random.default_rng(5)
+    counts = random.integers(1, 6, size=PEOPLE + HELD_OUT)
+    tokens = np.repeat(np.arange(PEOPLE + HELD_OUT, dtype=np.uint32) * 7, counts)
+    rows = len(tokens)
+    frame = pd.DataFrame(
+        {
+            "token": tokens,
+            "held_out": (tokens // 7) % 5 == 0,
+            "rank": np.concatenate([np.arange(n, dtype=np.int32) for n in counts]),
+            "stay": random.integers(0, 11, size=rows).astype(float),
+            "ward": random.choice(["north", "south", "east"], size=rows),
+            "returned": random.choice(["no", "yes"], size=rows),
+        }
+    )
+    workspace.SHARDS.mkdir(parents=True)
+    for shard in range(params.shards):
+        part = frame[frame["token"] % params.shards == shard].reset_index(drop=True)
+        part.to_parquet(workspace.SHARDS / workspace.shard_name(shard))
+    workspace.write_json(workspace.PLAN, _plan(params).to_data())
+
+
+@pytest.fixture(scope="module")
+def run_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which a sound run was trained."""
+    root = tmp_path_factory.mktemp("sound")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        _write_people(_params())
+        train_stage.run(_params(), now=NOW)
+    return root
+
+
+@pytest.fixture
+def trained(run_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, and the working directory."""
+    root = tmp_path / "workspace"
+    shutil.copytree(run_once, root)
+    monkeypatch.chdir(root)
+    return root
+
+
+Patch = pytest.MonkeyPatch
+
+
+def _rewrite(patch: Patch, owner: Any, name: str, old: str, new: str) -> None:
+    """Puts `new` where `old` stands in a function's source, and the function where it was."""
+    function = getattr(owner, name)
+    source = textwrap.dedent(inspect.getsource(function))
+    assert source.count(old) == 1, f"{name} no longer has {old!r}; adapt the mutation"
+    made: dict[str, Any] = {}
+    exec(compile(source.replace(old, new), name, "exec"), function.__globals__, made)
+    patch.setattr(owner, name, made[name])
+
+
+def _clip(patch: Patch, factors: Callable[..., torch.Tensor]) -> None:
+    modules: list[ModuleType] = [contract, clipping, bookkeeping]
+    for module in modules:
+        patch.setattr(module, "clip_factors", factors)
+
+
+def no_noise(patch: Patch) -> None:
+    _rewrite(patch, GaussianNoise, "add", "t + part.view_as(t)", "t + 0 * part.view_as(t)")
+
+
+def noise_at_half_scale(patch: Patch) -> None:
+    _rewrite(patch, loop.DpStep, "noisy", "* self.plan.clip_norm", "* self.plan.clip_norm / 2")
+
+
+def noise_a_tenth_too_weak(patch: Patch) -> None:
+    _rewrite(patch, loop.DpStep, "noisy", "* self.plan.clip_norm", "* self.plan.clip_norm * 0.9")
+
+
+def noise_without_the_clip(patch: Patch) -> None:
+    """Only seen where the clip is not 1; the run of this test has another one."""
+    _rewrite(patch, loop.DpStep, "noisy", "* self.plan.clip_norm", "* 1.0")
+
+
+def noise_scaled_by_the_batch(patch: Patch) -> None:
+    patch.setattr(loop, "_drawn", 0.0, raising=False)
+    _rewrite(
+        patch,
+        loop.DpStep,
+        "clipped_sum",
+        "total = zero_sums(self.model)",
+        "total = zero_sums(self.model); globals().update(_drawn=float(mask.any(1).sum()))",
+    )
+    _rewrite(
+        patch,
+        loop.DpStep,
+        "noisy",
+        "* self.plan.clip_norm",
+        "* self.plan.clip_norm * max(1.0, _drawn) / self.plan.expected_batch_size",
+    )
+
+
+def noise_in_the_first_layer_only(patch: Patch) -> None:
+    _rewrite(
+        patch,
+        GaussianNoise,
+        "add",
+        "return [t + part.view_as(t) for t, part in zip(sums, parts, strict=True)]",
+        "return [sums[0] + parts[0].view_as(sums[0]), *(t.clone() for t in sums[1:])]",
+    )
+
+
+def noise_that_is_uniform(patch: Patch) -> None:
+    def uniform(self: GaussianNoise, count: int) -> torch.Tensor:
+        numbers = self._keystream.uint64(count).astype(np.float64) / 2.0**64
+        return torch.from_numpy((numbers - 0.5) * 12**0.5).float()
+
+    patch.setattr(GaussianNoise, "normal", uniform)
+
+
+def noise_for_each_physical_batch_is_shared_out(patch: Patch) -> None:
+    """Noise is added where the parts of a batch are summed, not once in a step."""
+    _rewrite(
+        patch,
+        loop,
+        "train",
+        "sum_.add_(part_sum)",
+        "sum_.add_(part_sum).add_(torch.randn_like(sum_) * plan.noise_multiplier * plan.clip_norm)",
+    )
+
+
+def clip_per_batch(patch: Patch) -> None:
+    def factors(norms: torch.Tensor, clip_norm: float) -> torch.Tensor:
+        whole = norms.sum().clamp_min(1e-30)
+        return (clip_norm / whole).clamp_max(1.0).expand_as(norms)
+
+    _clip(patch, factors)
+
+
+def clip_to_a_mean_norm(patch: Patch) -> None:
+    def factors(norms: torch.Tensor, clip_norm: float) -> torch.Tensor:
+        return clip_norm / norms.mean().clamp_min(clip_norm).expand_as(norms)
+
+    _clip(patch, factors)
+
+
+def clip_not_at_all(patch: Patch) -> None:
+    _clip(patch, lambda norms, clip_norm: torch.ones_like(norms))
+
+
+def normalize_instead_of_clip(patch: Patch) -> None:
+    """Everybody's gradient becomes as long as the clip: the bound holds, the plan does not."""
+    _clip(patch, lambda norms, clip_norm: clip_norm / norms.clamp_min(1e-30))
+
+
+def clip_twice_as_wide(patch: Patch) -> None:
+    _rewrite(
+        patch,
+        loop.DpStep,
+        "clipped_sum",
+        "clip_norm=self.plan.clip_norm",
+        "clip_norm=2 * self.plan.clip_norm",
+    )
+
+
+def clip_per_record(patch: Patch) -> None:
+    _rewrite(
+        patch,
+        loop.DpStep,
+        "clipped_sum",
+        "total = zero_sums(self.model)",
+        "alone = [t.flatten(0, 1).unsqueeze(1) for t in (features, mask, labels)]\n"
+        "    features, mask, labels = alone; total = zero_sums(self.model)",
+    )
+
+
+def more_records_than_k_are_taken(patch: Patch) -> None:
+    rows = batches.person_rows
+
+    def all_of_them(*words: Any, records_per_person: int, **others: Any) -> batches.PersonData:
+        return rows(*words, records_per_person=2 * records_per_person, **others)
+
+    patch.setattr(batches, "person_rows", all_of_them)
+
+
+def more_records_than_k_are_not_refused(patch: Patch) -> None:
+    wide = "data.mask.shape[1] > plan.records_per_person"
+    _rewrite(patch, loop, "_refuse_unreserved", wide, "False")
+    wide = "mask.shape[1] > self.plan.records_per_person"
+    _rewrite(patch, loop.DpStep, "clipped_sum", wide, "False")
+
+
+def k_is_not_enforced_anywhere(patch: Patch) -> None:
+    more_records_than_k_are_taken(patch)
+    more_records_than_k_are_not_refused(patch)
+
+
+def a_subject_twice(patch: Patch) -> None:
+    draw = sampling.poisson_draw
+
+    def doubled(keystream: Keystream, subjects: int, sample_rate: float) -> Any:
+        drawn = draw(keystream, subjects, sample_rate)
+        return np.concatenate([drawn, drawn[:1]])
+
+    patch.setattr(loop, "poisson_draw", doubled)
+
+
+def drawn_with_replacement(patch: Patch) -> None:
+    def draw(keystream: Keystream, subjects: int, sample_rate: float) -> Any:
+        random = np.random.default_rng()
+        count = random.binomial(subjects, sample_rate)
+        return np.sort(random.integers(0, subjects, size=count))
+
+    patch.setattr(loop, "poisson_draw", draw)
+
+
+def a_subject_has_two_places(patch: Patch) -> None:
+    _rewrite(patch, loop, "_refuse_unreserved", "len(people) != len(data)", "False")
+
+
+def shuffling(patch: Patch) -> None:
+    orders: dict[int, list[int]] = {}
+
+    def draw(keystream: Keystream, subjects: int, sample_rate: float) -> Any:
+        size = max(1, round(subjects * sample_rate))
+        order = orders.setdefault(subjects, [])
+        if len(order) < size:
+            order[:] = np.random.default_rng().permutation(subjects).tolist()
+        taken, order[:] = order[:size], order[size:]
+        return np.array(sorted(taken), dtype=np.int64)
+
+    patch.setattr(loop, "poisson_draw", draw)
+
+
+def batches_of_a_fixed_size(patch: Patch) -> None:
+    def draw(keystream: Keystream, subjects: int, sample_rate: float) -> Any:
+        size = max(1, round(subjects * sample_rate))
+        return np.sort(np.random.default_rng().permutation(subjects)[:size])
+
+    patch.setattr(loop, "poisson_draw", draw)
+
+
+def drawn_at_a_higher_rate(patch: Patch) -> None:
+    draw = sampling.poisson_draw
+    patch.setattr(loop, "poisson_draw", lambda k, n, q: draw(k, n, min(1.0, 1.1 * q)))
+
+
+def drawn_from_a_seed(patch: Patch) -> None:
+    draw = sampling.poisson_draw
+    patch.setattr(loop, "poisson_draw", lambda k, n, q: draw(Keystream(bytes(32)), n, q))
+
+
+def divided_by_the_drawn_batch(patch: Patch) -> None:
+    divisor = "g / plan.expected_batch_size"
+    _rewrite(patch, loop, "train", divisor, "g / max(1, len(drawn))")
+
+
+def divided_by_the_private_number_of_subjects(patch: Patch) -> None:
+    divisor = "g / plan.expected_batch_size"
+    _rewrite(patch, loop, "train", divisor, "g / (plan.sample_rate * len(data))")
+
+
+_DRAW = "drawn = torch.from_numpy(step.draw(len(data)))"
+
+
+def empty_batches_skipped(patch: Patch) -> None:
+    _rewrite(patch, loop, "train", _DRAW, f"{_DRAW}\n        if not len(drawn): continue")
+
+
+def empty_batches_skipped_and_reported(patch: Patch) -> None:
+    told = "progress is not None and progress(number + 1, plan.steps)"
+    skip = f"{_DRAW}\n        if not len(drawn):\n            {told}\n            continue"
+    _rewrite(patch, loop, "train", _DRAW, skip)
+
+
+def empty_batches_drawn_again(patch: Patch) -> None:
+    again = f"{_DRAW}\n        while not len(drawn): {_DRAW}"
+    _rewrite(patch, loop, "train", _DRAW, again)
+
+
+def noise_twice_from_one_seed(patch: Patch) -> None:
+    def seeded(self: GaussianNoise, count: int) -> torch.Tensor:
+        return torch.randn(count, generator=torch.Generator().manual_seed(0))
+
+    patch.setattr(GaussianNoise, "normal", seeded)
+
+
+def every_run_from_one_key(patch: Patch) -> None:
+    patch.setattr(Keystream, "from_system", classmethod(lambda cls: cls(bytes(32))))
+    _rewrite(patch, loop, "train", "keystream())", "Keystream(bytes(32)))")
+
+
+def every_layer_the_same_noise(patch: Patch) -> None:
+    def same(self: GaussianNoise, sums: Any, *, standard_deviation: float) -> list[torch.Tensor]:
+        most = max(t.numel() for t in sums)
+        noise = self.normal(most) * standard_deviation
+        return [t + noise[: t.numel()].view_as(t) for t in sums]
+
+    patch.setattr(GaussianNoise, "add", same)
+
+
+def noise_that_comes_back_after_a_while(patch: Patch) -> None:
+    normal = GaussianNoise.normal
+    kept: dict[tuple[int, int], list[torch.Tensor]] = {}
+
+    def recycled(self: GaussianNoise, count: int) -> torch.Tensor:
+        pool = kept.setdefault((id(self), count), [])
+        pool.append(pool[-50].clone() if len(pool) >= 50 else normal(self, count))
+        return pool[-1].clone()
+
+    patch.setattr(GaussianNoise, "normal", recycled)
+
+
+def people_train_without_reservation(patch: Patch) -> None:
+    _rewrite(patch, loop, "_refuse_unreserved", "if strangers:", "if False:")
+
+
+def a_step_more_than_the_plan(patch: Patch) -> None:
+    _rewrite(patch, loop, "train", "range(plan.steps)", "range(plan.steps + 1)")
+
+
+def the_plans_event_tells_a_smaller_rate(patch: Patch) -> None:
+    event = Plan.event.fget
+    assert event is not None
+    from dataclasses import replace
+
+    patch.setattr(
+        Plan, "event", property(lambda self: event(replace(self, sample_rate=self.sample_rate / 2)))
+    )
+
+
+IN_TRAINING = (
+    no_noise,
+    noise_at_half_scale,
+    noise_a_tenth_too_weak,
+    noise_without_the_clip,
+    noise_scaled_by_the_batch,
+    noise_in_the_first_layer_only,
+    noise_that_is_uniform,
+    noise_for_each_physical_batch_is_shared_out,
+    clip_per_batch,
+    clip_to_a_mean_norm,
+    clip_not_at_all,
+    normalize_instead_of_clip,
+    clip_twice_as_wide,
+    clip_per_record,
+    more_records_than_k_are_taken,
+    more_records_than_k_are_not_refused,
+    k_is_not_enforced_anywhere,
+    a_subject_twice,
+    drawn_with_replacement,
+    a_subject_has_two_places,
+    shuffling,
+    batches_of_a_fixed_size,
+    drawn_at_a_higher_rate,
+    drawn_from_a_seed,
+    divided_by_the_drawn_batch,
+    divided_by_the_private_number_of_subjects,
+    empty_batches_skipped,
+    empty_batches_skipped_and_reported,
+    empty_batches_drawn_again,
+    noise_twice_from_one_seed,
+    every_run_from_one_key,
+    every_layer_the_same_noise,
+    noise_that_comes_back_after_a_while,
+    people_train_without_reservation,
+    a_step_more_than_the_plan,
+    the_plans_event_tells_a_smaller_rate,
+)
+
+
+def _failed() -> set[str]:
+    report = json.loads(workspace.report_path("audit").read_text())
+    assert report["passed"] is False
+    assert report["failed"] == [c["name"] for c in report["checks"] if not c["passed"]]
+    return set(report["failed"])
+
+
+def test_a_sound_run_passes(trained: Path) -> None:
+    report = audit.run(_params(), now=NOW)
+    assert report["passed"] is True
+    assert report["failed"] == []
+    assert report["false_alarm_rate"] <= 1e-6
+
+
+@pytest.mark.parametrize("mutation", IN_TRAINING, ids=lambda m: m.__name__)
+def test_the_audit_turns_red(
+    mutation: Callable[[Patch], None], trained: Path, monkeypatch: Patch
+) -> None:
+    mutation(monkeypatch)
+    with pytest.raises(AuditContradiction):
+        audit.run(_params(), now=NOW)
+    assert _failed()

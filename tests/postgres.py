@@ -1,0 +1,152 @@
+"""A real PostgreSQL server for tests, started from Debian's package on a free port.
+
+A test module takes the fixtures by importing them:
+
+    from tests.postgres import postgres_url, postgres_urls  # noqa: F401
+"""
+
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import psycopg
+import pytest
+
+_PASSWORD = "invented-for-tests"  # also what no error message may show
+_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server with the superuser `lethe`."""
+
+    port: int
+    folder: Path
+    process: subprocess.Popen[bytes]
+
+    def url(self, database: str) -> str:
+        return f"postgresql://lethe:{_PASSWORD}@127.0.0.1:{self.port}/{database}"
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)  # fast shutdown: clients are cut off
+        try:
+            self.process.wait(_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _binaries() -> Path | None:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    on_path = shutil.which("initdb")
+    return found[-1].parent if found else Path(on_path).parent if on_path else None
+
+
+def _start(binaries: Path) -> Server:
+    folder = Path(tempfile.mkdtemp(prefix="lethe-postgres-"))
+    as_owner: list[str] = []
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        owner = pwd.getpwnam("postgres")
+        os.chown(folder, owner.pw_uid, owner.pw_gid)
+        as_owner = [
+            *("setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups")
+        ]
+    with tempfile.NamedTemporaryFile("w") as password:
+        password.write(_PASSWORD)
+        password.flush()
+        Path(password.name).chmod(0o644)
+        data = folder / "data"
+        subprocess.run(
+            [
+                *as_owner,
+                *(str(binaries / "initdb"), "--pgdata", str(data), "--username", "lethe"),
+                *("--auth", "scram-sha-256", "--pwfile", password.name),
+                *("--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync"),
+            ],
+            check=True,
+            capture_output=True,
+            cwd="/",
+        )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                *as_owner,
+                *(str(binaries / "postgres"), "-D", str(data), "-p", str(port)),
+                *("-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}"),
+                *("-c", "fsync=off", "-c", "full_page_writes=off", "-c", "timezone=Asia/Tokyo"),
+            ],
+            stdout=log,
+            stderr=log,
+            cwd="/",
+        )
+    server = Server(port, folder, process)
+    deadline = time.monotonic() + _SECONDS
+    while True:
+        try:
+            psycopg.connect(server.url("postgres")).close()
+            return server
+        except psycopg.OperationalError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                told = (folder / "log").read_text()
+                server.stop()
+                raise RuntimeError(f"PostgreSQL did not start: {told}") from None
+            time.sleep(0.05)
+
+
+@cache  # one server, however many modules import the fixtures
+def _server() -> Server:
+    binaries = _binaries()
+    if binaries is None:
+        reason = "PostgreSQL's server is not installed (apt-get install postgresql)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return _start(binaries)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(pytestconfig: pytest.Config) -> Server:
+    """The server, stopped when pytest ends."""
+    started = _server.cache_info().currsize
+    server = _server()
+    if not started:
+        pytestconfig.add_cleanup(server.stop)
+    return server
+
+
+@pytest.fixture
+def postgres_urls(postgres_server: Server) -> Iterator[Callable[[], str]]:
+    """Makes fresh databases; each is dropped after the test."""
+    made: list[str] = []
+
+    def fresh() -> str:
+        name = f"t{secrets.token_hex(8)}"
+        with psycopg.connect(postgres_server.url("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        made.append(name)
+        return postgres_server.url(name)
+
+    yield fresh
+    with psycopg.connect(postgres_server.url("postgres"), autocommit=True) as connection:
+        for name in made:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def postgres_url(postgres_urls: Callable[[], str]) -> str:
+    """The URL of a fresh database."""
+    return postgres_urls()
