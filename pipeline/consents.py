@@ -4,9 +4,10 @@ Default deny: whoever has no answer, or at their latest moment any answer but ye
 """
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from pipeline.errors import ConsentInvalid
@@ -14,7 +15,6 @@ from pipeline.params import Params
 from pipeline.stores.source import Source
 
 _BUFFERED_ROWS = 200_000
-_YES = 0  # codes of answers rise with how much they deny
 
 
 @dataclass(frozen=True)
@@ -54,65 +54,47 @@ def willing_subjects(
     Raises:
         ConsentInvalid: an answer is null or neither yes nor no, or a subject or time is null.
     """
-    words = [*yes, *no]
-    codes = {answer: _YES if answer in yes else place for place, answer in enumerate(words, 1)}
-    state = _empty()
+    agreeing = [word for word in dict.fromkeys(yes) if word not in no]
+    # A code is a place among the words, so codes rise with how much they deny.
+    words = [*agreeing, *dict.fromkeys(no)]
+    state = _coded(_NOTHING, words, None)
     buffer: list[pd.DataFrame] = []
     buffered = 0
     for chunk in answers:
-        buffer.append(_coded(chunk, codes, as_of))
+        buffer.append(_coded(chunk, words, as_of))
         buffered += len(chunk)
         # As much again as what is known: then each row is sorted a few times at most.
         if buffered >= max(_BUFFERED_ROWS, len(state)):
             state, buffer, buffered = _latest([state, *buffer]), [], 0
-    state = _latest([state, *buffer])
-    latest = pd.Series(
-        state["answer"].to_numpy(), index=pd.Index(state["subject"], dtype="str"), dtype="str"
-    ).sort_index()
-    willing = pd.Index(state["subject"][state["code"] == _YES], dtype="str").sort_values()
-    return Decisions(latest.rename("answer"), willing.rename("subject"))
+    state = _latest([state, *buffer]).set_index("subject").sort_index()
+    said = pd.Series(np.array(words, dtype=object)[state["code"]], index=state.index, dtype="str")
+    return Decisions(said.rename("answer"), state.index[state["code"] < len(agreeing)])
 
 
-def _empty() -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "subject": pd.Series(dtype="str"),
-            "answer": pd.Series(dtype="str"),
-            "time": pd.Series(dtype="datetime64[us, UTC]"),
-            "code": pd.Series(dtype="int64"),
-        }
-    )
+_NOTHING = pd.DataFrame({"subject": [], "answer": [], "time": []}, dtype="str")
 
 
-def _coded(
-    chunk: pd.DataFrame, codes: Mapping[str, int], as_of: dt.datetime | None
-) -> pd.DataFrame:
-    answer = chunk["answer"].astype("str")
-    code = answer.map(codes)
+def _coded(chunk: pd.DataFrame, words: Sequence[str], as_of: dt.datetime | None) -> pd.DataFrame:
+    code = pd.Index(words).get_indexer(pd.Index(chunk["answer"]))
     time = pd.to_datetime(chunk["time"], utc=True).astype("datetime64[us, UTC]")
-    unknown = int(code.isna().sum())
+    unknown = int((code < 0).sum())
     unnamed = int((chunk["subject"].isna() | time.isna()).sum())
     if unknown or unnamed:
         raise ConsentInvalid(
             f"{unknown} consent answers are neither yes nor no, {unnamed} have no subject or no "
             "time. Mend them, or declare the answers under consent.yes and consent.no."
         )
-    coded = pd.DataFrame(
-        {
-            "subject": chunk["subject"].astype("str"),
-            "answer": answer,
-            "time": time,
-            "code": code.astype("int64"),
-        }
-    )
+    coded = pd.DataFrame({"subject": chunk["subject"].astype("str"), "time": time, "code": code})
     return coded if as_of is None else coded.loc[time <= as_of]
 
 
 def _latest(frames: list[pd.DataFrame]) -> pd.DataFrame:
     """One row a subject: of their latest moment, the answer that denies most."""
     history = pd.concat(frames, ignore_index=True)
-    history = history.sort_values(["subject", "time", "code", "answer"], kind="stable")
-    return history.drop_duplicates("subject", keep="last").reset_index(drop=True)
+    person, _ = pd.factorize(history["subject"])  # integers sort several times faster than text
+    order = np.lexsort((history["code"], history["time"].astype("int64"), person))
+    last = np.append(person[order][1:] != person[order][:-1], True)[: len(order)]
+    return history.iloc[np.sort(order[last])].reset_index(drop=True)
 
 
 def snapshot(params: Params, now: dt.datetime) -> dt.datetime:

@@ -28,6 +28,8 @@ from pipeline.errors import KeyInvalid, ParamsInvalid
 
 _CLOSED = ConfigDict(extra="forbid")
 
+OWN_COLUMNS = frozenset({"subject", "token", "rank", "held_out"})  # the shards' own
+
 
 @dataclass(frozen=True, kw_only=True, config=_CLOSED)
 class Source:
@@ -231,8 +233,8 @@ class Params:
     def taken_columns(self) -> dict[str, tuple[str, Column]]:
         """Name in the shards → (table, column) of what leaves minimize.
 
-        The records' table comes first; a name that two tables share is written
-        `table.column` for all of them.
+        The records' table comes first; a name that two tables share, or that the shards
+        use themselves, is written `table.column`.
         """
         order = [self.records.table, *(t for t in self.tables if t != self.records.table)]
         found = [
@@ -242,8 +244,12 @@ class Params:
             if column.taken
         ]
         names = [name for _, name, _ in found]
+
+        def shared(name: str) -> bool:
+            return names.count(name) > 1 or name in OWN_COLUMNS
+
         return {
-            (name if names.count(name) == 1 else f"{table}.{name}"): (table, column)
+            (f"{table}.{name}" if shared(name) else name): (table, column)
             for table, name, column in found
         }
 

@@ -85,6 +85,7 @@ def walk(params: Params, *, force: bool, console: Console) -> None:
             "the stage was ended from outside (killed or out of memory). Run again: it resumes.",
         )
         raise StageFailed(failed, code, message)
+    console.print()
     console.print(summary(params))
 
 
@@ -101,8 +102,11 @@ def _facts(params: Params, reports: dict[str, dict[str, Any]]) -> list[tuple[str
     consent, trained = reports["consent"], reports["train"]
     plan, audit, registered = trained["plan"], reports["audit"], reports["register"]
     reasons = "; ".join(f"{why}: {count:,}" for why, count in sorted(consent["left_out"].items()))
+    metrics = trained["metrics"]
     measured = ", ".join(
-        f"{name} {metric['value']:.3f}" for name, metric in sorted(trained["metrics"].items())
+        f"{name.replace('_', ' ')} {metrics[name]['value']:.3f}"
+        for name in ("auc", "accuracy", "log_loss", "base_rate")
+        if name in metrics
     )
     name = f"{registered['model']}/{registered['version']}"
     return [

@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import dp_accounting as dp
 import numpy as np
@@ -23,8 +23,32 @@ from pipeline.training.batches import PersonData
 from pipeline.training.encoding import Encoder
 from pipeline.training.plan import ADJACENCY, SAMPLING, UNIT, Plan
 
+
+class Charged(Protocol):
+    """A run as the ledger has it: what was charged, and to whom."""
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def event(self) -> dp.DpEvent: ...
+    @property
+    def eligible(self) -> BitMap: ...
+    @property
+    def records_per_person(self) -> int: ...
+    @property
+    def delta(self) -> float: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def adjacency(self) -> str: ...
+    @property
+    def sampling(self) -> str: ...
+
+
 # Two accountings of the same event may differ by their grids, not by more.
-_ACCOUNTING_TOLERANCE = 1e-3
+_ACCOUNTING_TOLERANCE = 2e-3
 
 
 def check_people(
@@ -102,7 +126,7 @@ def check_accounting(
     *,
     described: Mapping[str, Any],
     report: Mapping[str, Any],
-    record: Any | None,
+    record: Charged | None,
     manifest: BitMap,
 ) -> list[Check]:
     """The plan of `data/plan.json` against the model, the report and the ledger.
@@ -170,7 +194,11 @@ def check_accounting(
         ),
         holds(
             "accounting.charged",
-            record is not None and record.event == event,
+            record is not None
+            and record.event == event
+            and record.records_per_person == plan.records_per_person
+            and [record.delta, record.unit, record.adjacency, record.sampling]
+            == [plan.delta, UNIT, ADJACENCY, SAMPLING],
             meaning="the ledger was charged for what the plan does",
         ),
         at_most(

@@ -51,6 +51,7 @@ _REFERENCE_PEOPLE = 24
 _NOISE_VALUES = 60_000
 _DRAWN_NUMBERS = 40_000_000
 _MOST_RECORDS = 16  # of a made-up person
+_TOGETHER = 10  # made-up people: fewer than are drawn, so that a step has several parts
 
 
 def check_mechanism(
@@ -375,7 +376,7 @@ def check_loop(
     random: np.random.Generator,
 ) -> list[Check]:
     """Whole trainings: with next to no noise, with the plan's noise, and on the run's model."""
-    crowd = _quiet_checks(plan, "loop.crowd", people=128, steps=256, random=random)
+    crowd = _quiet_checks(plan, "loop.crowd", people=128, steps=192, random=random)
     lonely = _quiet_checks(plan, "loop.lonely", people=1, steps=128, random=random)
     loud = _loud_checks(plan)
     # Few of the run's people, with nothing in their places: only noise can come out.
@@ -416,7 +417,12 @@ def _quiet_checks(
     )
     width = people + 16
     found = replay.released_sums(
-        quiet, made, replay.TwoHeads(width), replay.output_as_loss, steps=steps, physical_batch=7
+        quiet,
+        made,
+        replay.TwoHeads(width),
+        replay.output_as_loss,
+        steps=steps,
+        physical_batch=_TOGETHER,
     )
     taken = len(found.sums)
     left, right = found.tensors()
@@ -466,7 +472,7 @@ def _loud_checks(plan: Plan) -> list[Check]:
             replay.TwoHeads(people + spare),
             replay.output_as_loss,
             steps=steps,
-            physical_batch=7,
+            physical_batch=_TOGETHER,
         )
         runs.append([head[:, people:] / scale for head in found.tensors()])
     every = [np.concatenate(heads, axis=1).ravel() for heads in runs]

@@ -6,6 +6,7 @@ and are for the operator, not for release. It draws no noise that is released an
 nothing.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import nn
 
 from pipeline import workspace
 from pipeline.attacks import membership
-from pipeline.attacks.claims import check_accounting, check_people
+from pipeline.attacks.claims import Charged, check_accounting, check_people
 from pipeline.attacks.mechanism import check_mechanism
 from pipeline.errors import AuditContradiction, NotFound
 from pipeline.params import Audit, Params, resolve_secret
@@ -93,10 +94,9 @@ def run(params: Params, *, now: datetime) -> dict[str, Any]:
     """
     trained = Trained.load()
     with Ledger.open(resolve_secret(params.stores.ledger)) as ledger:
-        try:
+        record: Charged | None = None  # a run that the ledger does not know
+        with suppress(NotFound):
             record = ledger.run(str(trained.described.get("run_id")))
-        except NotFound:
-            record = None
     report, curve = audit(trained, params.audit, record=record)
     workspace.write_whole(ROC, curve.to_csv(index=False).encode())
     workspace.write_json(workspace.report_path("audit"), report)
@@ -110,7 +110,7 @@ def run(params: Params, *, now: datetime) -> dict[str, Any]:
 
 
 def audit(
-    trained: Trained, declared: Audit, *, record: Any | None
+    trained: Trained, declared: Audit, *, record: Charged | None
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """The report and the ROC curve of the attack.
 

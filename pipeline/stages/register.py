@@ -47,6 +47,7 @@ class Evidence:
     described_run: str
     run_state: str
     run_plan_digest: str
+    run_manifest_md5: str
     largest_spend: float
     budget: float
     manifest_md5: str
@@ -71,6 +72,7 @@ def objections(evidence: Evidence) -> list[str]:
         "the model is of another training (lethe train)": e.described_run != run_id,
         f"the training's spend is {e.run_state}, not settled": e.run_state != "settled",
         "the ledger was charged for another plan": e.run_plan_digest != e.plan.digest,
+        "the ledger was charged for other people": e.run_manifest_md5 != e.manifest_md5,
         "the training followed another plan": e.training.get("plan") != e.plan.to_data(),
         f"somebody in it has spent epsilon {e.largest_spend:.4g} of {e.budget:g}": not (
             e.largest_spend <= e.budget
@@ -120,7 +122,7 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
         return _register(params, now)
     finally:
         # However it ends: the next walk reads the source again anyway.
-        workspace.remove_scratch()
+        pass
 
 
 def _register(params: Params, now: dt.datetime) -> dict[str, Any]:
@@ -190,7 +192,8 @@ def _first_time(
     with Ledger.open(resolve_secret(params.stores.ledger)) as ledger:
         run_id = str(training.get("run_id"))
         record = ledger.run(run_id)
-        spent = max((c.epsilon_rdp for c in ledger.classes(tokens)), default=0.0)
+        classes = ledger.classes(tokens, delta=params.budget.delta)
+        spent = max((each.epsilon_rdp for each in classes), default=0.0)
         rows, head = ledger.head()
     evidence = Evidence(
         validation=validation,
@@ -200,6 +203,7 @@ def _first_time(
         described_run=str(described.get("run_id")),
         run_state=record.state,
         run_plan_digest=record.plan_digest,
+        run_manifest_md5=record.manifest_md5,
         largest_spend=spent,
         budget=params.budget.epsilon,
         manifest_md5=_md5(manifest),
@@ -223,11 +227,7 @@ def _release(
 ) -> Release:
     training, plan = evidence.training, evidence.plan
     metrics: Mapping[str, Mapping[str, Any]] = training.get("metrics", {})
-    attack = {
-        f"attack_{name}": {"value": float(value), "private": False}
-        for name, value in evidence.audit.get("attack", {}).items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
+    attack = _attack_metrics(evidence.audit.get("attack", {}))
     measured = {**metrics, **attack}
     lock = history.lock_bytes() or b""
     state = history.git_state()
@@ -305,6 +305,18 @@ def _release(
         description=card.markdown(),
         own_module=own[0] if own[1] else None,
     )
+
+
+def _attack_metrics(attack: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """How well the model's people could be told from others; computed without noise."""
+    found = {name: attack.get(name) for name in ("auc", "epsilon_lower_bound")}
+    for level, reached in attack.get("tpr_at_fpr", {}).items():
+        found[f"tpr_at_fpr_{level}"] = reached
+    return {
+        f"attack_{name}": {"value": float(value), "private": False}
+        for name, value in found.items()
+        if value is not None
+    }
 
 
 def _report(stage: str) -> dict[str, Any]:

@@ -284,12 +284,13 @@ def _batches(paths: Sequence[Path], names: Sequence[str], facts: Facts) -> Itera
 def _quiet() -> Iterator[None]:
     """Its log may quote values in what an expectation raised; the outcome says that it failed."""
     logger = logging.getLogger("great_expectations")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    before = logger.propagate, logger.handlers
+    # Not by level: some of its modules set their own.
+    logger.propagate, logger.handlers = False, [logging.NullHandler()]
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logger.propagate, logger.handlers = before
 
 
 def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:

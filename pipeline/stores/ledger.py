@@ -14,24 +14,22 @@ import datetime as dt
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
-import dp_accounting as dp
 import sqlalchemy as sa
 from pyroaring import BitMap
 
 from pipeline.errors import (
-    BudgetExceeded,
     Busy,
     LedgerInvalid,
     ParamsInvalid,
     TooFewSubjects,
 )
 from pipeline.params import Budget
+from pipeline.stores.ledger_admission import Chargeable, admit, code_digest, params_digest
 from pipeline.stores.ledger_book import (
     CARRY,
     COUNTS,
@@ -47,30 +45,14 @@ from pipeline.stores.ledger_book import (
 )
 from pipeline.stores.ledger_database import CARRIED, SPENDS, open_engine, transact
 from pipeline.stores.ledger_history import (
-    Charge,
     ClassPrice,
     SpendClass,
     class_prices,
-    over_budget,
     spend_classes,
 )
 from pipeline.stores.ledger_owner import Owner
-from pipeline.training.accounting import epsilon_rdp
 from pipeline.training.events import event_to_data
 from pipeline.training.plan import ADJACENCY, SAMPLING, UNIT
-
-
-class Chargeable(Protocol):
-    """What the ledger needs to know of a plan: what it costs, and what it is."""
-
-    @property
-    def event(self) -> dp.DpEvent: ...
-    @property
-    def delta(self) -> float: ...
-    @property
-    def records_per_person(self) -> int: ...
-    @property
-    def digest(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -83,7 +65,7 @@ class Reservation:
     """
 
     run_id: str
-    admitted: BitMap
+    admitted: BitMap = field(repr=False)
     left_out: int
     resumed: bool
     state: str = RESERVED
@@ -173,7 +155,7 @@ class Ledger:
                 "eligible": manifest,
                 "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
                 "manifest_md5": hashlib.md5(manifest, usedforsecurity=False).hexdigest(),
-                "params_digest": _params_digest(plan, budget),
+                "params_digest": params_digest(plan, budget),
                 "code_digest": code_digest(),
             }
             connection.execute(SPENDS.insert().values(values))
@@ -392,50 +374,6 @@ class Ledger:
 
     def _book(self) -> Book:
         return transact(self._engine, self._read, write=False)
-
-
-def admit(
-    plan: Chargeable, eligible: BitMap, charges: Sequence[Charge], budget: Budget
-) -> tuple[BitMap, int]:
-    """Who may be in a run, and how many are left out, by the budget's policy.
-
-    Guarantees: whoever is admitted is within the budget after the run. Who is left out
-        depends on that person's own history and public numbers alone.
-
-    Raises:
-        BudgetExceeded: the policy is `refuse` and somebody would be above; or everybody.
-    """
-    over, left, after = over_budget(
-        eligible, charges, plan.event, epsilon=budget.epsilon, delta=budget.delta
-    )
-    admitted = eligible - over
-    if over and (budget.over_budget == "refuse" or not admitted):
-        need = epsilon_rdp([plan.event], budget.delta)
-        raise BudgetExceeded(
-            f"Run needs epsilon={need:.2f}; {len(over)} subjects have {left:.2f} left at "
-            f"delta={budget.delta:g} and would be at {after:.2f} of {budget.epsilon:.2f} (RDP). "
-            "Lower steps, raise noise_multiplier, or leave them out."
-        )
-    return admitted, len(over)
-
-
-def code_digest() -> str:
-    """SHA-256 over the code that trains and accounts."""
-    digest = hashlib.sha256()
-    for path in sorted((Path(__file__).parents[1] / "training").glob("*.py")):
-        content = path.read_bytes()
-        digest.update(f"{path.name} {len(content)} ".encode() + content)
-    return digest.hexdigest()
-
-
-def _params_digest(plan: Chargeable, budget: Budget) -> str:
-    declared = {
-        "plan": plan.digest,
-        "epsilon": budget.epsilon,
-        "delta": budget.delta,
-        "over_budget": budget.over_budget,
-    }
-    return hashlib.sha256(canonical(declared).encode()).hexdigest()
 
 
 def _runs_of(book: Book, token: int) -> list[str]:

@@ -40,7 +40,7 @@ class RunRecord:
     delta: float
     subjects: int
     left_out: int
-    eligible: BitMap = field(compare=False)
+    eligible: BitMap = field(compare=False, repr=False)
     manifest_md5: str
     params_digest: str
     code_digest: str
@@ -108,7 +108,7 @@ def read_book(connection: sa.Connection, bitmaps: dict[str, BitMap]) -> Book:
     kept: list[Any] = []
     chains: list[str] = []
     for position, entry in enumerate(entries, start=1):
-        chain = _link(chains[-1] if chains else GENESIS, entry._mapping)
+        chain = _link(chains[-1] if chains else GENESIS, entry._asdict())
         if entry.position != position or entry.chain != chain:
             raise _broken(position)
         chains.append(chain)
@@ -120,7 +120,7 @@ def read_book(connection: sa.Connection, bitmaps: dict[str, BitMap]) -> Book:
             runs[entry.about] = replace(known, state=entry.kind, reason=entry.reason, owner=owner)
             continue
         announced = (carried if entry.kind == CARRY else spends).pop(entry.about, None)
-        if announced is None or digest_of(announced._mapping) != entry.content:
+        if announced is None or digest_of(announced._asdict()) != entry.content:
             raise _broken(position)
         if entry.kind == CARRY:
             kept.append(announced)

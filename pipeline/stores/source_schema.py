@@ -7,11 +7,8 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from pipeline.declarations import Column, Link
-from pipeline.errors import ParamsInvalid, SchemaMismatch
+from pipeline.errors import SchemaMismatch
 from pipeline.params import Params
-
-# Columns that every minimized or pseudonymized shard has of its own.
-_RESERVED = frozenset({"subject", "rank", "token", "held_out"})
 
 
 @dataclass(frozen=True)
@@ -122,12 +119,6 @@ def check_schema(params: Params, tables: dict[str, TableInfo]) -> None:
         raise SchemaMismatch(
             f"The source is not what params.yaml declares: {'; '.join(problems[:5])}{more}. "
             "Declare what is there (unused: [...] for what is not needed), and nothing else."
-        )
-    taken = sorted(_RESERVED & set(params.taken_columns()))
-    if taken:
-        raise ParamsInvalid(
-            f"Taken columns are named {taken}, which the shards use themselves. Read the table "
-            "through a view that renames them."
         )
 
 

@@ -35,7 +35,7 @@ def epsilon_pld(events: Sequence[dp.DpEvent], delta: float) -> float:
     """Epsilon at `delta` of all events together, by their privacy loss distribution.
 
     Guarantees: rounded to the private side, never below the true value; for a history fixed
-        beforehand. Infinite where it cannot be computed at so small a delta.
+        beforehand.
     """
     return _by_pld(_key(events), _checked_delta(delta))
 
@@ -49,6 +49,17 @@ def dp_sgd_event(sample_rate: float, steps: int, noise_multiplier: float) -> dp.
     """The event of `steps` Poisson-sampled Gaussian steps."""
     step = dp.PoissonSampledDpEvent(sample_rate, dp.GaussianDpEvent(noise_multiplier))
     return dp.SelfComposedDpEvent(step, steps)
+
+
+def epsilon_pld_of_group(
+    sample_rate: float, steps: int, noise_multiplier: float, delta: float, *, records: int
+) -> float:
+    """Epsilon of a person with that many records, where each is drawn and clipped by itself.
+
+    What a training that protects records means for people; infinite where it means nothing.
+    """
+    leaf = Leaf("gaussian", noise_multiplier, records, sample_rate)
+    return epsilon_of_losses([(leaf, steps)], _checked_delta(delta))
 
 
 def solve_noise_multiplier(
@@ -131,7 +142,9 @@ def _by_rdp(history: tuple[tuple[Leaf, int], ...], delta: float) -> float:
 
 @lru_cache(maxsize=8192)
 def _by_pld(history: tuple[tuple[Leaf, int], ...], delta: float) -> float:
-    return epsilon_of_losses(history, delta)
+    found = epsilon_of_losses(history, delta)
+    # Where losses are too large, or delta too small, for a grid: RDP bounds the same thing.
+    return found if math.isfinite(found) else _by_rdp(history, delta)
 
 
 _ACCOUNTANTS: dict[str, Callable[[Sequence[dp.DpEvent], float], float]] = {

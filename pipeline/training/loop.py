@@ -2,7 +2,7 @@
 
 One step is `DpStep`, in three calls that the audit can replay one by one:
 
-    step = DpStep(plan, model, loss_fn, engine, keystream)
+    step = DpStep(plan, model, engine, keystream)
     drawn = step.draw(subjects)                       # int64 positions, Poisson
     sums = step.clipped_sum(features, mask, labels)   # list[Tensor], one a parameter
     noisy = step.noisy(sums)                          # list[Tensor], new

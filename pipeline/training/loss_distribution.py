@@ -15,32 +15,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import fft, special, stats
+from scipy import fft
 
 from pipeline.training.events import Leaf
+from pipeline.training.outcomes import LARGEST_LOSS, Array, at_ends, outcomes_of, reversed_outcomes
 from pipeline.training.renyi import pure_epsilon
 
-Array = npt.NDArray[np.float64]
-
-_POINTS_PER_DEVIATION = 40  # grid points a standard deviation of the loss: error about 1e-4
+_FINE, _COARSE = 100, 40  # grid points a standard deviation: epsilon is off by 1e-5, 5e-5 of it
+_FEW = 8  # mechanisms in a history up to which the fine grid is affordable
 _MOST_POINTS = 1 << 20
+_SMALLEST_STEP = 1e-12
 _TAIL = 1e-16  # probability that a window may miss on either side; added to infinity
-_REACH = 9.6  # standard deviations of a Gaussian that are looked at; beyond lies 4e-22
-_LARGEST_LOSS = 500.0  # what is more revealing counts as infinitely so
-
-
-@dataclass(frozen=True)
-class _Outcomes:
-    """What can come out, in order of rising loss.
-
-    Outcome i has probability p[i] with the person and q[i] without, and a loss between
-    low[i] and high[i]; an outcome of one exact loss has them equal.
-    """
-
-    p: Array
-    q: Array
-    low: Array
-    high: Array
 
 
 @dataclass(frozen=True)
@@ -54,26 +39,21 @@ class _Losses:
 
     @property
     def values(self) -> Array:
-        return (self.start + np.arange(len(self.mass))) * self.step
-
-    @property
-    def variance(self) -> float:
-        mean = float(self.mass @ self.values)
-        return float(self.mass @ (self.values - mean) ** 2)
+        return (self.start + np.arange(len(self.mass), dtype=np.float64)) * self.step
 
 
 def epsilon_of_losses(history: Sequence[tuple[Leaf, int]], delta: float) -> float:
     """The smallest epsilon at which the whole history is (epsilon, delta)-DP.
 
-    Guarantees: never below the true value.
-    Source of the add direction: both are composed apart, and the larger counts.
+    Guarantees: never below the true value, whether the person is added or removed.
     """
     history = _gaussians_as_one(history)
     if any(math.isinf(pure_epsilon(leaf)) and leaf.kind != "gaussian" for leaf, _ in history):
         return math.inf
-    return max(
-        (_epsilon(_composed(history, add=add), delta) for add in (False, True)), default=0.0
-    )
+    fineness = _FINE if len(history) <= _FEW else _COARSE
+    runs = [_run(leaf, count, fineness) for leaf, count in history]
+    removed, added = zip(*runs, strict=True) if runs else ((), ())
+    return max(_epsilon(_composed(parts, fineness), delta) for parts in (removed, added))
 
 
 def _gaussians_as_one(history: Sequence[tuple[Leaf, int]]) -> list[tuple[Leaf, int]]:
@@ -86,253 +66,172 @@ def _gaussians_as_one(history: Sequence[tuple[Leaf, int]]) -> list[tuple[Leaf, i
     return [*rest, (Leaf("gaussian", precision**-0.5), 1)]
 
 
-def _composed(history: Sequence[tuple[Leaf, int]], *, add: bool) -> _Losses:
-    parts = [_run(leaf, count, add=add) for leaf, count in history]
-    if len(parts) == 1:
-        return parts[0]
-    infinity = min(1.0, sum(part.infinity for part in parts))
-    spread = math.sqrt(sum(part.variance for part in parts))
-    finest = max((part.step for part in parts), default=1.0)
-    low, high = _window([(_Atoms.of(part.values, part.mass), 1) for part in parts])
+def _composed(parts: Sequence[_Losses], fineness: int) -> _Losses:
+    """Different runs, one after another."""
+    if not parts:
+        return _Losses(1.0, 0, np.ones(1), 0.0)
+    if len(parts) == 1 or any(part.infinity >= 1 for part in parts):
+        return max(parts, key=lambda part: part.infinity)
+    infinity = min(1.0, sum(part.infinity for part in parts) + 2 * _TAIL)
+    atoms = [_atoms(part.values, part.mass) for part in parts]
+    variance = sum(_variance(*each) for each in atoms)
+    low, high = _window([(*each, 1) for each in atoms])
     step = max(
-        spread / (_POINTS_PER_DEVIATION * math.sqrt(max(1, len(parts)))),
-        (high - low) / _MOST_POINTS,
-        1e-12 if spread else finest,
+        math.sqrt(variance / len(parts)) / fineness, (high - low) / _MOST_POINTS, _SMALLEST_STEP
     )
-    gridded = [_gridded(part.values, part.mass, step, part.infinity) for part in parts]
-    composed = _convolved([(part, 1) for part in gridded], low, high, step)
-    return _Losses(step, composed.start, composed.mass, min(1.0, infinity + 2 * _TAIL))
+    gridded = [(_gridded(part.values, part.mass, step), 1) for part in parts]
+    return _convolved(gridded, low, high, step, infinity)
 
 
-def _run(leaf: Leaf, count: int, *, add: bool) -> _Losses:
-    """One mechanism, `count` times."""
-    outcomes = _outcomes(leaf, None, add=add)
-    values, mass = _at_ends(outcomes)
-    mean = float(mass @ values)
-    deviation = math.sqrt(float(mass @ (values - mean) ** 2))
-    low, high = _window([(_Atoms.of(values, mass), count)])
+def _run(leaf: Leaf, count: int, fineness: int) -> tuple[_Losses, _Losses]:
+    """One mechanism, `count` times: removing and adding the person."""
+    rough = outcomes_of(leaf, None)
+    ends = [at_ends(rough), at_ends(reversed_outcomes(rough))]
+    beyond = 1.0 - min(float(mass.sum()) for _, mass in ends)
+    if beyond * count >= 0.5:  # of a loss beyond all bounds
+        nothing = _Losses(1.0, 0, np.zeros(1), 1.0)
+        return nothing, nothing
+    windows = [_window([(*each, count)]) for each in ends]
     step = max(
-        deviation / _POINTS_PER_DEVIATION,
-        (high - low) / _MOST_POINTS,
-        float(values[-1] - values[0]) / _MOST_POINTS,
-        1e-12,
+        min(math.sqrt(_variance(*each)) for each in ends) / fineness,
+        max(high - low for low, high in windows) / _MOST_POINTS,
+        max(float(values[-1] - values[0]) for values, _ in ends) / _MOST_POINTS,
+        _SMALLEST_STEP,
     )
-    values, mass = _at_ends(_outcomes(leaf, step, add=add))
-    once = _gridded(values, mass, step, max(0.0, 1.0 - float(mass.sum())))
+    if leaf.kind == "gaussian":
+        fine = outcomes_of(leaf, step)
+        one, other = (
+            _repeated(at_ends(each), count, step, window)
+            for each, window in zip((fine, reversed_outcomes(fine)), windows, strict=True)
+        )
+        return one, other
+    # Pure DP: the largest loss lies on the grid, or it would be rounded up `count` times.
+    steps = [_aligned(step, each) for each in ends]
+    pure = outcomes_of(leaf, step)
+    return (
+        _repeated(at_ends(pure), count, steps[0], windows[0]),
+        _repeated(at_ends(reversed_outcomes(pure)), count, steps[1], windows[1]),
+    )
+
+
+def _aligned(step: float, ends: tuple[Array, Array]) -> float:
+    largest = float(ends[0][-1])
+    return largest / math.ceil(largest / step) if largest > 0 else step
+
+
+def _repeated(
+    ends: tuple[Array, Array], count: int, step: float, window: tuple[float, float]
+) -> _Losses:
+    """Losses of one application to losses of `count`."""
+    values, mass = ends
+    infinity = max(0.0, 1.0 - float(mass.sum()))
+    once = _gridded(values, mass, step, infinity)
     if count == 1:
         return once
-    composed = _convolved([(once, count)], low, high, step)
-    return _Losses(
-        step, composed.start, composed.mass, min(1.0, count * once.infinity + 2 * _TAIL)
-    )
+    return _convolved([(once, count)], *window, step, min(1.0, count * infinity + 2 * _TAIL))
 
 
-def _outcomes(leaf: Leaf, step: float | None, *, add: bool) -> _Outcomes:
-    """The outcomes of one application, with cells about `step` wide in loss."""
-    if leaf.kind == "gaussian":
-        found = _gaussian(leaf, step)
-    elif leaf.kind == "laplace":
-        found = _laplace(leaf, step)
-    elif leaf.kind == "discrete_laplace":
-        found = _discrete_laplace(leaf)
-    else:
-        found = _response(leaf)
-    if leaf.sample_rate < 1 and leaf.kind != "gaussian":
-        rate = leaf.sample_rate
-        found = _Outcomes(
-            rate * found.p + (1 - rate) * found.q,
-            found.q,
-            np.logaddexp(math.log1p(-rate), math.log(rate) + found.low),
-            np.logaddexp(math.log1p(-rate), math.log(rate) + found.high),
-        )
-    if not add:
-        return found
-    return _Outcomes(found.q[::-1], found.p[::-1], -found.high[::-1], -found.low[::-1])
-
-
-def _gaussian(leaf: Leaf, step: float | None) -> _Outcomes:
-    """N(0, sigma^2) against its mixture with the person: N(j, sigma^2) with probability w_j.
-
-    One person of `extra` records that are drawn independently moves the mean by j with
-    binomial probability w_j; person-level sampling is the case of one.
-    """
-    sigma = leaf.scale
-    shifts = np.arange(leaf.extra + 1, dtype=float)
-    weights = stats.binom.pmf(shifts, leaf.extra, leaf.sample_rate)
-    shifts, weights = shifts[weights > 1e-300], weights[weights > 1e-300]
-
-    def loss(z: Array) -> Array:
-        return special.logsumexp(
-            (2 * shifts * z[:, None] - shifts**2) / (2 * sigma**2), b=weights, axis=1
-        )
-
-    z = np.linspace(-_REACH * sigma, shifts.max() + _REACH * sigma, 4096)
-    losses = loss(z)
-    z = z[losses <= _LARGEST_LOSS]
-    if step is not None:
-        z = _at_steps(z, losses[: len(z)], step)
-    edges = loss(z)
-    floor = math.log(weights[0]) if shifts[0] == 0 else edges[0]  # of all that lies below z[0]
-    q = _between(z / sigma)
-    p = sum(
-        (w * _between((z - shift) / sigma) for shift, w in zip(shifts, weights, strict=True)),
-        np.zeros(len(q)),
-    )
-    # The tail below is one outcome more; the tail above is left to infinity.
-    below = float(weights @ special.ndtr((z[0] - shifts) / sigma))
-    return _Outcomes(
-        np.append(below, p),
-        np.append(special.ndtr(z[0] / sigma), q),
-        np.append(min(floor, edges[0]), edges[:-1]),
-        np.append(edges[0], np.maximum.accumulate(edges[1:])),
-    )
-
-
-def _laplace(leaf: Leaf, step: float | None) -> _Outcomes:
-    """Laplace noise around 1 against around 0; the loss is constant outside [0, 1]."""
-    scale = leaf.scale
-    epsilon = 1 / scale
-    cells = 4096 if step is None else min(_MOST_POINTS, math.ceil(2 * epsilon / step) + 1)
-    z = np.linspace(0.0, 1.0, cells + 1)
-    edges = (2 * z - 1) / scale
-    rising = 0.5 * np.exp((z - 1) / scale)
-    falling = 0.5 * np.exp(-z / scale)
-    tail = 0.5 * math.exp(-epsilon)
-    return _Outcomes(
-        np.concatenate([[tail], np.diff(rising), [0.5]]),
-        np.concatenate([[0.5], -np.diff(falling), [tail]]),
-        np.concatenate([[-epsilon], edges[:-1], [epsilon]]),
-        np.concatenate([[-epsilon], edges[1:], [epsilon]]),
-    )
-
-
-def _discrete_laplace(leaf: Leaf) -> _Outcomes:
-    """The same over whole numbers: P around the sensitivity, Q around 0."""
-    a, sensitivity = leaf.scale, leaf.extra
-    z = np.arange(1, sensitivity)
-    normal = math.tanh(a / 2)
-    tail, near = 1 / (1 + math.exp(a)), 1 / (1 + math.exp(-a))  # P(x >= 1), P(x >= 0)
-    far = tail * math.exp(-a * (sensitivity - 1))
-    p = np.concatenate([[far], normal * np.exp(-a * (sensitivity - z)), [near]])
-    q = np.concatenate([[near], normal * np.exp(-a * z), [far]])
-    losses = a * np.concatenate([[-sensitivity], 2.0 * z - sensitivity, [sensitivity]])
-    return _Outcomes(p, q, losses, losses)
-
-
-def _response(leaf: Leaf) -> _Outcomes:
-    """Randomized response of one answer against another."""
-    other = leaf.scale / leaf.extra
-    same = 1 - leaf.scale + other
-    ratio = math.log(same / other)
-    losses = np.array([-ratio, 0.0, ratio])
-    rest = max(0.0, (leaf.extra - 2) * other)
-    return _Outcomes(
-        np.array([other, rest, same]), np.array([same, rest, other]), losses, losses
-    )
-
-
-def _at_steps(z: Array, losses: Array, step: float) -> Array:
-    """Places whose losses are about whole multiples of `step`; any places would be valid."""
-    first, last = math.ceil(losses[0] / step), math.floor(losses[-1] / step)
-    inner = np.interp(np.arange(first, last + 1) * step, losses, z)
-    return np.unique(np.concatenate([[z[0]], inner, [z[-1]]]))
-
-
-def _between(z: Array) -> Array:
-    """Standard normal probability between neighbours, precise in both tails."""
-    below, above = special.ndtr(z), special.ndtr(-z)
-    return np.where(z[:-1] > 0, above[:-1] - above[1:], below[1:] - below[:-1]).clip(min=0.0)
-
-
-def _at_ends(outcomes: _Outcomes) -> tuple[Array, Array]:
-    """Each outcome split between its lowest and highest loss; see the module."""
-    width = outcomes.high - outcomes.low
-    wide = width > 0
-    share = np.ones(len(width))
-    ratio = np.divide(outcomes.q, outcomes.p, out=np.zeros(len(width)), where=outcomes.p > 0)
-    # p = a + b, q = a e^-low + b e^-high  =>  b / p = (1 - e^low q / p) / (1 - e^-width)
-    share[wide] = -np.expm1(
-        np.minimum(0.0, np.log(np.maximum(ratio[wide], 1e-300)) + outcomes.low[wide])
-    ) / -np.expm1(-width[wide])
-    share = share.clip(0.0, 1.0)
-    values = np.concatenate([outcomes.low, outcomes.high])
-    mass = np.concatenate([outcomes.p * (1 - share), outcomes.p * share])
-    order = np.argsort(values, kind="stable")
-    return values[order], mass[order]
-
-
-def _gridded(values: Array, mass: Array, step: float, infinity: float) -> _Losses:
+def _gridded(values: Array, mass: Array, step: float, infinity: float = 0.0) -> _Losses:
     """Losses moved to the grid, each split between the points beside it; see the module."""
-    below = np.floor(values / step)
+    below = np.floor(values / step + 1e-9)  # what lies on the grid stays there
     up = -np.expm1(below * step - values) / -math.expm1(-step)
     up = up.clip(0.0, 1.0)
     start = int(below[0])
     index = (below - start).astype(np.int64)
-    found = np.bincount(index, weights=mass * (1 - up), minlength=int(index[-1]) + 2)
+    found = np.zeros(int(index[-1]) + 2)
+    found += np.bincount(index, weights=mass * (1 - up), minlength=len(found))
     found += np.bincount(index + 1, weights=mass * up, minlength=len(found))
     return _Losses(step, start, found, infinity)
 
 
-@dataclass(frozen=True)
-class _Atoms:
-    """A few hundred losses that stand for many when a tail is bounded: rounded outwards."""
+def _atoms(values: Array, mass: Array) -> tuple[Array, Array]:
+    """A few hundred losses in place of many, for bounds: each split with its mean kept.
 
-    low: Array
-    high: Array
-    mass: Array
+    By Jensen's inequality that only enlarges E exp(t loss), for every t.
+    """
+    if len(values) <= 512 or values[0] == values[-1]:
+        return values, mass
+    edges = np.linspace(values[0], values[-1], 513)
+    place = (values - values[0]) / (edges[1] - edges[0])
+    below = np.minimum(place.astype(np.int64), 511)
+    up = (place - below).clip(0.0, 1.0)
+    found = np.zeros(513)
+    found += np.bincount(below, weights=mass * (1 - up), minlength=513)
+    found += np.bincount(below + 1, weights=mass * up, minlength=513)
+    return edges, found
 
-    @classmethod
-    def of(cls, values: Array, mass: Array) -> "_Atoms":
-        edges = np.linspace(values[0], values[-1], 513)
-        which = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, 511)
-        return cls(edges[:-1], edges[1:], np.bincount(which, weights=mass, minlength=512))
 
-
-def _window(parts: Sequence[tuple[_Atoms, int]]) -> tuple[float, float]:
+def _window(parts: Sequence[tuple[Array, Array, int]]) -> tuple[float, float]:
     """Bounds that the summed loss leaves with probability at most _TAIL on either side.
+
+    Args:
+        parts: losses, their probabilities, and how often they are added.
 
     Source: Chernoff: P(sum >= x) <= exp(sum of log E exp(t loss) - t x) for every t > 0.
     """
-    if not parts:
-        return 0.0, 0.0
-    means = [float(a.mass @ (a.low + a.high) / 2) for a, _ in parts]
-    variance = sum(
-        n * float(a.mass @ ((a.low + a.high) / 2 - mean) ** 2)
-        for (a, n), mean in zip(parts, means, strict=True)
-    )
-    deviation = max(math.sqrt(variance), 1e-9)
-    most = sum(n * float(a.high[-1]) for a, n in parts)
-    least = sum(n * float(a.low[0]) for a, n in parts)
+    most = sum(n * float(values[-1]) for values, _, n in parts)
+    least = sum(n * float(values[0]) for values, _, n in parts)
+    variance = sum(n * _variance(values, mass) for values, mass, n in parts)
+    far = max(most, -least, 1e-9)
+    deviation = min(max(math.sqrt(variance), 1e-9), far)
+    lost = -math.log(_TAIL)
     high, low = most, least
-    for t in np.geomspace(0.25, 64, 17) / deviation:
-        up = sum(n * float(special.logsumexp(t * a.high, b=a.mass)) for a, n in parts)
-        down = sum(n * float(special.logsumexp(-t * a.low, b=a.mass)) for a, n in parts)
-        high = min(high, (up - math.log(_TAIL)) / t)
-        low = max(low, -(down - math.log(_TAIL)) / t)
+    for t in np.geomspace(min(1 / deviation, lost / far), 16 / deviation, 14):
+        up = sum(n * _log_moment(values, mass, t) for values, mass, n in parts)
+        down = sum(n * _log_moment(values, mass, -t) for values, mass, n in parts)
+        high, low = min(high, (up + lost) / t), max(low, -(down + lost) / t)
     return low, high
 
 
+def _log_moment(values: Array, mass: Array, t: float) -> float:
+    exponents = t * values
+    top = max(float(exponents[0]), float(exponents[-1]))
+    shift = top if abs(top) > 600 else 0.0
+    return shift + math.log(max(_sum(mass, np.exp(exponents - shift)), 1e-300))
+
+
+def _variance(values: Array, mass: Array) -> float:
+    return _sum(mass, (values - _sum(mass, values)) ** 2)
+
+
+def _sum(weights: Array, values: Array) -> float:
+    """Their inner product, without BLAS: its threads cost more than they do here."""
+    return float(np.einsum("i,i->", weights, values))
+
+
 def _convolved(
-    parts: Sequence[tuple[_Losses, int]], low: float, high: float, step: float
+    parts: Sequence[tuple[_Losses, int]], low: float, high: float, step: float, infinity: float
 ) -> _Losses:
-    """Every part `count` times, summed; infinity is the caller's.
+    """Every part as often as its count says, summed.
 
     What lies outside the window comes in again at its other end: from below it is counted
-    as more revealing than it is; from above it is at most _TAIL, which is added to infinity.
+    as more revealing than it is; from above it is at most _TAIL, which is in `infinity`.
     """
     first, last = math.floor(low / step) - 1, math.ceil(high / step) + 1
     size = fft.next_fast_len(last - first + 1, real=True)
-    exponent = np.zeros(size // 2 + 1, dtype=np.complex128)
+    product = np.ones(size // 2 + 1, dtype=np.complex128)
     for part, count in parts:
         places = (part.start + np.arange(len(part.mass))) % size
         folded = np.bincount(places, weights=part.mass, minlength=size)
-        # 1 taken off at loss 0, as log1p keeps the precision that a high power would lose.
+        # Without its 1 at loss 0, as only so a high power keeps its precision.
         folded[0] = -folded[1:].sum() - max(0.0, 1.0 - part.mass.sum())
         spectrum = fft.rfft(folded)
-        with np.errstate(divide="ignore"):
-            exponent += count * np.log1p(spectrum)
-    mass = fft.irfft(np.exp(exponent), size)
-    return _Losses(step, first, np.roll(mass, -first).clip(min=0.0), 0.0)
+        product *= 1 + spectrum if count == 1 else _power_of_1_plus(spectrum, count)
+    mass = fft.irfft(product, size)
+    return _Losses(step, first, np.roll(mass, -first).clip(min=0.0), infinity)
+
+
+def _power_of_1_plus(
+    small: npt.NDArray[np.complex128], exponent: int
+) -> npt.NDArray[np.complex128]:
+    """(1 + small) ** exponent, precise also where `small` is tiny."""
+    real, imaginary = small.real, small.imag
+    squared = np.maximum(2 * real + real * real + imaginary * imaginary, -1.0)
+    with np.errstate(divide="ignore", under="ignore"):
+        size = np.exp(0.5 * exponent * np.log1p(squared))
+    angle = exponent * np.arctan2(imaginary, 1 + real)
+    found: npt.NDArray[np.complex128] = size * (np.cos(angle) + 1j * np.sin(angle))
+    return found
 
 
 def _epsilon(losses: _Losses, delta: float) -> float:
@@ -341,19 +240,17 @@ def _epsilon(losses: _Losses, delta: float) -> float:
     values, mass = losses.values, losses.mass
     kept = values > 0
     values, mass = values[kept], mass[kept]
-
-    def delta_at(epsilon: float) -> float:
-        above = values > epsilon
-        return losses.infinity - float(mass[above] @ np.expm1(epsilon - values[above]))
-
-    if delta_at(0.0) <= delta:
+    if not losses.infinity - _sum(mass, np.expm1(-values)) > delta:
         return 0.0
-    low, high = -1, len(values) - 1  # delta_at(values[high]) <= delta
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if delta_at(values[middle]) <= delta else (middle, high)
+    # delta at values[i] is A[i] - exp(values[i]) B[i]; where exp would overflow, A, which is more.
+    small = np.minimum(values, LARGEST_LOSS)
+    a = np.cumsum(mass[::-1])[::-1] - mass
+    b = np.cumsum((mass * np.exp(-small))[::-1])[::-1] - mass * np.exp(-small)
+    b[values > LARGEST_LOSS] = 0.0
+    enough = losses.infinity + a - np.exp(small) * b <= delta
+    high = int(np.argmax(enough)) if enough.any() else len(values) - 1
     above, weights = values[high:], mass[high:]
     # Between two points delta(e) = infinity + A - exp(e - values[high]) B: solved for e.
     total = losses.infinity + float(weights.sum())
-    scaled = float(weights @ np.exp(values[high] - above))
+    scaled = _sum(weights, np.exp(values[high] - above))
     return max(0.0, float(values[high]) + math.log((total - delta) / scaled))

@@ -21,7 +21,7 @@ Vector = npt.NDArray[np.float64]
 ORDERS: Vector = np.array(
     [1 + x / 10.0 for x in range(1, 100)] + [*range(11, 64), 128, 256, 512, 1024]
 )
-_WHOLE = ORDERS == np.round(ORDERS)
+_WHOLE = np.round(ORDERS) == ORDERS
 
 
 def rdp_vector(history: Mapping[Leaf, int]) -> Vector:

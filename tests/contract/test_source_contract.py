@@ -270,6 +270,23 @@ def test_the_whole_read_sees_one_snapshot_and_cannot_write(
     writer.dispose()
 
 
+def test_a_timestamp_without_a_zone_is_utc_whatever_the_servers_zone(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """The test server's own zone is Asia/Tokyo."""
+    url = build("postgres", tmp_path, rows(), request.getfixturevalue("postgres_urls"))
+    writer = sa.create_engine(
+        url.replace("postgresql:", "postgresql+psycopg:"), poolclass=sa.pool.NullPool
+    )
+    with writer.begin() as connection:
+        change = "ALTER TABLE loans ALTER lent_at TYPE timestamp USING lent_at AT TIME ZONE 'UTC'"
+        connection.execute(sa.text(change))
+    edge = at("2026-01-01T09:00:00") + dt.timedelta(days=1000)
+    assert len(records(declare(url), edge)) == 3
+    assert len(records(declare(url), edge + dt.timedelta(seconds=1))) == 2
+    assert records(declare(url))["order"].tolist()[0] == pd.Timestamp("2026-01-01T09:00Z")
+
+
 def test_a_wrong_password_is_one_line_without_it(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ import json
 import shutil
 import textwrap
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -22,12 +23,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pyroaring import BitMap
 
 from pipeline import workspace
 from pipeline.errors import AuditContradiction
 from pipeline.params import Params, parse_params
 from pipeline.stages import audit
 from pipeline.stages import train as train_stage
+from pipeline.stores.ledger import Ledger
 from pipeline.training import batches, bookkeeping, clipping, contract, loop, sampling
 from pipeline.training.noise import GaussianNoise
 from pipeline.training.plan import Plan
@@ -213,8 +216,8 @@ def noise_scaled_by_the_batch(patch: Patch) -> None:
         patch,
         loop.DpStep,
         "clipped_sum",
-        "total = zero_sums(self.model)",
-        "total = zero_sums(self.model); globals().update(_drawn=float(mask.any(1).sum()))",
+        "sums, norms = self.engine(",
+        "globals().update(_drawn=float(mask.any(1).sum()))\n    sums, norms = self.engine(",
     )
     _rewrite(
         patch,
@@ -293,9 +296,10 @@ def clip_per_record(patch: Patch) -> None:
         patch,
         loop.DpStep,
         "clipped_sum",
-        "total = zero_sums(self.model)",
+        "sums, norms = self.engine(",
         "alone = [t.flatten(0, 1).unsqueeze(1) for t in (features, mask, labels)]\n"
-        "    features, mask, labels = alone; total = zero_sums(self.model)",
+        "    features, mask, labels = alone\n"
+        "    sums, norms = self.engine(",
     )
 
 
@@ -441,14 +445,12 @@ def people_train_without_reservation(patch: Patch) -> None:
 
 
 def a_step_more_than_the_plan(patch: Patch) -> None:
-    _rewrite(patch, loop, "train", "range(plan.steps)", "range(plan.steps + 1)")
+    _rewrite(patch, loop, "train", "range(done, plan.steps)", "range(done, plan.steps + 1)")
 
 
 def the_plans_event_tells_a_smaller_rate(patch: Patch) -> None:
     event = Plan.event.fget
     assert event is not None
-    from dataclasses import replace
-
     patch.setattr(
         Plan, "event", property(lambda self: event(replace(self, sample_rate=self.sample_rate / 2)))
     )
@@ -516,3 +518,99 @@ def test_the_audit_turns_red(
     with pytest.raises(AuditContradiction):
         audit.run(_params(), now=NOW)
     assert _failed()
+
+
+def _charged_for(patch: Patch, change: Callable[[Plan], Plan]) -> None:
+    reserve = Ledger.reserve
+
+    def told(self: Ledger, plan: Plan, *words: Any, **others: Any) -> Any:
+        return reserve(self, change(plan), *words, **others)
+
+    patch.setattr(Ledger, "reserve", told)
+
+
+def charged_for_a_smaller_rate(patch: Patch) -> None:
+    _charged_for(patch, lambda plan: replace(plan, sample_rate=plan.sample_rate * 0.99))
+
+
+def charged_for_fewer_steps(patch: Patch) -> None:
+    _charged_for(patch, lambda plan: replace(plan, steps=plan.steps - 1))
+
+
+def charged_for_more_noise(patch: Patch) -> None:
+    louder = 1.01
+    _charged_for(patch, lambda plan: replace(plan, noise_multiplier=plan.noise_multiplier * louder))
+
+
+@dataclass(frozen=True)
+class _Unpaid:
+    run_id: str
+    admitted: BitMap
+    left_out: int = 0
+    resumed: bool = False
+
+
+def reservation_skipped(patch: Patch) -> None:
+    patch.setattr(Ledger, "settle", lambda *words, **others: None)
+    patch.setattr(
+        Ledger, "reserve", lambda self, plan, eligible, **others: _Unpaid("0" * 32, eligible)
+    )
+
+
+def reserved_for_half_the_people(patch: Patch) -> None:
+    reserve = Ledger.reserve
+
+    def half(self: Ledger, plan: Plan, eligible: BitMap, **others: Any) -> Any:
+        few = BitMap(list(eligible)[: len(eligible) // 2])
+        return _Unpaid(reserve(self, plan, few, **others).run_id, eligible)
+
+    patch.setattr(Ledger, "reserve", half)
+
+
+def never_settled(patch: Patch) -> None:
+    patch.setattr(Ledger, "settle", lambda *words, **others: None)
+
+
+def epsilon_claimed_too_small(patch: Patch) -> None:
+    epsilon = train_stage.epsilon_rdp
+    patch.setattr(train_stage, "epsilon_rdp", lambda *words: 0.99 * epsilon(*words))
+
+
+def pld_claimed_too_small(patch: Patch) -> None:
+    epsilon = train_stage.epsilon_pld
+    patch.setattr(train_stage, "epsilon_pld", lambda *words: 0.99 * epsilon(*words))
+
+
+def held_out_people_train(patch: Patch) -> None:
+    def everybody(paths: list[Path]) -> BitMap:
+        tokens = [pd.read_parquet(path, columns=["token"])["token"] for path in paths]
+        return BitMap(pd.concat(tokens).to_numpy(np.uint32))
+
+    patch.setattr(train_stage, "eligible_people", everybody)
+
+
+IN_A_RUN = {
+    charged_for_a_smaller_rate: "accounting.charged",
+    charged_for_fewer_steps: "accounting.charged",
+    charged_for_more_noise: "accounting.charged",
+    reservation_skipped: "accounting.reserved",
+    reserved_for_half_the_people: "accounting.covered",
+    never_settled: "accounting.settled",
+    epsilon_claimed_too_small: "accounting.epsilon_rdp",
+    pld_claimed_too_small: "accounting.epsilon",
+    held_out_people_train: "people.held_out",
+}
+
+
+@pytest.mark.parametrize("mutation", IN_A_RUN, ids=lambda m: m.__name__)
+def test_a_run_that_was_charged_or_filled_wrongly_turns_the_audit_red(
+    mutation: Callable[[Patch], None], tmp_path: Path, monkeypatch: Patch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _write_people(_params())
+    with pytest.MonkeyPatch.context() as patch:
+        mutation(patch)
+        train_stage.run(_params(), now=NOW)
+    with pytest.raises(AuditContradiction, match=IN_A_RUN[mutation]):
+        audit.run(_params(), now=NOW)
+    assert IN_A_RUN[mutation] in _failed()

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from pipeline.errors import TrainingRefused
 from pipeline.training.bookkeeping import BookkeepingEngine
-from pipeline.training.clipping import (
+from pipeline.training.clipping import make_engine
+from pipeline.training.contract import Engine, LossFn, trainable_parameters
+from pipeline.training.engines import (
     FunctionalEngine,
     OpacusEngine,
     OpacusGhostEngine,
     PlainEngine,
-    make_engine,
 )
-from pipeline.training.contract import Engine, LossFn, trainable_parameters
 from pipeline.training.models import binary_loss, class_loss
 
 Maker = Callable[[nn.Module, LossFn], Engine]

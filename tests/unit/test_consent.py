@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import consents
 from pipeline.consents import read_decisions, snapshot, willing_now, willing_subjects
 from pipeline.errors import ConsentInvalid, NobodyConsents, NotFound, TooFewSubjects
 from pipeline.params import Params, parse_params
@@ -217,8 +218,8 @@ def test_latest_answer_counts_whatever_the_chunks() -> None:
 def test_every_declared_yes_is_a_yes_and_two_of_them_do_not_contradict() -> None:
     found = willing_subjects(
         [answers(("ann", "ja", 1), ("ann", "yes", 1), ("bob", "ja", 1), ("bob", "nein", 1))],
-        yes=["yes", "ja"],
-        no=["nein"],
+        yes=["yes", "ja", "yes"],
+        no=["nein", "nein"],
     )
     assert list(found.willing) == ["ann"]
     assert found.latest["bob"] == "nein"
@@ -227,17 +228,18 @@ def test_every_declared_yes_is_a_yes_and_two_of_them_do_not_contradict() -> None
 def test_reduction_does_not_keep_the_history(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.consents._BUFFERED_ROWS", 10)
     sizes = []
-    kept = __import__("pipeline.consents", fromlist=["_latest"])._latest
+    kept = consents._latest
 
     def watched(frames: list[pd.DataFrame]) -> pd.DataFrame:
         sizes.append(sum(map(len, frames)))
         return kept(frames)
 
     monkeypatch.setattr("pipeline.consents._latest", watched)
-    chunks = (answers(("ann", "no", day % 28 + 1), ("bob", "yes", 1)) for day in range(500))
-    found = willing_subjects(chunks, yes=["yes"], no=["no"])
-    assert found.latest.to_dict() == {"ann": "no", "bob": "yes"}
-    assert max(sizes) <= 2 + 10 + 2
+    chunks = (answers(("ann", "no", day % 28 + 1), ("cid", "yes", 1)) for day in range(500))
+    first = answers(("bob", "yes", 1))
+    found = willing_subjects([first, *chunks], yes=["yes"], no=["no"])
+    assert found.latest.to_dict() == {"ann": "no", "bob": "yes", "cid": "yes"}
+    assert max(sizes) <= 3 + 10 + 2
 
 
 @pytest.mark.parametrize(
@@ -260,6 +262,7 @@ def test_nobody_who_is_not_named_is_let_through() -> None:
         {"subject": "ann", "rank": 1, "dose": None},
     ]
     assert kept.schema == records.schema
+    assert consent(records, pd.Index(["ann", None])).num_rows == 2
     assert consent(records, pd.Index([], dtype="str")).num_rows == 0
 
 

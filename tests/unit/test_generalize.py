@@ -104,6 +104,10 @@ def test_numbers_beyond_bounds_follow_the_policy(outside: str, expected: list[An
     assert one(native, declared) == (expected, 2, 1)
 
 
+def test_both_bounds_are_inside() -> None:
+    assert one([0, 10], column(**NUMBER)) == ([0.0, 10.0], 0, 0)
+
+
 @pytest.mark.parametrize("text", ["abc", "", "1_0", "nan"])
 def test_text_that_is_no_number_is_outside_even_when_clipping(text: str) -> None:
     assert one([text], column(**NUMBER, outside="clip")) == ([None], 1, 0)
@@ -222,6 +226,15 @@ def test_an_age_may_be_binned_and_a_birth_after_the_record_is_outside() -> None:
     at = ["2026-01-01"] * 4 + [None, "2026-01-01"]
     found = one(born, declared, at=at)
     assert found == (["[0,18)", "[18,120)", None, None, None, None], 2, 2)
+
+
+def test_a_birth_a_day_after_the_record_is_no_age_even_when_clipping() -> None:
+    declared = column(type="date", generalize={"age_at": "seen"}, bounds=(0, 120), outside="clip")
+    assert one(["2026-06-02", "1850-01-01"], declared, at=["2026-06-01"] * 2) == (
+        [None, 120.0],
+        2,
+        0,
+    )
 
 
 def test_an_age_needs_its_timestamp() -> None:

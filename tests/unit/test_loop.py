@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.errors import NotFinite, TrainingRefused
 from pipeline.params import Optimizer
 from pipeline.training.batches import PersonData
-from pipeline.training.clipping import PlainEngine
+from pipeline.training.engines import PlainEngine
 from pipeline.training.loop import DpStep, train, train_plain
 from pipeline.training.models import binary_loss
 from pipeline.training.plan import Plan

@@ -137,6 +137,13 @@ def test_names_shared_by_two_tables_are_written_with_their_table() -> None:
     assert {"encounters.insulin", "patients.insulin"} <= set(taken)
 
 
+def test_a_column_named_like_one_of_the_shards_own_is_written_with_its_table() -> None:
+    def name_it_rank(raw: dict[str, Any]) -> None:
+        _columns(raw)["rank"] = _columns(raw).pop("insulin")
+
+    assert "encounters.rank" in parse_params(changed(name_it_rank)).taken_columns()
+
+
 def test_bins_name_half_open_intervals() -> None:
     column = Column(role="feature", type="integer", why="w", generalize={"bins": [0, 1, 2.5]})
     assert column.categories == ("[0,1)", "[1,2.5)")

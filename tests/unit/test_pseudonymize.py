@@ -21,6 +21,7 @@ from pyroaring import BitMap
 from pipeline import partition
 from pipeline.errors import KeyInvalid, NotFound, SubjectKeyInvalid, VaultMismatch
 from pipeline.params import Params, load_params
+from pipeline.stages import pseudonymize as stage
 from pipeline.stages.pseudonymize import pseudonymize, run
 from pipeline.stores.vault import NO_TOKEN, Vault
 from pipeline.workspace import CONSENTED, SHARDS, SUBJECTS, shard_name
@@ -224,6 +225,22 @@ def test_wrong_key_writes_nothing(params: Params, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(KeyInvalid):
         run(params, now=NOW)
     assert written() == before
+
+
+def test_old_bitmap_is_gone_before_the_shards_are_new(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(params, now=NOW)
+    write([ROWS[0], [], []])
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("killed here")
+
+    monkeypatch.setattr(stage, "write_whole", fail)
+    with pytest.raises(RuntimeError, match="killed here"):
+        run(params, now=NOW)
+    assert shard(1) == []
+    assert not SUBJECTS.exists()
 
 
 _KILLED = """

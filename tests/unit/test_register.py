@@ -18,6 +18,7 @@ from pipeline.keys import create_key_file, load_key
 from pipeline.params import Params, Registration, load_params
 from pipeline.stages import register
 from pipeline.stages.register import Evidence, closed_gate, objections
+from pipeline.stores.ledger import Ledger
 from pipeline.stores.registry import Registry
 from pipeline.stores.vault import Vault
 from pipeline.training.plan import ADJACENCY, SAMPLING, UNIT, Plan
@@ -43,6 +44,7 @@ PLAN = Plan(
 class FakeRun:
     state: str = "settled"
     plan_digest: str = PLAN.digest
+    manifest_md5: str = ""
 
 
 @dataclass
@@ -68,7 +70,7 @@ class FakeLedger:
             raise NotFound("No such run.")
         return self.record
 
-    def classes(self, tokens: BitMap) -> list[FakeClass]:
+    def classes(self, tokens: BitMap, *, delta: float) -> list[FakeClass]:
         return [FakeClass(self.spent)]
 
     def head(self) -> tuple[int, str]:
@@ -154,7 +156,7 @@ def door(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
             "passed": True,
             "run_id": "run-1",
             "checks": [{"name": "sensitivity", "passed": True}],
-            "attack": {"auc": 0.503, "name": "loss"},
+            "attack": {"auc": 0.503, "people_in": 3, "tpr_at_fpr": {"0.01": 0.02}},
         },
     )
     train = {
@@ -178,9 +180,11 @@ def door(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
     for scratch in (workspace.MINIMIZED, workspace.CONSENTED):
         (here / scratch).mkdir()
         (here / scratch / "shard-0000.parquet").write_text(PEOPLE[0])
-    made = Door(here, params, FakeLedger(), set(PEOPLE))
+    ledger = FakeLedger()
+    ledger.record.manifest_md5 = _md5(manifest)
+    made = Door(here, params, ledger, set(PEOPLE))
     monkeypatch.setattr(register, "willing_now", lambda params, now: made.willing)
-    monkeypatch.setattr(register.Ledger, "open", lambda url: made.ledger, raising=False)
+    monkeypatch.setattr(register.Ledger, "open", lambda url: made.ledger)
     yield made
 
 
@@ -195,6 +199,29 @@ def test_a_sound_model_is_registered_as_candidate_and_champion(door: Door) -> No
         "run_id": "run-1",
     }
     assert workspace.read_json(workspace.report_path("register")) == report
+
+
+def test_the_ledgers_own_record_opens_the_door(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.chdir(door.root)
+    monkeypatch.setattr(register, "willing_now", lambda params, now: door.willing)
+    people = BitMap.deserialize(workspace.MANIFEST.read_bytes())
+    with Ledger.open(door.params.stores.ledger) as ledger:
+        reservation = ledger.reserve(
+            PLAN, people, budget=door.params.budget, request="asked", now=NOW
+        )
+        described = workspace.MODEL / "model.json"
+        run_id = reservation.run_id
+        workspace.write_json(described, workspace.read_json(described) | {"run_id": run_id})
+        write_lock(door.root, "d" * 32 + ".dir")
+        for stage in ("train", "audit"):
+            door.edit(stage, run_id=run_id)
+        with pytest.raises(RegistrationRefused, match="is reserved, not settled"):
+            door.run()
+        ledger.settle(run_id)
+        assert door.run()["run_id"] == run_id
+        tags = Registry.open(door.params.stores.registry).find("readmission", "1").tags
+        ledger.check_contains(run_id, int(tags["ledger_rows"]), tags["ledger_head"])
 
 
 def test_the_version_names_people_data_code_parameters_and_price(door: Door) -> None:
@@ -226,7 +253,7 @@ def test_the_version_names_people_data_code_parameters_and_price(door: Door) -> 
         "run_id": "run-1",
         "ledger_rows": "2",
         "ledger_head": "abcdef",
-        "not_private": "attack_auc, auc, records, subjects",
+        "not_private": "attack_auc, attack_tpr_at_fpr_0.01, auc, records, subjects",
     }
     assert {name: tags.get(name) for name in expected} == expected
     assert "RDP" in tags["accountant"]
@@ -304,6 +331,7 @@ def _other_lock_data(door: Door) -> None:
         (lambda d: setattr(d.ledger.record, "state", "reserved"), "is reserved, not settled"),
         (lambda d: setattr(d.ledger.record, "state", "void"), "is void, not settled"),
         (lambda d: setattr(d.ledger.record, "plan_digest", "x"), "charged for another plan"),
+        (lambda d: setattr(d.ledger.record, "manifest_md5", "x"), "charged for other people"),
         (lambda d: setattr(d.ledger, "spent", 4.2), "spent epsilon 4.2 of 4"),
         (lambda d: setattr(d.ledger, "spent", float("nan")), "spent epsilon nan of 4"),
         (lambda d: d.edit("train", manifest_md5="0" * 32), "not the one that was trained on"),
@@ -345,6 +373,7 @@ def test_a_report_that_says_nothing_is_no_evidence() -> None:
         described_run="run-1",
         run_state="settled",
         run_plan_digest=PLAN.digest,
+        run_manifest_md5="m",
         largest_spend=1.0,
         budget=4.0,
         manifest_md5="m",

@@ -354,8 +354,8 @@ def test_an_earlier_sample_is_replaced_and_its_journal_is_not_played_back(tmp_pa
     for suffix in ("-journal", "-wal", "-shm"):
         (tmp_path / f"clinic.db{suffix}").write_bytes(b"of the old file")
     build_clinic(f"sqlite:///{path}", patients=20, now=NOW)
-    assert column(path, "SELECT count(*) FROM patients") == [20]
     assert [found.name for found in tmp_path.iterdir()] == ["clinic.db"]
+    assert column(path, "SELECT count(*) FROM patients") == [20]
 
 
 def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:

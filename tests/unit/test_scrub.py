@@ -70,8 +70,7 @@ def test_a_name_that_is_an_everyday_word_counts_inside_a_sentence(
 
 def test_overlapping_findings_leave_nothing_of_either(scrubber: ColumnScrubber) -> None:
     made = scrubbed(scrubber, "Contact Dr. Ada Quill-Strand@example.org now")
-    for part in ("Ada", "Quill", "Strand", "example"):
-        assert part not in made
+    assert made == "Contact <EMAIL_ADDRESS> now"
 
 
 def test_null_stays_null_and_places_are_counted_for_every_repeat(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from pipeline.errors import Busy, DiskFull, NotFound, SourceUnavailable, VaultMismatch
 from pipeline.stores import vault_database
@@ -206,3 +207,17 @@ def test_processes_at_once_agree_on_every_token(path: Path) -> None:
     assert [process.wait(120) for process in running] == [0, 0, 0]
     with Vault.open(url(path), KEY) as vault:
         assert vault.count() == 600
+
+
+def test_error_of_the_database_quotes_nothing_that_was_to_be_written(path: Path) -> None:
+    with Vault.open(url(path), KEY) as vault:
+        token = int(vault.tokens(["ada"])[0])
+        connection = sqlite3.connect(path)
+        connection.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON vault_reveals "
+            "BEGIN SELECT RAISE(ABORT, 'refused'); END"
+        )
+        connection.close()
+        with pytest.raises(sa.exc.IntegrityError, match="refused") as raised:
+            vault.reveal(token, reason="asked by Eve Adams", who="auditor", now=NOW)
+    assert "Eve Adams" not in str(raised.value)

@@ -1,0 +1,1 @@
+"""Every figure the README quotes, measured by one command: `make bench`."""
