@@ -108,7 +108,7 @@ def key(params_file: ParamsFile = _PARAMS) -> None:
 @app.command()
 def sample(
     params_file: ParamsFile = _PARAMS,
-    patients: Annotated[int, typer.Option(min=1, help="How many to generate.")] = 20_000,
+    patients: Annotated[int, typer.Option(min=1, help="How many to generate.")] = 70_000,
     encounters: Annotated[
         Path | None, typer.Option(help="The real diabetic_data.csv or .csv.gz to build from.")
     ] = None,

@@ -82,7 +82,7 @@ def model_card(
             + (
                 "(private: charged to the ledger)"
                 if entry.get("private")
-                else "(not private: computed without noise, on held-out people)"
+                else "(not private: computed from people's records without noise)"
             ),
         )
         for name, entry in sorted(metrics.items())

@@ -5,7 +5,7 @@ Four looks, all with fresh keys, through the code that trains:
     sampling   only who is drawn, over many draws: Poisson over everybody in the run
     clipping   single steps on the run's model and people, with and without one of them
     noise      what is added to a sum, on the run's model
-    loop       whole trainings on made-up people, read off their released steps
+    loop       whole trainings on made-up people, in `whole_training`
 
 Each statistical test alarms on a sound mechanism with probability `statistics.ALPHA` at
 most. What depends on real people (clipping) is a ratio to the clip and is not private.
@@ -17,9 +17,7 @@ from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from pyroaring import BitMap
 from torch import Tensor, nn
 
 from pipeline.attacks import replay
@@ -31,12 +29,13 @@ from pipeline.attacks.statistics import (
     holds,
     improbable,
     mean_p,
-    normal_scores,
     pairwise_correlation_p,
+    poisson_checks,
     shape_p,
     variance_p,
 )
-from pipeline.errors import LetheError, TrainingRefused
+from pipeline.attacks.whole_training import check_loop, check_refusals
+from pipeline.errors import LetheError
 from pipeline.training import clipping, loop
 from pipeline.training.batches import PersonData
 from pipeline.training.contract import LossFn, trainable_parameters, zero_sums
@@ -45,13 +44,10 @@ from pipeline.training.sampling import Keystream
 
 CLIP_TOLERANCE = 1e-4  # of the clip: float32 sums of a few hundred people
 REFERENCE_TOLERANCE = 1e-3  # of the clip: another order of the same float32 operations
-SHARE_TOLERANCE = 0.1  # of a share; quiet noise stays within it by 35 standard deviations
 _PEOPLE_AT_ONCE = 512
 _REFERENCE_PEOPLE = 24
 _NOISE_VALUES = 60_000
 _DRAWN_NUMBERS = 40_000_000
-_MOST_RECORDS = 16  # of a made-up person
-_TOGETHER = 10  # made-up people: fewer than are drawn, so that a step has several parts
 
 
 def check_mechanism(
@@ -130,54 +126,13 @@ def check_sampling(
     return [
         at_most("sampling.nobody_twice", twice, 0, meaning="nobody is twice in one draw"),
         at_most("sampling.known", outside, 0, meaning="only people of the run are drawn"),
-        *_poisson_checks("sampling", counts, totals, overlaps, plan.sample_rate, random),
+        *poisson_checks("sampling", counts, totals, overlaps, plan.sample_rate, random),
         improbable(
             "sampling.fresh_keys",
             1.0
             if plan.sample_rate == 1
             else binomial_p(len(one & other), people, plan.sample_rate**2),
             meaning="two runs draw independently of each other",
-        ),
-    ]
-
-
-def _poisson_checks(
-    name: str,
-    counts: npt.NDArray[np.int64],
-    totals: npt.NDArray[np.int64],
-    overlaps: npt.NDArray[np.int64],
-    rate: float,
-    random: np.random.Generator,
-) -> list[Check]:
-    """Each person in each draw by a coin of its own.
-
-    Shapes: counts [draws] of people, totals [people] of draws, overlaps [draws // 2] of
-        people who are in both of two draws in a row.
-    """
-    draws, people = len(counts), len(totals)
-    sizes = normal_scores(counts, people, rate, random=random)
-    shares = normal_scores(totals, draws, rate, random=random)
-    common = normal_scores(overlaps, people, rate**2, random=random)
-    return [
-        improbable(
-            f"{name}.rate",
-            binomial_p(int(counts.sum()), draws * people, rate),
-            meaning="people are drawn as often as the plan says",
-        ),
-        improbable(
-            f"{name}.sizes",
-            [variance_p(sizes), shape_p(sizes)],
-            meaning="the number drawn is binomial; a shuffled epoch's never varies",
-        ),
-        improbable(
-            f"{name}.people",
-            [variance_p(shares), shape_p(shares)],
-            meaning="everybody is drawn at the same rate, and no more evenly than by chance",
-        ),
-        improbable(
-            f"{name}.independent",
-            [mean_p(common), binomial_p(int(overlaps.sum()), len(overlaps) * people, rate**2)],
-            meaning="who was drawn before is drawn again as often as anybody",
         ),
     ]
 
@@ -362,182 +317,6 @@ def _repeats(values: Floats) -> int:
     """How many runs of three values were there before; by chance one in 2^69 pairs of runs."""
     runs = np.lib.stride_tricks.sliding_window_view(values.astype(np.float32), 3)
     return len(runs) - len(np.unique(np.ascontiguousarray(runs).view("V12")))
-
-
-def check_loop(
-    plan: Plan,
-    data: PersonData,
-    model: nn.Module,
-    loss_fn: LossFn,
-    *,
-    engine: str,
-    classes: int,
-    device: str,
-    random: np.random.Generator,
-) -> list[Check]:
-    """Whole trainings: with next to no noise, with the plan's noise, and on the run's model."""
-    crowd = _quiet_checks(plan, "loop.crowd", people=128, steps=192, random=random)
-    lonely = _quiet_checks(plan, "loop.lonely", people=1, steps=128, random=random)
-    loud = _loud_checks(plan)
-    # Few of the run's people, with nothing in their places: only noise can come out.
-    own = replay.released_sums(
-        plan,
-        replay.without_records(replay.first(data, 64)),
-        deepcopy(model),
-        loss_fn,
-        steps=4,
-        engine=engine,
-        classes=classes,
-        device=device,
-    )
-    scale = plan.noise_multiplier * plan.clip_norm
-    tensors = [variance_p((part / scale).ravel()) for part in own.tensors()]
-    return [
-        *crowd,
-        *lonely,
-        *loud,
-        improbable(
-            "loop.own_model",
-            [*tensors, pairwise_correlation_p(own.sums / scale)] if len(own.sums) else [0.0],
-            meaning="every layer of the run's model gets the plan's noise in every step",
-        ),
-    ]
-
-
-def _quiet_checks(
-    plan: Plan, name: str, *, people: int, steps: int, random: np.random.Generator
-) -> list[Check]:
-    """Reads off who was drawn how often in each step, and what a share was divided by."""
-    # So low a rate would draw nobody in a replay that ends; the run's own is checked above.
-    rate = max(plan.sample_rate, 1 / 64)
-    quiet = replace(plan, noise_multiplier=replay.QUIET, sample_rate=rate)
-    records = min(plan.records_per_person, _MOST_RECORDS)
-    made, lengths = replay.made_up_people(
-        people, records=records, clip_norm=plan.clip_norm, spare=16
-    )
-    width = people + 16
-    found = replay.released_sums(
-        quiet,
-        made,
-        replay.TwoHeads(width),
-        replay.output_as_loss,
-        steps=steps,
-        physical_batch=_TOGETHER,
-    )
-    taken = len(found.sums)
-    left, right = found.tensors()
-    heads = np.stack([left[:, :people], right[:, :people]]) * math.sqrt(2) / lengths
-    whole = np.round(heads)
-    drawn = whole[0].astype(np.int64).clip(0, None)
-    overlaps = (drawn[0 : taken - 1 : 2] * drawn[1::2]).sum(1)
-    silent = int((np.abs(found.sums[:, people:width]).max(1, initial=0.0) == 0).sum())
-    return [
-        holds(
-            f"{name}.steps",
-            taken == steps == found.trained.steps and silent == 0,
-            meaning="every step is taken and has noise, also one that draws nobody",
-        ),
-        at_most(
-            f"{name}.shares",
-            float(np.abs(heads - whole).max(initial=0.0)) if taken else math.inf,
-            SHARE_TOLERANCE,
-            meaning="a person's share is clipped as a whole and divided by the expected batch",
-        ),
-        at_most(
-            f"{name}.nobody_twice",
-            float(np.abs(whole).max(initial=0.0)),
-            1,
-            meaning="nobody counts more than once in a step",
-        ),
-        *_poisson_checks(name, drawn.sum(1), drawn.sum(0), overlaps, rate, random),
-    ]
-
-
-def _loud_checks(plan: Plan) -> list[Check]:
-    """The plan's own noise, for two numbers of people, in coordinates that are nobody's.
-
-    One of them comes twice: two runs under one key would be alike.
-    """
-    steps, spare = 40, 256
-    records = min(plan.records_per_person, _MOST_RECORDS)
-    scale = plan.noise_multiplier * plan.clip_norm
-    runs = []
-    for people in (1, 1, 256):
-        made, _ = replay.made_up_people(
-            people, records=records, clip_norm=plan.clip_norm, spare=spare
-        )
-        found = replay.released_sums(
-            plan,
-            made,
-            replay.TwoHeads(people + spare),
-            replay.output_as_loss,
-            steps=steps,
-            physical_batch=_TOGETHER,
-        )
-        runs.append([head[:, people:] / scale for head in found.tensors()])
-    every = [np.concatenate(heads, axis=1).ravel() for heads in runs]
-    rows = np.concatenate([head for heads in runs for head in heads])
-    return [
-        improbable(
-            "loop.noise_scale",
-            [p for values in every for p in (variance_p(values), mean_p(values), shape_p(values))],
-            meaning="each step releases the plan's noise, whoever was drawn",
-        ),
-        improbable(
-            "loop.noise_in_each_step",
-            [variance_p(row) for row in rows],
-            meaning="no step has less noise than another",
-        ),
-        improbable(
-            "loop.noise_independent",
-            pairwise_correlation_p(rows),
-            meaning="no two steps, layers or runs share noise",
-        ),
-    ]
-
-
-def check_refusals(plan: Plan) -> list[Check]:
-    """Trainings that the guarantee does not cover, on made-up people: each must be refused."""
-    records = plan.records_per_person
-    made, _ = replay.made_up_people(4, records=records, clip_norm=plan.clip_norm, spare=4)
-    wide, _ = replay.made_up_people(4, records=records + 1, clip_norm=plan.clip_norm, spare=4)
-    same = PersonData(made.features, made.mask, made.labels, np.zeros(4, dtype=np.uint32))
-    asked: dict[str, tuple[PersonData, replay.Admission, str]] = {
-        "unreserved": (
-            made,
-            replay.Admission("replay", BitMap(made.tokens[:-1])),
-            "nobody trains for whom no budget is reserved",
-        ),
-        "place_twice": (
-            same,
-            replay.Admission("replay", BitMap(same.tokens)),
-            "nobody has two places",
-        ),
-        "too_many_records": (
-            wide,
-            replay.Admission("replay", BitMap(wide.tokens)),
-            "nobody brings more records than the plan allows",
-        ),
-    }
-    return [
-        holds(f"refusal.{name}", _refused(plan, people, admission), meaning=meaning)
-        for name, (people, admission, meaning) in asked.items()
-    ]
-
-
-def _refused(plan: Plan, people: PersonData, admission: replay.Admission) -> bool:
-    try:
-        replay.released_sums(
-            plan,
-            people,
-            replay.TwoHeads(people.features.shape[2]),
-            replay.output_as_loss,
-            steps=1,
-            admission=admission,
-        )
-    except TrainingRefused:
-        return True
-    return False
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:

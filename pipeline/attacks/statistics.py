@@ -17,6 +17,7 @@ from scipy import stats
 from scipy.special import betaincinv
 
 Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
 
 FALSE_ALARMS = 1e-6  # of one whole audit
 ALPHA = 1e-8  # of one statistical test
@@ -119,7 +120,7 @@ def binomial_p(count: int, trials: int, probability: float) -> float:
 
 
 def normal_scores(
-    counts: npt.NDArray[np.int64], trials: int, probability: float, *, random: np.random.Generator
+    counts: Counts, trials: int, probability: float, *, random: np.random.Generator
 ) -> Floats:
     """Exactly standard normal values, if the counts are binomial; infinite for an impossible one.
 
@@ -132,6 +133,47 @@ def normal_scores(
     # From the nearer tail, so that a value far out is not rounded to 0 or 1.
     scores: Floats = np.where(below < 0.5, stats.norm.ppf(below), stats.norm.isf(above))
     return scores
+
+
+def poisson_checks(
+    name: str,
+    counts: Counts,
+    totals: Counts,
+    overlaps: Counts,
+    rate: float,
+    random: np.random.Generator,
+) -> list[Check]:
+    """Each person in each draw by a coin of its own.
+
+    Shapes: counts [draws] of people, totals [people] of draws, overlaps [draws // 2] of
+        people who are in both of two draws in a row.
+    """
+    draws, people = len(counts), len(totals)
+    sizes = normal_scores(counts, people, rate, random=random)
+    shares = normal_scores(totals, draws, rate, random=random)
+    common = normal_scores(overlaps, people, rate**2, random=random)
+    return [
+        improbable(
+            f"{name}.rate",
+            binomial_p(int(counts.sum()), draws * people, rate),
+            meaning="people are drawn as often as the plan says",
+        ),
+        improbable(
+            f"{name}.sizes",
+            [variance_p(sizes), shape_p(sizes)],
+            meaning="the number drawn is binomial; a shuffled epoch's never varies",
+        ),
+        improbable(
+            f"{name}.people",
+            [variance_p(shares), shape_p(shares)],
+            meaning="everybody is drawn at the same rate, and no more evenly than by chance",
+        ),
+        improbable(
+            f"{name}.independent",
+            [mean_p(common), binomial_p(int(overlaps.sum()), len(overlaps) * people, rate**2)],
+            meaning="who was drawn before is drawn again as often as anybody",
+        ),
+    ]
 
 
 def clopper_pearson(successes: int, trials: int, *, alpha: float) -> tuple[float, float]:

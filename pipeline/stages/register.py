@@ -9,8 +9,8 @@ who has withdrawn. What still has subject keys ends here.
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,94 +21,17 @@ from pipeline import workspace
 from pipeline.card import model_card
 from pipeline.consents import willing_now
 from pipeline.errors import NotFound, RegistrationRefused
+from pipeline.evidence import Evidence, closed_gate, objections
 from pipeline.keys import load_key
-from pipeline.params import Params, Registration, resolve_secret
-from pipeline.serve import Predictor, input_columns, output_columns
+from pipeline.params import Params, resolve_secret
 from pipeline.stores.history import History
-from pipeline.stores.ledger import Ledger
 from pipeline.stores.registry import COMPLETE, NOT_PRIVATE, RUN_ID, Registry, Release, Version
 from pipeline.stores.vault import Vault
-from pipeline.training.plan import Plan
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"
 GATE = "gate"  # tag: "open", or why the version was not promoted by itself
 WITHDRAWN = "withdrawn"  # tag: how many people of the version have withdrawn since
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Everything that the door looks at, gathered beforehand; counts, hashes and prices."""
-
-    validation: Mapping[str, Any]
-    audit: Mapping[str, Any]
-    training: Mapping[str, Any]
-    plan: Plan
-    described_run: str
-    run_state: str
-    run_plan_digest: str
-    run_manifest_md5: str
-    largest_spend: float
-    budget: float
-    manifest_md5: str
-    subjects: int
-    withdrawn: int
-    recorded: Mapping[str, str | None]
-    used: Mapping[str, str | None]
-    model_is_recorded: bool
-
-
-def objections(evidence: Evidence) -> list[str]:
-    """Every reason against registering; none if the door is open.
-
-    Default deny: what a report does not say is not so.
-    """
-    e = evidence
-    run_id = e.training.get("run_id")
-    found = {
-        "validation did not pass (lethe validate)": e.validation.get("passed") is not True,
-        "the audit did not pass (lethe audit)": e.audit.get("passed") is not True,
-        "the audit is of another training (lethe audit)": e.audit.get("run_id") != run_id,
-        "the model is of another training (lethe train)": e.described_run != run_id,
-        f"the training's spend is {e.run_state}, not settled": e.run_state != "settled",
-        "the ledger was charged for another plan": e.run_plan_digest != e.plan.digest,
-        "the ledger was charged for other people": e.run_manifest_md5 != e.manifest_md5,
-        "the training followed another plan": e.training.get("plan") != e.plan.to_data(),
-        f"somebody in it has spent epsilon {e.largest_spend:.4g} of {e.budget:g}": not (
-            e.largest_spend <= e.budget
-        ),
-        "the manifest is not the one that was trained on": (
-            e.training.get("manifest_md5") != e.manifest_md5
-            or e.training.get("subjects") != e.subjects
-        ),
-        f"{e.withdrawn} people in it have withdrawn, were erased or are unknown since": (
-            e.withdrawn != 0
-        ),
-        "dvc.lock does not name all of what is registered (dvc repro)": not all(
-            e.recorded.values()
-        ),
-        "the manifest is not the one that dvc.lock names": (
-            e.recorded.get("manifest") != e.manifest_md5
-        ),
-        "the data changed after the training": e.used.get("train") != e.recorded.get("data"),
-        "the data changed after the validation": (e.used.get("validate") != e.recorded.get("data")),
-        "the model's files are not those that dvc.lock names": not e.model_is_recorded,
-    }
-    return [reason for reason, holds in found.items() if holds]
-
-
-def closed_gate(metrics: Mapping[str, Mapping[str, Any]], registration: Registration) -> list[str]:
-    """Why a version is not promoted by itself; nothing if it is."""
-    reasons = []
-    if registration.promote != "automatic":
-        reasons.append(f"registration.promote is {registration.promote}")
-    auc = metrics.get("auc", {}).get("value")
-    if auc is None:
-        if registration.min_auc > 0:
-            reasons.append("no auc was measured")
-    elif not auc >= registration.min_auc:
-        reasons.append(f"auc {auc:.4f} is below min_auc {registration.min_auc:g}")
-    return reasons
 
 
 def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
@@ -122,7 +45,7 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
         return _register(params, now)
     finally:
         # However it ends: the next walk reads the source again anyway.
-        pass
+        workspace.remove_scratch()
 
 
 def _register(params: Params, now: dt.datetime) -> dict[str, Any]:
@@ -178,6 +101,10 @@ def _first_time(
     manifest: bytes,
     withdrawn: int,
 ) -> Version:
+    # Not at the top: a walk that registers nothing needs neither torch nor the accountants.
+    from pipeline.stores.ledger import Ledger
+    from pipeline.training.plan import Plan
+
     history = History(Path.cwd())
     described = workspace.read_json(workspace.MODEL / "model.json")
     audit, validation = _report("audit"), _report("validate")
@@ -225,6 +152,8 @@ def _first_time(
 def _release(
     params: Params, evidence: Evidence, history: History, *, ledger_rows: int, ledger_head: str
 ) -> Release:
+    from pipeline.serve import Predictor, input_columns, output_columns
+
     training, plan = evidence.training, evidence.plan
     metrics: Mapping[str, Mapping[str, Any]] = training.get("metrics", {})
     attack = _attack_metrics(evidence.audit.get("attack", {}))
@@ -232,7 +161,6 @@ def _release(
     lock = history.lock_bytes() or b""
     state = history.git_state()
     reasons = closed_gate(metrics, params.registration)
-    checks = evidence.audit.get("checks", ())
     facts: dict[str, Any] = {
         RUN_ID: training["run_id"],
         "K": plan.records_per_person,
@@ -243,7 +171,7 @@ def _release(
             else "RDP (what the budget is held to) and PLD (reported beside it)"
         ),
         "adjacency": training["adjacency"],
-        "audit": f"passed: {', '.join(sorted(str(c['name']) for c in checks)) or 'no checks'}",
+        "audit": _audited(evidence.audit.get("checks", ())),
         "clip_norm": plan.clip_norm,
         "data_md5": evidence.recorded["data"],
         "delta": plan.delta,
@@ -305,6 +233,13 @@ def _release(
         description=card.markdown(),
         own_module=own[0] if own[1] else None,
     )
+
+
+def _audited(checks: Sequence[Mapping[str, Any]]) -> str:
+    """How many checks held, by the part of the mechanism that they look at."""
+    parts = Counter(str(check["name"]).partition(".")[0] for check in checks)
+    counted = ", ".join(f"{part} {count}" for part, count in sorted(parts.items()))
+    return f"passed: {len(checks)} checks ({counted})"
 
 
 def _attack_metrics(attack: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

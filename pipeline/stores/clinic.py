@@ -196,7 +196,9 @@ def _fill(connection: sa.Connection, tables: Sequence[NewTable]) -> Iterator[Cli
     yield ClinicWriter(connection, tables)
     for made in in_order:
         if connection.dialect.name != "sqlite":
-            for constraint in sorted(made.foreign_key_constraints, key=lambda c: str(c.column_keys)):
+            for constraint in sorted(
+                made.foreign_key_constraints, key=lambda c: str(c.column_keys)
+            ):
                 connection.execute(sa.schema.AddConstraint(constraint))
         for index in sorted(made.indexes, key=lambda index: str(index.name)):
             connection.execute(sa.schema.CreateIndex(index))

@@ -86,8 +86,14 @@ def open_engine(url: str) -> sa.Engine:
         if sqlite and parsed.database not in (None, "", ":memory:"):
             _own_file(Path(str(parsed.database)))
         arguments = {"timeout": _PATIENCE_S, "isolation_level": None} if sqlite else {}
-        # hide_parameters: an error message must not quote a row.
-        engine = sa.create_engine(parsed, hide_parameters=True, connect_args=arguments)
+        memory = sqlite and parsed.database in (None, "", ":memory:")
+        engine = sa.create_engine(
+            parsed,
+            hide_parameters=True,  # an error message must not quote a row
+            connect_args=arguments,
+            # A connection a transaction: none is left open, or shared with a forked process.
+            poolclass=sa.StaticPool if memory else sa.NullPool,
+        )
     except (sa.exc.ArgumentError, ImportError):
         raise SourceUnavailable(
             "stores.ledger is not a SQLAlchemy URL of an installed driver, such as "
@@ -241,6 +247,13 @@ def _create(connection: sa.Connection, table: sa.Table) -> None:
                 f"CREATE TRIGGER {table.name}_no_{verb.lower()} BEFORE {verb} ON {table.name} "
                 "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
             )
+        (key,) = table.primary_key.columns
+        # INSERT OR REPLACE deletes without asking the trigger above.
+        connection.exec_driver_sql(
+            f"CREATE TRIGGER {table.name}_no_replace BEFORE INSERT ON {table.name} "
+            f"WHEN EXISTS (SELECT 1 FROM {table.name} WHERE {key.name} = NEW.{key.name}) "
+            "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
+        )
         return
     connection.exec_driver_sql(
         "CREATE OR REPLACE FUNCTION ledger_refuse() RETURNS trigger LANGUAGE plpgsql AS "

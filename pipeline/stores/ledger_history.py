@@ -152,8 +152,8 @@ def over_budget(
     over = ~(after <= epsilon)  # also what is not a number
     if not over.any():
         return BitMap(), epsilon, 0.0
-    before = grouped.epsilons(delta)
-    return grouped.people(over), max(0.0, epsilon - before[over].max()), float(after[over].max())
+    spent = float(grouped.epsilons(delta)[over].max())
+    return grouped.people(over), max(0.0, epsilon - spent), float(after[over].max())
 
 
 def spend_classes(tokens: BitMap, charges: Sequence[Charge], *, delta: float) -> list[SpendClass]:

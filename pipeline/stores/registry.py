@@ -5,13 +5,9 @@ counts, hashes and prices. No input example is logged (MLflow would keep its row
 set, and telemetry is off.
 """
 
-import ast
-import importlib.metadata
-import importlib.util
 import json
 import logging
 import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +30,7 @@ with warnings.catch_warnings():
     from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
     from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
 
+from pipeline.carried import carry_code, requirements
 from pipeline.errors import NotFound, ParamsInvalid
 
 RUN_ID = "run_id"  # tag: the ledger's id of the training, one version each
@@ -47,7 +44,6 @@ from pipeline.serve import LetheModel
 
 set_model(LetheModel())
 """
-_REQUIRED = ("mlflow", "numpy", "pandas", "pydantic", "ruamel.yaml", "safetensors", "torch")
 
 
 @dataclass(frozen=True)
@@ -265,67 +261,6 @@ class Registry:
             )
         logged: str = info.model_id
         return logged
-
-
-def requirements() -> list[str]:
-    """What a serving machine needs, as installed here."""
-    return [f"{n}=={importlib.metadata.version(n).split('+')[0]}" for n in _REQUIRED]
-
-
-def carry_code(target: Path, *, own_module: str | None = None) -> None:
-    """Copies the modules that serving imports, and no others.
-
-    Args:
-        own_module: a module of the user's own, beside params.yaml, that builds the network.
-
-    Raises:
-        ParamsInvalid: that module is not there.
-    """
-    package = Path(__file__).parents[1]
-    for name in sorted(_imported("pipeline.serve", package.parent)):
-        source = _module_file(name, package.parent)
-        if source is not None:
-            copy = target / source.relative_to(package.parent)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, copy)
-    if own_module is None:
-        return
-    top = Path.cwd() / own_module.split(".")[0]
-    if top.is_dir():
-        shutil.copytree(top, target / top.name, ignore=shutil.ignore_patterns("__pycache__"))
-    elif top.with_suffix(".py").is_file():
-        shutil.copyfile(top.with_suffix(".py"), target / f"{top.name}.py")
-    elif importlib.util.find_spec(own_module.split(".")[0]) is None:
-        raise ParamsInvalid(f"training.model: no module {own_module!r} to carry with the model.")
-
-
-def _imported(name: str, root: Path) -> set[str]:
-    """A module of this package, its parents, and all of the package that they import."""
-    seen: set[str] = set()
-    waiting = [name]
-    while waiting:
-        here = waiting.pop()
-        parts = here.split(".")
-        path = _module_file(here, root)
-        if here in seen or path is None:
-            continue
-        seen.add(here)
-        waiting += [".".join(parts[:length]) for length in range(1, len(parts))]
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                waiting += [each.name for each in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-                waiting += [node.module, *(f"{node.module}.{each.name}" for each in node.names)]
-        waiting = [each for each in waiting if each.split(".")[0] == parts[0]]
-    return seen
-
-
-def _module_file(name: str, root: Path) -> Path | None:
-    path = root.joinpath(*name.split("."))
-    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
-        if candidate.is_file():
-            return candidate
-    return None
 
 
 def _version(found: ModelVersion) -> Version:

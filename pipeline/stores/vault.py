@@ -255,7 +255,6 @@ class Vault:
         return keyed_hashes(self._keys[name], [key.encode() for key in keys])
 
     def _retired(self, tokens: list[int]) -> list[bytes]:
-        # 4 bytes behind a zero byte: no subject's key has that form.
         return keyed_hashes(
             derive(self._keys["suppression"], "retired-token"), map(_token_bytes, tokens)
         )

@@ -18,6 +18,7 @@ from pipeline.errors import Busy, DiskFull, NotFound, SourceUnavailable, VaultMi
 
 _PATIENCE_S = 60  # how long a writer waits for the others
 _CHUNK = 20_000  # values a statement; SQLite's default limit is 32,766
+_FEW = 1_000
 _ADVISORY_LOCK = 0x1E7EE
 
 SubjectRow = tuple[int, bytes, bytes]  # token, lookup, identity
@@ -186,11 +187,10 @@ def matching(
         return []
     names = ", ".join(each.name for each in (column, *more))
     wanted = f"SELECT {names} FROM {column.table.name}"
-    size = count(connection, column.table)
-    if size <= 4 * len(values):
+    # Counting reads an index whole: not for a question about a few.
+    if len(values) > _FEW and count(connection, column.table) <= 4 * len(values):
         among = set(values)
-        rows = connection.exec_driver_sql(wanted) if size else ()
-        return [row for row in rows if row[0] in among]
+        return [row for row in connection.exec_driver_sql(wanted) if row[0] in among]
     found: list[Any] = []
     ordered = sorted(values)  # neighbours lie on one page
     for start in range(0, len(ordered), _CHUNK):

@@ -153,7 +153,7 @@ def _at_steps(z: Array, losses: Array, step: float, weight: Array) -> Array:
     """
     total = np.cumsum(weight)
     tail = np.minimum(total, total[-1] - total + weight) / total[-1]
-    wider = np.clip(1e-4 / np.maximum(tail, 1e-30), 1.0, 256.0) ** 0.5
+    wider = np.clip(1e-9 / np.maximum(tail, 1e-30), 1.0, 256.0) ** 0.5
     widths = step * np.minimum(wider, 16.0)
     counted = np.concatenate([[0.0], np.cumsum(np.diff(losses) / widths)])
     inner = np.interp(np.arange(1, math.floor(counted[-1]) + 1), counted, z)

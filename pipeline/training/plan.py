@@ -59,9 +59,7 @@ class Plan:
     @property
     def event(self) -> dp.DpEvent:
         """The privacy event of the whole training, per person."""
-        step = dp.PoissonSampledDpEvent(
-            self.sample_rate, dp.GaussianDpEvent(self.noise_multiplier)
-        )
+        step = dp.PoissonSampledDpEvent(self.sample_rate, dp.GaussianDpEvent(self.noise_multiplier))
         return dp.SelfComposedDpEvent(step, self.steps)
 
     def to_data(self) -> dict[str, Any]:

@@ -11,12 +11,11 @@ is less probable by far.
 import inspect
 import json
 import shutil
+import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,131 +26,16 @@ from pyroaring import BitMap
 
 from pipeline import workspace
 from pipeline.errors import AuditContradiction
-from pipeline.params import Params, parse_params
 from pipeline.stages import audit
 from pipeline.stages import train as train_stage
 from pipeline.stores.ledger import Ledger
-from pipeline.training import batches, bookkeeping, clipping, contract, loop, sampling
+from pipeline.training import batches, loop, sampling
 from pipeline.training.noise import GaussianNoise
 from pipeline.training.plan import Plan
 from pipeline.training.sampling import Keystream
+from tests import trained_run
 
-NOW = datetime(2026, 3, 1, tzinfo=UTC)
-PEOPLE, HELD_OUT = 400, 100
-
-
-def _params() -> Params:
-    return parse_params(
-        {
-            "purpose": "return",
-            "source": {"url": "sqlite:///clinic.db"},
-            "subject": {"table": "people", "key": "id", "minimum": 100},
-            "records": {"table": "visits"},
-            "shards": 2,
-            "tables": {
-                "people": {
-                    "erase": {"action": "delete"},
-                    "columns": {"id": {"role": "subject_key", "why": "joins"}},
-                },
-                "visits": {
-                    "links": {"id": "people.id"},
-                    "erase": {"action": "delete"},
-                    "columns": {
-                        "id": {"role": "link"},
-                        "stay": {
-                            "role": "feature",
-                            "type": "integer",
-                            "bounds": [0, 10],
-                            "why": "x",
-                        },
-                        "ward": {
-                            "role": "feature",
-                            "type": "category",
-                            "domain": ["north", "south", "east"],
-                            "why": "x",
-                        },
-                        "returned": {
-                            "role": "label",
-                            "type": "category",
-                            "domain": ["no", "yes"],
-                            "positive": ["yes"],
-                            "why": "x",
-                        },
-                    },
-                },
-                "answers": {
-                    "links": {"id": "people.id"},
-                    "erase": {"action": "delete"},
-                    "columns": {
-                        "id": {"role": "link"},
-                        "purpose": {"role": "consent"},
-                        "answer": {"role": "consent"},
-                        "at": {"role": "consent", "type": "timestamp"},
-                    },
-                },
-            },
-            "consent": {
-                "table": "answers",
-                "subject": "id",
-                "purpose": "purpose",
-                "answer": "answer",
-                "time": "at",
-            },
-            "budget": {"epsilon": 50.0, "delta": 1e-5},
-            "training": {
-                "mechanism": {
-                    "records_per_person": 3,
-                    "expected_subjects": 450,
-                    "sample_rate": 0.1,
-                    "steps": 20,
-                    "clip_norm": 0.7,
-                    "noise_multiplier": 1.5,
-                },
-                "optimizer": {"learning_rate": 0.5},
-                "model": "mlp",
-                "hidden": [8],
-            },
-            "audit": {"subjects": 150, "replays": 3},
-            "registration": {"name": "return"},
-        }
-    )
-
-
-def _plan(params: Params) -> Plan:
-    declared = params.training.mechanism
-    assert declared.noise_multiplier is not None
-    return Plan(
-        sample_rate=declared.sample_rate,
-        steps=declared.steps,
-        records_per_person=declared.records_per_person,
-        clip_norm=declared.clip_norm,
-        noise_multiplier=declared.noise_multiplier,
-        expected_batch_size=declared.expected_batch_size,
-        delta=params.budget.delta,
-    )
-
-
-def _write_people(params: Params) -> None:
-    """Invented people with one to five visits each, in two shards; every fifth is held out."""
-    random = np.random.default_rng(5)
-    counts = random.integers(1, 6, size=PEOPLE + HELD_OUT)
-    tokens = np.repeat(np.arange(PEOPLE + HELD_OUT, dtype=np.uint32) * 7, counts)
-    rows = len(tokens)
-    frame = pd.DataFrame(
-        {
-            "token": tokens,
-            "held_out": (tokens // 7) % 5 == 0,
-            "rank": np.concatenate([np.arange(n, dtype=np.int32) for n in counts]),
-            "stay": random.integers(0, 11, size=rows).astype(float),
-            "ward": random.choice(["north", "south", "east"], size=rows),
-            "returned": random.choice(["no", "yes"], size=rows),
-        }
-    )
-    workspace.SHARDS.mkdir(parents=True)
-    for shard in range(params.shards):
-        part = frame[frame["token"] % params.shards == shard].reset_index(drop=True)
-        part.to_parquet(workspace.SHARDS / workspace.shard_name(shard))
-    workspace.write_json(workspace.PLAN, _plan(params).to_data())
+NOW = trained_run.NOW
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +44,8 @@ def run_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sound")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        _write_people(_params())
-        train_stage.run(_params(), now=NOW)
+        trained_run.write_people(trained_run.params())
+        train_stage.run(trained_run.params(), now=NOW)
     return root
 
 
@@ -188,9 +72,9 @@ def _rewrite(patch: Patch, owner: Any, name: str, old: str, new: str) -> None:
 
 
 def _clip(patch: Patch, factors: Callable[..., torch.Tensor]) -> None:
-    modules: list[ModuleType] = [contract, clipping, bookkeeping]
-    for module in modules:
-        patch.setattr(module, "clip_factors", factors)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("pipeline.training.") and hasattr(module, "clip_factors"):
+            patch.setattr(module, "clip_factors", factors)
 
 
 def no_noise(patch: Patch) -> None:
@@ -258,6 +142,19 @@ def noise_for_each_physical_batch_is_shared_out(patch: Patch) -> None:
 
 
 def clip_per_batch(patch: Patch) -> None:
+    """The sum of everybody's whole gradients is cut to the clip, in place of each one's."""
+    _rewrite(patch, loop.DpStep, "clipped_sum", "clip_norm=self.plan.clip_norm", "clip_norm=1e9")
+    clipped = loop.DpStep.clipped_sum
+
+    def cut(self: loop.DpStep, *people: torch.Tensor) -> list[torch.Tensor]:
+        sums = clipped(self, *people)
+        length = float(torch.cat([s.flatten() for s in sums]).norm())
+        return [s * min(1.0, self.plan.clip_norm / max(length, 1e-30)) for s in sums]
+
+    patch.setattr(loop.DpStep, "clipped_sum", cut)
+
+
+def clip_per_batch_in_the_engine(patch: Patch) -> None:
     def factors(norms: torch.Tensor, clip_norm: float) -> torch.Tensor:
         whole = norms.sum().clamp_min(1e-30)
         return (clip_norm / whole).clamp_max(1.0).expand_as(norms)
@@ -456,44 +353,46 @@ def the_plans_event_tells_a_smaller_rate(patch: Patch) -> None:
     )
 
 
-IN_TRAINING = (
-    no_noise,
-    noise_at_half_scale,
-    noise_a_tenth_too_weak,
-    noise_without_the_clip,
-    noise_scaled_by_the_batch,
-    noise_in_the_first_layer_only,
-    noise_that_is_uniform,
-    noise_for_each_physical_batch_is_shared_out,
-    clip_per_batch,
-    clip_to_a_mean_norm,
-    clip_not_at_all,
-    normalize_instead_of_clip,
-    clip_twice_as_wide,
-    clip_per_record,
-    more_records_than_k_are_taken,
-    more_records_than_k_are_not_refused,
-    k_is_not_enforced_anywhere,
-    a_subject_twice,
-    drawn_with_replacement,
-    a_subject_has_two_places,
-    shuffling,
-    batches_of_a_fixed_size,
-    drawn_at_a_higher_rate,
-    drawn_from_a_seed,
-    divided_by_the_drawn_batch,
-    divided_by_the_private_number_of_subjects,
-    empty_batches_skipped,
-    empty_batches_skipped_and_reported,
-    empty_batches_drawn_again,
-    noise_twice_from_one_seed,
-    every_run_from_one_key,
-    every_layer_the_same_noise,
-    noise_that_comes_back_after_a_while,
-    people_train_without_reservation,
-    a_step_more_than_the_plan,
-    the_plans_event_tells_a_smaller_rate,
-)
+# Which check must be among those that see it.
+IN_TRAINING: dict[Callable[[Patch], None], str] = {
+    no_noise: "noise.scale",
+    noise_at_half_scale: "noise.scale",
+    noise_a_tenth_too_weak: "noise.scale",
+    noise_without_the_clip: "noise.scale",
+    noise_scaled_by_the_batch: "noise.any_batch",
+    noise_in_the_first_layer_only: "noise.scale",
+    noise_that_is_uniform: "noise.shape",
+    noise_for_each_physical_batch_is_shared_out: "loop.noise_scale",
+    clip_per_batch: "clipping.per_person",
+    clip_per_batch_in_the_engine: "clipping.replay",
+    clip_to_a_mean_norm: "clipping.replay",
+    clip_not_at_all: "clipping.sensitivity",
+    normalize_instead_of_clip: "clipping.per_person",
+    clip_twice_as_wide: "clipping.sensitivity",
+    clip_per_record: "clipping.sensitivity",
+    more_records_than_k_are_taken: "people.most_records",
+    more_records_than_k_are_not_refused: "refusal.too_many_records",
+    k_is_not_enforced_anywhere: "people.records",
+    a_subject_twice: "sampling.nobody_twice",
+    drawn_with_replacement: "sampling.nobody_twice",
+    a_subject_has_two_places: "refusal.place_twice",
+    shuffling: "sampling.sizes",
+    batches_of_a_fixed_size: "sampling.sizes",
+    drawn_at_a_higher_rate: "sampling.rate",
+    drawn_from_a_seed: "sampling.fresh_keys",
+    divided_by_the_drawn_batch: "loop.crowd.shares",
+    divided_by_the_private_number_of_subjects: "loop.crowd.shares",
+    empty_batches_skipped: "loop.lonely.steps",
+    empty_batches_skipped_and_reported: "loop.lonely.steps",
+    empty_batches_drawn_again: "loop.lonely.rate",
+    noise_twice_from_one_seed: "noise.independent",
+    every_run_from_one_key: "loop.noise_independent",
+    every_layer_the_same_noise: "noise.independent",
+    noise_that_comes_back_after_a_while: "noise.no_repeats",
+    people_train_without_reservation: "refusal.unreserved",
+    a_step_more_than_the_plan: "loop.crowd.steps",
+    the_plans_event_tells_a_smaller_rate: "accounting.event",
+}
 
 
 def _failed() -> set[str]:
@@ -504,7 +403,7 @@ def _failed() -> set[str]:
 
 
 def test_a_sound_run_passes(trained: Path) -> None:
-    report = audit.run(_params(), now=NOW)
+    report = audit.run(trained_run.params(), now=NOW)
     assert report["passed"] is True
     assert report["failed"] == []
     assert report["false_alarm_rate"] <= 1e-6
@@ -516,8 +415,8 @@ def test_the_audit_turns_red(
 ) -> None:
     mutation(monkeypatch)
     with pytest.raises(AuditContradiction):
-        audit.run(_params(), now=NOW)
-    assert _failed()
+        audit.run(trained_run.params(), now=NOW)
+    assert IN_TRAINING[mutation] in _failed()
 
 
 def _charged_for(patch: Patch, change: Callable[[Plan], Plan]) -> None:
@@ -589,7 +488,7 @@ def held_out_people_train(patch: Patch) -> None:
     patch.setattr(train_stage, "eligible_people", everybody)
 
 
-IN_A_RUN = {
+IN_A_RUN: dict[Callable[[Patch], None], str] = {
     charged_for_a_smaller_rate: "accounting.charged",
     charged_for_fewer_steps: "accounting.charged",
     charged_for_more_noise: "accounting.charged",
@@ -607,10 +506,10 @@ def test_a_run_that_was_charged_or_filled_wrongly_turns_the_audit_red(
     mutation: Callable[[Patch], None], tmp_path: Path, monkeypatch: Patch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    _write_people(_params())
+    trained_run.write_people(trained_run.params())
     with pytest.MonkeyPatch.context() as patch:
         mutation(patch)
-        train_stage.run(_params(), now=NOW)
+        train_stage.run(trained_run.params(), now=NOW)
     with pytest.raises(AuditContradiction, match=IN_A_RUN[mutation]):
-        audit.run(_params(), now=NOW)
+        audit.run(trained_run.params(), now=NOW)
     assert IN_A_RUN[mutation] in _failed()

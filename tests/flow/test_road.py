@@ -77,11 +77,11 @@ def test_lineage_answers_both_ways(walked: Workspace) -> None:
     with sqlite3.connect(walked.root / "data" / "clinic.db") as source:
         keys = [row[0] for row in source.execute("SELECT patient_id FROM patients")]
     in_model = 0
-    for key in keys[:12]:
+    for key in keys[:5]:
         answer = json.loads(walked.lethe("lineage", "--subject", key, "--json").stdout)
         assert set(answer) == {"models", "datasets"}
         in_model += bool(answer["models"])
-    assert 0 < in_model < 12
+    assert 0 < in_model < 5
     unknown = json.loads(walked.lethe("lineage", "--subject", "nobody", "--json").stdout)
     assert unknown == {"models": [], "datasets": []}
 

@@ -3,7 +3,7 @@
 import datetime as dt
 
 import pandas as pd
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.consents import Decisions, willing_subjects
@@ -17,6 +17,8 @@ rows = st.lists(
     ),
     max_size=12,
 )
+# A busy machine is no reason to fail: frames take milliseconds, and sometimes many.
+UNHURRIED = settings(deadline=None, max_examples=60)
 START = pd.Timestamp("2026-01-01", tz="UTC")
 
 
@@ -39,6 +41,7 @@ def decide(
     return willing_subjects(frames, yes=("yes",), no=no, as_of=as_of)
 
 
+@UNHURRIED
 @given(rows, rows)
 def test_answers_of_others_never_change_mine(history: list[Row], more: list[Row]) -> None:
     others = [("eve" if name == "ann" else name, answer, when) for name, answer, when in more]
@@ -49,6 +52,7 @@ def test_answers_of_others_never_change_mine(history: list[Row], more: list[Row]
         assert ("ann" in found.willing, found.latest.get("ann")) == expected
 
 
+@UNHURRIED
 @given(rows, st.randoms(use_true_random=False), st.integers(0, 12))
 def test_order_and_chunks_are_irrelevant(history: list[Row], random: object, cut: int) -> None:
     shuffled = list(history)
@@ -58,6 +62,7 @@ def test_order_and_chunks_are_irrelevant(history: list[Row], random: object, cut
     assert list(whole.willing) == list(parts.willing)
 
 
+@UNHURRIED
 @given(rows)
 def test_without_a_yes_nobody_is_in_and_everybody_in_said_it_last(history: list[Row]) -> None:
     found = decide(history)
@@ -67,6 +72,7 @@ def test_without_a_yes_nobody_is_in_and_everybody_in_said_it_last(history: list[
         assert (name in found.willing) == (last == {"yes"})
 
 
+@UNHURRIED
 @given(rows, st.integers(0, 5))
 def test_later_answers_than_the_snapshot_are_as_if_never_given(
     history: list[Row], hours: int
@@ -78,6 +84,7 @@ def test_later_answers_than_the_snapshot_are_as_if_never_given(
     assert list(found.willing) == list(expected.willing)
 
 
+@UNHURRIED
 @given(rows)
 def test_a_withdrawal_always_takes_a_person_out(history: list[Row]) -> None:
     found = decide([*history, ("ann", "withdrawn", 5)])

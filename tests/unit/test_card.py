@@ -50,7 +50,7 @@ def test_prices_are_rounded_up_and_noise_down() -> None:
 
 def test_every_metric_says_whether_it_is_private() -> None:
     text = model_card(FACTS, METRICS, ["age"]).markdown()
-    assert "| auc | 0.6543 (not private: computed without noise, on held-out people) |" in text
+    assert "| auc | 0.6543 (not private: computed from people's records without noise) |" in text
     assert "| histogram | 3 (private: charged to the ledger) |" in text
 
 

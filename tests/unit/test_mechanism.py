@@ -9,8 +9,9 @@ from torch import nn
 
 from pipeline.attacks import replay
 from pipeline.attacks.claims import event_of
-from pipeline.attacks.mechanism import check_mechanism, check_noise, check_refusals
+from pipeline.attacks.mechanism import check_mechanism, check_noise
 from pipeline.attacks.statistics import ALPHA, FALSE_ALARMS, Check
+from pipeline.attacks.whole_training import check_refusals
 from pipeline.training.batches import PersonData
 from pipeline.training.clipping import make_engine
 from pipeline.training.loop import DpStep

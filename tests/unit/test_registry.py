@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
+from pipeline.carried import carry_code
 from pipeline.errors import NotFound, ParamsInvalid
 from pipeline.params import load_params
 from pipeline.serve import Predictor, input_columns, output_columns
-from pipeline.stores.registry import NOT_PRIVATE, RUN_ID, Registry, Release, carry_code
+from pipeline.stores.registry import NOT_PRIVATE, RUN_ID, Registry, Release
 from pipeline.training.encoding import Encoder
 from pipeline.training.models import Architecture, build_model
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psycopg
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -29,6 +30,7 @@ from pipeline.sample import build_clinic, diabetes, download_diabetes
 from pipeline.sample.diabetes import COLUMNS
 from pipeline.sample.schema import TABLES
 from pipeline.stores.clinic import new_clinic
+from tests.postgres import postgres_server, postgres_url, postgres_urls  # noqa: F401
 
 NOW = dt.datetime(2026, 11, 1, 12, tzinfo=dt.UTC)
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -486,3 +488,70 @@ def test_an_endless_answer_is_cut(
     (tmp_path / "long").write_bytes(b"x" * 101)
     with pytest.raises(DownloadFailed, match="too long"):
         download_diabetes(tmp_path / "file.csv", url=(tmp_path / "long").as_uri())
+
+
+def everything(connection: Any) -> dict[str, list[Any]]:
+    return {
+        table.name: [
+            tuple(map(str, row))
+            for row in connection.execute(
+                f"SELECT {', '.join(chr(34) + name + chr(34) for name in table.columns)} "
+                f"FROM {table.name} ORDER BY {table.key}"
+            ).fetchall()
+        ]
+        for table in TABLES
+    }
+
+
+def test_postgresql_gets_the_same_clinic_and_refuses_a_stranger(
+    tmp_path: Path,
+    postgres_url: str,  # noqa: F811
+) -> None:
+    build_clinic(f"sqlite:///{tmp_path / 'clinic.db'}", patients=60, now=NOW)
+    build_clinic(postgres_url, patients=60, now=NOW)
+    with (
+        closing(sqlite3.connect(tmp_path / "clinic.db")) as file,
+        psycopg.connect(postgres_url) as server,
+    ):
+        wanted = everything(file)
+        found = everything(server)
+        # SQLite keeps the text that was written; PostgreSQL prints no empty fractions.
+        assert found == {
+            table: [tuple(value.replace(".000000", "") for value in row) for row in written]
+            for table, written in wanted.items()
+        }
+        with pytest.raises(psycopg.errors.ForeignKeyViolation):
+            server.execute("INSERT INTO consents VALUES (0, 'nobody', 'newsletter', 'yes', now())")
+
+
+def test_postgresql_keeps_the_old_clinic_if_the_new_one_fails(
+    tmp_path: Path,
+    postgres_url: str,  # noqa: F811
+) -> None:
+    build_clinic(postgres_url, patients=30, now=NOW)
+    with pytest.raises(SourceUnavailable):
+        build_clinic(postgres_url, encounters_file=broken(tmp_path, "no number"), now=NOW)
+    with psycopg.connect(postgres_url) as server:
+        assert server.execute("SELECT count(*) FROM patients").fetchone() == (30,)
+        server.execute("CREATE VIEW mine AS SELECT * FROM patients")
+    with pytest.raises(SourceUnavailable, match="nothing was kept"):
+        build_clinic(postgres_url, patients=40, now=NOW)
+    with psycopg.connect(postgres_url) as server:
+        server.execute("DROP VIEW mine")
+    build_clinic(postgres_url, patients=40, now=NOW)
+    with psycopg.connect(postgres_url) as server:
+        assert server.execute("SELECT count(*) FROM patients").fetchone() == (40,)
+
+
+def test_postgresql_tables_of_somebody_else_are_left_alone(
+    postgres_url: str,  # noqa: F811
+) -> None:
+    with psycopg.connect(postgres_url) as server:
+        server.execute("CREATE TABLE patients (name text)")
+        server.execute("INSERT INTO patients VALUES ('Ada')")
+    with pytest.raises(ParamsInvalid, match="patients of that database"):
+        build_clinic(postgres_url, patients=10, now=NOW)
+    with psycopg.connect(postgres_url) as server:
+        assert server.execute("SELECT * FROM patients").fetchall() == [("Ada",)]
+        tables = server.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        assert tables.fetchall() == [("patients",)]
