@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pyroaring import BitMap
 
-from pipeline.errors import BudgetExceeded
+from pipeline.errors import BudgetExceeded, LetheError
 from pipeline.params import Budget
 from pipeline.stores import ledger as ledger_module
 from pipeline.stores.ledger import Ledger
@@ -52,7 +52,7 @@ def _ask(url: str, budget: Budget, request: str, ready: Any, go: Any, answers: A
         answers.put(("reserved", len(reserved.admitted)))
     except BudgetExceeded:
         answers.put(("refused", 0))
-    except Exception as error:  # the test says which
+    except LetheError as error:
         answers.put((repr(error), 0))
 
 

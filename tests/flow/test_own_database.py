@@ -82,6 +82,13 @@ def test_the_documented_epsilon_command_works(workspace: Workspace) -> None:
     assert "person" in said.stdout
 
 
+_CUSTOMER = [
+    *("FirstName", "LastName", "Company", "Address", "City", "State", "PostalCode", "Phone"),
+    *("Fax", "Email", "SupportRepId"),
+]
+_INVOICE = [f"Billing{part}" for part in ("Address", "City", "State", "Country", "PostalCode")]
+
+
 def _chinook(raw: dict[str, Any]) -> None:
     """Chinook's customers and invoices; everything else is declared as not needed."""
     raw.update(
@@ -122,19 +129,7 @@ def _chinook(raw: dict[str, Any]) -> None:
                     },
                 },
             },
-            "unused": [
-                "FirstName",
-                "LastName",
-                "Company",
-                "Address",
-                "City",
-                "State",
-                "PostalCode",
-                "Phone",
-                "Fax",
-                "Email",
-                "SupportRepId",
-            ],
+            "unused": _CUSTOMER,
         },
         "Invoice": {
             "erase": {"action": "retain", "basis": "Art. 17(3)(b): tax law", "days": 3650},
@@ -151,13 +146,7 @@ def _chinook(raw: dict[str, Any]) -> None:
                     "positive": ["[4,1000)"],
                 },
             },
-            "unused": [
-                "BillingAddress",
-                "BillingCity",
-                "BillingState",
-                "BillingCountry",
-                "BillingPostalCode",
-            ],
+            "unused": _INVOICE,
         },
         "InvoiceLine": {
             "erase": {"action": "delete"},

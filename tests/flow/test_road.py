@@ -8,7 +8,11 @@ import zlib
 from pathlib import Path
 
 import pytest
+from pyroaring import BitMap
 
+from pipeline.keys import read_key_file
+from pipeline.stores.ledger import Ledger
+from pipeline.stores.vault import Vault
 from tests.conftest import Workspace
 
 
@@ -17,8 +21,6 @@ def _report(workspace: Workspace, stage: str) -> dict:
 
 
 def _spends(workspace: Workspace) -> int:
-    from pipeline.stores.ledger import Ledger
-
     with Ledger.open(f"sqlite:///{workspace.root / '.lethe' / 'ledger.db'}") as ledger:
         return ledger.head()[0]
 
@@ -67,6 +69,21 @@ def test_a_forced_run_is_a_new_release_and_is_charged(walked_copy: Workspace) ->
     assert _report(walked_copy, "register")["version"] == 2
 
 
+def _one_of_each(workspace: Workspace) -> tuple[str, str, str]:
+    """A key whose person trained the model, one who was held out, one who is in nothing."""
+    with sqlite3.connect(workspace.root / "data" / "clinic.db") as source:
+        keys = [row[0] for row in source.execute("SELECT patient_id FROM patients")]
+    key = read_key_file(workspace.root / "secrets" / "lethe.key")
+    with Vault.open(f"sqlite:///{workspace.root}/.lethe/vault.db", key, create=False) as vault:
+        tokens = vault.lookup(keys).tolist()
+    manifest = BitMap.deserialize((workspace.root / "data" / "manifest.roaring").read_bytes())
+    trained = next(key for key, token in zip(keys, tokens, strict=True) if token in manifest)
+    held_out = next(
+        key for key, token in zip(keys, tokens, strict=True) if token >= 0 and token not in manifest
+    )
+    return trained, held_out, keys[tokens.index(-1)]
+
+
 def test_lineage_answers_both_ways(walked: Workspace) -> None:
     model = json.loads(walked.lethe("lineage", "--model", "readmission/1", "--json").stdout)
     assert set(model) == {
@@ -74,14 +91,11 @@ def test_lineage_answers_both_ways(walked: Workspace) -> None:
         *("git_commit", "dvc_lock_md5", "epsilon", "epsilon_rdp", "delta", "unit", "metrics"),
     }
     assert model["subjects"] == _report(walked, "train")["subjects"]
-    with sqlite3.connect(walked.root / "data" / "clinic.db") as source:
-        keys = [row[0] for row in source.execute("SELECT patient_id FROM patients")]
-    in_model = 0
-    for key in keys[:5]:
+    trained, held_out, unwilling = _one_of_each(walked)
+    for key, models, datasets in ((trained, 1, 1), (held_out, 0, 1), (unwilling, 0, 0)):
         answer = json.loads(walked.lethe("lineage", "--subject", key, "--json").stdout)
         assert set(answer) == {"models", "datasets"}
-        in_model += bool(answer["models"])
-    assert 0 < in_model < 5
+        assert (len(answer["models"]), len(answer["datasets"])) == (models, datasets)
     unknown = json.loads(walked.lethe("lineage", "--subject", "nobody", "--json").stdout)
     assert unknown == {"models": [], "datasets": []}
 
