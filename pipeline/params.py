@@ -154,7 +154,7 @@ class Training:
     optimizer: Optimizer
     model: str = "logistic"
     hidden: tuple[int, ...] = (64,)
-    held_out: float = Field(default=0.2, gt=0, lt=1)
+    held_out: float = Field(gt=0, lt=1)
     engine: Literal["auto", "opacus", "opacus_ghost", "bookkeeping", "functional"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     physical_batch: int = Field(default=4096, ge=1)
@@ -200,11 +200,11 @@ class Params:
     budget: Budget
     training: Training
     registration: Registration
-    shards: int = Field(default=16, ge=1, le=1024)
+    shards: int = Field(ge=1, le=1024)
+    validation: Validation
+    audit: Audit
     snapshot: dt.datetime | None = None
     stores: Stores = Field(default_factory=Stores)
-    validation: Validation = Field(default_factory=Validation)
-    audit: Audit = Field(default_factory=Audit)
 
     @property
     def label(self) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import workspace
-from pipeline.errors import LetheError
+from pipeline.errors import Busy, LetheError
 from pipeline.params import Params
 from pipeline.stages import STAGES
 
@@ -67,6 +67,7 @@ def walk(params: Params, *, force: bool, console: Console) -> None:
     history = History(Path.cwd())
     progress = _Progress()
     failed: str | None = None
+    ours = True
     try:
         with Live(progress, console=console, refresh_per_second=8, transient=False):
             for event in history.repro(force=force):
@@ -77,8 +78,12 @@ def walk(params: Params, *, force: bool, console: Console) -> None:
                     progress.end(event.stage, "failed")
                 else:
                     progress.end(event.stage, "done" if event.kind == "finished" else "unchanged")
+    except Busy:
+        ours = False  # what is there belongs to the walk that is under way
+        raise
     finally:
-        workspace.remove_scratch()
+        if ours:
+            workspace.remove_scratch()
     if failed is not None:
         code, message = workspace.take_failure() or (
             1,

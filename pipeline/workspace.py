@@ -19,6 +19,7 @@ CONSENTED = Path("data/consented")  # likewise
 SHARDS = Path("data/shards")  # shard-0000.parquet …, by token
 SUBJECTS = Path("data/subjects.roaring")  # the tokens in SHARDS
 PLAN = Path("data/plan.json")
+ENCODING = Path("data/encoding.json")  # how declared columns become numbers
 MODEL = Path("model")
 MANIFEST = Path("data/manifest.roaring")  # the tokens that the model was trained on
 REPORTS = Path("reports")

@@ -96,6 +96,7 @@ DECLARED: dict[str, Any] = {
     },
     "budget": {"epsilon": 4.0, "delta": 1.0e-5},
     "training": {
+        "held_out": 0.2,
         "mechanism": {
             "epsilon": 1.0,
             "records_per_person": 2,
@@ -106,6 +107,8 @@ DECLARED: dict[str, Any] = {
         },
         "optimizer": {"learning_rate": 0.1},
     },
+    "audit": {},
+    "validation": {},
     "registration": {"name": "reading"},
 }
 

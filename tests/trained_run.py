@@ -7,6 +7,7 @@ import pandas as pd
 
 from pipeline import workspace
 from pipeline.params import Params, parse_params
+from pipeline.training.encoding import Encoder
 from pipeline.training.plan import Plan
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -72,6 +73,7 @@ def params() -> Params:
             },
             "budget": {"epsilon": 50.0, "delta": 1e-5},
             "training": {
+                "held_out": 0.2,
                 "mechanism": {
                     "records_per_person": 3,
                     "expected_subjects": 450,
@@ -85,6 +87,7 @@ def params() -> Params:
                 "hidden": [8],
             },
             "audit": {"subjects": 150, "replays": 3},
+            "validation": {},
             "registration": {"name": "return"},
         }
     )
@@ -125,3 +128,4 @@ def write_people(declared: Params) -> None:
         part = frame[frame["token"] % declared.shards == shard].reset_index(drop=True)
         part.to_parquet(workspace.SHARDS / workspace.shard_name(shard))
     workspace.write_json(workspace.PLAN, plan_of(declared).to_data())
+    workspace.write_json(workspace.ENCODING, Encoder.from_params(declared).to_data())

@@ -19,6 +19,7 @@ from pipeline.planning import plan_from
 from pipeline.stores.ledger import Ledger
 from pipeline.stores.ledger_history import ClassPrice
 from pipeline.training.accounting import epsilon_pld, epsilon_rdp
+from pipeline.training.encoding import Encoder
 from pipeline.training.plan import ADJACENCY, SAMPLING, UNIT, Plan
 
 _CLASSES = 100  # listed one by one; the rest are summed up as one
@@ -44,6 +45,7 @@ def run(params: Params, *, now: datetime) -> dict[str, Any]:
         _, left_out = ledger.admissible(plan, eligible, params.budget)
     report = budget_report(plan, prices, subjects=len(eligible), left_out=left_out, params=params)
     workspace.write_whole(workspace.PLOTS / "budget.csv", plot(prices).encode())
+    workspace.write_json(workspace.ENCODING, Encoder.from_params(params).to_data())
     workspace.write_json(workspace.PLAN, plan.to_data())
     workspace.write_json(workspace.report_path("budget"), report)
     return report

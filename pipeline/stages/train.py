@@ -89,8 +89,9 @@ def train_reserved(
     params: Params, ledger: Spending, *, now: datetime, progress: Progress | None = None
 ) -> dict[str, Any]:
     """The stage, given its ledger."""
-    if not workspace.PLAN.exists():
-        raise NotFound(f"{workspace.PLAN} does not exist. Run the road up to budget first.")
+    for path in (workspace.PLAN, workspace.ENCODING):
+        if not path.exists():
+            raise NotFound(f"{path} does not exist. Run the road up to budget first.")
     plan = Plan.from_data(workspace.read_json(workspace.PLAN))
     paths = shard_paths(workspace.SHARDS)
     eligible = eligible_people(paths)
@@ -155,7 +156,7 @@ def _train_into(
     progress: Progress | None,
 ) -> None:
     """Trains and leaves everything that is to be published in `staged`, whole or not at all."""
-    encoder = Encoder.from_params(params)
+    encoder = Encoder.from_data(workspace.read_json(workspace.ENCODING))
     data = person_data(
         paths, encoder, admitted=reservation.admitted, records_per_person=plan.records_per_person
     )
@@ -202,6 +203,7 @@ def _train_into(
         "records": data.records,
         "run_id": reservation.run_id,
         "sampling": SAMPLING,
+        "steps": trained.steps,
         "subjects": len(data),
         "unit": UNIT,
     }

@@ -4,7 +4,7 @@ Pure functions over Roaring bitmaps and event data; `pipeline.stores.ledger` has
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import dp_accounting as dp
@@ -78,7 +78,8 @@ class Histories:
 
     def rdp(self, classes: slice) -> npt.NDArray[np.float64]:
         """RDP vectors of some classes. Shapes: (classes, orders)."""
-        vectors = [rdp_vector(leaves([charge.event])) for charge in self.charges]
+        # Finite, however large: nobody's history may turn 0 * infinity into not a number.
+        vectors = [np.minimum(rdp_vector(leaves([charge.event])), 1e300) for charge in self.charges]
         if not vectors:
             return np.zeros((len(self.runs[classes]), len(ORDERS)))
         spent: npt.NDArray[np.float64] = self.runs[classes].astype(np.float64) @ np.stack(vectors)
@@ -152,7 +153,7 @@ def over_budget(
     over = ~(after <= epsilon)  # also what is not a number
     if not over.any():
         return BitMap(), epsilon, 0.0
-    spent = float(grouped.epsilons(delta)[over].max())
+    spent = float(replace(grouped, runs=grouped.runs[over]).epsilons(delta).max())
     return grouped.people(over), max(0.0, epsilon - spent), float(after[over].max())
 
 

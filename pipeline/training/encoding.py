@@ -9,7 +9,7 @@ a served model needs to take the source's own values.
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -46,7 +46,11 @@ class Encoder:
 
     @classmethod
     def from_params(cls, params: Params) -> "Encoder":
-        taken = params.taken_columns()
+        # Why a column is needed changes nothing that is computed: rewording it trains nothing.
+        taken = {
+            name: (table, replace(column, why="declared in params.yaml"))
+            for name, (table, column) in params.taken_columns().items()
+        }
         label = next(name for name, place in taken.items() if place[1].role == "label")
         return cls(
             features={n: column for n, (_, column) in taken.items() if column.role != "label"},

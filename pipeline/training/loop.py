@@ -137,6 +137,9 @@ def train(
         NotFinite: a gradient or a weight is NaN or infinite; the run counts as spent.
     """
     _refuse_unreserved(plan, data, reservation)
+    # TF32 keeps ten bits of a product: a norm measured so may let a gradient past the clip.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
     model = model.to(device)
     chosen = make_engine(
         engine, model, loss_fn, record_shape=tuple(data.features.shape[2:]), classes=classes
@@ -145,6 +148,7 @@ def train(
     updater = Updater(model, optimizer, plan.steps)
     saved = Checkpoint(checkpoint, plan, reservation.run_id) if checkpoint else None
     done = saved.resume(model, updater) if saved else 0
+    taken = done  # counted, not copied from the plan: the audit compares the two
     model.train()
     for number in range(done, plan.steps):
         drawn = torch.from_numpy(step.draw(len(data)))
@@ -155,6 +159,7 @@ def train(
                 sum_.add_(part_sum)
         noisy = step.noisy(sums)
         updater.step([g / plan.expected_batch_size for g in noisy])
+        taken += 1
         if saved and (number + 1) % checkpoint_every == 0:
             saved.save(number + 1, model, updater)
         if progress is not None:
@@ -165,7 +170,7 @@ def train(
         raise NotFinite(
             "A weight is NaN or infinite. The run counts as spent; lower the learning rate."
         )
-    return TrainedModel(model, chosen.name, device, plan.steps)
+    return TrainedModel(model, chosen.name, device, taken)
 
 
 def _refuse_unreserved(plan: Plan, data: PersonData, reservation: Reserved) -> None:

@@ -117,6 +117,7 @@ def declared(**changes: Any) -> Params:
         },
         "budget": {"epsilon": 4.0, "delta": 1e-5},
         "training": {
+            "held_out": 0.2,
             "mechanism": {
                 "epsilon": 1.0,
                 "records_per_person": 1,
@@ -127,6 +128,8 @@ def declared(**changes: Any) -> Params:
             },
             "optimizer": {"learning_rate": 1.0},
         },
+        "audit": {},
+        "validation": {},
         "registration": {"name": "test"},
     }
     return parse_params(raw | changes)

@@ -3,8 +3,11 @@
 import datetime as dt
 import json
 import multiprocessing
+import os
 import sqlite3
 import stat
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from pipeline.params import Budget
 from pipeline.stores import ledger_database
 from pipeline.stores.ledger import Ledger
 from pipeline.stores.ledger_history import Charge, histories, over_budget, spend_classes
-from pipeline.stores.ledger_owner import Owner
+from pipeline.stores.ledger_owner import Owner, _started
 from pipeline.training.accounting import epsilon_rdp
 from pipeline.training.plan import Plan
 
@@ -228,6 +231,16 @@ def _tell_owner(pipe: object) -> None:
     pipe.recv()  # type: ignore[attr-defined]
 
 
+def test_process_that_was_killed_and_not_yet_waited_for_has_ended() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    owner = replace(Owner.current(), pid=child.pid, process_start=_started(child.pid) or "")
+    assert owner.may_live()
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie now
+    assert not owner.may_live()
+    child.communicate()
+
+
 def test_number_given_to_a_later_process_is_not_the_same_process() -> None:
     mine = Owner.current()
     assert mine.may_live()
@@ -304,6 +317,18 @@ def test_only_those_above_the_budget_are_over_it() -> None:
     assert over == BitMap([2])  # three runs already; who comes up to the limit is within
     assert left == pytest.approx(0.0, abs=1e-8)
     assert after == pytest.approx(epsilon_rdp([PLAN.event] * 4, 1e-5))
+
+
+@pytest.mark.parametrize(("margin", "over"), [(1e-9, []), (-1e-9, [1])])
+def test_limit_is_sharp(margin: float, over: list[int]) -> None:
+    limit = epsilon_rdp([PLAN.event] * 2, 1e-5) + margin
+    found, left, after = over_budget(
+        BitMap([1, 2]), [charge("a", 1), charge("b", 9)], PLAN.event, epsilon=limit, delta=1e-5
+    )
+    assert found == BitMap(over)
+    if over:
+        assert left == pytest.approx(limit - epsilon_rdp([PLAN.event], 1e-5))
+        assert after > limit
 
 
 def test_million_people_with_few_histories_need_few_compositions() -> None:

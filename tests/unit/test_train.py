@@ -96,6 +96,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
         delta=1e-5,
     )
     workspace.write_json(workspace.PLAN, plan.to_data())
+    workspace.write_json(workspace.ENCODING, Encoder.from_params(made).to_data())
     return made
 
 

@@ -70,6 +70,7 @@ DECLARED: dict[str, Any] = {
     },
     "budget": {"epsilon": 4.0, "delta": 1.0e-5},
     "training": {
+        "held_out": 0.2,
         "mechanism": {
             "epsilon": 1.0,
             "records_per_person": 2,
@@ -81,6 +82,7 @@ DECLARED: dict[str, Any] = {
         "optimizer": {"learning_rate": 0.1},
     },
     "validation": {"max_missing_share": 0.4, "max_records_per_subject": 2},
+    "audit": {},
     "registration": {"name": "readmission"},
 }
 SCHEMA = pa.schema(
