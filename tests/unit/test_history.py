@@ -52,6 +52,7 @@ elif stage == "pseudonymize":
     write("data/shards/shard-0", text.replace("{SECRET}", "12"))
     tokens("data/subjects.roaring")
 elif stage == "budget":
+    write("data/encoding.json", "{{}}")
     write("data/plan.json", "{{}}")
     plots("budget")
 elif stage == "train":
