@@ -78,7 +78,7 @@ def model_card(
     measured = [
         (
             name,
-            f"{entry['value']:.4g} "
+            f"{_number(entry['value'])} "
             + (
                 "(private: charged to the ledger)"
                 if entry.get("private")
@@ -154,3 +154,8 @@ def _plain(text: str) -> str:
 
 def _cell(text: str) -> str:
     return _plain(text).replace("|", "\\|")
+
+
+def _number(value: float) -> str:
+    """A count whole, anything else to four digits."""
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 1 else f"{value:.4g}"
