@@ -14,6 +14,14 @@ from pipeline.errors import ConsentInvalid
 from pipeline.params import Params
 from pipeline.stores.source import Source
 
+_PROBLEMS = {  # of `Source.answer_problems`, in words that follow a count
+    "unknown_subject": "of an unknown subject",
+    "null_answer": "without an answer",
+    "unknown_answer": "neither yes nor no",
+    "undated": "without a time that can be read",
+    "future": "from the future",
+}
+
 _BUFFERED_ROWS = 200_000
 
 
@@ -118,7 +126,7 @@ def read_decisions(
     """
     problems = {what: n for what, n in source.answer_problems(params, now).items() if n}
     if problems:
-        counts = ", ".join(f"{what}: {n}" for what, n in sorted(problems.items()))
+        counts = ", ".join(f"{n} {_PROBLEMS[what]}" for what, n in sorted(problems.items()))
         raise ConsentInvalid(
             f"Rows of the consent table {params.consent.table!r} do not hold ({counts}). Mend "
             "them in the source, or declare other answers under consent.yes and consent.no."

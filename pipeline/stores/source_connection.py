@@ -44,7 +44,7 @@ class Reader:
             self._copy = FolderCopy(Path(folder), kind=kind, chunk_rows=params.source.chunk_rows)
         try:
             engine = _sqlite(self._copy.path) if self._copy else _engine(url)
-            with database_errors():
+            with database_errors(_place(engine.url)):
                 self._connection = engine.connect()
                 self._connection.execute(sa.text("SELECT 1"))
         except BaseException:
@@ -180,9 +180,20 @@ def _on_begin(engine: sa.Engine, statement: str) -> None:
     sa.event.listen(engine, "begin", begin)
 
 
+def _place(url: sa.URL) -> str:
+    """Where a database is, without credentials: ` at host:port`; nothing for a file."""
+    if url.host is None:
+        return ""
+    return f" at {url.host}" + (f":{url.port}" if url.port else "")
+
+
 @contextmanager
-def database_errors() -> Iterator[None]:
-    """A driver's complaint as the user's error; its own words can hold values or credentials."""
+def database_errors(place: str = "") -> Iterator[None]:
+    """A driver's complaint as the user's error; its own words can hold values or credentials.
+
+    Args:
+        place: where the database is, for the message; see `_place`.
+    """
     try:
         yield
     except exc.DataError:
@@ -203,6 +214,6 @@ def database_errors() -> Iterator[None]:
     except exc.SQLAlchemyError as error:
         cause = type(getattr(error, "orig", None) or error).__name__
         raise SourceUnavailable(
-            f"The source does not answer ({cause}). Check source.url, that the database is up, and "
+            f"The source{place} does not answer ({cause}). Check source.url, that the database is up, and "
             "that its password is right."
         ) from None

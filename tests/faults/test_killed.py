@@ -40,13 +40,10 @@ def test_killed_at_every_stage_in_turn_the_road_ends_as_if_it_never_was(tmp_path
             ended = workspace.lethe(
                 *("run",), check=False, PYTHONPATH=KILL, KILL_STAGE=stage, KILL_AT=at
             )
-            if ended.returncode == 0:
-                # Only a stage with a single write can get past the second.
-                assert at == "2", f"{stage} was not killed at write {at}"
-                continue
+            assert ended.returncode != 0, f"{stage} was not killed at write {at}"
             assert f"{stage}:" in ended.stderr
             assert not list((workspace.root / "data").glob("**/.*.tmp"))
-            assert _versions(workspace) == (1 if stage == "register" and at == "2" else 0)
+            assert _versions(workspace) <= (1 if stage == "register" else 0)
             assert len(_states(workspace)) <= 1, "a resumed training may not be charged twice"
     workspace.lethe("run")
     assert _states(workspace) == ["settled"]

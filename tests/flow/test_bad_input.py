@@ -44,6 +44,10 @@ def _encounter(raw: dict[str, Any], name: str) -> dict[str, Any]:
     return raw["tables"]["encounters"]["columns"][name]
 
 
+# Surely within retention, whatever day it is; by age alone row 1 might not be read at all.
+_NEWEST = "WHERE admitted_at = (SELECT max(admitted_at) FROM encounters)"
+
+
 def _rebuild_patients(*, key: str) -> Callable[[Workspace], None]:
     """The same table without a primary key, where a key can be null or come twice."""
     return _sql(
@@ -92,7 +96,7 @@ CASES: dict[str, tuple[type[errors.LetheError], Callable[[Workspace], None], str
     ),
     "value outside its domain": (
         errors.ValueOutsideDomain,
-        _sql("UPDATE encounters SET insulin = 'Sideways' WHERE rowid = 1"),
+        _sql(f"UPDATE encounters SET insulin = 'Sideways' {_NEWEST}"),
         "insulin",
     ),
     "subject key null": (
@@ -103,7 +107,7 @@ CASES: dict[str, tuple[type[errors.LetheError], Callable[[Workspace], None], str
     "subject key twice": (
         errors.SubjectKeyInvalid,
         _rebuild_patients(key="INSERT INTO patients SELECT * FROM patients LIMIT 1"),
-        "twice",
+        "repeated",
     ),
     "consent of an unknown subject": (
         errors.ConsentInvalid,
@@ -137,7 +141,7 @@ CASES: dict[str, tuple[type[errors.LetheError], Callable[[Workspace], None], str
     ),
     "infinite feature": (
         errors.NotFinite,
-        _sql("UPDATE encounters SET time_in_hospital = 9e999 WHERE rowid = 1"),
+        _sql(f"UPDATE encounters SET time_in_hospital = 9e999 {_NEWEST}"),
         "time_in_hospital",
     ),
     "key file of nonsense": (
@@ -151,7 +155,7 @@ CASES: dict[str, tuple[type[errors.LetheError], Callable[[Workspace], None], str
         "600",
     ),
     "no key": (errors.KeyInvalid, lambda w: shutil.rmtree(w.root / "secrets"), "lethe key"),
-    "vault of another key": (errors.VaultMismatch, _another_key, "another key"),
+    "vault of another key": (errors.VaultMismatch, _another_key, "belongs to key"),
     "params that are not YAML": (
         errors.ParamsInvalid,
         lambda w: (w.root / "params.yaml").write_text("purpose: [\n"),

@@ -1,9 +1,11 @@
 """Kills the process, as a power cut would, at a chosen write of a chosen stage.
 
 On the path of the tests' subprocesses only: `KILL_STAGE=train KILL_AT=2` ends that
-stage at its second write, without a chance to clean up.
+stage at its second write, without a chance to clean up. A stage that writes less often
+is killed when all is written, before anybody hears that it ended well.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -19,11 +21,16 @@ def _die_at_write() -> None:
 
     seen = 0
 
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
     def count() -> None:
         nonlocal seen
         seen += 1
         if seen == at:
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
+
+    atexit.register(die)
 
     whole = workspace.write_whole
     rename = Path.rename
