@@ -21,8 +21,10 @@ $(VENV)/bin/uv:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^uv==' infra/requirements/tools.txt)"
 
+# Compiled once here: each stage is a process of its own and would else compile its imports anew
+# wherever Python may not write them (PYTHONDONTWRITEBYTECODE, read-only images).
 $(VENV)/ready: $(PIPELINE) $(DEV) pyproject.toml | $(VENV)/bin/uv
-	$(UV) pip install --quiet --python $(BIN)/python -r $(PIPELINE) -r $(DEV)
+	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python -r $(PIPELINE) -r $(DEV)
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
@@ -32,7 +34,7 @@ demo: $(VENV)/ready ## the environment, a sample clinic, the whole road, a summa
 	@lethe run
 
 test: $(VENV)/ready ## the environment and every test
-	@python -m pytest
+	@OMP_NUM_THREADS=1 python -m pytest -n auto --dist worksteal
 
 check: $(VENV)/ready ## style and types
 	@ruff check .
