@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from pipeline import workspace
-from pipeline.errors import DiskFull, LetheError, ParamsInvalid
+from pipeline.errors import BudgetExceeded, DiskFull, LetheError, ParamsInvalid
 from pipeline.params import load_params, resolve_secret
 from pipeline.stages import STAGES
 
@@ -51,18 +51,52 @@ def _stage(name: str) -> Callable[..., None]:
     return command
 
 
+def budget(
+    params_file: ParamsFile = _PARAMS,
+    subject: Annotated[
+        str | None, typer.Option(help="Only look: one person, by their key in the source.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Only look: write the plot (PNG) to this file."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Only look: print JSON.")] = False,
+) -> None:
+    params = load_params(params_file)
+    from pipeline import spending
+
+    looks = as_json or subject is not None or plot is not None
+    refused: BudgetExceeded | None = None
+    if not looks:
+        try:
+            importlib.import_module("pipeline.stages.budget").run(params, now=_now())
+        except BudgetExceeded as error:  # the table says who, and by how much
+            refused, plot = error, None
+        else:
+            plot = workspace.PLOTS / "budget.png"
+    report = spending.spending(params, key=subject)
+    if plot is not None:
+        from pipeline.plots import budget_plot
+
+        workspace.write_whole(plot, budget_plot(report))
+    _say_json(report) if as_json else _say(spending.render_budget(report))
+    if refused is not None:
+        raise refused
+
+
 _STAGE_HELP = {
     "minimize": "Select the declared columns, drop what is past retention, generalize.",
     "consent": "Keep the subjects whose latest answer for the purpose is yes.",
     "pseudonymize": "Replace subject keys by tokens from the vault.",
     "validate": "Hold the data against its declarations.",
-    "budget": "Plan the training and say what it costs every person, before it runs.",
+    "budget": "Plan the training; say what people spent, have left, and the next run would cost.",
     "train": "Reserve the budget, train with person-level privacy, settle.",
     "audit": "Attack the model and check the mechanism.",
     "register": "Register the model, if everything it claims holds.",
 }
 for _name in STAGES:
-    app.command(_name, help=_STAGE_HELP[_name])(_stage(_name))
+    _command = budget if _name == "budget" else _stage(_name)
+    app.command(_name, help=_STAGE_HELP[_name])(_command)
 
 
 @app.command()

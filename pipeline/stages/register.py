@@ -39,6 +39,7 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
 
     Raises:
         RegistrationRefused: a condition does not hold; names each. Nothing is registered.
+        LedgerInvalid: the ledger lacks the training of a version: it was rolled back.
         NotFound: an earlier stage has not run.
     """
     try:
@@ -54,6 +55,7 @@ def _register(params: Params, now: dt.datetime) -> dict[str, Any]:
     withdrawn = count_withdrawn(params, BitMap.deserialize(manifest), now)
     registry = Registry.open(resolve_secret(params.stores.registry))
     name = params.registration.name
+    _refuse_rolled_back(params, registry)
     version = registry.of_run(name, str(training.get("run_id")))
     if version is not None and (withdrawn or version.tags.get(WITHDRAWN)):
         registry.tag(version, WITHDRAWN, str(withdrawn))
@@ -83,6 +85,15 @@ def _register(params: Params, now: dt.datetime) -> dict[str, Any]:
     return report
 
 
+def _refuse_rolled_back(params: Params, registry: Registry) -> None:
+    """Also where nothing is registered: it is what every walk comes by."""
+    from pipeline.rollback import refuse_rolled_back
+    from pipeline.stores.ledger import Ledger
+
+    with Ledger.open(resolve_secret(params.stores.ledger)) as ledger:
+        refuse_rolled_back(params, ledger, registry)
+
+
 def count_withdrawn(params: Params, manifest: BitMap, now: dt.datetime) -> int:
     """How many people of a manifest do not agree now, are suppressed, or are in no vault."""
     willing = sorted(willing_now(params, now))
@@ -101,7 +112,7 @@ def _first_time(
     manifest: bytes,
     withdrawn: int,
 ) -> Version:
-    # Not at the top: a walk that registers nothing needs neither torch nor the accountants.
+    # Not at the top: a walk that registers nothing needs no torch.
     from pipeline.stores.ledger import Ledger
     from pipeline.training.plan import Plan
 

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from pipeline import workspace
 from pipeline.errors import Busy, NotFound, TooFewSubjects, TrainingRefused
 from pipeline.params import Budget, Params, Training, resolve_secret
+from pipeline.rollback import refuse_rolled_back
 from pipeline.stores.ledger import Ledger
 from pipeline.training.accounting import epsilon_pld, epsilon_rdp
 from pipeline.training.batches import (
@@ -78,10 +79,12 @@ def run(params: Params, *, now: datetime, progress: Progress | None = None) -> d
         NotFound: no plan or no shards yet.
         TooFewSubjects: fewer people than `subject.minimum` may train.
         BudgetExceeded: of the ledger; nothing was drawn.
+        LedgerInvalid: the ledger lacks the training of a registered model: it was rolled back.
         NotFinite: the training diverged; its reservation stays spent.
         Busy: another training runs in this workspace.
     """
     with alone(), Ledger.open(resolve_secret(params.stores.ledger)) as ledger:
+        refuse_rolled_back(params, ledger)
         return train_reserved(params, ledger, now=now, progress=progress)
 
 

@@ -14,7 +14,7 @@ import datetime as dt
 import hashlib
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -80,14 +80,18 @@ class Ledger:
         self._seen_settled: set[str] = set()
 
     @classmethod
-    def open(cls, url: str) -> "Ledger":
+    def open(cls, url: str, *, create: bool = True) -> "Ledger":
         """Opens a ledger, creates it if there is none, migrates an older one.
+
+        Args:
+            create: without it a ledger can be looked at alone, and nothing is changed by it.
 
         Raises:
             LedgerInvalid: of a newer schema, or damaged.
+            NotFound: there is none, and `create` is false.
             SourceUnavailable: the database does not answer.
         """
-        return cls(open_engine(url))
+        return cls(open_engine(url, create=create))
 
     def close(self) -> None:
         self._engine.dispose()
@@ -306,17 +310,26 @@ class Ledger:
     def check_contains(self, run_id: str, rows: int, chain: str) -> None:
         """Checks that a ledger still has what it had when a model was recorded.
 
+        See `check_contains_all`.
+        """
+        self.check_contains_all([(run_id, rows, chain)])
+
+    def check_contains_all(self, records: Iterable[tuple[str, int, str]]) -> None:
+        """The same for many models: (run, entries, hash of the last) as each recorded them.
+
         Raises:
             LedgerInvalid: it has fewer entries, others, or not this run: it was rolled back
                 or replaced, and spend is missing from it.
         """
         book = self._book()
-        found = book.chains[rows - 1] if 1 <= rows <= len(book.chains) else None
-        if found != chain or run_id not in book.runs:
-            raise LedgerInvalid(
-                f"The ledger has {len(book.chains)} entries and no longer contains run {run_id} "
-                f"as of entry {rows}: it was rolled back or replaced. Bring back the newest copy."
-            )
+        for run_id, rows, chain in records:
+            found = book.chains[rows - 1] if 1 <= rows <= len(book.chains) else None
+            if found != chain or run_id not in book.runs:
+                raise LedgerInvalid(
+                    f"The ledger has {len(book.chains)} entries and no longer contains run "
+                    f"{run_id} as of entry {rows}: it was rolled back or replaced. Bring back the "
+                    "newest copy."
+                )
 
     def remember(self, entry: bytes, token: int, *, now: dt.datetime | None = None) -> None:
         """Keeps what an erased person had spent under an entry that only a key leads to.

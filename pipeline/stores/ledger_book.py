@@ -100,7 +100,9 @@ def read_book(connection: sa.Connection, bitmaps: dict[str, BitMap]) -> Book:
     entries = connection.execute(sa.select(ENTRIES).order_by(ENTRIES.c.position)).all()
     columns = [column for column in SPENDS.c if column.name != "eligible"]
     spends = {row.run_id: row for row in connection.execute(sa.select(*columns))}
-    carried = {row.carried_id: row for row in connection.execute(sa.select(CARRIED))}
+    carried: dict[str, Any] = {}
+    if sa.inspect(connection).has_table(CARRIED.name):  # not of schema 1, which is only looked at
+        carried = {row.carried_id: row for row in connection.execute(sa.select(CARRIED))}
     for row in spends.values():
         if row.manifest_sha256 not in bitmaps:
             bitmaps[row.manifest_sha256] = _manifest(connection, row)

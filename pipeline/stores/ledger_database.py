@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from pipeline.errors import Busy, DiskFull, LedgerInvalid, SourceUnavailable
+from pipeline.errors import Busy, DiskFull, LedgerInvalid, NotFound, SourceUnavailable
 
 SCHEMA = 2
 _PATIENCE_S = 60  # how long a writer waits for the others
 _RETRIES = 10  # of a serializable transaction that PostgreSQL gave up
 _CREATION_LOCK = 0x1ED6E5
+_NO_LEDGER = "There is no ledger yet: nobody has been charged. Check stores.ledger."
 
 T = TypeVar("T")
 
@@ -73,18 +74,26 @@ CARRIED = sa.Table(  # since schema 2: what erased people had spent, for when th
 )
 
 
-def open_engine(url: str) -> sa.Engine:
+def open_engine(url: str, *, create: bool = True) -> sa.Engine:
     """An engine over a ledger of the present schema: created, or migrated, if need be.
+
+    Args:
+        create: without it nothing is created, migrated or otherwise changed.
 
     Raises:
         LedgerInvalid: the ledger is of a newer schema, or is no ledger.
+        NotFound: there is none, and `create` is false.
         SourceUnavailable: the URL is not one, or the database does not answer.
     """
     try:
         parsed = sa.make_url(url)
         sqlite = parsed.get_backend_name() == "sqlite"
         if sqlite and parsed.database not in (None, "", ":memory:"):
-            _own_file(Path(str(parsed.database)))
+            path = Path(str(parsed.database))
+            if create:
+                _own_file(path)
+            elif not path.exists():  # to connect would make it
+                raise NotFound(_NO_LEDGER)
         arguments = {"timeout": _PATIENCE_S, "isolation_level": None} if sqlite else {}
         memory = sqlite and parsed.database in (None, "", ":memory:")
         engine = sa.create_engine(
@@ -106,7 +115,15 @@ def open_engine(url: str) -> sa.Engine:
     if sqlite:
         sa.event.listen(engine, "connect", _prepare)
         sa.event.listen(engine, "begin", _begin)
-    _bring_up(engine)
+    if create:
+        _bring_up(engine)
+        return engine
+    try:
+        found = _version(engine)
+    except sa.exc.DBAPIError as error:
+        raise _told(error) from None
+    if not found:
+        raise NotFound(_NO_LEDGER)
     return engine
 
 

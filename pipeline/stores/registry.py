@@ -276,6 +276,13 @@ def _version(found: ModelVersion) -> Version:
     )
 
 
+def exists(url: str) -> bool:
+    """False where there is certainly none: to ask MLflow for a file would make it."""
+    absolute = _absolute(url)
+    file = absolute.removeprefix("sqlite:///")
+    return file == absolute or Path(file).exists()
+
+
 def _absolute(url: str) -> str:
     """A SQLite file by its whole path: MLflow keeps stores open by URL, wherever it is then."""
     file = url.removeprefix("sqlite:///")

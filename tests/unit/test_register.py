@@ -4,7 +4,7 @@ import datetime as dt
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 from pyroaring import BitMap
 
 from pipeline import workspace
-from pipeline.errors import NotFound, RegistrationRefused
+from pipeline.errors import LedgerInvalid, NotFound, RegistrationRefused
 from pipeline.evidence import Evidence, closed_gate, objections
 from pipeline.keys import create_key_file, load_key
 from pipeline.params import Params, Registration, load_params
@@ -75,6 +75,9 @@ class FakeLedger:
 
     def head(self) -> tuple[int, str]:
         return 2, "abcdef"
+
+    def check_contains_all(self, records: Iterable[tuple[str, int, str]]) -> None:
+        assert all((rows, head) == (2, "abcdef") for _, rows, head in records)
 
 
 @dataclass
@@ -222,6 +225,18 @@ def test_the_ledgers_own_record_opens_the_door(door: Door, monkeypatch: pytest.M
         assert door.run()["run_id"] == run_id
         tags = Registry.open(door.params.stores.registry).find("readmission", "1").tags
         ledger.check_contains(run_id, int(tags["ledger_rows"]), tags["ledger_head"])
+
+
+def test_a_rolled_back_ledger_is_refused_by_every_walk(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door.run()  # records a ledger of two entries that ends in abcdef
+    assert door.run()["version"] == 1
+    monkeypatch.undo()
+    monkeypatch.chdir(door.root)
+    monkeypatch.setattr(register, "willing_now", lambda params, now: door.willing)
+    with pytest.raises(LedgerInvalid, match="has 0 entries and no longer contains run run-1"):
+        door.run()
 
 
 def test_the_version_names_people_data_code_parameters_and_price(door: Door) -> None:

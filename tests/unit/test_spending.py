@@ -77,9 +77,10 @@ def test_table_shows_every_class_and_who_would_be_over(ledger: Ledger) -> None:
     lines = text.splitlines()
     assert "epsilon 1.7 at delta 1e-05 per person" in lines[0]
     assert "1.092 (RDP), 0.998 (PLD)" in lines[1]
-    rows = [line.split() for line in lines[4:]]
+    rows = [line.split() for line in lines[4:7]]
     assert [row[:2] for row in rows] == [["2", "1"], ["1", "0"], ["1", "2"]]
     assert [row[-1] == "over" for row in rows] == [False, False, True]
+    assert lines[-1] == "1 person would be above the budget: the next run is refused."
     assert "█" in text and "▒" in text and "·" in text
 
 
