@@ -18,6 +18,7 @@ from pipeline import workspace
 from pipeline.errors import BudgetExceeded, DiskFull, LetheError, ParamsInvalid
 from pipeline.params import load_params, resolve_secret
 from pipeline.stages import STAGES
+from pipeline.sweep.command import sweep
 
 app = typer.Typer(
     help="A machine-learning pipeline that can forget.",
@@ -225,6 +226,9 @@ def epsilon(
         target_epsilon=target_epsilon,
     )
     _say_json(statement.to_data()) if as_json else _say(str(statement))
+
+
+app.command()(sweep)
 
 
 @app.command()
