@@ -141,7 +141,7 @@ def _attack_in_words(audit: dict[str, Any]) -> str:
     held = f"{len(audit['checks'])} checks held"
     if "auc" not in attack:
         return held
-    return f"{held}; membership attack AUC {attack['auc']:.3f} (0.5 is a coin)"
+    return f"{held}; membership attack AUC {attack['auc']:.3f} (0.5 is a coin; not private)"
 
 
 def _headline(stage: str) -> str:

@@ -87,6 +87,7 @@ def budget_report(
         "adjacency": ADJACENCY,
         "delta": budget.delta,
         "epsilon": budget.epsilon,
+        "not_private": ["classes.subjects", "next.over_budget", "next.subjects"],
         "unit": UNIT,
     }
     if plan is None:

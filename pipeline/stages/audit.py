@@ -98,7 +98,8 @@ def run(params: Params, *, now: datetime) -> dict[str, Any]:
         with suppress(NotFound):
             record = ledger.run(str(trained.described.get("run_id")))
     report, curve = audit(trained, params.audit, record=record)
-    workspace.write_whole(ROC, curve.to_csv(index=False).encode())
+    marked = curve.assign(private=False)[["private", *curve.columns]]  # DVC draws the last column
+    workspace.write_whole(ROC, marked.to_csv(index=False).encode())
     workspace.write_json(workspace.report_path("audit"), report)
     if not report["passed"]:
         raise AuditContradiction(

@@ -94,6 +94,7 @@ def budget_report(
         "epsilon_pld": epsilon_pld([plan.event], plan.delta),
         "epsilon_rdp": epsilon_rdp([plan.event], plan.delta),
         "left_out": left_out,
+        "not_private": ["classes.subjects", "left_out", "subjects"],
         "plan": plan.to_data(),
         "plan_digest": plan.digest,
         "remaining": min(price.remaining for price in prices),

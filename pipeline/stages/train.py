@@ -202,6 +202,7 @@ def _train_into(
         "left_out": reservation.left_out,
         "manifest_md5": hashlib.md5(manifest, usedforsecurity=False).hexdigest(),
         "metrics": evaluation.marked(),
+        "not_private": ["left_out", "records", "subjects"],
         "plan": plan.to_data(),
         "records": data.records,
         "run_id": reservation.run_id,
@@ -217,8 +218,10 @@ def _train_into(
         save_file(weights, folder / "model" / WEIGHTS)
         workspace.write_json(folder / "model" / DESCRIPTION, description)
         (folder / "manifest.roaring").write_bytes(manifest)
-        evaluation.roc.to_csv(folder / "plots" / "roc.csv", index=False)
-        evaluation.calibration.to_csv(folder / "plots" / "calibration.csv", index=False)
+        curves = {"roc": evaluation.roc, "calibration": evaluation.calibration}
+        for name, curve in curves.items():  # computed without noise, and every row says so
+            marked = curve.assign(private=False)[["private", *curve.columns]]  # DVC draws the last
+            marked.to_csv(folder / "plots" / f"{name}.csv", index=False)
         workspace.write_json(folder / "report.json", report)
 
 

@@ -57,6 +57,8 @@ def sweep(
 
     if charged and stand_in is not None:
         raise ParamsInvalid("Give either --stand-in or --charged: one is free, one is not.")
+    if charged and (people is not None or person is not None):
+        raise ParamsInvalid("--people and --person are of a stand-in; leave them out of --charged.")
     params, console = load_params(params_file), Console(stderr=True)
     wanted: dict[str, Any] = {
         "epsilons": None if epsilon is None else numbers(epsilon, option="--epsilon"),

@@ -78,6 +78,7 @@ def test_json_says_classes_and_delta_and_changes_no_file(folder: Path) -> None:
     kinds = [(c["subjects"], c["runs"], c["in_next_run"]) for c in report["classes"]]
     assert sorted(kinds) == [(1, 1, False), (1, 1, True), (3, 0, True)]
     assert report["next"]["subjects"] == 4
+    assert "classes.subjects" in report["not_private"]
 
 
 def test_a_look_makes_no_ledger_vault_registry_or_folder(folder: Path) -> None:

@@ -457,6 +457,7 @@ def test_a_free_sweep_writes_table_and_plots_and_makes_no_store(folder: Path) ->
     ("words", "told"),
     [
         (["--stand-in", "generated", "--charged"], "either --stand-in or --charged"),
+        (["--charged", "--people", "500"], "--people and --person are of a stand-in"),
         (["--epsilon", "1", "--noise", "1"], "either --epsilon or --noise"),
         (["--epsilon", "one"], "--epsilon takes numbers"),
         (["--auc", "0.4"], "--auc 0.4"),

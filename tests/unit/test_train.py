@@ -142,9 +142,12 @@ def test_a_model_can_be_built_again_from_its_folder_alone(params: Params) -> Non
 def test_curves_have_few_points_and_show_no_single_record(params: Params) -> None:
     go(params, FakeLedger())
     roc = pd.read_csv(workspace.PLOTS / "roc.csv")
-    assert list(roc) == ["fpr", "tpr"]
+    assert list(roc) == ["private", "fpr", "tpr"]
     assert len(roc) <= 200
-    assert list(pd.read_csv(workspace.PLOTS / "calibration.csv")) == ["predicted", "observed"]
+    assert list(pd.read_csv(workspace.PLOTS / "calibration.csv")) == [
+        *("private", "predicted", "observed")
+    ]
+    assert not roc["private"].any()
 
 
 def test_nothing_is_drawn_and_nothing_written_when_the_ledger_refuses(

@@ -1,0 +1,79 @@
+"""Every number of people's data that leaves is charged, or says that it is not private."""
+
+import json
+from typing import Any
+
+import pandas as pd
+
+from pipeline.stores.registry import NOT_PRIVATE, Registry
+from tests.conftest import Workspace
+
+CHARGED = {"epsilon", "epsilon_rdp"}  # follow from the plan alone
+
+
+def test_every_metric_in_mlflow_is_a_price_or_marked(walked: Workspace) -> None:
+    registry = Registry.open(f"sqlite:///{walked.root / 'mlflow.db'}")
+    version = registry.find("readmission", "1")
+    names = set(registry.metrics(version))
+    assert {"auc", "accuracy", "log_loss", "attack_auc"} <= {
+        name.removesuffix(NOT_PRIVATE) for name in names
+    }
+    assert {name for name in names if not name.endswith(NOT_PRIVATE)} == CHARGED
+    for name, metric in json.loads(version.tags["metrics"]).items():
+        assert metric["private"] is False, name
+    marked = version.tags["not_private"].split(", ")
+    assert {"auc", "subjects", "records"} <= set(marked)
+
+
+def test_every_metric_of_the_reports_says_whether_it_is_private(walked: Workspace) -> None:
+    def report(stage: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((walked.root / "reports" / f"{stage}.json").read_text())
+        return found
+
+    assert all(metric["private"] is False for metric in report("train")["metrics"].values())
+    assert {"records", "subjects"} <= set(report("train")["not_private"])
+    assert "subjects" in report("budget")["not_private"]
+    assert report("audit")["private"] is False
+    assert report("audit")["attack"]["private"] is False
+
+
+def test_every_row_of_a_curve_says_that_it_is_not_private(walked: Workspace) -> None:
+    for name in ("roc", "calibration", "audit_roc"):
+        curve = pd.read_csv(walked.root / "reports" / "plots" / f"{name}.csv")
+        assert len(curve) > 0
+        assert curve.columns[0] == "private" and not curve["private"].any(), name
+
+
+def test_budget_shows_the_walks_own_spend(walked: Workspace) -> None:
+    shown = json.loads(walked.lethe("budget", "--json").stdout)
+    trained = json.loads((walked.root / "reports" / "train.json").read_text())
+    (everybody,) = shown["classes"]
+    assert everybody["subjects"] == trained["subjects"]
+    assert everybody["epsilon_pld"] == trained["epsilon"]
+    assert everybody["epsilon_rdp"] == trained["epsilon_rdp"]
+    assert everybody["remaining"] == shown["epsilon"] - trained["epsilon_rdp"]
+    assert shown["delta"] == trained["delta"]
+    assert everybody["epsilon_rdp_after"] > everybody["epsilon_rdp"]
+
+
+def test_a_real_walk_is_refused_on_a_ledger_that_was_deleted(walked_copy: Workspace) -> None:
+    (walked_copy.root / ".lethe" / "ledger.db").unlink()
+    done = walked_copy.lethe("run", check=False)
+    assert done.returncode == 30
+    assert "rolled back or replaced" in done.stderr
+    shown = walked_copy.lethe("budget", "--json", check=False)
+    assert shown.returncode == 30
+
+
+def test_a_charged_sweep_of_a_real_walk_spends_what_it_says(walked_copy: Workspace) -> None:
+    words = ("sweep", "--charged", "--noise", "4", "--clip", "1", "--json")
+    refused = walked_copy.lethe(*words, check=False)
+    assert refused.returncode == 10
+    before = json.loads(walked_copy.lethe("budget", "--json").stdout)["classes"]
+    report = json.loads(walked_copy.lethe(*words, "--yes").stdout)
+    (after,) = json.loads(walked_copy.lethe("budget", "--json").stdout)["classes"]
+    assert (before[0]["runs"], after["runs"]) == (1, 2)
+    assert before[0]["epsilon_rdp"] < after["epsilon_rdp"]
+    assert report["charged"]["runs"] == 1
+    registry = Registry.open(f"sqlite:///{walked_copy.root / 'mlflow.db'}")
+    assert len(registry.versions()) == 1
