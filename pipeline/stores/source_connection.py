@@ -214,6 +214,6 @@ def database_errors(place: str = "") -> Iterator[None]:
     except exc.SQLAlchemyError as error:
         cause = type(getattr(error, "orig", None) or error).__name__
         raise SourceUnavailable(
-            f"The source{place} does not answer ({cause}). Check source.url, that the database is up, and "
-            "that its password is right."
+            f"The source{place} does not answer ({cause}). Check source.url, that the database is "
+            "up, and that its password is right."
         ) from None
