@@ -146,6 +146,7 @@ def test_the_search_would_find_what_it_looks_for(walked_copy: Workspace) -> None
 
 
 def test_the_registered_model_takes_the_sources_own_columns(walked: Workspace) -> None:
+    assert "champion" in _report(walked, "register")["aliases"], _report(walked, "register")
     program = (
         "import mlflow, pandas as pd, sqlalchemy as sa\n"
         "mlflow.set_tracking_uri('sqlite:///mlflow.db')\n"
