@@ -75,6 +75,7 @@ def budget_report(
         "epsilon_pld": epsilon_pld([plan.event], budget.delta),
         "steps": plan.steps,
         "sample_rate": plan.sample_rate,
+        "noise": plan.noise,
         "noise_multiplier": plan.noise_multiplier,
     }
     return report

@@ -199,6 +199,7 @@ def _train_into(
         "left_out": reservation.left_out,
         "manifest_md5": hashlib.md5(manifest, usedforsecurity=False).hexdigest(),
         "metrics": evaluation.marked(),
+        "noise": plan.noise,
         "plan": plan.to_data(),
         "records": data.records,
         "run_id": reservation.run_id,
