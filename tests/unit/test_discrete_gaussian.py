@@ -140,6 +140,42 @@ def test_a_coin_on_the_edge_is_settled_by_further_bits(then: int, whole: int) ->
     assert (found, accepted) == (whole, True)
 
 
+def _below(coin: int, bounds: tuple[int, int]) -> bool:
+    """Is coin / 2^32, with zeros after it, below p? For irrational p and 1, at 96 bits."""
+    lower, _ = bounds
+    return coin << 64 < lower
+
+
+@pytest.mark.parametrize("scale_bits", [0, 5, 13, 24])
+def test_every_decision_is_the_exact_one_also_next_to_its_edge(scale_bits: int) -> None:
+    """Trials whose coins lie within some 2^-32 of what decides, against rational arithmetic."""
+    random = np.random.default_rng(scale_bits)
+    scale, firsts, seconds, expected = 1 << scale_bits, [], [], []
+    edges = [whole_bounds(v, 96)[0] >> 64 for v in range(8)]
+    for number in range(600):
+        fraction, negative = int(random.integers(scale)), int(random.integers(2))
+        coin = int(random.integers(2**32))
+        if number % 3 == 0:
+            coin = min(edges[number % 8] + int(random.integers(-1, 2)), 2**32 - 1)
+        whole = next(v for v in range(20) if _below(coin, whole_bounds(v, 96)))
+        exponent = Fraction(fraction * (fraction + 2 * whole * scale), 2 * scale**2)
+        coarse = Fraction(math.floor(exponent * 1024), 1024)
+        parts = [exp_bounds(coarse, 96), exp_bounds(exponent - coarse, 96)]
+        most, drift = 2**32 - 1, (int(random.integers(-3, 4)) for _ in range(2))
+        coins = [
+            max(0, min(most, (part[0] >> 64) + off)) for part, off in zip(parts, drift, strict=True)
+        ]
+        firsts.append(_signed(coin << 32 | negative << 24 | fraction))
+        seconds.append(_signed(coins[0] << 32 | coins[1]))
+        magnitude = whole * scale + fraction
+        accepted = all(_below(c, part) for c, part in zip(coins, parts, strict=True))
+        if accepted and (magnitude or not negative):
+            expected.append(-magnitude if negative else magnitude)
+    sampler = DiscreteGaussian(Given(firsts + seconds, then=0), scale_bits=scale_bits)
+    assert sampler._trials(600).tolist() == expected
+    assert 50 < len(expected) < 550
+
+
 def test_there_is_no_largest_value() -> None:
     """A coin of ones, and ones after it: the whole part grows with every word of them."""
     words = [-1 for _ in range(3)] + [0] * 50
