@@ -93,7 +93,7 @@ def model_card(
         sections={
             "What it cost the people in it": rows(
                 *("epsilon", "epsilon_rdp", "delta", "unit", "adjacency", "sampling", "q", "K"),
-                *("sigma", "clip_norm", "steps", "accountant", "engine", "device"),
+                *("sigma", "noise", "clip_norm", "steps", "accountant", "engine", "device"),
             ),
             "What it came from": rows(
                 *("purpose", "subjects", "records", "data_md5", "subjects_md5", "manifest_md5"),
@@ -120,6 +120,7 @@ _WORDS = {
     "q": "q, sampling rate",
     "K": "K, records per person at most",
     "sigma": "sigma, noise multiplier",
+    "noise": "noise (gaussian in floating point, or discrete on a public grid)",
     "data_md5": "data (md5 of the shards, DVC)",
     "subjects_md5": "people in the data (md5, DVC)",
     "manifest_md5": "people in the model (md5 of the manifest, DVC)",

@@ -111,7 +111,8 @@ class Mechanism:
     `expected_subjects` is a public estimate of how many people train, never counted from
     the data: `sample_rate * expected_subjects` normalizes every step.
     Give either `noise_multiplier`, or `epsilon` to solve for it (at the budget's delta,
-    by `accountant`, rounded to the private side).
+    by `accountant`, rounded to the private side). `noise: discrete` is the float-safe noise,
+    at the same price.
     """
 
     records_per_person: int = Field(ge=1)
@@ -122,6 +123,7 @@ class Mechanism:
     noise_multiplier: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     epsilon: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     accountant: Literal["rdp", "pld"] = "pld"
+    noise: Literal["gaussian", "discrete"] = "gaussian"
 
     @property
     def expected_batch_size(self) -> float:

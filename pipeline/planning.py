@@ -36,4 +36,5 @@ def plan_from(params: Params) -> Plan:
         noise_multiplier=noise,
         expected_batch_size=declared.expected_batch_size,
         delta=params.budget.delta,
+        noise=declared.noise,
     )

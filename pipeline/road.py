@@ -126,8 +126,9 @@ def _facts(params: Params, reports: dict[str, dict[str, Any]]) -> list[tuple[str
         (
             "on terms",
             f"{trained['adjacency']}; {trained['sampling']}, q={plan['sample_rate']:g}; "
-            f"{plan['steps']} steps; noise multiplier {plan['noise_multiplier']:.3f}; at most "
-            f"{plan['records_per_person']} records a person",
+            f"{plan['steps']} steps; {plan['noise']} noise, multiplier "
+            f"{plan['noise_multiplier']:.3f}; "
+            f"at most {plan['records_per_person']} records a person",
         ),
         ("measured", f"{measured} on held-out people (not private)"),
         ("attacked", _attack_in_words(audit)),

@@ -31,7 +31,9 @@ ASSUMPTIONS = (
     "Noise and sampling come from a cryptographic generator and stay secret.",
     "RDP stays valid when later runs are chosen by earlier ones; PLD is tighter, for runs that "
     "were fixed beforehand.",
-    "Arithmetic is in floating point; no claim is made against attacks on its last bits.",
+    "Gaussian noise is computed in floating point; no claim is made against attacks on its last "
+    "bits. Discrete noise (training.mechanism.noise: discrete) has the same price and an exact law "
+    "on a public grid; sums are computed in float32 with either.",
 )
 
 

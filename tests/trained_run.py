@@ -14,7 +14,7 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 PEOPLE, HELD_OUT = 400, 100
 
 
-def params() -> Params:
+def params(*, noise: str = "gaussian") -> Params:
     return parse_params(
         {
             "purpose": "return",
@@ -81,6 +81,7 @@ def params() -> Params:
                     "steps": 20,
                     "clip_norm": 0.7,
                     "noise_multiplier": 1.5,
+                    "noise": noise,
                 },
                 "optimizer": {"learning_rate": 0.5},
                 "model": "mlp",
@@ -104,6 +105,7 @@ def plan_of(declared: Params) -> Plan:
         noise_multiplier=mechanism.noise_multiplier,
         expected_batch_size=mechanism.expected_batch_size,
         delta=declared.budget.delta,
+        noise=mechanism.noise,
     )
 
 

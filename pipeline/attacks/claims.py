@@ -164,9 +164,9 @@ def check_accounting(
         ),
         holds(
             "accounting.statement",
-            [report.get(k) for k in ("delta", "unit", "adjacency", "sampling")]
-            == [plan.delta, UNIT, ADJACENCY, SAMPLING],
-            meaning="delta, unit, adjacency and sampling are the plan's",
+            [report.get(k) for k in ("delta", "unit", "adjacency", "sampling", "noise")]
+            == [plan.delta, UNIT, ADJACENCY, SAMPLING, plan.noise],
+            meaning="delta, unit, adjacency, sampling and noise are the plan's",
         ),
         at_most(
             "accounting.steps",

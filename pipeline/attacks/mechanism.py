@@ -262,7 +262,7 @@ def check_noise(step_of: StepOf, plan: Plan, data: PersonData) -> list[Check]:
     zeros = zero_sums(step.model)
     coordinates = sum(z.numel() for z in zeros)
     draws = int(np.clip(math.ceil(_NOISE_VALUES / coordinates), 4, 4000))
-    scale = plan.noise_multiplier * plan.clip_norm
+    scale = replay.noise_scale(plan, coordinates)
     rows = np.array([_noise(step, zeros, scale) for _ in range(draws)])
     other = _noise(second, zeros, scale)
     sizes = {
@@ -276,6 +276,7 @@ def check_noise(step_of: StepOf, plan: Plan, data: PersonData) -> list[Check]:
     ends = np.cumsum([min(z.numel(), _NOISE_VALUES) for z in zeros])[:-1]
     by_tensor = [variance_p(part.ravel()) for part in np.split(rows, ends, axis=1)]
     few = np.concatenate([rows[:40], other[None]])
+    grid = [step.noisy(sums) for sums in (zeros, *sizes.values())] + [second.noisy(zeros)]
     columns = rows[:, np.linspace(0, rows.shape[1] - 1, min(rows.shape[1], 200)).astype(int)].T
     every = rows.ravel()
     return [
@@ -299,6 +300,27 @@ def check_noise(step_of: StepOf, plan: Plan, data: PersonData) -> list[Check]:
             0,
             meaning="no three noise values in a row come twice",
         ),
+        *(_grid_checks(grid, scale / 2**24) if plan.noise == "discrete" else []),
+    ]
+
+
+def _grid_checks(released: Sequence[Sequence[Tensor]], step: float) -> list[Check]:
+    """Discrete noise: is everything a whole number of the one step that the plan's fields give?
+
+    A float32 tells it within half a standard deviation, where it is finer than the grid.
+    """
+    values = np.concatenate([_flat(tensors).float().numpy() for tensors in released])
+    exact = values.astype(np.float64)
+    away = np.abs(exact - np.round(exact / step) * step)
+    # What float32 takes off; and the step is known to 2^-40 of itself.
+    allowed = np.spacing(np.abs(values)) * (0.5 + 1e-6) + np.abs(exact) * 2.0**-38
+    return [
+        at_most(
+            "noise.grid",
+            int((~(away <= allowed)).sum()),
+            0,
+            meaning="what is released lies on the plan's public grid, whatever the data",
+        )
     ]
 
 

@@ -169,6 +169,19 @@ def released_sums(
     return Release(np.array(rows).reshape(len(rows), sum(sizes)), sizes, trained)
 
 
+def noise_scale(plan: Plan, coordinates: int) -> float:
+    """The standard deviation that the plan's noise must have in so many coordinates.
+
+    Of discrete noise it is 2^24 steps of the grid. The formula is derived in
+    `discrete_noise`; on purpose it is not read from there.
+    """
+    stated = plan.noise_multiplier * plan.clip_norm
+    if plan.noise != "discrete":
+        return stated
+    rounding = 2 * plan.noise_multiplier * coordinates**0.5
+    return stated * 1.0001 * 2**24 / ((2**48 - 64) ** 0.5 - rounding)
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Replayed steps are so small that waiting for a second thread takes the longer part."""

@@ -26,7 +26,7 @@ from pipeline.attacks.statistics import (
 )
 from pipeline.errors import TrainingRefused
 from pipeline.training.batches import PersonData
-from pipeline.training.contract import LossFn
+from pipeline.training.contract import LossFn, trainable_parameters
 from pipeline.training.plan import Plan
 
 SHARE_TOLERANCE = 0.1  # of a share; quiet noise stays within it by 35 standard deviations
@@ -60,7 +60,7 @@ def check_loop(
         classes=classes,
         device=device,
     )
-    scale = plan.noise_multiplier * plan.clip_norm
+    scale = replay.noise_scale(plan, sum(p.numel() for p in trainable_parameters(model)))
     tensors = [variance_p((part / scale).ravel()) for part in own.tensors()]
     return [
         *crowd,
@@ -130,7 +130,6 @@ def _loud_checks(plan: Plan) -> list[Check]:
     """
     steps, spare = 40, 256
     records = min(plan.records_per_person, _MOST_RECORDS)
-    scale = plan.noise_multiplier * plan.clip_norm
     runs = []
     for people in (1, 1, 256):
         made, _ = replay.made_up_people(
@@ -144,6 +143,7 @@ def _loud_checks(plan: Plan) -> list[Check]:
             steps=steps,
             physical_batch=_TOGETHER,
         )
+        scale = replay.noise_scale(plan, 2 * (people + spare))
         runs.append([head[:, people:] / scale for head in found.tensors()])
     every = [np.concatenate(heads, axis=1).ravel() for heads in runs]
     rows = np.concatenate([head for heads in runs for head in heads])

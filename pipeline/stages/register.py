@@ -203,6 +203,7 @@ def _release(
         ),
         "model": params.registration.name,
         "model_md5": evidence.recorded["model"],
+        "noise": plan.noise,
         "not_private": ", ".join(
             sorted({"records", "subjects"} | {n for n, m in measured.items() if not m["private"]})
         ),

@@ -202,6 +202,7 @@ def _train_into(
         "left_out": reservation.left_out,
         "manifest_md5": hashlib.md5(manifest, usedforsecurity=False).hexdigest(),
         "metrics": evaluation.marked(),
+        "noise": plan.noise,
         "not_private": ["left_out", "records", "subjects"],
         "plan": plan.to_data(),
         "records": data.records,

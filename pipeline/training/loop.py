@@ -9,8 +9,9 @@ One step is `DpStep`, in three calls that the audit can replay one by one:
 
 `clipped_sum` moves by at most `plan.clip_norm` when a person is added or removed;
 `noisy` adds independent normal noise of standard deviation
-`plan.noise_multiplier * plan.clip_norm`. `train` uses exactly these, divides by
-`plan.expected_batch_size`, and hands the result to an optimizer, which sees nothing else.
+`plan.noise_multiplier * plan.clip_norm`, or the discrete noise that the plan asks for.
+`train` uses exactly these, divides by `plan.expected_batch_size`, and hands the result to an
+optimizer, which sees nothing else.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,7 +38,7 @@ from pipeline.training.contract import (
     trainable_parameters,
     zero_sums,
 )
-from pipeline.training.noise import GaussianNoise
+from pipeline.training.noise import make_noise
 from pipeline.training.optimizing import Updater
 from pipeline.training.plan import Plan
 from pipeline.training.sampling import Keystream, poisson_draw
@@ -61,7 +62,7 @@ class DpStep:
         self.plan, self.model, self.engine = plan, model, engine
         self._keystream = keystream
         device = next(model.parameters()).device
-        self._noise = GaussianNoise(keystream, device)
+        self._noise = make_noise(plan, keystream, device)
 
     def draw(self, subjects: int) -> npt.NDArray[np.int64]:
         """Positions of the people of this step; may be empty. See `poisson_draw`."""
@@ -91,7 +92,10 @@ class DpStep:
         return sums
 
     def noisy(self, sums: Sequence[Tensor]) -> list[Tensor]:
-        """The sums with noise of standard deviation `noise_multiplier * clip_norm`; new tensors."""
+        """The sums with noise of standard deviation `noise_multiplier * clip_norm`; new tensors.
+
+        Discrete noise rounds the sums to its grid first, and is as much wider as that costs.
+        """
         scale = self.plan.noise_multiplier * self.plan.clip_norm
         return self._noise.add(sums, standard_deviation=scale)
 

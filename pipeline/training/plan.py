@@ -19,6 +19,7 @@ from pipeline.errors import ParamsInvalid
 UNIT = "person"
 ADJACENCY = "add or remove one person"
 SAMPLING = "Poisson over persons"
+NOISES = ("gaussian", "discrete")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,9 @@ class Plan:
     takes at most `records_per_person` of each one's records, clips the person's one
     summed gradient to `clip_norm` in L2, adds Gaussian noise of standard deviation
     `noise_multiplier * clip_norm` to the sum, and divides by `expected_batch_size`,
-    a public constant. An empty draw is a step of pure noise.
+    a public constant. An empty draw is a step of pure noise. With `noise` discrete the sum
+    is rounded to a public grid and the noise is a discrete Gaussian on it, a little wider,
+    so that the same event holds; `discrete_noise` shows it.
 
     Guarantee: one step is a Poisson-subsampled Gaussian mechanism under adding or
         removing one person, of sensitivity `clip_norm`; `event` composes all steps.
@@ -43,6 +46,7 @@ class Plan:
     noise_multiplier: float
     expected_batch_size: float
     delta: float
+    noise: str = "gaussian"
 
     def __post_init__(self) -> None:
         for name in ("clip_norm", "noise_multiplier", "expected_batch_size"):
@@ -55,6 +59,8 @@ class Plan:
             raise ParamsInvalid(f"The plan's delta={self.delta!r} must be in (0, 1).")
         if self.steps < 1 or self.records_per_person < 1:
             raise ParamsInvalid("The plan needs at least one step and one record per person.")
+        if self.noise not in NOISES:
+            raise ParamsInvalid(f"The plan's noise={self.noise!r} is none of {', '.join(NOISES)}.")
 
     @property
     def event(self) -> dp.DpEvent:

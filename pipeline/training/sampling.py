@@ -41,9 +41,9 @@ class Keystream:
         """The next `count` uniform 64-bit numbers."""
         if len(self._zeros) < 8 * count:
             self._zeros = bytes(8 * count)
-        out = bytearray(8 * count + 15)  # cryptography asks for one block less a byte of slack
-        self._encryptor.update_into(memoryview(self._zeros)[: 8 * count], out)
-        return np.frombuffer(out, dtype=np.uint64, count=count)
+        out = np.empty(8 * count + 15, dtype=np.uint8)  # cryptography asks for a block less a byte
+        self._encryptor.update_into(memoryview(self._zeros)[: 8 * count], out.data)
+        return out[: 8 * count].view(np.uint64)
 
 
 def poisson_draw(keystream: Keystream, subjects: int, sample_rate: float) -> npt.NDArray[np.int64]:

@@ -124,8 +124,7 @@ def noise_in_the_first_layer_only(patch: Patch) -> None:
 
 def noise_that_is_uniform(patch: Patch) -> None:
     def uniform(self: GaussianNoise, count: int) -> torch.Tensor:
-        numbers = self._keystream.uint64(count).astype(np.float64) / 2.0**64
-        return torch.from_numpy((numbers - 0.5) * 12**0.5).float()
+        return (self._bits.int64(count).double() * 2.0**-64 * 12**0.5).float()
 
     patch.setattr(GaussianNoise, "normal", uniform)
 

@@ -111,6 +111,14 @@ def test_a_model_of_another_plan_contradicts(trained: Path) -> None:
     assert "accounting.charged" in _written()["failed"]
 
 
+def test_a_report_of_another_noise_contradicts(trained: Path) -> None:
+    """Discrete noise is a claim of its own: a run with the other must not carry it."""
+    _edit(workspace.report_path("train"), noise="discrete")
+    with pytest.raises(AuditContradiction):
+        _run()
+    assert _written()["failed"] == ["accounting.statement"]
+
+
 def test_more_steps_than_were_paid_for_contradict(trained: Path) -> None:
     _edit(workspace.report_path("train"), steps=PARAMS.training.mechanism.steps + 1)
     with pytest.raises(AuditContradiction):

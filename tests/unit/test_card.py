@@ -16,6 +16,7 @@ FACTS = {
     "q": "0.1",
     "K": "4",
     "sigma": "3.14159265",
+    "noise": "discrete",
     "steps": "20",
     "accountant": "RDP and PLD",
     "manifest_md5": "0123456789abcdef0123456789abcdef",
@@ -46,6 +47,11 @@ def test_prices_are_rounded_up_and_noise_down() -> None:
     assert "| epsilon (PLD) | 0.9124 |" in text
     assert "| sigma, noise multiplier | 3.1415 |" in text
     assert "| epsilon (RDP, what the budget is held to) | 1.0457 |" in text
+
+
+def test_the_noise_is_named() -> None:
+    text = model_card(FACTS, METRICS, ["age"]).markdown()
+    assert "| noise (gaussian in floating point, or discrete on a public grid) | discrete |" in text
 
 
 def test_every_metric_says_whether_it_is_private() -> None:

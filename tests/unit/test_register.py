@@ -256,6 +256,7 @@ def test_the_version_names_people_data_code_parameters_and_price(door: Door) -> 
         "K": "4",
         "q": "0.1",
         "sigma": "3.0",
+        "noise": "gaussian",
         "steps": "20",
         "data_md5": "d" * 32 + ".dir",
         "subjects_md5": _md5(workspace.SUBJECTS.read_bytes()),
