@@ -108,7 +108,6 @@ def budget_report(
         }
         for each in ledger.price(plan, inside, budget)
     ]
-<<<<<<< HEAD
     outside = _as_they_are(ledger.classes(people - inside, delta=budget.delta), budget)
     classes += [each | {"in_next_run": False} for each in outside]
     over = [each for each in classes if not each.get("epsilon_rdp_after", 0.0) <= budget.epsilon]
@@ -119,20 +118,12 @@ def budget_report(
             "epsilon_pld": epsilon_pld([plan.event], budget.delta),
             "steps": plan.steps,
             "sample_rate": plan.sample_rate,
+            "noise": plan.noise,
             "noise_multiplier": plan.noise_multiplier,
             "subjects": len(inside),
             "over_budget": sum(each["subjects"] for each in over),
             "policy": budget.over_budget,
         },
-=======
-    report["next"] = {
-        "epsilon_rdp": epsilon_rdp([plan.event], budget.delta),
-        "epsilon_pld": epsilon_pld([plan.event], budget.delta),
-        "steps": plan.steps,
-        "sample_rate": plan.sample_rate,
-        "noise": plan.noise,
-        "noise_multiplier": plan.noise_multiplier,
->>>>>>> f69d2779903d4c3c9ff20deafbc61c85a7bba586
     }
 
 
