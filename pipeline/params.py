@@ -171,6 +171,16 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Parallel:
+    """Over how many processes of this machine a training runs: cannot change the guarantee.
+
+    Apart from `training`, so that another number trains, and spends, nothing anew.
+    """
+
+    processes: int = Field(default=1, ge=1, le=64)
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
 class Audit:
     """How hard the model is attacked before it may be registered."""
 
@@ -205,6 +215,7 @@ class Params:
     audit: Audit
     snapshot: dt.datetime | None = None
     stores: Stores = Field(default_factory=Stores)
+    parallel: Parallel = Field(default_factory=Parallel)
 
     @property
     def label(self) -> tuple[str, str]:

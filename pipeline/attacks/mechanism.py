@@ -61,8 +61,12 @@ def check_mechanism(
     replays: int,
     random: np.random.Generator,
     device: str = "cpu",
+    processes: int = 1,
 ) -> list[Check]:
     """Every check of the mechanism; `data` is who trained, `model` what came out.
+
+    Args:
+        processes: over how many the run was trained; whole trainings are replayed so.
 
     What cannot be replayed is a failed check: nothing is known to hold there. The model
     is left as it was.
@@ -81,7 +85,15 @@ def check_mechanism(
         ),
         "noise": lambda: check_noise(step_of, plan, data),
         "loop": lambda: check_loop(
-            plan, data, model, loss_fn, engine=engine, classes=classes, device=device, random=random
+            plan,
+            data,
+            model,
+            loss_fn,
+            engine=engine,
+            classes=classes,
+            device=device,
+            processes=processes,
+            random=random,
         ),
         "refusal": lambda: check_refusals(plan),
     }

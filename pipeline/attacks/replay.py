@@ -19,24 +19,18 @@ import torch
 from pyroaring import BitMap
 from torch import Tensor, nn
 
+from pipeline.attacks import threads
 from pipeline.attacks.statistics import Floats
 from pipeline.params import Optimizer
-from pipeline.training import loop
+from pipeline.training import loop, parallel
 from pipeline.training.batches import PersonData
 from pipeline.training.contract import LossFn, trainable_parameters
+from pipeline.training.parallel import Admission
 from pipeline.training.plan import Plan
 
 QUIET = 1e-3  # noise multiplier under which a single person's share is plain to see
 _LOUDEST = 1e3  # length of a record, in clips
 _MOST_COORDINATES = 100_000  # looked at in each of the real model's steps
-
-
-@dataclass(frozen=True)
-class Admission:
-    """A reservation for made-up people; the ledger never hears of it."""
-
-    run_id: str
-    admitted: BitMap
 
 
 @dataclass(frozen=True)
@@ -131,10 +125,14 @@ def released_sums(
     classes: int = 1,
     device: str = "cpu",
     physical_batch: int = 4096,
+    processes: int = 1,
     admission: Admission | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Release:
     """Trains `model` for `steps` under `plan` and tells what each step released.
+
+    Args:
+        processes: over how many the run that is audited was trained; threads play them.
 
     Only `steps` of the plan is replaced; and delta, which is no part of the mechanism and
     would refuse few people.
@@ -152,19 +150,23 @@ def released_sums(
         if on_step is not None:
             on_step(number)
 
-    trained = loop.train(
-        replayed,
-        data,
-        model,
-        loss_fn,
-        reservation=admission or Admission("replay", BitMap(data.tokens)),
-        optimizer=Optimizer(name="sgd", learning_rate=plan.expected_batch_size),
-        engine=engine,
-        classes=classes,
-        device=device,
-        physical_batch=physical_batch,
-        progress=look,
-    )
+    reserved = admission or Admission("replay", BitMap(data.tokens))
+    task = parallel.Task(replayed, data, model, loss_fn, engine, classes, physical_batch)
+    with threads.helped(processes, task, reserved, device=device) as others:
+        trained = loop.train(
+            replayed,
+            data,
+            model,
+            loss_fn,
+            reservation=reserved,
+            optimizer=Optimizer(name="sgd", learning_rate=plan.expected_batch_size),
+            engine=engine,
+            classes=classes,
+            device=device,
+            physical_batch=physical_batch,
+            progress=look,
+            others=others,
+        )
     sizes = tuple(b.size for b in before)
     return Release(np.array(rows).reshape(len(rows), sum(sizes)), sizes, trained)
 

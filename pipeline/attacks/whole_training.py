@@ -7,6 +7,7 @@ taken at all, whether noise is added once, and what `train` refuses to begin.
 import math
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from pyroaring import BitMap
@@ -43,12 +44,14 @@ def check_loop(
     engine: str,
     classes: int,
     device: str,
+    processes: int,
     random: np.random.Generator,
 ) -> list[Check]:
     """Whole trainings: with next to no noise, with the plan's noise, and on the run's model."""
-    crowd = _quiet_checks(plan, "loop.crowd", people=128, steps=192, random=random)
-    lonely = _quiet_checks(plan, "loop.lonely", people=1, steps=128, random=random)
-    loud = _loud_checks(plan)
+    quiet = partial(_quiet_checks, plan, processes=processes, random=random)
+    crowd = quiet("loop.crowd", people=128, steps=192)
+    lonely = quiet("loop.lonely", people=1, steps=128)
+    loud = _loud_checks(plan, processes=processes)
     # Few of the run's people, with nothing in their places: only noise can come out.
     own = replay.released_sums(
         plan,
@@ -59,6 +62,7 @@ def check_loop(
         engine=engine,
         classes=classes,
         device=device,
+        processes=processes,
     )
     scale = plan.noise_multiplier * plan.clip_norm
     tensors = [variance_p((part / scale).ravel()) for part in own.tensors()]
@@ -75,7 +79,7 @@ def check_loop(
 
 
 def _quiet_checks(
-    plan: Plan, name: str, *, people: int, steps: int, random: np.random.Generator
+    plan: Plan, name: str, *, people: int, steps: int, processes: int, random: np.random.Generator
 ) -> list[Check]:
     """Reads off who was drawn how often in each step, and what a share was divided by."""
     # So low a rate would draw nobody in a replay that ends; the run's own is checked above.
@@ -93,6 +97,7 @@ def _quiet_checks(
         replay.output_as_loss,
         steps=steps,
         physical_batch=_TOGETHER,
+        processes=processes,
     )
     taken = len(found.sums)
     left, right = found.tensors()
@@ -123,7 +128,7 @@ def _quiet_checks(
     ]
 
 
-def _loud_checks(plan: Plan) -> list[Check]:
+def _loud_checks(plan: Plan, *, processes: int) -> list[Check]:
     """The plan's own noise, for two numbers of people, in coordinates that are nobody's.
 
     One of them comes twice: two runs under one key would be alike.
@@ -143,6 +148,7 @@ def _loud_checks(plan: Plan) -> list[Check]:
             replay.output_as_loss,
             steps=steps,
             physical_batch=_TOGETHER,
+            processes=processes,
         )
         runs.append([head[:, people:] / scale for head in found.tensors()])
     every = [np.concatenate(heads, axis=1).ravel() for heads in runs]

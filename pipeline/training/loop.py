@@ -15,6 +15,7 @@ One step is `DpStep`, in three calls that the audit can replay one by one:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -43,6 +44,7 @@ from pipeline.training.plan import Plan
 from pipeline.training.sampling import Keystream, poisson_draw
 
 Progress = Callable[[int, int], None]
+SumOf = Callable[[Tensor], list[Tensor]]
 
 
 class Reserved(Protocol):
@@ -52,6 +54,13 @@ class Reserved(Protocol):
     def run_id(self) -> str: ...
     @property
     def admitted(self) -> BitMap: ...
+
+
+class Others(Protocol):
+    """The further processes of a training; see `pipeline.training.parallel`."""
+
+    def summed(self, step: "DpStep", drawn: Tensor, sum_of: SumOf) -> list[Tensor]:
+        """What `sum_of(drawn)` gives, computed by all processes together."""
 
 
 class DpStep:
@@ -122,6 +131,7 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_every: int = 50,
     progress: Progress | None = None,
+    others: Others | None = None,
 ) -> TrainedModel:
     """Trains under a plan whose spend is reserved for everybody in `data`.
 
@@ -130,33 +140,27 @@ def train(
     Args:
         checkpoint: file to go on from and to save to, every `checkpoint_every` steps.
         progress: called with (step, steps) alone; a loss or a batch's size would leak.
+        others: processes that sum a part of each step's people. They have a part in the
+            sum alone: draws, noise and weights are this process's.
 
     Raises:
         TrainingRefused: somebody in `data` is not in the reservation, comes twice, or
             brings too many records; or the model cannot be clipped per person.
         NotFinite: a gradient or a weight is NaN or infinite; the run counts as spent.
     """
-    _refuse_unreserved(plan, data, reservation)
-    # TF32 keeps ten bits of a product: a norm measured so may let a gradient past the clip.
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    refuse_unreserved(plan, data, reservation)
     model = model.to(device)
-    chosen = make_engine(
-        engine, model, loss_fn, record_shape=tuple(data.features.shape[2:]), classes=classes
-    )
+    chosen = prepared_engine(engine, model, loss_fn, data, classes=classes)
     step = DpStep(plan, model, chosen, keystream())
     updater = Updater(model, optimizer, plan.steps)
     saved = Checkpoint(checkpoint, plan, reservation.run_id) if checkpoint else None
     done = saved.resume(model, updater) if saved else 0
     taken = done  # counted, not copied from the plan: the audit compares the two
     model.train()
+    sum_of = partial(summed, step, data, physical_batch=physical_batch, device=device)
     for number in range(done, plan.steps):
         drawn = torch.from_numpy(step.draw(len(data)))
-        sums = zero_sums(model)
-        for part in drawn.split(physical_batch):
-            found = step.clipped_sum(*data.batch(part, device))
-            for sum_, part_sum in zip(sums, found, strict=True):
-                sum_.add_(part_sum)
+        sums = sum_of(drawn) if others is None else others.summed(step, drawn, sum_of)
         noisy = step.noisy(sums)
         updater.step([g / plan.expected_batch_size for g in noisy])
         taken += 1
@@ -173,7 +177,33 @@ def train(
     return TrainedModel(model, chosen.name, device, taken)
 
 
-def _refuse_unreserved(plan: Plan, data: PersonData, reservation: Reserved) -> None:
+def prepared_engine(
+    name: str, model: nn.Module, loss_fn: LossFn, data: PersonData, *, classes: int
+) -> Engine:
+    """The engine for this model and data, with products as exact as float32 allows."""
+    # TF32 keeps ten bits of a product: a norm measured so may let a gradient past the clip.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    shape = tuple(data.features.shape[2:])
+    return make_engine(name, model, loss_fn, record_shape=shape, classes=classes)
+
+
+def summed(
+    step: DpStep, data: PersonData, positions: Tensor, *, physical_batch: int, device: str
+) -> list[Tensor]:
+    """`step.clipped_sum` of the people at `positions`, `physical_batch` at a time.
+
+    In how many parts they come changes the order of the float32 additions, nothing else.
+    """
+    sums = zero_sums(step.model)
+    for part in positions.split(physical_batch):
+        found = step.clipped_sum(*data.batch(part, device))
+        for sum_, part_sum in zip(sums, found, strict=True):
+            sum_.add_(part_sum)
+    return sums
+
+
+def refuse_unreserved(plan: Plan, data: PersonData, reservation: Reserved) -> None:
     if not isinstance(plan, Plan):
         raise TrainingRefused("Training is driven by a Plan alone.")
     people = BitMap(data.tokens)

@@ -135,9 +135,11 @@ def noise_for_each_physical_batch_is_shared_out(patch: Patch) -> None:
     _rewrite(
         patch,
         loop,
-        "train",
+        "summed",
         "sum_.add_(part_sum)",
-        "sum_.add_(part_sum).add_(torch.randn_like(sum_) * plan.noise_multiplier * plan.clip_norm)",
+        "sum_.add_(part_sum).add_(\n"
+        "    torch.randn_like(sum_) * step.plan.noise_multiplier * step.plan.clip_norm\n"
+        ")",
     )
 
 
@@ -211,7 +213,7 @@ def more_records_than_k_are_taken(patch: Patch) -> None:
 
 def more_records_than_k_are_not_refused(patch: Patch) -> None:
     wide = "data.mask.shape[1] > plan.records_per_person"
-    _rewrite(patch, loop, "_refuse_unreserved", wide, "False")
+    _rewrite(patch, loop, "refuse_unreserved", wide, "False")
     wide = "mask.shape[1] > self.plan.records_per_person"
     _rewrite(patch, loop.DpStep, "clipped_sum", wide, "False")
 
@@ -241,7 +243,7 @@ def drawn_with_replacement(patch: Patch) -> None:
 
 
 def a_subject_has_two_places(patch: Patch) -> None:
-    _rewrite(patch, loop, "_refuse_unreserved", "len(people) != len(data)", "False")
+    _rewrite(patch, loop, "refuse_unreserved", "len(people) != len(data)", "False")
 
 
 def shuffling(patch: Patch) -> None:
@@ -338,7 +340,7 @@ def noise_that_comes_back_after_a_while(patch: Patch) -> None:
 
 
 def people_train_without_reservation(patch: Patch) -> None:
-    _rewrite(patch, loop, "_refuse_unreserved", "if strangers:", "if False:")
+    _rewrite(patch, loop, "refuse_unreserved", "if strangers:", "if False:")
 
 
 def a_step_more_than_the_plan(patch: Patch) -> None:

@@ -1,0 +1,156 @@
+"""Real processes that train together: one charge and one model, and no end without an error."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyroaring import BitMap
+from ruamel.yaml import YAML
+from safetensors.torch import load_file
+from torch.distributed.distributed_c10d import _set_pg_timeout
+
+from pipeline import workspace
+from pipeline.errors import LetheError, NotFinite, ProcessLost
+from pipeline.params import Parallel, Params
+from pipeline.stages import audit
+from pipeline.stages import train as stage
+from pipeline.stores.ledger import Ledger
+from pipeline.training import wire
+from tests import trained_run
+
+NOW = trained_run.NOW
+# A model that meets with an accident in the second process, at its fourth batch.
+UNLUCKY = """
+import os, signal
+from torch import nn
+
+class Unlucky(nn.Module):
+    def __init__(self, features, outputs):
+        super().__init__()
+        self.inner, self.batches = nn.Linear(features, outputs), 0
+
+    def forward(self, x):
+        self.batches += len(x) > 20
+        out = self.inner(x)
+        if self.batches == 4 and os.environ.get("RANK") == "1":
+            accident = os.environ["ACCIDENT"]
+            if accident == "NaN":
+                return out * float("nan")
+            if accident == "RuntimeError":
+                raise RuntimeError("person 4711")
+            os.kill(os.getpid(), getattr(signal, accident))
+        return out
+"""
+
+
+@pytest.fixture
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    made = replace(trained_run.params(), parallel=Parallel(processes=2))
+    trained_run.write_people(made)
+    return made
+
+
+def _runs() -> list[Any]:
+    with Ledger.open(trained_run.params().stores.ledger) as ledger:
+        return list(ledger.runs())
+
+
+def _one_settled_run_and_its_model() -> None:
+    (run,) = _runs()
+    assert run.state == "settled"
+    report = workspace.read_json(workspace.report_path("train"))
+    described = workspace.read_json(workspace.MODEL / stage.DESCRIPTION)
+    assert report["run_id"] == described["run_id"] == run.run_id
+    assert report["processes"] == 2
+    assert report["steps"] == report["plan"]["steps"]
+    assert BitMap.deserialize(workspace.MANIFEST.read_bytes()) == run.eligible
+    assert len(load_file(workspace.MODEL / stage.WEIGHTS)) == 4
+    assert not list(stage.STAGING.iterdir())
+    assert not list(workspace.TEMPORARY.iterdir())
+
+
+def test_two_processes_train_one_model_for_one_charge_and_the_audit_holds(params: Params) -> None:
+    stage.run(params, now=NOW)
+    _one_settled_run_and_its_model()
+    assert audit.run(params, now=NOW)["passed"] is True
+
+
+def test_torchrun_is_another_way_to_start_them(params: Params) -> None:
+    with Path("params.yaml").open("w") as file:
+        YAML().dump(trained_run.raw(), file)  # says nothing of processes
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+    done = subprocess.run(
+        (*torchrun, "--nproc-per-node", "2", "-m", "pipeline", "train"),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    _one_settled_run_and_its_model()
+
+
+@pytest.fixture
+def unlucky(params: Params, monkeypatch: pytest.MonkeyPatch) -> Iterator[Params]:
+    Path("unlucky.py").write_text(f"{UNLUCKY}\ndef make(*sizes): return Unlucky(*sizes)\n")
+    monkeypatch.setattr(wire, "_GRACE_SECONDS", 0.5)
+    yield replace(params, training=replace(params.training, model="unlucky:make"))
+    sys.modules.pop("unlucky", None)
+
+
+class _Impatient(wire.ProcessWire):
+    def __init__(self) -> None:
+        super().__init__()
+        _set_pg_timeout(timedelta(seconds=3))
+
+
+@pytest.mark.parametrize(
+    ("accident", "error"),
+    [
+        ("SIGKILL", ProcessLost),
+        ("SIGSTOP", ProcessLost),  # it hangs
+        ("RuntimeError", ProcessLost),
+        ("NaN", NotFinite),
+    ],
+)
+def test_an_accident_of_one_process_ends_all_and_leaves_the_charge(
+    accident: str,
+    error: type[LetheError],
+    unlucky: Params,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("ACCIDENT", accident)
+    if accident == "SIGSTOP":  # patience is minutes; once all have met, seconds will do
+        monkeypatch.setattr(wire, "ProcessWire", _Impatient)
+    signal.alarm(120)  # no hang: the test's own process would end
+    with pytest.raises(error):
+        stage.run(unlucky, now=NOW)
+    signal.alarm(0)
+    assert [run.state for run in _runs()] == ["reserved"]
+    assert not workspace.MODEL.exists()
+    assert not list(workspace.TEMPORARY.iterdir())
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)  # no process is left behind
+    assert "4711" not in capfd.readouterr().err  # what it held is nobody's to read
+
+
+def test_a_killed_process_is_replaced_and_the_run_goes_on_under_its_charge(
+    unlucky: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCIDENT", "SIGKILL")
+    with pytest.raises(ProcessLost, match="run again"):
+        stage.run(unlucky, now=NOW)
+    (before,) = _runs()
+    monkeypatch.setenv("ACCIDENT", "NaN")
+    alone = replace(unlucky, parallel=Parallel(processes=1))  # how many is no part of the request
+    assert stage.run(alone, now=NOW)["run_id"] == before.run_id
+    assert [run.state for run in _runs()] == ["settled"]
