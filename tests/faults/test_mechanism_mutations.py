@@ -29,7 +29,7 @@ from pipeline.errors import AuditContradiction
 from pipeline.stages import audit
 from pipeline.stages import train as train_stage
 from pipeline.stores.ledger import Ledger
-from pipeline.training import batches, loop, sampling
+from pipeline.training import batches, loop, parallel, sampling
 from pipeline.training.noise import GaussianNoise
 from pipeline.training.plan import Plan
 from pipeline.training.sampling import Keystream
@@ -419,6 +419,84 @@ def test_the_audit_turns_red(
     with pytest.raises(AuditContradiction):
         audit.run(trained_run.params(), now=NOW)
     assert IN_TRAINING[mutation] in _failed()
+
+
+def every_process_sums_everybody(patch: Patch) -> None:
+    _rewrite(patch, parallel, "assist", "drawn[wire.rank :: wire.size]", "drawn")
+
+
+def every_process_draws_by_itself(patch: Patch) -> None:
+    """A helper sums people of a draw of its own."""
+    own = "torch.from_numpy(loop.poisson_draw(Keystream.from_system(), len(task.data), q))"
+    with_loop = f"(q := task.plan.sample_rate, {own})[1]"
+    patch.setattr(parallel, "loop", loop, raising=False)
+    _rewrite(patch, parallel, "assist", "drawn[wire.rank :: wire.size]", with_loop)
+
+
+def every_process_adds_noise(patch: Patch) -> None:
+    loud = "part.add_(torch.randn_like(part) * task.plan.noise_multiplier * task.plan.clip_norm)"
+    _rewrite(patch, parallel, "assist", "wire.reduce(part)", f"wire.reduce({loud})")
+
+
+def a_process_is_not_waited_for(patch: Patch) -> None:
+    """Its people are drawn, and are in no sum."""
+    _rewrite(
+        patch,
+        parallel.Leader,
+        "summed",
+        "self._wire.reduce(part)",
+        "self._wire.reduce(part.clone())",
+    )
+
+
+def the_sum_is_a_mean_over_processes(patch: Patch) -> None:
+    _rewrite(
+        patch,
+        parallel.Leader,
+        "summed",
+        "self._wire.reduce(part)",
+        "(self._wire.reduce(part), part.div_(self.size))",
+    )
+
+
+def a_process_clips_twice_as_wide(patch: Patch) -> None:
+    """A helper forgets the clip: the leader's own part looks sound."""
+    wide = "DpStep(replace(task.plan, clip_norm=2 * task.plan.clip_norm), model"
+    patch.setattr(parallel, "replace", replace, raising=False)
+    _rewrite(patch, parallel, "assist", "DpStep(task.plan, model", wide)
+
+
+OVER_PROCESSES: dict[Callable[[Patch], None], str] = {
+    every_process_sums_everybody: "loop.crowd.nobody_twice",
+    every_process_draws_by_itself: "loop.crowd.nobody_twice",
+    every_process_adds_noise: "loop.noise_scale",
+    a_process_is_not_waited_for: "loop.crowd.rate",
+    the_sum_is_a_mean_over_processes: "loop.crowd.shares",
+    a_process_clips_twice_as_wide: "loop.crowd.nobody_twice",
+}
+
+
+def _as_of_two_processes() -> None:
+    path = workspace.report_path("train")
+    workspace.write_json(path, workspace.read_json(path) | {"processes": 2})
+
+
+def test_a_sound_run_over_processes_passes(trained: Path) -> None:
+    _as_of_two_processes()
+    report = audit.run(trained_run.params(), now=NOW)
+    assert report["failed"] == []
+    assert report["false_alarm_rate"] <= 1e-6
+
+
+@pytest.mark.parametrize("mutation", OVER_PROCESSES, ids=lambda m: m.__name__)
+def test_the_audit_of_a_run_over_processes_turns_red(
+    mutation: Callable[[Patch], None], trained: Path, monkeypatch: Patch
+) -> None:
+    _as_of_two_processes()
+    mutation(monkeypatch)
+    with pytest.raises(AuditContradiction):
+        audit.run(trained_run.params(), now=NOW)
+    assert OVER_PROCESSES[mutation] in _failed()
 
 
 def _charged_for(patch: Patch, change: Callable[[Plan], Plan]) -> None:
