@@ -25,7 +25,7 @@ from pyroaring import BitMap
 from safetensors.torch import save_file
 
 from pipeline import workspace
-from pipeline.errors import Busy, NotFound, ProcessLost, TooFewSubjects
+from pipeline.errors import Busy, NotFinite, NotFound, ProcessLost, TooFewSubjects
 from pipeline.params import Budget, Params, Training, resolve_secret
 from pipeline.rollback import refuse_rolled_back
 from pipeline.stores.ledger import Ledger
@@ -86,7 +86,8 @@ def run(params: Params, *, now: datetime, progress: Progress | None = None) -> d
         TooFewSubjects: fewer people than `subject.minimum` may train.
         BudgetExceeded: of the ledger; nothing was drawn.
         LedgerInvalid: the ledger lacks the training of a registered model: it was rolled back.
-        NotFinite: the training diverged; its reservation stays spent.
+        NotFinite: the training diverged. Its spend is settled; the same request again is
+            another run, and another charge.
         Busy: another training runs in this workspace.
         ProcessLost: of several processes, one is gone; run again to go on.
     """
@@ -123,7 +124,7 @@ def train_reserved(
     reservation = _reserve(ledger, plan, eligible, params.budget, request, now)
     staged = STAGING / reservation.run_id
     if not staged.exists():
-        _train_into(staged, params, plan, paths, reservation, progress, others)
+        _train_into(staged, params, plan, paths, reservation, ledger, progress, others)
     _checkpoint(staged).unlink(missing_ok=True)
     ledger.settle(reservation.run_id)
     return _publish(staged)
@@ -173,6 +174,7 @@ def _train_into(
     plan: Plan,
     paths: Sequence[Path],
     reservation: Reservation,
+    ledger: Spending,
     progress: Progress | None,
     others: parallel.Leader | None,
 ) -> None:
@@ -187,24 +189,24 @@ def _train_into(
     if others:
         others.agree(task)
     data = task.data
-    trained = train(
-        plan,
-        data,
-        task.model,
-        task.loss_fn,
-        reservation=reservation,
-        optimizer=params.training.optimizer,
-        engine=task.engine,
-        classes=task.classes,
-        device=others.device if others else resolve_device(params.training.device),
-        physical_batch=task.physical_batch,
-        checkpoint=_checkpoint(staged),
-        progress=progress,
-        others=others,
-    )
-    evaluation = evaluate(
-        trained.model, held_out_records(paths, encoder), classes=len(encoder.classes)
-    )
+    held_out = held_out_records(paths, encoder)
+    with _spent_if_it_diverges(ledger, reservation.run_id, _checkpoint(staged)):
+        trained = train(
+            plan,
+            data,
+            task.model,
+            task.loss_fn,
+            reservation=reservation,
+            optimizer=params.training.optimizer,
+            engine=task.engine,
+            classes=task.classes,
+            device=others.device if others else resolve_device(params.training.device),
+            physical_batch=task.physical_batch,
+            checkpoint=_checkpoint(staged),
+            progress=progress,
+            others=others,
+        )
+        evaluation = evaluate(trained.model, held_out, classes=len(encoder.classes))
     manifest = reservation.admitted.serialize()
     description = {
         "architecture": architecture.to_data(),
@@ -246,6 +248,20 @@ def _train_into(
             marked = curve.assign(private=False)[["private", *curve.columns]]  # DVC draws the last
             marked.to_csv(folder / "plots" / f"{name}.csv", index=False)
         workspace.write_json(folder / "report.json", report)
+
+
+@contextmanager
+def _spent_if_it_diverges(ledger: Spending, run_id: str, checkpoint: Path) -> Iterator[None]:
+    """A run that ends by what it drew is over: to try again until one ends well would be to choose.
+
+    So it is settled, which nobody can void, and the same request again is another run.
+    """
+    try:
+        yield
+    except NotFinite:
+        ledger.settle(run_id)
+        checkpoint.unlink(missing_ok=True)
+        raise
 
 
 def _publish(staged: Path) -> dict[str, Any]:

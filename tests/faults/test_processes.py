@@ -39,8 +39,11 @@ class Unlucky(nn.Module):
     def forward(self, x):
         self.batches += len(x) > 20
         out = self.inner(x)
-        if self.batches == 4 and os.environ.get("RANK") == "1":
-            accident = os.environ["ACCIDENT"]
+        rank, batch = os.environ.get("WHERE", "1 4").split()
+        if self.batches == int(batch) and os.environ.get("RANK", "0") == rank:
+            accident = os.environ.get("ACCIDENT")
+            if not accident:
+                return out
             if accident == "NaN":
                 return out * float("nan")
             if accident == "RuntimeError":
@@ -113,17 +116,18 @@ class _Impatient(wire.ProcessWire):
 
 
 @pytest.mark.parametrize(
-    ("accident", "error"),
+    ("accident", "error", "state"),
     [
-        ("SIGKILL", ProcessLost),
-        ("SIGSTOP", ProcessLost),  # it hangs
-        ("RuntimeError", ProcessLost),
-        ("NaN", NotFinite),
+        ("SIGKILL", ProcessLost, "reserved"),
+        ("SIGSTOP", ProcessLost, "reserved"),  # it hangs
+        ("RuntimeError", ProcessLost, "reserved"),
+        ("NaN", NotFinite, "settled"),
     ],
 )
 def test_an_accident_of_one_process_ends_all_and_leaves_the_charge(
     accident: str,
     error: type[LetheError],
+    state: str,
     unlucky: Params,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -135,7 +139,7 @@ def test_an_accident_of_one_process_ends_all_and_leaves_the_charge(
     with pytest.raises(error):
         stage.run(unlucky, now=NOW)
     signal.alarm(0)
-    assert [run.state for run in _runs()] == ["reserved"]
+    assert [run.state for run in _runs()] == [state]
     assert not workspace.MODEL.exists()
     assert not list(workspace.TEMPORARY.iterdir())
     with pytest.raises(ChildProcessError):
@@ -150,7 +154,39 @@ def test_a_killed_process_is_replaced_and_the_run_goes_on_under_its_charge(
     with pytest.raises(ProcessLost, match="run again"):
         stage.run(unlucky, now=NOW)
     (before,) = _runs()
-    monkeypatch.setenv("ACCIDENT", "NaN")
+    monkeypatch.delenv("ACCIDENT")
     alone = replace(unlucky, parallel=Parallel(processes=1))  # how many is no part of the request
     assert stage.run(alone, now=NOW)["run_id"] == before.run_id
     assert [run.state for run in _runs()] == ["settled"]
+
+
+def test_a_training_killed_in_the_middle_goes_on_under_the_same_charge(
+    unlucky: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By SIGKILL at step 71 of 120; every 50th is kept."""
+    steps = 120
+    plan = replace(trained_run.plan_of(unlucky), steps=steps)
+    workspace.write_json(workspace.PLAN, plan.to_data())
+    raw = trained_run.raw()
+    raw["training"]["model"] = "unlucky:make"
+    with Path("params.yaml").open("w") as file:
+        YAML().dump(raw, file)
+    ended = subprocess.run(
+        (sys.executable, "-P", "-m", "pipeline", "train"),
+        env={**os.environ, "ACCIDENT": "SIGKILL", "WHERE": "0 71"},
+        timeout=300,
+    )
+    assert ended.returncode == -signal.SIGKILL
+    (before,) = _runs()
+    assert before.state == "reserved"
+    checkpoint = stage.STAGING / f"{before.run_id}.checkpoint"
+    assert checkpoint.stat().st_mode & 0o777 == 0o600
+
+    done: list[int] = []
+    alone = replace(unlucky, parallel=Parallel(processes=1))
+    report = stage.run(alone, now=NOW, progress=lambda step, _: done.append(step))
+    assert done == list(range(51, steps + 1))
+    assert report["steps"] == report["plan"]["steps"] == steps
+    (after,) = _runs()
+    assert (after.run_id, after.event, after.state) == (before.run_id, before.event, "settled")
+    assert not checkpoint.exists()
