@@ -105,13 +105,27 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Adaptive:
+    """Changes the guarantee: a clip that follows a quantile of people's gradient norms.
+
+    `count_noise` is of the count of people within the clip; a twentieth of the expected
+    batch if not given.
+    """
+
+    quantile: float = Field(default=0.5, gt=0, lt=1)
+    learning_rate: float = Field(default=0.2, gt=0, le=1)
+    count_noise: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
 class Mechanism:
     """Changes the guarantee: the person-level DP-SGD plan, in public numbers only.
 
     `expected_subjects` is a public estimate of how many people train, never counted from
     the data: `sample_rate * expected_subjects` normalizes every step.
     Give either `noise_multiplier`, or `epsilon` to solve for it (at the budget's delta,
-    by `accountant`, rounded to the private side).
+    by `accountant`, rounded to the private side). With `adaptive`, `clip_norm` is where the
+    clip begins, at the same price.
     """
 
     records_per_person: int = Field(ge=1)
@@ -122,6 +136,7 @@ class Mechanism:
     noise_multiplier: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     epsilon: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     accountant: Literal["rdp", "pld"] = "pld"
+    adaptive: Adaptive | None = None
 
     @property
     def expected_batch_size(self) -> float:

@@ -10,7 +10,8 @@ The keys, and so the draws and the noise, are fresh: a replay repeats nothing of
 that is audited, and costs no budget, since nothing of a real person is released by it.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -38,12 +39,13 @@ class Release:
     """What a replayed training gave out.
 
     Shapes: sums [steps, coordinates], in the order of the model's parameters; `per_tensor`
-        says how many coordinates each tensor has.
+        says how many coordinates each tensor has; clips [steps], each step's clip.
     """
 
     sums: Floats
     per_tensor: tuple[int, ...]
     trained: loop.TrainedModel
+    clips: Floats
 
     def tensors(self) -> list[Floats]:
         ends = np.cumsum(self.per_tensor)[:-1]
@@ -77,7 +79,7 @@ def output_as_loss(outputs: Tensor, labels: Tensor) -> Tensor:
 def made_up_people(
     people: int, *, records: int, clip_norm: float, spare: int
 ) -> tuple[PersonData, Floats]:
-    """People with one coordinate each, and the length of each one's clipped share.
+    """People with one coordinate each, and the length of each one's share at that clip.
 
     Every other person is far beyond the clip: one loud record and `records` - 1 of zeros
     if even-numbered by pairs, else as many loud ones as allowed. The others stay at half
@@ -168,7 +170,27 @@ def released_sums(
             others=others,
         )
     sizes = tuple(b.size for b in before)
-    return Release(np.array(rows).reshape(len(rows), sum(sizes)), sizes, trained)
+    clips = np.full(len(rows), plan.clip_norm)
+    if plan.adaptive is not None:
+        clips[: len(trained.clips)] = trained.clips[: len(rows)]
+    return Release(np.array(rows).reshape(len(rows), sum(sizes)), sizes, trained, clips)
+
+
+def noise_multiplier(plan: Plan) -> float:
+    """Noise of the gradients' sum, in clips, that the plan's fields ask for.
+
+    On purpose not `Plan.gradient_noise_multiplier`. Where a count with noise s and
+    sensitivity 1/2 is released beside it, 1/z^2 = 1/z_sum^2 + 1/(2s)^2 (Andrew et al. 2021).
+    """
+    if plan.adaptive is None:
+        return plan.noise_multiplier
+    z, count = plan.noise_multiplier, 2 * plan.adaptive.count_noise
+    return z * count / math.sqrt(count**2 - z**2)
+
+
+def gradients(plan: Plan, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Of what a step sums or releases, the part that is not an adaptive clip's count."""
+    return tensors if plan.adaptive is None else tensors[:-1]
 
 
 @contextmanager

@@ -217,6 +217,7 @@ def _train_into(
     }
     report = {
         "adjacency": ADJACENCY,
+        "clip_norm": trained.clips[-1] if trained.clips else plan.clip_norm,
         "delta": plan.delta,
         "device": trained.device,
         "engine": trained.engine,

@@ -14,6 +14,7 @@ another attempt is another run, charged for itself.
 
 import hashlib
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -30,29 +31,42 @@ _MAGIC = b"lethe checkpoint 1\n"
 _DIGEST_BYTES = 32
 
 
+@dataclass(frozen=True)
+class Resumed:
+    """Steps done, and the clip of the next."""
+
+    step: int
+    clip_norm: float
+
+
 class Checkpoint:
     """The state of one run's training at one file."""
 
     def __init__(self, path: Path, plan: Plan, run_id: str) -> None:
         self._path, self._of = path, {"plan": plan.digest, "run_id": run_id}
 
-    def save(self, step: int, model: nn.Module, updater: Updater) -> None:
+    def save(self, step: int, model: nn.Module, updater: Updater, *, clip_norm: float) -> None:
         """Whole or not at all: a kill while writing leaves the checkpoint before."""
         buffer = io.BytesIO()
-        state = {"step": step, "model": model.state_dict(), "updater": updater.state()}
+        state = {
+            "step": step,
+            "clip_norm": clip_norm,
+            "model": model.state_dict(),
+            "updater": updater.state(),
+        }
         torch.save({**self._of, **state}, buffer)
         content = buffer.getvalue()
         whole = _MAGIC + hashlib.sha256(content).digest() + content
         write_whole(self._path, whole, private=True)
 
-    def resume(self, model: nn.Module, updater: Updater) -> int:
-        """Puts the saved state back; the number of steps done, 0 without a checkpoint.
+    def resume(self, model: nn.Module, updater: Updater) -> "Resumed | None":
+        """Puts the saved state back and says where it stood; None without a checkpoint.
 
         Raises:
             TrainingRefused: the checkpoint is of another plan, run or model, or damaged.
         """
         if not self._path.exists():
-            return 0
+            return None
         state = self._read()
         if {name: state.get(name) for name in self._of} != self._of:
             raise TrainingRefused(
@@ -67,7 +81,7 @@ class Checkpoint:
                 f"The checkpoint {self._path} is of another model or optimizer. Remove it to "
                 "start this run's training from its first step."
             ) from None
-        return int(state["step"])
+        return Resumed(int(state["step"]), float(state["clip_norm"]))
 
     def _read(self) -> dict[str, Any]:
         content = self._path.read_bytes()

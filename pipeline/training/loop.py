@@ -11,8 +11,12 @@ One step is `DpStep`, in three calls that the audit can replay one by one:
 `noisy` adds independent normal noise of standard deviation
 `plan.noise_multiplier * plan.clip_norm`. `train` uses exactly these, divides by
 `plan.expected_batch_size`, and hands the result to an optimizer, which sees nothing else.
+
+Under a plan with an adaptive clip, both lists have one tensor more: the count of people
+within the clip, less half of the people. `follow` takes it off and moves `clip_norm` by it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +47,8 @@ from pipeline.training.optimizing import Updater
 from pipeline.training.plan import Plan
 from pipeline.training.sampling import Keystream, poisson_draw
 
+CLIP_RANGE = 1e4  # how far an adaptive clip may go from the first
+
 Progress = Callable[[int, int], None]
 SumOf = Callable[[Tensor], list[Tensor]]
 
@@ -69,7 +75,9 @@ class DpStep:
     def __init__(self, plan: Plan, model: nn.Module, engine: Engine, keystream: Keystream) -> None:
         self.plan, self.model, self.engine = plan, model, engine
         self._keystream = keystream
+        self.clip_norm = plan.clip_norm  # of this step; moved by `follow` alone
         device = next(model.parameters()).device
+        self._device = device
         self._noise = GaussianNoise(keystream, device)
 
     def draw(self, subjects: int) -> npt.NDArray[np.int64]:
@@ -77,9 +85,10 @@ class DpStep:
         return poisson_draw(self._keystream, subjects, self.plan.sample_rate)
 
     def clipped_sum(self, features: Tensor, mask: Tensor, labels: Tensor) -> list[Tensor]:
-        """Sum of everybody's clipped gradient.
+        """Sum of everybody's clipped gradient, and with an adaptive clip the count within it.
 
-        Guarantee: adding or removing one person moves it by at most `plan.clip_norm` in L2.
+        Guarantee: adding or removing one person moves the sum by at most `clip_norm` in L2,
+            and the count by 1/2.
         Shapes: features [persons, K, ...], mask [persons, K], labels [persons, K].
 
         Raises:
@@ -91,28 +100,62 @@ class DpStep:
                 f"A person comes with {mask.shape[1]} records; the plan allows "
                 f"{self.plan.records_per_person}."
             )
-        sums, norms = self.engine(features, mask, labels, clip_norm=self.plan.clip_norm)
+        sums, norms = self.engine(features, mask, labels, clip_norm=self.clip_norm)
         if not torch.isfinite(norms).all():
             raise NotFinite(
                 "A gradient is NaN or infinite. The run stops and counts as spent; lower the "
                 "learning rate or check the model."
             )
+        if self.plan.adaptive is not None:
+            within = (norms <= self.clip_norm).to(torch.float32)
+            sums = [*sums, (within - 0.5).sum().reshape(1)]
         return sums
 
+    def zeros(self) -> list[Tensor]:
+        """What `clipped_sum` gives for nobody."""
+        count = [torch.zeros(1, device=self._device)] if self.plan.adaptive is not None else []
+        return [*zero_sums(self.model), *count]
+
     def noisy(self, sums: Sequence[Tensor]) -> list[Tensor]:
-        """The sums with noise of standard deviation `noise_multiplier * clip_norm`; new tensors."""
-        scale = self.plan.noise_multiplier * self.plan.clip_norm
-        return self._noise.add(sums, standard_deviation=scale)
+        """New tensors: the sums with noise of standard deviation
+        `gradient_noise_multiplier * clip_norm`, the count with its own."""
+        gradients = sums if self.plan.adaptive is None else sums[:-1]
+        scale = self.plan.gradient_noise_multiplier * self.clip_norm
+        noisy = self._noise.add(gradients, standard_deviation=scale)
+        if self.plan.adaptive is not None:
+            noise = self.plan.adaptive.count_noise
+            noisy += self._noise.add(sums[-1:], standard_deviation=noise)
+        return noisy
+
+    def follow(self, noisy: Sequence[Tensor]) -> list[Tensor]:
+        """Moves the clip by the noisy count, if there is one; gives back the gradients alone.
+
+        Post-processing: of what it is given, and of the plan. The clip stays within a
+        factor of `CLIP_RANGE` of the first one, since a clip of 0 could not be noised.
+        """
+        adaptive = self.plan.adaptive
+        if adaptive is None:
+            return list(noisy)
+        share = float(noisy[-1]) / self.plan.expected_batch_size + 0.5
+        moved = self.clip_norm * math.exp(-adaptive.learning_rate * (share - adaptive.quantile))
+        first = self.plan.clip_norm
+        self.clip_norm = min(max(moved, first / CLIP_RANGE), first * CLIP_RANGE)
+        return list(noisy[:-1])
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What comes out: the model to release, and how it was made."""
+    """What comes out: the model to release, and how it was made.
+
+    `clips` are those of the steps that this process took: made of what was released with
+    noise, and so no less private than the model.
+    """
 
     model: nn.Module
     engine: str
     device: str
     steps: int
+    clips: tuple[float, ...]
 
 
 def train(
@@ -154,18 +197,22 @@ def train(
     step = DpStep(plan, model, chosen, keystream())
     updater = Updater(model, optimizer, plan.steps)
     saved = Checkpoint(checkpoint, plan, reservation.run_id) if checkpoint else None
-    done = saved.resume(model, updater) if saved else 0
+    resumed = saved.resume(model, updater) if saved else None
+    done = 0 if resumed is None else resumed.step
+    step.clip_norm = plan.clip_norm if resumed is None else resumed.clip_norm
     taken = done  # counted, not copied from the plan: the audit compares the two
+    clips: list[float] = []
     model.train()
     sum_of = partial(summed, step, data, physical_batch=physical_batch, device=device)
     for number in range(done, plan.steps):
         drawn = torch.from_numpy(step.draw(len(data)))
         sums = sum_of(drawn) if others is None else others.summed(step, drawn, sum_of)
         noisy = step.noisy(sums)
-        updater.step([g / plan.expected_batch_size for g in noisy])
+        clips.append(step.clip_norm)
+        updater.step([g / plan.expected_batch_size for g in step.follow(noisy)])
         taken += 1
         if saved and (number + 1) % checkpoint_every == 0:
-            saved.save(number + 1, model, updater)
+            saved.save(number + 1, model, updater, clip_norm=step.clip_norm)
         if progress is not None:
             progress(number + 1, plan.steps)
     updater.finish()
@@ -174,7 +221,7 @@ def train(
         raise NotFinite(
             "A weight is NaN or infinite. The run counts as spent; lower the learning rate."
         )
-    return TrainedModel(model, chosen.name, device, taken)
+    return TrainedModel(model, chosen.name, device, taken, tuple(clips))
 
 
 def prepared_engine(
@@ -195,7 +242,7 @@ def summed(
 
     In how many parts they come changes the order of the float32 additions, nothing else.
     """
-    sums = zero_sums(step.model)
+    sums = step.zeros()
     for part in positions.split(physical_batch):
         found = step.clipped_sum(*data.batch(part, device))
         for sum_, part_sum in zip(sums, found, strict=True):

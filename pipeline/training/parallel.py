@@ -1,7 +1,7 @@
 """One training over several processes, of which one alone draws, adds noise and learns.
 
 Rank 0 leads: it has the reservation, the key, the optimizer and the checkpoint. In each
-step it sends everybody the weights and the people it drew; each process sums the clipped
+step it sends everybody the weights, the clip and the people it drew; each process sums the clipped
 gradients of its part of them, and the leader gets the sum of the sums. Then it goes on as
 if it had summed them by itself.
 
@@ -130,6 +130,7 @@ class Leader:
         self._say(_STEP, len(drawn))
         with self.together():
             self._wire.broadcast(drawn)
+            self._wire.broadcast(torch.tensor([step.clip_norm], dtype=torch.float64))
             _share_weights(self._wire, step.model, fixed=not self._begun)
             self._begun = True
             sums = sum_of(drawn[:: self._wire.size])
@@ -187,6 +188,9 @@ def assist(
             return
         drawn = torch.empty(count, dtype=torch.int64)
         wire.broadcast(drawn)
+        clip_norm = torch.empty(1, dtype=torch.float64)
+        wire.broadcast(clip_norm)
+        step.clip_norm = float(clip_norm)
         _share_weights(wire, step.model, fixed=not begun)
         begun = True
         sums: list[Tensor] = []

@@ -31,7 +31,7 @@ from pipeline.stages import train as train_stage
 from pipeline.stores.ledger import Ledger
 from pipeline.training import batches, loop, parallel, sampling
 from pipeline.training.noise import GaussianNoise
-from pipeline.training.plan import Plan
+from pipeline.training.plan import AdaptiveClip, Plan
 from pipeline.training.sampling import Keystream
 from tests import trained_run
 
@@ -82,16 +82,16 @@ def no_noise(patch: Patch) -> None:
 
 
 def noise_at_half_scale(patch: Patch) -> None:
-    _rewrite(patch, loop.DpStep, "noisy", "* self.plan.clip_norm", "* self.plan.clip_norm / 2")
+    _rewrite(patch, loop.DpStep, "noisy", "* self.clip_norm", "* self.clip_norm / 2")
 
 
 def noise_a_tenth_too_weak(patch: Patch) -> None:
-    _rewrite(patch, loop.DpStep, "noisy", "* self.plan.clip_norm", "* self.plan.clip_norm * 0.9")
+    _rewrite(patch, loop.DpStep, "noisy", "* self.clip_norm", "* self.clip_norm * 0.9")
 
 
 def noise_without_the_clip(patch: Patch) -> None:
     """Only seen where the clip is not 1; the run of this test has another one."""
-    _rewrite(patch, loop.DpStep, "noisy", "* self.plan.clip_norm", "* 1.0")
+    _rewrite(patch, loop.DpStep, "noisy", "* self.clip_norm", "* 1.0")
 
 
 def noise_scaled_by_the_batch(patch: Patch) -> None:
@@ -107,8 +107,8 @@ def noise_scaled_by_the_batch(patch: Patch) -> None:
         patch,
         loop.DpStep,
         "noisy",
-        "* self.plan.clip_norm",
-        "* self.plan.clip_norm * max(1.0, _drawn) / self.plan.expected_batch_size",
+        "* self.clip_norm",
+        "* self.clip_norm * max(1.0, _drawn) / self.plan.expected_batch_size",
     )
 
 
@@ -145,7 +145,7 @@ def noise_for_each_physical_batch_is_shared_out(patch: Patch) -> None:
 
 def clip_per_batch(patch: Patch) -> None:
     """The sum of everybody's whole gradients is cut to the clip, in place of each one's."""
-    _rewrite(patch, loop.DpStep, "clipped_sum", "clip_norm=self.plan.clip_norm", "clip_norm=1e9")
+    _rewrite(patch, loop.DpStep, "clipped_sum", "clip_norm=self.clip_norm", "clip_norm=1e9")
     clipped = loop.DpStep.clipped_sum
 
     def cut(self: loop.DpStep, *people: torch.Tensor) -> list[torch.Tensor]:
@@ -185,8 +185,8 @@ def clip_twice_as_wide(patch: Patch) -> None:
         patch,
         loop.DpStep,
         "clipped_sum",
-        "clip_norm=self.plan.clip_norm",
-        "clip_norm=2 * self.plan.clip_norm",
+        "clip_norm=self.clip_norm",
+        "clip_norm=2 * self.clip_norm",
     )
 
 
@@ -497,6 +497,110 @@ def test_the_audit_of_a_run_over_processes_turns_red(
     with pytest.raises(AuditContradiction):
         audit.run(trained_run.params(), now=NOW)
     assert OVER_PROCESSES[mutation] in _failed()
+
+
+@pytest.fixture(scope="module")
+def adaptive_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which a run with an adaptive clip was trained."""
+    root = tmp_path_factory.mktemp("adaptive")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        trained_run.write_people(trained_run.params())
+        clip = AdaptiveClip(quantile=0.6, learning_rate=0.2, count_noise=1.0)
+        plan = replace(trained_run.plan_of(trained_run.params()), adaptive=clip)
+        workspace.write_json(workspace.PLAN, plan.to_data())
+        train_stage.run(trained_run.params(), now=NOW)
+    return root
+
+
+@pytest.fixture
+def adaptive(adaptive_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "workspace"
+    shutil.copytree(adaptive_once, root)
+    monkeypatch.chdir(root)
+    return root
+
+
+_COUNTED = "self._noise.add(sums[-1:], standard_deviation=noise)"
+
+
+def count_released_without_noise(patch: Patch) -> None:
+    _rewrite(patch, loop.DpStep, "noisy", _COUNTED, "[sums[-1].clone()]")
+
+
+def count_with_half_its_noise(patch: Patch) -> None:
+    _rewrite(patch, loop.DpStep, "noisy", _COUNTED, _COUNTED.replace("=noise", "=noise / 2"))
+
+
+def gradient_noise_not_enlarged_for_the_count(patch: Patch) -> None:
+    enlarged = "self.plan.gradient_noise_multiplier"
+    _rewrite(patch, loop.DpStep, "noisy", enlarged, "self.plan.noise_multiplier")
+
+
+def the_plans_own_enlargement_is_too_small(patch: Patch) -> None:
+    patch.setattr(Plan, "gradient_noise_multiplier", property(lambda plan: plan.noise_multiplier))
+
+
+def clip_follows_the_exact_count(patch: Patch) -> None:
+    _rewrite(patch, loop, "train", "step.follow(noisy)", "step.follow([*noisy[:-1], sums[-1]])")
+
+
+def noise_stays_at_the_first_clip(patch: Patch) -> None:
+    _rewrite(patch, loop.DpStep, "noisy", "* self.clip_norm", "* self.plan.clip_norm")
+
+
+def clip_moves_after_the_sum_and_before_its_noise(patch: Patch) -> None:
+    """The noise is scaled by the next step's clip, which the exact count has made."""
+    early = "step.follow(sums)\n        noisy = step.noisy(sums)"
+    _rewrite(patch, loop, "train", "noisy = step.noisy(sums)", early)
+
+
+def people_are_counted_whole(patch: Patch) -> None:
+    """A person then moves the count by 1, twice what its noise was made for."""
+    _rewrite(patch, loop.DpStep, "clipped_sum", "(within - 0.5).sum()", "within.sum()")
+
+
+def norms_are_summed_in_place_of_people(patch: Patch) -> None:
+    wide = "(norms / self.clip_norm).to(torch.float32)"
+    _rewrite(
+        patch,
+        loop.DpStep,
+        "clipped_sum",
+        "(norms <= self.clip_norm).to(torch.float32)",
+        wide,
+    )
+
+
+ADAPTIVE: dict[Callable[[Patch], None], str] = {
+    count_released_without_noise: "count.noise",
+    count_with_half_its_noise: "count.noise",
+    gradient_noise_not_enlarged_for_the_count: "noise.scale",
+    the_plans_own_enlargement_is_too_small: "noise.scale",
+    clip_follows_the_exact_count: "loop.clip_walk",
+    noise_stays_at_the_first_clip: "loop.noise_scale",
+    clip_moves_after_the_sum_and_before_its_noise: "loop.clip_walk",
+    people_are_counted_whole: "count.sensitivity",
+    norms_are_summed_in_place_of_people: "count.sensitivity",
+}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_sound_run_with_an_adaptive_clip_passes(adaptive: Path, processes: int) -> None:
+    if processes == 2:
+        _as_of_two_processes()
+    report = audit.run(trained_run.params(), now=NOW)
+    assert report["failed"] == []
+    assert report["false_alarm_rate"] <= 1e-6
+
+
+@pytest.mark.parametrize("mutation", ADAPTIVE, ids=lambda m: m.__name__)
+def test_the_audit_of_an_adaptive_clip_turns_red(
+    mutation: Callable[[Patch], None], adaptive: Path, monkeypatch: Patch
+) -> None:
+    mutation(monkeypatch)
+    with pytest.raises(AuditContradiction):
+        audit.run(trained_run.params(), now=NOW)
+    assert ADAPTIVE[mutation] in _failed()
 
 
 def _charged_for(patch: Patch, change: Callable[[Plan], Plan]) -> None:
