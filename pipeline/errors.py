@@ -146,4 +146,4 @@ class TrainingRefused(LetheError):
 class ProcessLost(LetheError):
     """A process of a training over several ended, or does not answer."""
 
-    exit_code = 32
+    exit_code = 38

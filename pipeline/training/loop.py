@@ -92,7 +92,7 @@ class DpStep:
         Shapes: features [persons, K, ...], mask [persons, K], labels [persons, K].
 
         Raises:
-            NotFinite: a person's gradient is NaN or infinite.
+            NotFinite: a person's loss or gradient is NaN or infinite.
             TrainingRefused: more than `plan.records_per_person` records a person.
         """
         if mask.shape[1] > self.plan.records_per_person:
@@ -103,8 +103,8 @@ class DpStep:
         sums, norms = self.engine(features, mask, labels, clip_norm=self.clip_norm)
         if not torch.isfinite(norms).all():
             raise NotFinite(
-                "A gradient is NaN or infinite. The run stops and counts as spent; lower the "
-                "learning rate or check the model."
+                "A loss or a gradient is NaN or infinite. The run stops and counts as spent; lower "
+                "the learning rate or check the model. To train again is another charge."
             )
         if self.plan.adaptive is not None:
             within = (norms <= self.clip_norm).to(torch.float32)
@@ -189,7 +189,7 @@ def train(
     Raises:
         TrainingRefused: somebody in `data` is not in the reservation, comes twice, or
             brings too many records; or the model cannot be clipped per person.
-        NotFinite: a gradient or a weight is NaN or infinite; the run counts as spent.
+        NotFinite: a loss, a gradient or a weight is NaN or infinite; the run counts as spent.
     """
     refuse_unreserved(plan, data, reservation)
     model = model.to(device)
@@ -219,7 +219,8 @@ def train(
     model.eval()
     if not all(torch.isfinite(p).all() for p in trainable_parameters(model)):
         raise NotFinite(
-            "A weight is NaN or infinite. The run counts as spent; lower the learning rate."
+            "A weight is NaN or infinite. The run counts as spent; lower the learning rate. To "
+            "train again is another charge."
         )
     return TrainedModel(model, chosen.name, device, taken, tuple(clips))
 

@@ -209,6 +209,22 @@ def test_a_gradient_that_is_not_finite_stops_the_run(bad: float) -> None:
         run(model(), data, sample_rate=1.0)
 
 
+@pytest.mark.parametrize("engine", ["bookkeeping", "functional", "opacus", "opacus_ghost", "plain"])
+def test_a_loss_that_is_not_finite_stops_the_run_though_its_gradient_is(engine: str) -> None:
+    data = people()
+    data.labels[7, 1] = 7.0
+
+    def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+        return outputs[..., 0] + torch.where(labels == 7, torch.inf, 0.0)
+
+    numbers = plan(sample_rate=1.0)
+    words: dict[str, Any] = {"reservation": Reservation(), "optimizer": SGD, "engine": engine}
+    with pytest.raises(NotFinite, match="counts as spent"):
+        train(numbers, data, model(), loss, **words)
+    data.mask[7, 1] = False  # an absent record may be anything
+    train(numbers, data, model(), loss, **words)
+
+
 def test_weights_that_overflow_are_not_released() -> None:
     with pytest.raises(NotFinite, match="counts as spent"):
         run(model(), optimizer=Optimizer(learning_rate=3e38), noise_multiplier=1e3)

@@ -156,14 +156,14 @@ def test_a_gradient_that_is_not_finite_on_another_process_stops_all_by_name() ->
     data = people()
     data.features[1, 0, 0] = float("nan")  # at rate 1 the second place is the helper's
     made = task(data=data, plan=replace(PLAN, sample_rate=1.0))
-    with pytest.raises(NotFinite, match=r"Process 1: A gradient .* counts as spent"):
+    with pytest.raises(NotFinite, match=r"Process 1: A loss or a gradient .* counts as spent"):
         trained(2, made)
 
 
 def test_the_leaders_own_error_is_its_own() -> None:
     data = people()
     data.features[0, 0, 0] = float("nan")
-    with pytest.raises(NotFinite, match=r"^A gradient"):
+    with pytest.raises(NotFinite, match=r"^A loss or a gradient"):
         trained(2, task(data=data, plan=replace(PLAN, sample_rate=1.0)))
 
 
