@@ -25,7 +25,14 @@ from pyroaring import BitMap
 from safetensors.torch import save_file
 
 from pipeline import workspace
-from pipeline.errors import Busy, NotFinite, NotFound, ProcessLost, TooFewSubjects
+from pipeline.errors import (
+    Busy,
+    NotFinite,
+    NotFound,
+    ProcessLost,
+    TooFewSubjects,
+    TrainingRefused,
+)
 from pipeline.params import Budget, Params, Training, resolve_secret
 from pipeline.rollback import refuse_rolled_back
 from pipeline.stores.ledger import Ledger
@@ -336,8 +343,11 @@ def assist(declared_device: str) -> None:
 
     Raises:
         ProcessLost: the leader is gone.
+        TrainingRefused: nobody has started this process for that.
     """
     place = Place.here()
+    if not place.rank:
+        raise TrainingRefused("This process assists nobody. Run lethe train; it starts the others.")
     device = device_of(declared_device, place)
 
     def make_task(words: Mapping[str, Any], admitted: BitMap) -> parallel.Task:

@@ -135,7 +135,7 @@ def test_an_accident_of_one_process_ends_all_and_leaves_the_charge(
     monkeypatch.setenv("ACCIDENT", accident)
     if accident == "SIGSTOP":  # patience is minutes; once all have met, seconds will do
         monkeypatch.setattr(wire, "ProcessWire", _Impatient)
-    signal.alarm(120)  # no hang: the test's own process would end
+    signal.alarm(300)  # no hang: the test's own process would end
     with pytest.raises(error):
         stage.run(unlucky, now=NOW)
     signal.alarm(0)
@@ -145,35 +145,48 @@ def test_an_accident_of_one_process_ends_all_and_leaves_the_charge(
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)  # no process is left behind
     assert "4711" not in capfd.readouterr().err  # what it held is nobody's to read
-
-
-def test_a_killed_process_is_replaced_and_the_run_goes_on_under_its_charge(
-    unlucky: Params, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ACCIDENT", "SIGKILL")
-    with pytest.raises(ProcessLost, match="run again"):
-        stage.run(unlucky, now=NOW)
-    (before,) = _runs()
     monkeypatch.delenv("ACCIDENT")
     alone = replace(unlucky, parallel=Parallel(processes=1))  # how many is no part of the request
-    assert stage.run(alone, now=NOW)["run_id"] == before.run_id
-    assert [run.state for run in _runs()] == ["settled"]
+    (before,) = _runs()
+    after = stage.run(alone, now=NOW)["run_id"]
+    assert (after == before.run_id) == (state == "reserved")
+    assert {run.state for run in _runs()} == {"settled"}
+
+
+def _write_params(**training: Any) -> None:
+    raw = trained_run.raw()
+    raw["training"].update(training)
+    raw["parallel"] = {"processes": 2}
+    with Path("params.yaml").open("w") as file:
+        YAML().dump(raw, file)
+
+
+def test_a_leader_that_is_killed_takes_the_others_with_it(unlucky: Params) -> None:
+    _write_params(model="unlucky:make")
+    ended = subprocess.run(  # comes back when nobody holds its stderr any more
+        (sys.executable, "-P", "-m", "pipeline", "train"),
+        env={**os.environ, "ACCIDENT": "SIGKILL", "WHERE": "0 4"},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == -signal.SIGKILL
+    assert "lethe: error: A process of this training ended" in ended.stderr
+    assert [run.state for run in _runs()] == ["reserved"]
 
 
 def test_a_training_killed_in_the_middle_goes_on_under_the_same_charge(
     unlucky: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By SIGKILL at step 71 of 120; every 50th is kept."""
+    """Both processes by SIGKILL at step 71 of 120, where every 50th is kept."""
     steps = 120
     plan = replace(trained_run.plan_of(unlucky), steps=steps)
     workspace.write_json(workspace.PLAN, plan.to_data())
-    raw = trained_run.raw()
-    raw["training"]["model"] = "unlucky:make"
-    with Path("params.yaml").open("w") as file:
-        YAML().dump(raw, file)
+    _write_params(model="unlucky:make")
     ended = subprocess.run(
         (sys.executable, "-P", "-m", "pipeline", "train"),
         env={**os.environ, "ACCIDENT": "SIGKILL", "WHERE": "0 71"},
+        stderr=subprocess.PIPE,
         timeout=300,
     )
     assert ended.returncode == -signal.SIGKILL
