@@ -100,6 +100,14 @@ for _name in STAGES:
     app.command(_name, help=_STAGE_HELP[_name])(_command)
 
 
+@app.command(hidden=True)
+def assist(device: Annotated[str, typer.Argument(help="As training.device.")]) -> None:
+    """Be one of the further processes of a training; `train` starts it, not a person."""
+    from pipeline.stages import train
+
+    train.assist(device)
+
+
 @app.command()
 def run(
     params_file: ParamsFile = _PARAMS,

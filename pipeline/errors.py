@@ -141,3 +141,9 @@ class TrainingRefused(LetheError):
     """The model or the plan cannot be trained with the guarantee that is claimed."""
 
     exit_code = 31
+
+
+class ProcessLost(LetheError):
+    """A process of a training over several ended, or does not answer."""
+
+    exit_code = 38

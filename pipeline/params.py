@@ -105,6 +105,19 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Adaptive:
+    """Changes the guarantee: a clip that follows a quantile of people's gradient norms.
+
+    `count_noise` is of the count of people within the clip; a twentieth of the expected
+    batch if not given.
+    """
+
+    quantile: float = Field(default=0.5, gt=0, lt=1)
+    learning_rate: float = Field(default=0.2, gt=0, le=1)
+    count_noise: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
 class Mechanism:
     """Changes the guarantee: the person-level DP-SGD plan, in public numbers only.
 
@@ -112,7 +125,7 @@ class Mechanism:
     the data: `sample_rate * expected_subjects` normalizes every step.
     Give either `noise_multiplier`, or `epsilon` to solve for it (at the budget's delta,
     by `accountant`, rounded to the private side). `noise: discrete` is the float-safe noise,
-    at the same price.
+    at the same price. With `adaptive`, `clip_norm` is where the clip begins, at the same price.
     """
 
     records_per_person: int = Field(ge=1)
@@ -124,6 +137,7 @@ class Mechanism:
     epsilon: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     accountant: Literal["rdp", "pld"] = "pld"
     noise: Literal["gaussian", "discrete"] = "gaussian"
+    adaptive: Adaptive | None = None
 
     @property
     def expected_batch_size(self) -> float:
@@ -173,6 +187,16 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Parallel:
+    """Over how many processes of this machine a training runs: cannot change the guarantee.
+
+    Apart from `training`, so that another number trains, and spends, nothing anew.
+    """
+
+    processes: int = Field(default=1, ge=1, le=64)
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
 class Audit:
     """How hard the model is attacked before it may be registered."""
 
@@ -207,6 +231,7 @@ class Params:
     audit: Audit
     snapshot: dt.datetime | None = None
     stores: Stores = Field(default_factory=Stores)
+    parallel: Parallel = Field(default_factory=Parallel)
 
     @property
     def label(self) -> tuple[str, str]:

@@ -1,8 +1,8 @@
 """From declared numbers to the one plan that decides what runs and what it costs."""
 
-from pipeline.params import Params
+from pipeline.params import Mechanism, Params
 from pipeline.training.accounting import solve_noise_multiplier
-from pipeline.training.plan import Plan
+from pipeline.training.plan import AdaptiveClip, Plan
 
 
 def plan_from(params: Params) -> Plan:
@@ -37,4 +37,17 @@ def plan_from(params: Params) -> Plan:
         expected_batch_size=declared.expected_batch_size,
         delta=params.budget.delta,
         noise=declared.noise,
+        adaptive=_adaptive(declared),
+    )
+
+
+def _adaptive(declared: Mechanism) -> AdaptiveClip | None:
+    if declared.adaptive is None:
+        return None
+    noise = declared.adaptive.count_noise
+    return AdaptiveClip(
+        quantile=declared.adaptive.quantile,
+        learning_rate=declared.adaptive.learning_rate,
+        # Andrew et al. (2021), section 3.1: a twentieth costs next to nothing.
+        count_noise=declared.expected_batch_size / 20 if noise is None else noise,
     )

@@ -1,6 +1,7 @@
 """A workspace with invented people in shards and a plan, as the road leaves it before train."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,83 +16,85 @@ PEOPLE, HELD_OUT = 400, 100
 
 
 def params(*, noise: str = "gaussian") -> Params:
-    return parse_params(
-        {
-            "purpose": "return",
-            "source": {"url": "sqlite:///clinic.db"},
-            "subject": {"table": "people", "key": "id", "minimum": 100},
-            "records": {"table": "visits"},
-            "shards": 2,
-            "tables": {
-                "people": {
-                    "erase": {"action": "delete"},
-                    "columns": {"id": {"role": "subject_key", "why": "joins"}},
-                },
-                "visits": {
-                    "links": {"id": "people.id"},
-                    "erase": {"action": "delete"},
-                    "columns": {
-                        "id": {"role": "link"},
-                        "stay": {
-                            "role": "feature",
-                            "type": "integer",
-                            "bounds": [0, 10],
-                            "why": "x",
-                        },
-                        "ward": {
-                            "role": "feature",
-                            "type": "category",
-                            "domain": ["north", "south", "east"],
-                            "why": "x",
-                        },
-                        "returned": {
-                            "role": "label",
-                            "type": "category",
-                            "domain": ["no", "yes"],
-                            "positive": ["yes"],
-                            "why": "x",
-                        },
+    return parse_params(raw(noise=noise))
+
+
+def raw(*, noise: str = "gaussian") -> dict[str, Any]:
+    return {
+        "purpose": "return",
+        "source": {"url": "sqlite:///clinic.db"},
+        "subject": {"table": "people", "key": "id", "minimum": 100},
+        "records": {"table": "visits"},
+        "shards": 2,
+        "tables": {
+            "people": {
+                "erase": {"action": "delete"},
+                "columns": {"id": {"role": "subject_key", "why": "joins"}},
+            },
+            "visits": {
+                "links": {"id": "people.id"},
+                "erase": {"action": "delete"},
+                "columns": {
+                    "id": {"role": "link"},
+                    "stay": {
+                        "role": "feature",
+                        "type": "integer",
+                        "bounds": [0, 10],
+                        "why": "x",
                     },
-                },
-                "answers": {
-                    "links": {"id": "people.id"},
-                    "erase": {"action": "delete"},
-                    "columns": {
-                        "id": {"role": "link"},
-                        "purpose": {"role": "consent"},
-                        "answer": {"role": "consent"},
-                        "at": {"role": "consent", "type": "timestamp"},
+                    "ward": {
+                        "role": "feature",
+                        "type": "category",
+                        "domain": ["north", "south", "east"],
+                        "why": "x",
+                    },
+                    "returned": {
+                        "role": "label",
+                        "type": "category",
+                        "domain": ["no", "yes"],
+                        "positive": ["yes"],
+                        "why": "x",
                     },
                 },
             },
-            "consent": {
-                "table": "answers",
-                "subject": "id",
-                "purpose": "purpose",
-                "answer": "answer",
-                "time": "at",
-            },
-            "budget": {"epsilon": 50.0, "delta": 1e-5},
-            "training": {
-                "held_out": 0.2,
-                "mechanism": {
-                    "records_per_person": 3,
-                    "expected_subjects": 450,
-                    "sample_rate": 0.1,
-                    "steps": 20,
-                    "clip_norm": 0.7,
-                    "noise_multiplier": 1.5,
-                    "noise": noise,
+            "answers": {
+                "links": {"id": "people.id"},
+                "erase": {"action": "delete"},
+                "columns": {
+                    "id": {"role": "link"},
+                    "purpose": {"role": "consent"},
+                    "answer": {"role": "consent"},
+                    "at": {"role": "consent", "type": "timestamp"},
                 },
-                "optimizer": {"learning_rate": 0.5},
-                "model": "mlp",
-                "hidden": [8],
             },
-            "audit": {"subjects": 150, "replays": 3},
-            "validation": {},
-            "registration": {"name": "return"},
-        }
-    )
+        },
+        "consent": {
+            "table": "answers",
+            "subject": "id",
+            "purpose": "purpose",
+            "answer": "answer",
+            "time": "at",
+        },
+        "budget": {"epsilon": 50.0, "delta": 1e-5},
+        "training": {
+            "held_out": 0.2,
+            "mechanism": {
+                "records_per_person": 3,
+                "expected_subjects": 450,
+                "sample_rate": 0.1,
+                "steps": 20,
+                "clip_norm": 0.7,
+                "noise_multiplier": 1.5,
+                "noise": noise,
+            },
+            "optimizer": {"learning_rate": 0.5},
+            "model": "mlp",
+            "hidden": [8],
+        },
+        "audit": {"subjects": 150, "replays": 3},
+        "validation": {},
+        "registration": {"name": "return"},
+    }
 
 
 def plan_of(declared: Params) -> Plan:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.attacks import replay
+from pipeline.attacks import adaptive, replay
 from pipeline.attacks.statistics import (
     Check,
     Floats,
@@ -33,12 +33,13 @@ from pipeline.attacks.statistics import (
     poisson_checks,
     shape_p,
     variance_p,
+    worse,
 )
 from pipeline.attacks.whole_training import check_loop, check_refusals
 from pipeline.errors import LetheError
 from pipeline.training import clipping, loop
 from pipeline.training.batches import PersonData
-from pipeline.training.contract import LossFn, trainable_parameters, zero_sums
+from pipeline.training.contract import LossFn, trainable_parameters
 from pipeline.training.plan import Plan
 from pipeline.training.sampling import Keystream
 
@@ -61,8 +62,12 @@ def check_mechanism(
     replays: int,
     random: np.random.Generator,
     device: str = "cpu",
+    processes: int = 1,
 ) -> list[Check]:
     """Every check of the mechanism; `data` is who trained, `model` what came out.
+
+    Args:
+        processes: over how many the run was trained; whole trainings are replayed so.
 
     What cannot be replayed is a failed check: nothing is known to hold there. The model
     is left as it was.
@@ -81,10 +86,22 @@ def check_mechanism(
         ),
         "noise": lambda: check_noise(step_of, plan, data),
         "loop": lambda: check_loop(
-            plan, data, model, loss_fn, engine=engine, classes=classes, device=device, random=random
+            plan,
+            data,
+            model,
+            loss_fn,
+            engine=engine,
+            classes=classes,
+            device=device,
+            processes=processes,
+            random=random,
         ),
         "refusal": lambda: check_refusals(plan),
     }
+    if plan.adaptive is not None:
+        looks["count"] = lambda: adaptive.check_count(
+            step_of(plan), data, loss_fn, people_like=variants, replays=replays, random=random
+        )
     found: list[Check] = []
     for name, look in looks.items():
         try:
@@ -160,23 +177,23 @@ def check_clipping(
             drawn = torch.from_numpy(random.permutation(step.draw(len(data)))[:_PEOPLE_AT_ONCE])
             others = data.batch(drawn, device)
             person = data.batch(torch.from_numpy(random.integers(len(data), size=1)), device)
-            without = _flat(step.clipped_sum(*others))
-            for one in _variants(person, step.model):
+            without = _sum(step, others)
+            for one in variants(person, step.model):
                 both = [torch.cat(pair) for pair in zip(others, one, strict=True)]
-                shift = _flat(step.clipped_sum(*both)) - without
-                own = _flat(step.clipped_sum(*one))
+                shift = _sum(step, both) - without
+                own = _sum(step, one)
                 expected, norm = _reference(step.model, loss_fn, one, clip)
-                moved = _worse(moved, _length(shift) / clip)
-                apart = _worse(apart, _length(own - expected) / clip)
+                moved = worse(moved, _length(shift) / clip)
+                apart = worse(apart, _length(own - expected) / clip)
                 if norm > clip:
-                    alone = _worse(alone, abs(_length(own) / clip - 1))
-            once = _flat(step.clipped_sum(*(t[:, :1] for t in person)))
-            full = _flat(step.clipped_sum(*_in_all_places(person)))
-            repeated = _worse(repeated, _length(full - once) / clip)
+                    alone = worse(alone, abs(_length(own) / clip - 1))
+            once = _sum(step, [t[:, :1] for t in person])
+            full = _sum(step, _in_all_places(person))
+            repeated = worse(repeated, _length(full - once) / clip)
             few = tuple(t[:_REFERENCE_PEOPLE] for t in others)
             expected, _ = _reference(step.model, loss_fn, few, clip)
-            error = _length(_flat(step.clipped_sum(*few)) - expected)
-            apart = _worse(apart, error / clip / max(1.0, math.sqrt(len(few[0]))))
+            error = _length(_sum(step, few) - expected)
+            apart = worse(apart, error / clip / max(1.0, math.sqrt(len(few[0]))))
     return [
         at_most(
             "clipping.sensitivity",
@@ -218,7 +235,7 @@ def _in_all_places(person: Batch) -> Batch:
     )  # fmt: skip
 
 
-def _variants(person: Batch, model: nn.Module) -> list[Batch]:
+def variants(person: Batch, model: nn.Module) -> list[Batch]:
     features, mask, labels = person
     found = [person, _in_all_places(person)]
     # Where records are row numbers of a table, far outside the domain is outside the table.
@@ -259,8 +276,9 @@ def check_noise(step_of: StepOf, plan: Plan, data: PersonData) -> list[Check]:
     """Adds noise to sums of nobody, of few and of many of the run's people."""
     step, second = step_of(plan), step_of(plan)
     device = next(step.model.parameters()).device
-    zeros = zero_sums(step.model)
-    coordinates = sum(z.numel() for z in zeros)
+    zeros = step.zeros()
+    shapes = replay.gradients(plan, zeros)
+    coordinates = sum(z.numel() for z in shapes)
     draws = int(np.clip(math.ceil(_NOISE_VALUES / coordinates), 4, 4000))
     scale = replay.noise_scale(plan, coordinates)
     rows = np.array([_noise(step, zeros, scale) for _ in range(draws)])
@@ -273,7 +291,7 @@ def check_noise(step_of: StepOf, plan: Plan, data: PersonData) -> list[Check]:
         variance_p(np.array([_noise(step, sums, scale) for _ in range(max(4, draws // 4))]).ravel())
         for sums in sizes.values()
     ]
-    ends = np.cumsum([min(z.numel(), _NOISE_VALUES) for z in zeros])[:-1]
+    ends = np.cumsum([min(z.numel(), _NOISE_VALUES) for z in shapes])[:-1]
     by_tensor = [variance_p(part.ravel()) for part in np.split(rows, ends, axis=1)]
     few = np.concatenate([rows[:40], other[None]])
     grid = [step.noisy(sums) for sums in (zeros, *sizes.values())] + [second.noisy(zeros)]
@@ -326,10 +344,10 @@ def _grid_checks(released: Sequence[Sequence[Tensor]], step: float) -> list[Chec
 
 def _noise(step: loop.DpStep, sums: Sequence[Tensor], scale: float) -> Floats:
     """(noisy - exact) / scale of each coordinate, of very large tensors the first ones."""
-    noisy = step.noisy(sums)
+    noisy, exact = (replay.gradients(step.plan, part) for part in (step.noisy(sums), sums))
     parts = [
         (n.double() - s.double()).flatten()[:_NOISE_VALUES]
-        for n, s in zip(noisy, sums, strict=True)
+        for n, s in zip(noisy, exact, strict=True)
     ]
     values: Floats = torch.cat(parts).cpu().numpy() / scale
     return values
@@ -341,14 +359,15 @@ def _repeats(values: Floats) -> int:
     return len(runs) - len(np.unique(np.ascontiguousarray(runs).view("V12")))
 
 
+def _sum(step: loop.DpStep, people: Sequence[Tensor]) -> Tensor:
+    """The clipped sum of these people, without what an adaptive clip counts beside it."""
+    features, mask, labels = people
+    return _flat(replay.gradients(step.plan, step.clipped_sum(features, mask, labels)))
+
+
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([t.detach().flatten() for t in tensors]).cpu().double()
 
 
 def _length(flat: Tensor) -> float:
     return float(flat.norm())
-
-
-def _worse(one: float, other: float) -> float:
-    """The larger of two errors; NaN is the largest."""
-    return math.inf if math.isnan(other) else max(one, other)

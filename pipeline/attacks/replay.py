@@ -10,7 +10,8 @@ The keys, and so the draws and the noise, are fresh: a replay repeats nothing of
 that is audited, and costs no budget, since nothing of a real person is released by it.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -19,11 +20,13 @@ import torch
 from pyroaring import BitMap
 from torch import Tensor, nn
 
+from pipeline.attacks import threads
 from pipeline.attacks.statistics import Floats
 from pipeline.params import Optimizer
-from pipeline.training import loop
+from pipeline.training import loop, parallel
 from pipeline.training.batches import PersonData
 from pipeline.training.contract import LossFn, trainable_parameters
+from pipeline.training.parallel import Admission
 from pipeline.training.plan import Plan
 
 QUIET = 1e-3  # noise multiplier under which a single person's share is plain to see
@@ -32,24 +35,17 @@ _MOST_COORDINATES = 100_000  # looked at in each of the real model's steps
 
 
 @dataclass(frozen=True)
-class Admission:
-    """A reservation for made-up people; the ledger never hears of it."""
-
-    run_id: str
-    admitted: BitMap
-
-
-@dataclass(frozen=True)
 class Release:
     """What a replayed training gave out.
 
     Shapes: sums [steps, coordinates], in the order of the model's parameters; `per_tensor`
-        says how many coordinates each tensor has.
+        says how many coordinates each tensor has; clips [steps], each step's clip.
     """
 
     sums: Floats
     per_tensor: tuple[int, ...]
     trained: loop.TrainedModel
+    clips: Floats
 
     def tensors(self) -> list[Floats]:
         ends = np.cumsum(self.per_tensor)[:-1]
@@ -83,7 +79,7 @@ def output_as_loss(outputs: Tensor, labels: Tensor) -> Tensor:
 def made_up_people(
     people: int, *, records: int, clip_norm: float, spare: int
 ) -> tuple[PersonData, Floats]:
-    """People with one coordinate each, and the length of each one's clipped share.
+    """People with one coordinate each, and the length of each one's share at that clip.
 
     Every other person is far beyond the clip: one loud record and `records` - 1 of zeros
     if even-numbered by pairs, else as many loud ones as allowed. The others stay at half
@@ -131,10 +127,14 @@ def released_sums(
     classes: int = 1,
     device: str = "cpu",
     physical_batch: int = 4096,
+    processes: int = 1,
     admission: Admission | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Release:
     """Trains `model` for `steps` under `plan` and tells what each step released.
+
+    Args:
+        processes: over how many the run that is audited was trained; threads play them.
 
     Only `steps` of the plan is replaced; and delta, which is no part of the mechanism and
     would refuse few people.
@@ -152,30 +152,54 @@ def released_sums(
         if on_step is not None:
             on_step(number)
 
-    trained = loop.train(
-        replayed,
-        data,
-        model,
-        loss_fn,
-        reservation=admission or Admission("replay", BitMap(data.tokens)),
-        optimizer=Optimizer(name="sgd", learning_rate=plan.expected_batch_size),
-        engine=engine,
-        classes=classes,
-        device=device,
-        physical_batch=physical_batch,
-        progress=look,
-    )
+    reserved = admission or Admission("replay", BitMap(data.tokens))
+    task = parallel.Task(replayed, data, model, loss_fn, engine, classes, physical_batch)
+    with threads.helped(processes, task, reserved, device=device) as others:
+        trained = loop.train(
+            replayed,
+            data,
+            model,
+            loss_fn,
+            reservation=reserved,
+            optimizer=Optimizer(name="sgd", learning_rate=plan.expected_batch_size),
+            engine=engine,
+            classes=classes,
+            device=device,
+            physical_batch=physical_batch,
+            progress=look,
+            others=others,
+        )
     sizes = tuple(b.size for b in before)
-    return Release(np.array(rows).reshape(len(rows), sum(sizes)), sizes, trained)
+    clips = np.full(len(rows), plan.clip_norm)
+    if plan.adaptive is not None:
+        clips[: len(trained.clips)] = trained.clips[: len(rows)]
+    return Release(np.array(rows).reshape(len(rows), sum(sizes)), sizes, trained, clips)
+
+
+def noise_multiplier(plan: Plan) -> float:
+    """Noise of the gradients' sum, in clips, that the plan's fields ask for.
+
+    On purpose not `Plan.gradient_noise_multiplier`. Where a count with noise s and
+    sensitivity 1/2 is released beside it, 1/z^2 = 1/z_sum^2 + 1/(2s)^2 (Andrew et al. 2021).
+    """
+    if plan.adaptive is None:
+        return plan.noise_multiplier
+    z, count = plan.noise_multiplier, 2 * plan.adaptive.count_noise
+    return z * count / math.sqrt(count**2 - z**2)
+
+
+def gradients(plan: Plan, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Of what a step sums or releases, the part that is not an adaptive clip's count."""
+    return tensors if plan.adaptive is None else tensors[:-1]
 
 
 def noise_scale(plan: Plan, coordinates: int) -> float:
     """The standard deviation that the plan's noise must have in so many coordinates.
 
-    Of discrete noise it is 2^24 steps of the grid. The formula is derived in
-    `discrete_noise`; on purpose it is not read from there.
+    At the first clip, where it is adaptive. Of discrete noise it is 2^24 steps of the grid.
+    The formula is derived in `discrete_noise`; on purpose it is not read from there.
     """
-    stated = plan.noise_multiplier * plan.clip_norm
+    stated = noise_multiplier(plan) * plan.clip_norm
     if plan.noise != "discrete":
         return stated
     rounding = 2 * plan.noise_multiplier * coordinates**0.5

@@ -74,6 +74,11 @@ def holds(name: str, fact: bool, *, meaning: str) -> Check:
     return Check(name, bool(fact), float(not fact), 0.0, 0.0, "at most", meaning)
 
 
+def worse(one: float, other: float) -> float:
+    """The larger of two errors; NaN is the largest."""
+    return math.inf if math.isnan(other) else max(one, other)
+
+
 def two_sided(lower: float, upper: float) -> float:
     """The p-value of a statistic with these tail probabilities."""
     return float(min(1.0, 2.0 * min(lower, upper)))

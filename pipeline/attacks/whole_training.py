@@ -7,14 +7,16 @@ taken at all, whether noise is added once, and what `train` refuses to begin.
 import math
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from pyroaring import BitMap
 from torch import nn
 
-from pipeline.attacks import replay
+from pipeline.attacks import adaptive, replay
 from pipeline.attacks.statistics import (
     Check,
+    Floats,
     at_most,
     holds,
     improbable,
@@ -43,12 +45,14 @@ def check_loop(
     engine: str,
     classes: int,
     device: str,
+    processes: int,
     random: np.random.Generator,
 ) -> list[Check]:
     """Whole trainings: with next to no noise, with the plan's noise, and on the run's model."""
-    crowd = _quiet_checks(plan, "loop.crowd", people=128, steps=192, random=random)
-    lonely = _quiet_checks(plan, "loop.lonely", people=1, steps=128, random=random)
-    loud = _loud_checks(plan)
+    quiet = partial(_quiet_checks, plan, processes=processes, random=random)
+    crowd, counted = quiet("loop.crowd", people=128, steps=192)
+    lonely, alone = quiet("loop.lonely", people=1, steps=128)
+    loud = _loud_checks(plan, processes=processes)
     # Few of the run's people, with nothing in their places: only noise can come out.
     own = replay.released_sums(
         plan,
@@ -59,8 +63,10 @@ def check_loop(
         engine=engine,
         classes=classes,
         device=device,
+        processes=processes,
     )
-    scale = replay.noise_scale(plan, sum(p.numel() for p in trainable_parameters(model)))
+    coordinates = sum(p.numel() for p in trainable_parameters(model))
+    scale = replay.noise_scale(plan, coordinates) * own.clips[:, None] / plan.clip_norm
     tensors = [variance_p((part / scale).ravel()) for part in own.tensors()]
     return [
         *crowd,
@@ -71,16 +77,21 @@ def check_loop(
             [*tensors, pairwise_correlation_p(own.sums / scale)] if len(own.sums) else [0.0],
             meaning="every layer of the run's model gets the plan's noise in every step",
         ),
+        *([] if plan.adaptive is None else [adaptive.check_walk([counted, alone])]),
     ]
 
 
 def _quiet_checks(
-    plan: Plan, name: str, *, people: int, steps: int, random: np.random.Generator
-) -> list[Check]:
-    """Reads off who was drawn how often in each step, and what a share was divided by."""
+    plan: Plan, name: str, *, people: int, steps: int, processes: int, random: np.random.Generator
+) -> tuple[list[Check], Floats]:
+    """Reads off who was drawn how often in each step, and what a share was divided by.
+
+    Beside the checks: the noise of the counts that moved an adaptive clip, in its unit.
+    """
     # So low a rate would draw nobody in a replay that ends; the run's own is checked above.
     rate = max(plan.sample_rate, 1 / 64)
     quiet = replace(plan, noise_multiplier=replay.QUIET, sample_rate=rate)
+    quiet = adaptive.walking(quiet, steps)
     records = min(plan.records_per_person, _MOST_RECORDS)
     made, lengths = replay.made_up_people(
         people, records=records, clip_norm=plan.clip_norm, spare=16
@@ -93,15 +104,20 @@ def _quiet_checks(
         replay.output_as_loss,
         steps=steps,
         physical_batch=_TOGETHER,
+        processes=processes,
     )
     taken = len(found.sums)
     left, right = found.tensors()
-    heads = np.stack([left[:, :people], right[:, :people]]) * math.sqrt(2) / lengths
+    # Whoever is not at the first clip's full length is not cut by a clip that moved, either.
+    shares = np.where(lengths < plan.clip_norm, lengths, found.clips[:, None])
+    heads = np.stack([left[:, :people], right[:, :people]]) * math.sqrt(2) / shares
     whole = np.round(heads)
     drawn = whole[0].astype(np.int64).clip(0, None)
     overlaps = (drawn[0 : taken - 1 : 2] * drawn[1::2]).sum(1)
     silent = int((np.abs(found.sums[:, people:width]).max(1, initial=0.0) == 0).sum())
-    return [
+    within = (drawn * np.where(lengths < plan.clip_norm, 0.5, -0.5)).sum(1)
+    counted = adaptive.count_noise(quiet, found.clips, within)
+    checks = [
         holds(
             f"{name}.steps",
             taken == steps == found.trained.steps and silent == 0,
@@ -121,29 +137,33 @@ def _quiet_checks(
         ),
         *poisson_checks(name, drawn.sum(1), drawn.sum(0), overlaps, rate, random),
     ]
+    return checks, counted
 
 
-def _loud_checks(plan: Plan) -> list[Check]:
+def _loud_checks(plan: Plan, *, processes: int) -> list[Check]:
     """The plan's own noise, for two numbers of people, in coordinates that are nobody's.
 
     One of them comes twice: two runs under one key would be alike.
     """
     steps, spare = 40, 256
     records = min(plan.records_per_person, _MOST_RECORDS)
+    walking = adaptive.walking(plan, steps)
     runs = []
     for people in (1, 1, 256):
         made, _ = replay.made_up_people(
             people, records=records, clip_norm=plan.clip_norm, spare=spare
         )
         found = replay.released_sums(
-            plan,
+            walking,
             made,
             replay.TwoHeads(people + spare),
             replay.output_as_loss,
             steps=steps,
             physical_batch=_TOGETHER,
+            processes=processes,
         )
-        scale = replay.noise_scale(plan, 2 * (people + spare))
+        scale = replay.noise_scale(plan, 2 * (people + spare)) * found.clips[:, None]
+        scale = scale / plan.clip_norm
         runs.append([head[:, people:] / scale for head in found.tensors()])
     every = [np.concatenate(heads, axis=1).ravel() for heads in runs]
     rows = np.concatenate([head for heads in runs for head in heads])

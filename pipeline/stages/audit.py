@@ -138,6 +138,7 @@ def audit(
         replays=declared.replays,
         random=np.random.default_rng(),  # from the operating system's randomness
         device=trained.device,
+        processes=int(trained.report.get("processes", 1)),
     )
     found = attack_members(trained, data, people=declared.subjects)
     if found is None:

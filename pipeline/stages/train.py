@@ -4,28 +4,39 @@ The order is the guarantee. Nothing is drawn before the ledger has the reservati
 nothing leaves `.lethe/` before it is settled. A run that was killed goes on where it
 was: what was trained but not published is published as it is, and no second model is
 ever made for one charge.
+
+With `parallel.processes`, or under `torchrun`, the training runs over several processes.
+The first of them is this stage; the others compute, and never see ledger, keys or noise.
 """
 
 import fcntl
 import hashlib
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from pydantic import TypeAdapter
 from pyroaring import BitMap
 from safetensors.torch import save_file
 
 from pipeline import workspace
-from pipeline.errors import Busy, NotFound, TooFewSubjects, TrainingRefused
+from pipeline.errors import (
+    Busy,
+    NotFinite,
+    NotFound,
+    ProcessLost,
+    TooFewSubjects,
+    TrainingRefused,
+)
 from pipeline.params import Budget, Params, Training, resolve_secret
 from pipeline.rollback import refuse_rolled_back
 from pipeline.stores.ledger import Ledger
+from pipeline.training import parallel
 from pipeline.training.accounting import epsilon_pld, epsilon_rdp
 from pipeline.training.batches import (
     eligible_people,
@@ -38,12 +49,14 @@ from pipeline.training.evaluate import evaluate
 from pipeline.training.loop import Progress, train
 from pipeline.training.models import Architecture, build_model, loss_for
 from pipeline.training.plan import ADJACENCY, SAMPLING, UNIT, Plan
+from pipeline.training.wire import Place, device_of, joined, started
 
 STAGING = workspace.STATE / "staging"
 WORKSPACE_ID = workspace.STATE / "workspace"
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
 _LOCK = workspace.STATE / "train.lock"
+_TRAINING: TypeAdapter[Training] = TypeAdapter(Training)
 
 
 class Reservation(Protocol):
@@ -80,16 +93,28 @@ def run(params: Params, *, now: datetime, progress: Progress | None = None) -> d
         TooFewSubjects: fewer people than `subject.minimum` may train.
         BudgetExceeded: of the ledger; nothing was drawn.
         LedgerInvalid: the ledger lacks the training of a registered model: it was rolled back.
-        NotFinite: the training diverged; its reservation stays spent.
+        NotFinite: the training diverged. Its spend is settled; the same request again is
+            another run, and another charge.
         Busy: another training runs in this workspace.
+        ProcessLost: of several processes, one is gone; run again to go on.
     """
+    place = Place.here()
+    if place.rank:
+        assist(params.training.device)
+        return {}
     with alone(), Ledger.open(resolve_secret(params.stores.ledger)) as ledger:
         refuse_rolled_back(params, ledger)
-        return train_reserved(params, ledger, now=now, progress=progress)
+        with leading(place, params) as others:
+            return train_reserved(params, ledger, now=now, progress=progress, others=others)
 
 
 def train_reserved(
-    params: Params, ledger: Spending, *, now: datetime, progress: Progress | None = None
+    params: Params,
+    ledger: Spending,
+    *,
+    now: datetime,
+    progress: Progress | None = None,
+    others: parallel.Leader | None = None,
 ) -> dict[str, Any]:
     """The stage, given its ledger."""
     for path in (workspace.PLAN, workspace.ENCODING):
@@ -106,7 +131,7 @@ def train_reserved(
     reservation = _reserve(ledger, plan, eligible, params.budget, request, now)
     staged = STAGING / reservation.run_id
     if not staged.exists():
-        _train_into(staged, params, plan, paths, reservation, progress)
+        _train_into(staged, params, plan, paths, reservation, ledger, progress, others)
     _checkpoint(staged).unlink(missing_ok=True)
     ledger.settle(reservation.run_id)
     return _publish(staged)
@@ -123,7 +148,7 @@ def request_digest(plan: Plan, eligible: BitMap, paths: Sequence[Path], training
         plan.digest.encode(),
         hashlib.sha256(eligible.serialize()).digest(),
         *(hashlib.sha256(path.read_bytes()).digest() for path in paths),
-        TypeAdapter(Training).dump_json(training),
+        _TRAINING.dump_json(training),
         _workspace_id(),
     ):
         digest.update(len(part).to_bytes(8, "little") + part)
@@ -156,33 +181,39 @@ def _train_into(
     plan: Plan,
     paths: Sequence[Path],
     reservation: Reservation,
+    ledger: Spending,
     progress: Progress | None,
+    others: parallel.Leader | None,
 ) -> None:
     """Trains and leaves everything that is to be published in `staged`, whole or not at all."""
-    encoder = Encoder.from_data(workspace.read_json(workspace.ENCODING))
-    data = person_data(
-        paths, encoder, admitted=reservation.admitted, records_per_person=plan.records_per_person
-    )
-    architecture = Architecture.of(
-        params.training, features=len(encoder.names), outputs=encoder.outputs
-    )
-    trained = train(
-        plan,
-        data,
-        build_model(architecture),
-        loss_for(encoder.outputs),
-        reservation=reservation,
-        optimizer=params.training.optimizer,
-        engine=params.training.engine,
-        classes=encoder.outputs,
-        device=resolve_device(params.training.device),
-        physical_batch=params.training.physical_batch,
-        checkpoint=_checkpoint(staged),
-        progress=progress,
-    )
-    evaluation = evaluate(
-        trained.model, held_out_records(paths, encoder), classes=len(encoder.classes)
-    )
+    if others:
+        settings = _TRAINING.dump_python(params.training, mode="json")
+        words = {"run_id": reservation.run_id, "training": settings}
+        others.begin(words, reservation.admitted)
+    with others.together() if others else nullcontext():
+        encoder = Encoder.from_data(workspace.read_json(workspace.ENCODING))
+        task, architecture = _task(params.training, plan, encoder, paths, reservation.admitted)
+    if others:
+        others.agree(task)
+    data = task.data
+    held_out = held_out_records(paths, encoder)
+    with _spent_if_it_diverges(ledger, reservation.run_id, _checkpoint(staged)):
+        trained = train(
+            plan,
+            data,
+            task.model,
+            task.loss_fn,
+            reservation=reservation,
+            optimizer=params.training.optimizer,
+            engine=task.engine,
+            classes=task.classes,
+            device=others.device if others else resolve_device(params.training.device),
+            physical_batch=task.physical_batch,
+            checkpoint=_checkpoint(staged),
+            progress=progress,
+            others=others,
+        )
+        evaluation = evaluate(trained.model, held_out, classes=len(encoder.classes))
     manifest = reservation.admitted.serialize()
     description = {
         "architecture": architecture.to_data(),
@@ -193,6 +224,7 @@ def _train_into(
     }
     report = {
         "adjacency": ADJACENCY,
+        "clip_norm": trained.clips[-1] if trained.clips else plan.clip_norm,
         "delta": plan.delta,
         "device": trained.device,
         "engine": trained.engine,
@@ -205,6 +237,7 @@ def _train_into(
         "noise": plan.noise,
         "not_private": ["left_out", "records", "subjects"],
         "plan": plan.to_data(),
+        "processes": others.size if others else 1,
         "records": data.records,
         "run_id": reservation.run_id,
         "sampling": SAMPLING,
@@ -226,6 +259,20 @@ def _train_into(
         workspace.write_json(folder / "report.json", report)
 
 
+@contextmanager
+def _spent_if_it_diverges(ledger: Spending, run_id: str, checkpoint: Path) -> Iterator[None]:
+    """A run that ends by what it drew is over: to try again until one ends well would be to choose.
+
+    So it is settled, which nobody can void, and the same request again is another run.
+    """
+    try:
+        yield
+    except NotFinite:
+        ledger.settle(run_id)
+        checkpoint.unlink(missing_ok=True)
+        raise
+
+
 def _publish(staged: Path) -> dict[str, Any]:
     """Copies the staged run to where the road expects it; the copy in `.lethe/` goes last."""
     report = workspace.read_json(staged / "report.json")
@@ -244,15 +291,74 @@ def _checkpoint(staged: Path) -> Path:
     return staged.with_suffix(".checkpoint")
 
 
+def _task(
+    training: Training, plan: Plan, encoder: Encoder, paths: Sequence[Path], admitted: BitMap
+) -> tuple[parallel.Task, Architecture]:
+    """What is trained and on whom, as each process makes it from the workspace's files."""
+    architecture = Architecture.of(training, features=len(encoder.names), outputs=encoder.outputs)
+    task = parallel.Task(
+        plan=plan,
+        data=person_data(
+            paths, encoder, admitted=admitted, records_per_person=plan.records_per_person
+        ),
+        model=build_model(architecture),
+        loss_fn=loss_for(encoder.outputs),
+        engine=training.engine,
+        classes=encoder.outputs,
+        physical_batch=training.physical_batch,
+    )
+    return task, architecture
+
+
 def resolve_device(declared: str) -> str:
-    """`auto` is the first CUDA device if there is one, else the CPU."""
-    if declared == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if declared == "cuda" and not torch.cuda.is_available():
-        raise TrainingRefused(
-            "training.device is cuda, but PyTorch finds none. Use device: auto or cpu."
-        )
-    return declared
+    """Where a training in this process alone runs; see `wire.device_of`."""
+    return device_of(declared, Place(0, 1, 0))
+
+
+@contextmanager
+def leading(place: Place, params: Params) -> Iterator[parallel.Leader | None]:
+    """The further processes of this training; None where it runs in this one alone."""
+    processes = params.parallel.processes
+    if place.size == 1 and processes == 1:
+        yield None
+        return
+    declared = params.training.device
+    command = (sys.executable, "-P", "-m", "pipeline", "assist", declared)
+    with nullcontext(place) if place.size > 1 else started(processes, command) as here:
+        device = device_of(declared, here)
+        with joined(here, device) as wire, _led(parallel.Leader(wire, device)) as leader:
+            yield leader
+
+
+@contextmanager
+def _led(leader: parallel.Leader) -> Iterator[parallel.Leader]:
+    try:
+        yield leader
+    finally:
+        with suppress(ProcessLost):  # then there is nobody to let go
+            leader.end()
+
+
+def assist(declared_device: str) -> None:
+    """One of the further processes of a training, until its leader lets it go.
+
+    Raises:
+        ProcessLost: the leader is gone.
+        TrainingRefused: nobody has started this process for that.
+    """
+    place = Place.here()
+    if not place.rank:
+        raise TrainingRefused("This process assists nobody. Run lethe train; it starts the others.")
+    device = device_of(declared_device, place)
+
+    def make_task(words: Mapping[str, Any], admitted: BitMap) -> parallel.Task:
+        training = _TRAINING.validate_python(words["training"])
+        plan = Plan.from_data(workspace.read_json(workspace.PLAN))
+        encoder = Encoder.from_data(workspace.read_json(workspace.ENCODING))
+        return _task(training, plan, encoder, shard_paths(workspace.SHARDS), admitted)[0]
+
+    with joined(place, device) as wire:
+        parallel.assist(wire, make_task, device=device)
 
 
 def _workspace_id() -> bytes:

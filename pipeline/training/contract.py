@@ -62,11 +62,14 @@ def record_weights(mask: Tensor) -> Tensor:
 def person_losses(losses: Tensor, mask: Tensor) -> Tensor:
     """[persons] mean loss over each one's present records; `losses` is [persons * K].
 
-    An absent record's loss is left out before it is weighted: it may be anything.
+    An absent record's loss is left out before it is weighted: it may be anything. A present
+    one that is not finite makes the person's whole gradient NaN, which stops the run, also
+    where its own gradient is finite.
     """
     persons, records = mask.shape
     kept = losses.view(persons, records).masked_fill(~mask, 0.0)
-    return (kept * record_weights(mask)).sum(1)
+    weights = record_weights(mask).masked_fill(~kept.detach().isfinite(), math.nan)
+    return (kept * weights).sum(1)
 
 
 def checked_losses(losses: Tensor, rows: int) -> Tensor:

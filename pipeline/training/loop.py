@@ -12,10 +12,15 @@ One step is `DpStep`, in three calls that the audit can replay one by one:
 `plan.noise_multiplier * plan.clip_norm`, or the discrete noise that the plan asks for.
 `train` uses exactly these, divides by `plan.expected_batch_size`, and hands the result to an
 optimizer, which sees nothing else.
+
+Under a plan with an adaptive clip, both lists have one tensor more: the count of people
+within the clip, less half of the people. `follow` takes it off and moves `clip_norm` by it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -38,12 +43,15 @@ from pipeline.training.contract import (
     trainable_parameters,
     zero_sums,
 )
-from pipeline.training.noise import make_noise
+from pipeline.training.noise import Noise, make_noise
 from pipeline.training.optimizing import Updater
 from pipeline.training.plan import Plan
 from pipeline.training.sampling import Keystream, poisson_draw
 
+CLIP_RANGE = 1e4  # how far an adaptive clip may go from the first
+
 Progress = Callable[[int, int], None]
+SumOf = Callable[[Tensor], list[Tensor]]
 
 
 class Reserved(Protocol):
@@ -55,27 +63,41 @@ class Reserved(Protocol):
     def admitted(self) -> BitMap: ...
 
 
+class Others(Protocol):
+    """The further processes of a training; see `pipeline.training.parallel`."""
+
+    def summed(self, step: "DpStep", drawn: Tensor, sum_of: SumOf) -> list[Tensor]:
+        """What `sum_of(drawn)` gives, computed by all processes together."""
+
+
 class DpStep:
     """One step of the mechanism that `plan.event` describes; see the module."""
 
     def __init__(self, plan: Plan, model: nn.Module, engine: Engine, keystream: Keystream) -> None:
         self.plan, self.model, self.engine = plan, model, engine
         self._keystream = keystream
+        self.clip_norm = plan.clip_norm  # of this step; moved by `follow` alone
         device = next(model.parameters()).device
-        self._noise = make_noise(plan, keystream, device)
+        self._device = device
+
+    @cached_property
+    def _noise(self) -> Noise:
+        # Made when first asked for: a process that only sums has no keystream to draw from.
+        return make_noise(self.plan, self._keystream, self._device)
 
     def draw(self, subjects: int) -> npt.NDArray[np.int64]:
         """Positions of the people of this step; may be empty. See `poisson_draw`."""
         return poisson_draw(self._keystream, subjects, self.plan.sample_rate)
 
     def clipped_sum(self, features: Tensor, mask: Tensor, labels: Tensor) -> list[Tensor]:
-        """Sum of everybody's clipped gradient.
+        """Sum of everybody's clipped gradient, and with an adaptive clip the count within it.
 
-        Guarantee: adding or removing one person moves it by at most `plan.clip_norm` in L2.
+        Guarantee: adding or removing one person moves the sum by at most `clip_norm` in L2,
+            and the count by 1/2.
         Shapes: features [persons, K, ...], mask [persons, K], labels [persons, K].
 
         Raises:
-            NotFinite: a person's gradient is NaN or infinite.
+            NotFinite: a person's loss or gradient is NaN or infinite.
             TrainingRefused: more than `plan.records_per_person` records a person.
         """
         if mask.shape[1] > self.plan.records_per_person:
@@ -83,31 +105,65 @@ class DpStep:
                 f"A person comes with {mask.shape[1]} records; the plan allows "
                 f"{self.plan.records_per_person}."
             )
-        sums, norms = self.engine(features, mask, labels, clip_norm=self.plan.clip_norm)
+        sums, norms = self.engine(features, mask, labels, clip_norm=self.clip_norm)
         if not torch.isfinite(norms).all():
             raise NotFinite(
-                "A gradient is NaN or infinite. The run stops and counts as spent; lower the "
-                "learning rate or check the model."
+                "A loss or a gradient is NaN or infinite. The run stops and counts as spent; lower "
+                "the learning rate or check the model. To train again is another charge."
             )
+        if self.plan.adaptive is not None:
+            within = (norms <= self.clip_norm).to(torch.float32)
+            sums = [*sums, (within - 0.5).sum().reshape(1)]
         return sums
 
+    def zeros(self) -> list[Tensor]:
+        """What `clipped_sum` gives for nobody."""
+        count = [torch.zeros(1, device=self._device)] if self.plan.adaptive is not None else []
+        return [*zero_sums(self.model), *count]
+
     def noisy(self, sums: Sequence[Tensor]) -> list[Tensor]:
-        """The sums with noise of standard deviation `noise_multiplier * clip_norm`; new tensors.
+        """New tensors: the sums with noise of standard deviation
+        `gradient_noise_multiplier * clip_norm`, the count with its own.
 
         Discrete noise rounds the sums to its grid first, and is as much wider as that costs.
         """
-        scale = self.plan.noise_multiplier * self.plan.clip_norm
-        return self._noise.add(sums, standard_deviation=scale)
+        gradients = sums if self.plan.adaptive is None else sums[:-1]
+        scale = self.plan.gradient_noise_multiplier * self.clip_norm
+        noisy = self._noise.add(gradients, standard_deviation=scale)
+        if self.plan.adaptive is not None:
+            noise = self.plan.adaptive.count_noise
+            noisy += self._noise.add(sums[-1:], standard_deviation=noise)
+        return noisy
+
+    def follow(self, noisy: Sequence[Tensor]) -> list[Tensor]:
+        """Moves the clip by the noisy count, if there is one; gives back the gradients alone.
+
+        Post-processing: of what it is given, and of the plan. The clip stays within a
+        factor of `CLIP_RANGE` of the first one, since a clip of 0 could not be noised.
+        """
+        adaptive = self.plan.adaptive
+        if adaptive is None:
+            return list(noisy)
+        share = float(noisy[-1]) / self.plan.expected_batch_size + 0.5
+        moved = self.clip_norm * math.exp(-adaptive.learning_rate * (share - adaptive.quantile))
+        first = self.plan.clip_norm
+        self.clip_norm = min(max(moved, first / CLIP_RANGE), first * CLIP_RANGE)
+        return list(noisy[:-1])
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What comes out: the model to release, and how it was made."""
+    """What comes out: the model to release, and how it was made.
+
+    `clips` are those of the steps that this process took: made of what was released with
+    noise, and so no less private than the model.
+    """
 
     model: nn.Module
     engine: str
     device: str
     steps: int
+    clips: tuple[float, ...]
 
 
 def train(
@@ -126,6 +182,7 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_every: int = 50,
     progress: Progress | None = None,
+    others: Others | None = None,
 ) -> TrainedModel:
     """Trains under a plan whose spend is reserved for everybody in `data`.
 
@@ -134,50 +191,75 @@ def train(
     Args:
         checkpoint: file to go on from and to save to, every `checkpoint_every` steps.
         progress: called with (step, steps) alone; a loss or a batch's size would leak.
+        others: processes that sum a part of each step's people. They have a part in the
+            sum alone: draws, noise and weights are this process's.
 
     Raises:
         TrainingRefused: somebody in `data` is not in the reservation, comes twice, or
             brings too many records; or the model cannot be clipped per person.
-        NotFinite: a gradient or a weight is NaN or infinite; the run counts as spent.
+        NotFinite: a loss, a gradient or a weight is NaN or infinite; the run counts as spent.
     """
-    _refuse_unreserved(plan, data, reservation)
-    # TF32 keeps ten bits of a product: a norm measured so may let a gradient past the clip.
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    refuse_unreserved(plan, data, reservation)
     model = model.to(device)
-    chosen = make_engine(
-        engine, model, loss_fn, record_shape=tuple(data.features.shape[2:]), classes=classes
-    )
+    chosen = prepared_engine(engine, model, loss_fn, data, classes=classes)
     step = DpStep(plan, model, chosen, keystream())
     updater = Updater(model, optimizer, plan.steps)
     saved = Checkpoint(checkpoint, plan, reservation.run_id) if checkpoint else None
-    done = saved.resume(model, updater) if saved else 0
+    resumed = saved.resume(model, updater) if saved else None
+    done = 0 if resumed is None else resumed.step
+    step.clip_norm = plan.clip_norm if resumed is None else resumed.clip_norm
     taken = done  # counted, not copied from the plan: the audit compares the two
+    clips: list[float] = []
     model.train()
+    sum_of = partial(summed, step, data, physical_batch=physical_batch, device=device)
     for number in range(done, plan.steps):
         drawn = torch.from_numpy(step.draw(len(data)))
-        sums = zero_sums(model)
-        for part in drawn.split(physical_batch):
-            found = step.clipped_sum(*data.batch(part, device))
-            for sum_, part_sum in zip(sums, found, strict=True):
-                sum_.add_(part_sum)
+        sums = sum_of(drawn) if others is None else others.summed(step, drawn, sum_of)
         noisy = step.noisy(sums)
-        updater.step([g / plan.expected_batch_size for g in noisy])
+        clips.append(step.clip_norm)
+        updater.step([g / plan.expected_batch_size for g in step.follow(noisy)])
         taken += 1
         if saved and (number + 1) % checkpoint_every == 0:
-            saved.save(number + 1, model, updater)
+            saved.save(number + 1, model, updater, clip_norm=step.clip_norm)
         if progress is not None:
             progress(number + 1, plan.steps)
     updater.finish()
     model.eval()
     if not all(torch.isfinite(p).all() for p in trainable_parameters(model)):
         raise NotFinite(
-            "A weight is NaN or infinite. The run counts as spent; lower the learning rate."
+            "A weight is NaN or infinite. The run counts as spent; lower the learning rate. To "
+            "train again is another charge."
         )
-    return TrainedModel(model, chosen.name, device, taken)
+    return TrainedModel(model, chosen.name, device, taken, tuple(clips))
 
 
-def _refuse_unreserved(plan: Plan, data: PersonData, reservation: Reserved) -> None:
+def prepared_engine(
+    name: str, model: nn.Module, loss_fn: LossFn, data: PersonData, *, classes: int
+) -> Engine:
+    """The engine for this model and data, with products as exact as float32 allows."""
+    # TF32 keeps ten bits of a product: a norm measured so may let a gradient past the clip.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    shape = tuple(data.features.shape[2:])
+    return make_engine(name, model, loss_fn, record_shape=shape, classes=classes)
+
+
+def summed(
+    step: DpStep, data: PersonData, positions: Tensor, *, physical_batch: int, device: str
+) -> list[Tensor]:
+    """`step.clipped_sum` of the people at `positions`, `physical_batch` at a time.
+
+    In how many parts they come changes the order of the float32 additions, nothing else.
+    """
+    sums = step.zeros()
+    for part in positions.split(physical_batch):
+        found = step.clipped_sum(*data.batch(part, device))
+        for sum_, part_sum in zip(sums, found, strict=True):
+            sum_.add_(part_sum)
+    return sums
+
+
+def refuse_unreserved(plan: Plan, data: PersonData, reservation: Reserved) -> None:
     if not isinstance(plan, Plan):
         raise TrainingRefused("Training is driven by a Plan alone.")
     people = BitMap(data.tokens)

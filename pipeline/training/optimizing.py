@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -57,13 +58,18 @@ class Updater:
         return 0.5 * (1 + math.cos(math.pi * self._done / self._steps))
 
     def state(self) -> dict[str, Any]:
+        """All that `restore` needs to go on exactly here."""
         return {
+            "declared": asdict(self._declared),
             "optimizer": self._optimizer.state_dict(),
             "average": self._average,
             "done": self._done,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Raises: ValueError: the state is of another optimizer or model."""
+        if state["declared"] != asdict(self._declared):
+            raise ValueError("of another optimizer")
         self._optimizer.load_state_dict(state["optimizer"])
         self._average = [a.clone() for a in state["average"]]
         self._done = int(state["done"])

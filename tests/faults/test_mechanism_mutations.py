@@ -29,9 +29,9 @@ from pipeline.errors import AuditContradiction
 from pipeline.stages import audit
 from pipeline.stages import train as train_stage
 from pipeline.stores.ledger import Ledger
-from pipeline.training import batches, loop, sampling
+from pipeline.training import batches, loop, parallel, sampling
 from pipeline.training.noise import GaussianNoise
-from pipeline.training.plan import Plan
+from pipeline.training.plan import AdaptiveClip, Plan
 from pipeline.training.sampling import Keystream
 from tests import trained_run
 
@@ -82,16 +82,16 @@ def no_noise(patch: Patch) -> None:
 
 
 def noise_at_half_scale(patch: Patch) -> None:
-    _rewrite(patch, loop.DpStep, "noisy", "* self.plan.clip_norm", "* self.plan.clip_norm / 2")
+    _rewrite(patch, loop.DpStep, "noisy", "* self.clip_norm", "* self.clip_norm / 2")
 
 
 def noise_a_tenth_too_weak(patch: Patch) -> None:
-    _rewrite(patch, loop.DpStep, "noisy", "* self.plan.clip_norm", "* self.plan.clip_norm * 0.9")
+    _rewrite(patch, loop.DpStep, "noisy", "* self.clip_norm", "* self.clip_norm * 0.9")
 
 
 def noise_without_the_clip(patch: Patch) -> None:
     """Only seen where the clip is not 1; the run of this test has another one."""
-    _rewrite(patch, loop.DpStep, "noisy", "* self.plan.clip_norm", "* 1.0")
+    _rewrite(patch, loop.DpStep, "noisy", "* self.clip_norm", "* 1.0")
 
 
 def noise_scaled_by_the_batch(patch: Patch) -> None:
@@ -107,8 +107,8 @@ def noise_scaled_by_the_batch(patch: Patch) -> None:
         patch,
         loop.DpStep,
         "noisy",
-        "* self.plan.clip_norm",
-        "* self.plan.clip_norm * max(1.0, _drawn) / self.plan.expected_batch_size",
+        "* self.clip_norm",
+        "* self.clip_norm * max(1.0, _drawn) / self.plan.expected_batch_size",
     )
 
 
@@ -134,15 +134,17 @@ def noise_for_each_physical_batch_is_shared_out(patch: Patch) -> None:
     _rewrite(
         patch,
         loop,
-        "train",
+        "summed",
         "sum_.add_(part_sum)",
-        "sum_.add_(part_sum).add_(torch.randn_like(sum_) * plan.noise_multiplier * plan.clip_norm)",
+        "sum_.add_(part_sum).add_(\n"
+        "    torch.randn_like(sum_) * step.plan.noise_multiplier * step.plan.clip_norm\n"
+        ")",
     )
 
 
 def clip_per_batch(patch: Patch) -> None:
     """The sum of everybody's whole gradients is cut to the clip, in place of each one's."""
-    _rewrite(patch, loop.DpStep, "clipped_sum", "clip_norm=self.plan.clip_norm", "clip_norm=1e9")
+    _rewrite(patch, loop.DpStep, "clipped_sum", "clip_norm=self.clip_norm", "clip_norm=1e9")
     clipped = loop.DpStep.clipped_sum
 
     def cut(self: loop.DpStep, *people: torch.Tensor) -> list[torch.Tensor]:
@@ -182,8 +184,8 @@ def clip_twice_as_wide(patch: Patch) -> None:
         patch,
         loop.DpStep,
         "clipped_sum",
-        "clip_norm=self.plan.clip_norm",
-        "clip_norm=2 * self.plan.clip_norm",
+        "clip_norm=self.clip_norm",
+        "clip_norm=2 * self.clip_norm",
     )
 
 
@@ -210,7 +212,7 @@ def more_records_than_k_are_taken(patch: Patch) -> None:
 
 def more_records_than_k_are_not_refused(patch: Patch) -> None:
     wide = "data.mask.shape[1] > plan.records_per_person"
-    _rewrite(patch, loop, "_refuse_unreserved", wide, "False")
+    _rewrite(patch, loop, "refuse_unreserved", wide, "False")
     wide = "mask.shape[1] > self.plan.records_per_person"
     _rewrite(patch, loop.DpStep, "clipped_sum", wide, "False")
 
@@ -240,7 +242,7 @@ def drawn_with_replacement(patch: Patch) -> None:
 
 
 def a_subject_has_two_places(patch: Patch) -> None:
-    _rewrite(patch, loop, "_refuse_unreserved", "len(people) != len(data)", "False")
+    _rewrite(patch, loop, "refuse_unreserved", "len(people) != len(data)", "False")
 
 
 def shuffling(patch: Patch) -> None:
@@ -337,7 +339,7 @@ def noise_that_comes_back_after_a_while(patch: Patch) -> None:
 
 
 def people_train_without_reservation(patch: Patch) -> None:
-    _rewrite(patch, loop, "_refuse_unreserved", "if strangers:", "if False:")
+    _rewrite(patch, loop, "refuse_unreserved", "if strangers:", "if False:")
 
 
 def a_step_more_than_the_plan(patch: Patch) -> None:
@@ -416,6 +418,187 @@ def test_the_audit_turns_red(
     with pytest.raises(AuditContradiction):
         audit.run(trained_run.params(), now=NOW)
     assert IN_TRAINING[mutation] in _failed()
+
+
+def every_process_sums_everybody(patch: Patch) -> None:
+    _rewrite(patch, parallel, "assist", "drawn[wire.rank :: wire.size]", "drawn")
+
+
+def every_process_draws_by_itself(patch: Patch) -> None:
+    """A helper sums people of a draw of its own."""
+    own = "torch.from_numpy(loop.poisson_draw(Keystream.from_system(), len(task.data), q))"
+    with_loop = f"(q := task.plan.sample_rate, {own})[1]"
+    patch.setattr(parallel, "loop", loop, raising=False)
+    _rewrite(patch, parallel, "assist", "drawn[wire.rank :: wire.size]", with_loop)
+
+
+def every_process_adds_noise(patch: Patch) -> None:
+    loud = "part.add_(torch.randn_like(part) * task.plan.noise_multiplier * task.plan.clip_norm)"
+    _rewrite(patch, parallel, "assist", "wire.reduce(part)", f"wire.reduce({loud})")
+
+
+def a_process_is_not_waited_for(patch: Patch) -> None:
+    """Its people are drawn, and are in no sum."""
+    _rewrite(
+        patch,
+        parallel.Leader,
+        "summed",
+        "self._wire.reduce(part)",
+        "self._wire.reduce(part.clone())",
+    )
+
+
+def the_sum_is_a_mean_over_processes(patch: Patch) -> None:
+    _rewrite(
+        patch,
+        parallel.Leader,
+        "summed",
+        "self._wire.reduce(part)",
+        "(self._wire.reduce(part), part.div_(self.size))",
+    )
+
+
+def a_process_clips_twice_as_wide(patch: Patch) -> None:
+    """A helper's people alone: the leader's own part looks sound."""
+    told = "step.clip_norm = float(clip_norm)"
+    _rewrite(patch, parallel, "assist", told, "step.clip_norm = 2 * float(clip_norm)")
+
+
+OVER_PROCESSES: dict[Callable[[Patch], None], str] = {
+    every_process_sums_everybody: "loop.crowd.nobody_twice",
+    every_process_draws_by_itself: "loop.crowd.nobody_twice",
+    every_process_adds_noise: "loop.noise_scale",
+    a_process_is_not_waited_for: "loop.crowd.rate",
+    the_sum_is_a_mean_over_processes: "loop.crowd.shares",
+    a_process_clips_twice_as_wide: "loop.crowd.nobody_twice",
+}
+
+
+def _as_of_two_processes() -> None:
+    path = workspace.report_path("train")
+    workspace.write_json(path, workspace.read_json(path) | {"processes": 2})
+
+
+def test_a_sound_run_over_processes_passes(trained: Path) -> None:
+    _as_of_two_processes()
+    report = audit.run(trained_run.params(), now=NOW)
+    assert report["failed"] == []
+    assert report["false_alarm_rate"] <= 1e-6
+
+
+@pytest.mark.parametrize("mutation", OVER_PROCESSES, ids=lambda m: m.__name__)
+def test_the_audit_of_a_run_over_processes_turns_red(
+    mutation: Callable[[Patch], None], trained: Path, monkeypatch: Patch
+) -> None:
+    _as_of_two_processes()
+    mutation(monkeypatch)
+    with pytest.raises(AuditContradiction):
+        audit.run(trained_run.params(), now=NOW)
+    assert OVER_PROCESSES[mutation] in _failed()
+
+
+@pytest.fixture(scope="module")
+def adaptive_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which a run with an adaptive clip was trained."""
+    root = tmp_path_factory.mktemp("adaptive")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        trained_run.write_people(trained_run.params())
+        clip = AdaptiveClip(quantile=0.6, learning_rate=0.2, count_noise=1.0)
+        plan = replace(trained_run.plan_of(trained_run.params()), adaptive=clip)
+        workspace.write_json(workspace.PLAN, plan.to_data())
+        train_stage.run(trained_run.params(), now=NOW)
+    return root
+
+
+@pytest.fixture
+def adaptive(adaptive_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "workspace"
+    shutil.copytree(adaptive_once, root)
+    monkeypatch.chdir(root)
+    return root
+
+
+_COUNTED = "self._noise.add(sums[-1:], standard_deviation=noise)"
+
+
+def count_released_without_noise(patch: Patch) -> None:
+    _rewrite(patch, loop.DpStep, "noisy", _COUNTED, "[sums[-1].clone()]")
+
+
+def count_with_half_its_noise(patch: Patch) -> None:
+    _rewrite(patch, loop.DpStep, "noisy", _COUNTED, _COUNTED.replace("=noise", "=noise / 2"))
+
+
+def gradient_noise_not_enlarged_for_the_count(patch: Patch) -> None:
+    enlarged = "self.plan.gradient_noise_multiplier"
+    _rewrite(patch, loop.DpStep, "noisy", enlarged, "self.plan.noise_multiplier")
+
+
+def the_plans_own_enlargement_is_too_small(patch: Patch) -> None:
+    patch.setattr(Plan, "gradient_noise_multiplier", property(lambda plan: plan.noise_multiplier))
+
+
+def clip_follows_the_exact_count(patch: Patch) -> None:
+    _rewrite(patch, loop, "train", "step.follow(noisy)", "step.follow([*noisy[:-1], sums[-1]])")
+
+
+def noise_stays_at_the_first_clip(patch: Patch) -> None:
+    _rewrite(patch, loop.DpStep, "noisy", "* self.clip_norm", "* self.plan.clip_norm")
+
+
+def clip_moves_after_the_sum_and_before_its_noise(patch: Patch) -> None:
+    """The noise is scaled by the next step's clip, which the exact count has made."""
+    early = "step.follow(sums)\n        noisy = step.noisy(sums)"
+    _rewrite(patch, loop, "train", "noisy = step.noisy(sums)", early)
+
+
+def people_are_counted_whole(patch: Patch) -> None:
+    """A person then moves the count by 1, twice what its noise was made for."""
+    _rewrite(patch, loop.DpStep, "clipped_sum", "(within - 0.5).sum()", "within.sum()")
+
+
+def norms_are_summed_in_place_of_people(patch: Patch) -> None:
+    wide = "(norms / self.clip_norm).to(torch.float32)"
+    _rewrite(
+        patch,
+        loop.DpStep,
+        "clipped_sum",
+        "(norms <= self.clip_norm).to(torch.float32)",
+        wide,
+    )
+
+
+ADAPTIVE: dict[Callable[[Patch], None], str] = {
+    count_released_without_noise: "count.noise",
+    count_with_half_its_noise: "count.noise",
+    gradient_noise_not_enlarged_for_the_count: "noise.scale",
+    the_plans_own_enlargement_is_too_small: "noise.scale",
+    clip_follows_the_exact_count: "loop.clip_walk",
+    noise_stays_at_the_first_clip: "loop.noise_scale",
+    clip_moves_after_the_sum_and_before_its_noise: "loop.clip_walk",
+    people_are_counted_whole: "count.sensitivity",
+    norms_are_summed_in_place_of_people: "count.sensitivity",
+}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_sound_run_with_an_adaptive_clip_passes(adaptive: Path, processes: int) -> None:
+    if processes == 2:
+        _as_of_two_processes()
+    report = audit.run(trained_run.params(), now=NOW)
+    assert report["failed"] == []
+    assert report["false_alarm_rate"] <= 1e-6
+
+
+@pytest.mark.parametrize("mutation", ADAPTIVE, ids=lambda m: m.__name__)
+def test_the_audit_of_an_adaptive_clip_turns_red(
+    mutation: Callable[[Patch], None], adaptive: Path, monkeypatch: Patch
+) -> None:
+    mutation(monkeypatch)
+    with pytest.raises(AuditContradiction):
+        audit.run(trained_run.params(), now=NOW)
+    assert ADAPTIVE[mutation] in _failed()
 
 
 def _charged_for(patch: Patch, change: Callable[[Plan], Plan]) -> None:

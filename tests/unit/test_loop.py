@@ -1,5 +1,10 @@
 """The loop: one step of the mechanism, and a training that cannot run unreserved."""
 
+import hashlib
+import io
+import os
+import pickle
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -204,6 +209,22 @@ def test_a_gradient_that_is_not_finite_stops_the_run(bad: float) -> None:
         run(model(), data, sample_rate=1.0)
 
 
+@pytest.mark.parametrize("engine", ["bookkeeping", "functional", "opacus", "opacus_ghost", "plain"])
+def test_a_loss_that_is_not_finite_stops_the_run_though_its_gradient_is(engine: str) -> None:
+    data = people()
+    data.labels[7, 1] = 7.0
+
+    def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+        return outputs[..., 0] + torch.where(labels == 7, torch.inf, 0.0)
+
+    numbers = plan(sample_rate=1.0)
+    words: dict[str, Any] = {"reservation": Reservation(), "optimizer": SGD, "engine": engine}
+    with pytest.raises(NotFinite, match="counts as spent"):
+        train(numbers, data, model(), loss, **words)
+    data.mask[7, 1] = False  # an absent record may be anything
+    train(numbers, data, model(), loss, **words)
+
+
 def test_weights_that_overflow_are_not_released() -> None:
     with pytest.raises(NotFinite, match="counts as spent"):
         run(model(), optimizer=Optimizer(learning_rate=3e38), noise_multiplier=1e3)
@@ -319,9 +340,51 @@ def test_a_checkpoint_of_another_plan_or_run_is_refused(
         run(model(), **words, **other)
 
 
-def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+def _cut_off(content: bytes) -> bytes:
+    return content[:100]
+
+
+def _a_bit_turned(content: bytes) -> bytes:
+    return content[:-200] + bytes([content[-200] ^ 1]) + content[-199:]
+
+
+def _something_else(content: bytes) -> bytes:
+    return pickle.dumps({"step": 1})
+
+
+@pytest.mark.parametrize("damage", [_cut_off, _a_bit_turned, _something_else, lambda _: b""])
+def test_a_damaged_checkpoint_is_refused_and_never_begun_anew(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
     words: dict[str, Any] = {"checkpoint": tmp_path / "c", "checkpoint_every": 1}
     run(model(), **words)
-    (tmp_path / "c").write_bytes((tmp_path / "c").read_bytes()[:100])
-    with pytest.raises(TrainingRefused, match="cannot be read"):
+    damaged = damage((tmp_path / "c").read_bytes())
+    (tmp_path / "c").write_bytes(damaged)
+    with pytest.raises(TrainingRefused, match="damaged"):
         run(model(), **words)
+    assert (tmp_path / "c").read_bytes() == damaged
+
+
+class _Code:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("executed",)
+
+
+def test_no_code_in_a_checkpoint_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its digest is right: whoever can write the file can also compute it."""
+    monkeypatch.chdir(tmp_path)
+    buffer = io.BytesIO()
+    torch.save({"step": _Code()}, buffer)
+    content = buffer.getvalue()
+    digest = hashlib.sha256(content).digest()
+    Path("c").write_bytes(b"lethe checkpoint 1\n" + digest + content)
+    with pytest.raises(TrainingRefused, match="no checkpoint holds"):
+        run(model(), checkpoint=Path("c"))
+    assert not Path("executed").exists()
+
+
+def test_a_checkpoint_holds_no_key(tmp_path: Path) -> None:
+    run(model(), checkpoint=tmp_path / "c", checkpoint_every=1)
+    content = (tmp_path / "c").read_bytes()
+    assert KEY not in content
+    assert not any(KEY[i : i + 16] in content for i in range(17))

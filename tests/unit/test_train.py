@@ -206,18 +206,31 @@ def test_training_again_after_a_release_is_a_second_charge(params: Params) -> No
     assert [run.state for run in ledger.runs.values()] == ["settled", "settled"]
 
 
-def test_a_training_that_diverges_stays_spent_and_publishes_nothing(
+def test_a_training_that_diverges_is_spent_for_good_and_publishes_nothing(
     params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def diverges(*_: Any, **__: Any) -> None:
-        raise NotFinite("A gradient is NaN.")
-
     ledger = FakeLedger()
-    monkeypatch.setattr(stage, "train", diverges)
-    with pytest.raises(NotFinite):
+    with monkeypatch.context() as patch, pytest.raises(NotFinite):
+        patch.setattr(stage, "train", diverge)
         go(params, ledger)
     assert released() == []
-    assert ledger.run("run-0").state == "reserved"  # counted until somebody voids it
+    assert ledger.run("run-0").state == "settled"  # no one can void it
+    assert go(params, ledger)["run_id"] == "run-1"  # another try is another charge
+
+
+def test_a_number_that_is_not_finite_before_any_draw_spends_nothing_for_good(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = FakeLedger()
+    with monkeypatch.context() as patch, pytest.raises(NotFinite):
+        patch.setattr(stage, "person_data", diverge)
+        go(params, ledger)
+    assert ledger.run("run-0").state == "reserved"
+    assert go(params, ledger)["run_id"] == "run-0"
+
+
+def diverge(*_: Any, **__: Any) -> None:
+    raise NotFinite("A gradient is NaN.")
 
 
 def _another_optimizer(path: Path) -> None:
