@@ -216,9 +216,9 @@ def patches(module: Any, x: Tensor) -> Tensor:
         for total, k, s, d in zip(padded.shape[1:3], kernel, stride, dilation, strict=True)
     ]
     apart, down, along, _ = padded.stride()
-    strides = (apart, down * stride[0], along * stride[1])
-    strides = (*strides, down * dilation[0], along * dilation[1], 1)
-    view = padded.as_strided((n, *size, *kernel, channels), strides)
+    by_place = (down * stride[0], along * stride[1])
+    in_patch = (down * dilation[0], along * dilation[1])
+    view = padded.as_strided((n, *size, *kernel, channels), (apart, *by_place, *in_patch, 1))
     return view.reshape(n, size[0] * size[1], -1)
 
 
