@@ -41,8 +41,8 @@ check: $(VENV)/ready ## style and types
 	@ruff format --check .
 	@mypy
 
-bench: $(VENV)/ready ## measure the figures that the README quotes
-	@python -m benchmarks
+bench: $(VENV)/ready ## measure the figures that the README quotes; ONLY=step,memory for a part
+	@python -m benchmarks $(if $(ONLY),--only $(ONLY))
 
 mlflow: $(VENV)/ready ## browse the registry on this machine
 	@MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri sqlite:///mlflow.db --port 5000

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pyroaring import BitMap
 
+from benchmarks.timing import Row
 from pipeline.params import load_params
 from pipeline.training.batches import held_out_records, person_data, shard_paths
 from pipeline.training.encoding import Encoder
@@ -24,7 +25,7 @@ PROJECT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 
 
-def measure(encounters: Path) -> list[tuple[str, str, str]]:
+def measure(encounters: Path) -> list[Row]:
     """Runs the project's own declarations in a fresh clone."""
     here = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
@@ -40,7 +41,7 @@ def measure(encounters: Path) -> list[tuple[str, str, str]]:
         start = time.perf_counter()
         _lethe(root, "run")
         again = time.perf_counter() - start
-        os.chdir(root)
+        os.chdir(root)  # the stages' files are found from the working directory
         try:
             trained = read_json(report_path("train"))
             plain = _without_privacy()
@@ -87,4 +88,5 @@ def _without_privacy() -> float:
         loss_for(encoder.outputs),
         optimizer=params.training.optimizer,
     )
-    return evaluate(model, held_out_records(paths, encoder), classes=len(encoder.classes)).auc
+    found = evaluate(model, held_out_records(paths, encoder), classes=len(encoder.classes))
+    return found.metrics["auc"]

@@ -5,12 +5,13 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.timing import Row
 from pipeline.stores.vault import Vault
 
 SUBJECTS = 300_000
 
 
-def measure() -> list[tuple[str, str, str]]:
+def measure() -> list[Row]:
     keys = [f"P{number:09d}" for number in range(SUBJECTS)]
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{Path(folder) / 'vault.db'}"

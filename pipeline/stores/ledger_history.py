@@ -14,7 +14,7 @@ from pyroaring import BitMap
 
 from pipeline.training.accounting import epsilon_pld, epsilon_rdp
 from pipeline.training.events import leaves
-from pipeline.training.renyi import ORDERS, epsilon_of, rdp_vector
+from pipeline.training.renyi import ORDERS, best_order, conversion, epsilon_of, rdp_vector
 
 _BLOCK = 8_192  # classes priced at a time: bounds the memory
 _EXACT = 256  # histories whose PLD is worked out; beyond them RDP, which is never less, stands in
@@ -94,6 +94,36 @@ class Histories:
             found[block] = epsilon_of(self.rdp(block) + more, delta)
         return found
 
+    def at_order(
+        self, order: int, delta: float, and_then: dp.DpEvent | None = None
+    ) -> npt.NDArray[np.float64]:
+        """What one of ORDERS proves, at least the RDP epsilon. Shapes: (classes,)."""
+        events = [charge.event for charge in self.charges]
+        prices = np.array([min(rdp_vector(leaves([each]))[order], 1e300) for each in events])
+        more = rdp_vector(leaves([and_then]))[order] if and_then is not None else 0.0
+        found = np.full(len(self.runs), more + conversion(delta)[order])
+        for start in range(0, len(found), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            found[block] += self.runs[block].astype(np.float64) @ prices
+        return found
+
+    def largest_epsilon(self, order: int, delta: float) -> float:
+        """The largest RDP epsilon of any class, 0 if there is none.
+
+        Args:
+            order: one of ORDERS by its place; what it proves says who is looked at first, and
+                ends the search once nobody who is left can be above what was found.
+        """
+        bounds = self.at_order(order, delta)
+        ranked = np.argsort(-bounds)
+        found = 0.0
+        for start in range(0, len(ranked), _BLOCK):
+            block = ranked[start : start + _BLOCK]
+            if bounds[block[0]] <= found:
+                break
+            found = max(found, float(replace(self, runs=self.runs[block]).epsilons(delta).max()))
+        return found
+
     def sizes(self) -> npt.NDArray[np.int64]:
         return np.bincount(self.class_of, minlength=len(self.runs))
 
@@ -149,12 +179,15 @@ def over_budget(
     if epsilon_rdp(everything, delta) <= epsilon:
         return BitMap(), epsilon, 0.0  # even who was in every run is within
     grouped = histories(tokens, charges)
-    after = grouped.epsilons(delta, event)
-    over = ~(after <= epsilon)  # also what is not a number
+    # One order that proves a class to be within is enough; only the others are priced in full.
+    order = best_order(rdp_vector(leaves(everything)), delta)
+    over = ~(grouped.at_order(order, delta, event) <= epsilon)  # also what is not a number
+    after = replace(grouped, runs=grouped.runs[over]).epsilons(delta, event)
+    over[over] = ~(after <= epsilon)
     if not over.any():
         return BitMap(), epsilon, 0.0
-    spent = float(replace(grouped, runs=grouped.runs[over]).epsilons(delta).max())
-    return grouped.people(over), max(0.0, epsilon - spent), float(after[over].max())
+    spent = replace(grouped, runs=grouped.runs[over]).largest_epsilon(order, delta)
+    return grouped.people(over), max(0.0, epsilon - spent), float(after.max())
 
 
 def spend_classes(tokens: BitMap, charges: Sequence[Charge], *, delta: float) -> list[SpendClass]:

@@ -25,19 +25,32 @@ from pipeline.training.contract import (
 )
 from pipeline.training.kernels import Call, rule_maker, trainable
 
-# Bytes of one layer's activations that a chunk of people may take on a CPU.
-_CHUNK_BYTES = 1 << 20
+# Bytes of the widest layer's activations that a chunk of people may take: on a CPU what a
+# core's cache holds; on a GPU, where more at once is faster, what keeps the peak memory low.
+_CHUNK_BYTES = {"cpu": 1 << 21, "cuda": 1 << 23}
+_FEWEST = 16  # people in a chunk
 
 
 class _Tape:
     """What the layers' hooks saw in one forward pass."""
 
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
+    def __init__(self) -> None:
+        self.rows: int | None = None  # of the pass that runs; at other times nothing is kept
         self.seen: list[tuple[nn.Module, tuple[Any, ...], tuple[int, ...], GradientEdge]] = []
         self.widest = 0
 
+    @contextmanager
+    def listening(self, rows: int) -> Iterator[None]:
+        """Forgets what was seen and keeps what the layers see inside, on that many records."""
+        self.rows, self.seen = rows, []
+        try:
+            yield
+        finally:
+            self.rows = None
+
     def hook(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if self.rows is None:  # a rule that calls the layer once more
+            return
         kind = type(module).__name__
         if not isinstance(output, Tensor):
             raise TrainingRefused(
@@ -83,29 +96,36 @@ class BookkeepingEngine:
         total = zero_sums(self.model)
         norms = []
         start = 0
-        while start < persons:
-            stop = min(persons, start + self._size(features))
-            part = slice(start, stop)
-            found = self._chunk(features[part], mask[part], labels[part], clip_norm, total)
-            norms.append(found)
-            start = stop
+        tape = _Tape()
+        with self._recorded(tape):
+            while start < persons:
+                part = slice(start, start + self._size(features))
+                data = (features[part], mask[part], labels[part])
+                norms.append(self._chunk(tape, *data, clip_norm, total))
+                start = part.stop
         return total, torch.cat(norms) if norms else features.new_zeros(0, dtype=torch.float32)
 
     def _size(self, features: Tensor) -> int:
         if self.chunk is not None:
             return self.chunk
-        if features.is_cuda:
-            return features.shape[0]
+        if not self._widest:
+            return _FEWEST  # the first few people show how wide the layers are
         widest = max(self._widest, features[:1, :1].numel())
-        return max(16, _CHUNK_BYTES // (4 * widest * features.shape[1]))
+        most = _CHUNK_BYTES["cuda" if features.is_cuda else "cpu"]
+        return max(_FEWEST, most // (4 * widest * features.shape[1]))
 
     def _chunk(
-        self, features: Tensor, mask: Tensor, labels: Tensor, clip_norm: float, total: list[Tensor]
+        self,
+        tape: _Tape,
+        features: Tensor,
+        mask: Tensor,
+        labels: Tensor,
+        clip_norm: float,
+        total: list[Tensor],
     ) -> Tensor:
         persons, records = mask.shape
         rows = persons * records
-        tape = _Tape(rows)
-        with self._recorded(tape), torch.enable_grad():
+        with tape.listening(rows), torch.enable_grad():
             outputs = self.model(features.reshape(rows, *features.shape[2:]))
             losses = checked_losses(self.loss_fn(outputs, labels.reshape(rows)), rows)
             loss = person_losses(losses, mask).sum()
@@ -134,8 +154,7 @@ class BookkeepingEngine:
         )
         factors = clip_factors(norms, clip_norm)
         for unit, rule in rules:
-            for place, part in zip(self._places[id(unit)], rule.weighted_sum(factors), strict=True):
-                total[place].add_(part)
+            rule.add_weighted(factors, [total[place] for place in self._places[id(unit)]])
         return norms
 
     @contextmanager

@@ -10,7 +10,8 @@ a linear layer's gradient is sum_t g_t a_t^T, and its squared length is
 sum_{t,s} (g_t . g_s)(a_t . a_s), which needs no gradient (Goodfellow 2015,
 arXiv:1510.01799; Li et al. 2022, arXiv:2110.05679). The factors then go into one more
 product of the same `g` and `a` instead of a second backward pass (Bu et al. 2023,
-book-keeping, arXiv:2210.00038).
+book-keeping, arXiv:2210.00038). Where the gradient itself is no larger than what went in,
+as in most convolutions, it is made once and serves both (their mixed choice).
 """
 
 from collections.abc import Callable, Sequence
@@ -42,8 +43,8 @@ class Rule(Protocol):
     def squared_norms(self) -> Tensor:
         """[persons] squared length of each person's gradient of this layer."""
 
-    def weighted_sum(self, factors: Tensor) -> list[Tensor]:
-        """Sum over people of each one's gradient times the person's factor."""
+    def add_weighted(self, factors: Tensor, totals: Sequence[Tensor]) -> None:
+        """Adds to `totals` everybody's gradient times the person's factor."""
 
 
 def trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -60,54 +61,74 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), 1)
 
 
+def _squares(tensor: Tensor) -> Tensor:
+    """[persons, ...] → [persons] sum of squares, in one pass that keeps no squares."""
+    return torch.linalg.vector_norm(tensor.flatten(1), dim=1).square_()
+
+
 def _gram_products(g: Tensor, a: Tensor, *, bias: bool) -> Tensor:
     """[persons] sum over pairs of positions of (g_t . g_s)((a_t . a_s) + bias)."""
-    positions = g.shape[1]
-    if positions == 1:
-        inner = a.square().sum(-1) + float(bias)
-        return (g.square().sum(-1) * inner).sum(-1)
+    if g.shape[1] == 1:
+        return _squares(g) * (_squares(a) + float(bias))
     gram = torch.bmm(a, a.transpose(1, 2))
     if bias:
         gram += 1.0
-    return torch.bmm(g, g.transpose(1, 2)).mul_(gram).sum((1, 2))
+    return torch.bmm(g, g.transpose(1, 2)).mul_(gram).flatten(1).sum(1)
 
 
 class MatrixRule:
     """Layers whose gradient is sum_t g_t a_t^T: linear, and convolution by its patches."""
 
-    def __init__(self, g: Tensor, a: Tensor, *, weight: Tensor | None, bias: bool) -> None:
-        """`g` [persons, t, out] and `a` [persons, t, in]; `weight` gives the shape, if trained."""
-        self.g, self.a, self.weight, self.bias = g, a, weight, bias
+    def __init__(
+        self,
+        g: Tensor,
+        a: Tensor,
+        *,
+        weight: bool,
+        bias: bool,
+        shaped: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """`g` [persons, t, out] and `a` [persons, t, in]; which of the two are trained.
+
+        Args:
+            shaped: a sum [out, in] as the weight is shaped; a matrix if None.
+        """
+        self.g, self.a, self.weight, self.bias, self.shaped = g, a, weight, bias, shaped
         self._direct: Tensor | None = None
 
     def squared_norms(self) -> Tensor:
-        if self.weight is None:
-            return self.g.sum(1).square().sum(-1)
+        if not self.weight:
+            return _squares(self.g.sum(1))
         positions, wide, high = self.g.shape[1], self.a.shape[2], self.g.shape[2]
-        # Pairs of positions, or the gradient itself: whichever is the smaller product.
-        if positions * (wide + high) <= wide * high:
+        # The gradient itself, if it is about as small as what is kept anyway; or pairs of
+        # positions, which are few then.
+        if positions == 1 or wide * high > 2 * positions * (wide + high):
             return _gram_products(self.g, self.a, bias=self.bias)
-        direct = torch.bmm(self.g.transpose(1, 2), self.a)
-        norms = direct.square().sum((1, 2))
-        if self.bias:
-            norms = norms + self.g.sum(1).square().sum(-1)
-        if direct.numel() <= self.a.numel() + self.g.numel():
-            self._direct = direct  # no larger than what is kept anyway
-        return norms
+        self._direct = torch.bmm(self.g.transpose(1, 2), self.a)
+        norms = _squares(self._direct)
+        return norms.add_(_squares(self.g.sum(1))) if self.bias else norms
 
-    def weighted_sum(self, factors: Tensor) -> list[Tensor]:
-        persons = factors.shape[0]
-        out: list[Tensor] = []
-        scaled = self.g * factors.view(persons, 1, 1)
-        if self.weight is not None:
-            if self._direct is not None:
-                total = factors @ self._direct.flatten(1)
-            else:
-                total = scaled.flatten(0, 1).t() @ self.a.flatten(0, 1)
-            out.append(total.reshape(self.weight.shape))
+    def add_weighted(self, factors: Tensor, totals: Sequence[Tensor]) -> None:
+        by_row = factors.repeat_interleave(self.g.shape[1])
+        if self.weight:
+            self._add_matrix(totals[0], factors, by_row.unsqueeze(1))
         if self.bias:
-            out.append(scaled.sum((0, 1)))
-        return out
+            totals[-1].addmv_(self.g.flatten(0, 1).t(), by_row)
+
+    def _add_matrix(self, total: Tensor, factors: Tensor, by_row: Tensor) -> None:
+        if self._direct is not None:
+            found = torch.mv(self._direct.flatten(1).t(), factors).view(self._direct.shape[1:])
+            total.add_(found if self.shaped is None else self.shaped(found))
+            return
+        g, a = self.g.flatten(0, 1), self.a.flatten(0, 1)
+        if a.shape[1] < g.shape[1]:  # multiply the factors into the narrower of the two
+            a = a * by_row
+        else:
+            g = g * by_row
+        if self.shaped is None:
+            total.addmm_(g.t(), a)
+        else:
+            total.add_(self.shaped(g.t() @ a))
 
 
 class PerPersonRule:
@@ -118,10 +139,11 @@ class PerPersonRule:
         self.gradients = list(gradients)
 
     def squared_norms(self) -> Tensor:
-        return torch.stack([g.flatten(1).square().sum(1) for g in self.gradients]).sum(0)
+        return torch.stack([_squares(g) for g in self.gradients]).sum(0)
 
-    def weighted_sum(self, factors: Tensor) -> list[Tensor]:
-        return [torch.tensordot(factors, g, dims=1) for g in self.gradients]
+    def add_weighted(self, factors: Tensor, totals: Sequence[Tensor]) -> None:
+        for total, g in zip(totals, self.gradients, strict=True):
+            total.add_(torch.tensordot(factors, g, dims=1))
 
 
 class EmbeddingRule:
@@ -131,49 +153,85 @@ class EmbeddingRule:
         """`g` [persons, t, d], `ids` [persons, t]."""
         if module.padding_idx is not None:
             g = g * (ids != module.padding_idx).unsqueeze(-1)
-        self.g, self.ids, self.rows = g, ids, module.num_embeddings
+        self.g, self.ids = g, ids
 
     def squared_norms(self) -> Tensor:
         same = self.ids.unsqueeze(1) == self.ids.unsqueeze(2)
-        return (torch.bmm(self.g, self.g.transpose(1, 2)) * same).sum((1, 2))
+        return torch.bmm(self.g, self.g.transpose(1, 2)).mul_(same).flatten(1).sum(1)
 
-    def weighted_sum(self, factors: Tensor) -> list[Tensor]:
+    def add_weighted(self, factors: Tensor, totals: Sequence[Tensor]) -> None:
         scaled = (self.g * factors.view(-1, 1, 1)).flatten(0, 1)
-        table = scaled.new_zeros(self.rows, scaled.shape[1])
-        return [table.index_add_(0, self.ids.flatten(), scaled)]
+        totals[0].index_add_(0, self.ids.flatten(), scaled)
 
 
 def _linear(module: nn.Linear, calls: Sequence[Call], persons: int) -> Rule:
     g = _joined([_by_person(c.gradient, persons) for c in calls])
     a = _joined([_by_person(c.inputs[0], persons) for c in calls])
-    return _matrix(module, g, a)
+    return MatrixRule(g, a, weight=module.weight.requires_grad, bias=_has_bias(module))
 
 
-def _matrix(module: Any, g: Tensor, a: Tensor) -> MatrixRule:
-    bias = module.bias is not None and module.bias.requires_grad
-    weight = module.weight if module.weight.requires_grad else None
-    return MatrixRule(g, a, weight=weight, bias=bias)
+def _has_bias(module: Any) -> bool:
+    return module.bias is not None and module.bias.requires_grad
 
 
 def _conv(module: Any, calls: Sequence[Call], persons: int) -> Rule:
-    gradients, patches = [], []
-    for call in calls:
-        columns = unfolded(module, call.inputs[0])
-        patches.append(_by_person(columns.transpose(1, 2), persons))
-        gradients.append(_by_person(call.gradient.flatten(2).transpose(1, 2), persons))
-    return _matrix(module, _joined(gradients), _joined(patches))
+    gradients = [_by_person(c.gradient.flatten(2).transpose(1, 2), persons) for c in calls]
+    looked_at = [_by_person(patches(module, c.inputs[0]), persons) for c in calls]
+    shape = (module.out_channels, *module.kernel_size, module.in_channels)
+
+    def shaped(matrix: Tensor) -> Tensor:
+        return matrix.view(shape).movedim(-1, 1)
+
+    return MatrixRule(
+        _joined(gradients),
+        _joined(looked_at),
+        weight=module.weight.requires_grad,
+        bias=_has_bias(module),
+        shaped=shaped,
+    )
 
 
-def unfolded(module: Any, x: Tensor) -> Tensor:
-    """The patches that a convolution looks at: [n, channels * kernel, positions]."""
+def patches(module: Any, x: Tensor) -> Tensor:
+    """What a convolution looks at: [n, positions, kernel * channels], channels innermost.
+
+    With the channels innermost a patch is a few long runs of memory; `F.unfold` takes it
+    number by number and is several times slower.
+    """
+    kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
+    before, after = _padding(module)
     if isinstance(module, nn.Conv1d):
         x = x.unsqueeze(2)
-        kernel, stride = (1, *module.kernel_size), (1, *module.stride)
-        dilation, padding = (1, *module.dilation), (0, *module.padding)
+        kernel, stride, dilation = (1, *kernel), (1, *stride), (1, *dilation)
+        before, after = (0, *before), (0, *after)
+    n, channels, high, wide = x.shape
+    if any(before) or any(after):
+        shape = (n, before[0] + high + after[0], before[1] + wide + after[1], channels)
+        padded = x.new_zeros(shape)
+        inside = padded[:, before[0] : before[0] + high, before[1] : before[1] + wide]
+        inside.copy_(x.permute(0, 2, 3, 1))
     else:
-        kernel, stride = module.kernel_size, module.stride
-        dilation, padding = module.dilation, module.padding
-    return F.unfold(x, kernel, dilation=dilation, padding=padding, stride=stride)
+        padded = x.permute(0, 2, 3, 1).contiguous()
+    size = [
+        (total - d * (k - 1) - 1) // s + 1
+        for total, k, s, d in zip(padded.shape[1:3], kernel, stride, dilation, strict=True)
+    ]
+    apart, down, along, _ = padded.stride()
+    by_place = (down * stride[0], along * stride[1])
+    in_patch = (down * dilation[0], along * dilation[1])
+    view = padded.as_strided((n, *size, *kernel, channels), (apart, *by_place, *in_patch, 1))
+    return view.reshape(n, size[0] * size[1], -1)
+
+
+def _padding(module: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Zeros before and after, along each axis."""
+    if module.padding == "valid":
+        none = (0,) * len(module.kernel_size)
+        return none, none
+    if module.padding == "same":
+        total = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+        before = tuple(each // 2 for each in total)
+        return before, tuple(t - b for t, b in zip(total, before, strict=True))
+    return module.padding, module.padding
 
 
 def _embedding(module: nn.Embedding, calls: Sequence[Call], persons: int) -> Rule:
@@ -244,11 +302,7 @@ def rule_maker(module: nn.Module) -> RuleMaker:
         return _linear
     if kind in (nn.Conv1d, nn.Conv2d):
         plain: Any = module
-        if (
-            plain.groups == 1
-            and plain.padding_mode == "zeros"
-            and plain.padding not in ("same", "valid")
-        ):
+        if plain.groups == 1 and plain.padding_mode == "zeros":
             return _conv
     if kind is nn.Embedding:
         return _embedding

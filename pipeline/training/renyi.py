@@ -42,15 +42,20 @@ def epsilon_of(rdp: Vector, delta: float) -> Vector:
     Source: Canonne, Kamath & Steinke (2020), arXiv:2004.00010, proposition 12; where
         delta exceeds sqrt(1 - exp(-KL)), epsilon is 0 (Bretagnolle & Huber).
     """
-    proved = (rdp + _conversion(delta)).min(axis=-1).clip(min=0.0)
+    proved = (rdp + conversion(delta)).min(axis=-1).clip(min=0.0)
     # delta^2 > 1 - exp(-KL), written so that it is precise for a small delta.
     free = rdp.min(axis=-1) < -math.log1p(-(delta**2))
     found: Vector = np.where(free, 0.0, proved)
     return found
 
 
+def best_order(rdp: Vector, delta: float) -> int:
+    """The place among ORDERS of the one that proves the smallest epsilon."""
+    return int(np.argmin(rdp + conversion(delta)))
+
+
 @lru_cache(maxsize=64)
-def _conversion(delta: float) -> Vector:
+def conversion(delta: float) -> Vector:
     """What to add to an RDP vector; all of ORDERS are far enough above 1."""
     return np.log1p(-1 / ORDERS) - np.log(delta * ORDERS) / (ORDERS - 1)
 

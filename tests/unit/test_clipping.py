@@ -17,6 +17,7 @@ from pipeline.training.engines import (
     OpacusGhostEngine,
     PlainEngine,
 )
+from pipeline.training.kernels import patches
 from pipeline.training.models import binary_loss, class_loss
 
 Maker = Callable[[nn.Module, LossFn], Engine]
@@ -100,6 +101,71 @@ def _signal() -> nn.Module:
     )
 
 
+class Recurrent(nn.Module):
+    """Words of a sequence → vectors → an LSTM, which no rule knows: one layer falls back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(7, 4)
+        self.read = Last(4, 3)
+        self.last = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.read(self.table(x.long())))
+        return out
+
+
+class Last(nn.Module):
+    """A recurrent cell of its own parameters over a sequence; its last state."""
+
+    def __init__(self, wide: int, high: int) -> None:
+        super().__init__()
+        self.inward = nn.Parameter(torch.randn(high, wide) * 0.5)
+        self.onward = nn.Parameter(torch.randn(high, high) * 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(x.shape[0], self.onward.shape[0])
+        for step in x.unbind(1):
+            state = (step @ self.inward.T + state @ self.onward.T).tanh()
+        return state
+
+
+class Attention(nn.Module):
+    """Every word looks at every other word of the same record."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(7, 4)
+        self.query, self.key, self.value = (nn.Linear(4, 4, bias=False) for _ in range(3))
+        self.norm = nn.LayerNorm(4)
+        self.last = nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        words = self.table(x.long())
+        seen = (self.query(words) @ self.key(words).transpose(1, 2)).softmax(-1)
+        out: Tensor = self.last(self.norm(words + seen @ self.value(words)).mean(1))
+        return out
+
+
+def _literature() -> nn.Module:
+    """The layers of the small CNN that the literature trains, on a smaller image."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 4, 4, stride=2, padding=1), nn.Tanh(), nn.MaxPool2d(2, stride=1)),
+        *(nn.Conv2d(4, 6, 3, stride=2), nn.Tanh(), nn.Flatten(), nn.Linear(24, 3)),
+    )
+
+
+def _frozen_conv() -> nn.Module:
+    model = nn.Sequential(
+        *(nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), nn.Conv2d(3, 3, (1, 3), padding="valid")),
+        *(nn.Tanh(), nn.Conv2d(3, 2, (3, 5), dilation=(2, 1), padding="same"), nn.Flatten()),
+        nn.Linear(60, 1),
+    )
+    model[0].weight.requires_grad_(False)
+    model[2].bias.requires_grad_(False)
+    return model
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "logistic": (lambda: nn.Linear(6, 1), (6,), 1),
     "mlp": (_mlp, (6,), 1),
@@ -115,6 +181,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "layer norm": (lambda: nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 1)), (6,), 1),
     "image": (_image, (1, 8, 8), 3),
     "signal": (_signal, (2, 8), 1),
+    "literature": (_literature, (1, 12, 12), 3),
+    "frozen convolution": (_frozen_conv, (2, 6, 7), 1),
+    "recurrent": (Recurrent, (5,), 1),
+    "attention": (Attention, (5,), 1),
     "tokens": (Tokens, (5,), 1),
     "padded tokens": (lambda: Tokens(padding_idx=0), (5,), 1),
     "twice": (Twice, (6,), 1),
@@ -128,7 +198,7 @@ ENGINES: dict[str, tuple[Maker, set[str]]] = {
     "bookkeeping by twos": (lambda m, f: BookkeepingEngine(m, f, chunk=2), EVERYWHERE),
     "functional": (FunctionalEngine, EVERYWHERE),
     "functional by twos": (lambda m, f: FunctionalEngine(m, f, chunk=2), EVERYWHERE),
-    "opacus": (OpacusEngine, EVERYWHERE - {"in place", "padded tokens"}),
+    "opacus": (OpacusEngine, EVERYWHERE - {"in place", "padded tokens", "recurrent"}),
     "opacus_ghost": (
         OpacusGhostEngine,
         {"logistic", "mlp", "classes", "no bias", "wide", "frozen", "layer norm"},
@@ -261,9 +331,50 @@ def test_no_person_contributes_more_than_the_clip(engine: str, scale: float) -> 
         assert length <= 0.01 * (1 + 1e-5)
 
 
-def test_auto_takes_the_projects_own_engine() -> None:
-    made = make_engine("auto", _mlp(), binary_loss, record_shape=(6,), classes=1)
+@pytest.mark.parametrize("model", MODELS)
+def test_auto_takes_the_projects_own_engine(model: str) -> None:
+    make, shape, classes = MODELS[model]
+    made = make_engine("auto", make(), loss_of(classes), record_shape=shape, classes=classes)
     assert made.name == "bookkeeping"
+
+
+@pytest.mark.parametrize("engine", ["bookkeeping", "functional", "opacus", "opacus_ghost"])
+def test_a_forced_engine_is_the_one_that_is_taken(engine: str) -> None:
+    made = make_engine(engine, _mlp(), binary_loss, record_shape=(6,), classes=1)
+    assert made.name == engine
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("padding", [(0, 0), (2, 1), "same", "valid"])
+@pytest.mark.parametrize("stride", [1, (2, 3)])
+def test_patches_are_what_a_convolution_looks_at(
+    stride: int | tuple[int, int],
+    padding: str | tuple[int, int],
+    dilation: int,
+    memory_format: torch.memory_format,
+) -> None:
+    if padding == "same" and stride != 1:
+        pytest.skip("torch has no strided convolution of the same size")
+    layer = nn.Conv2d(3, 4, 3, stride=stride, padding=padding, dilation=dilation)
+    x = torch.randn(5, 3, 9, 8).to(memory_format=memory_format)[1:]  # not at its storage's start
+    expected = layer(x).flatten(2).transpose(1, 2)
+    kernel = layer.weight.permute(0, 2, 3, 1).flatten(1)
+    torch.testing.assert_close(
+        patches(layer, x) @ kernel.T + layer.bias, expected, rtol=1e-5, atol=1e-5
+    )
+
+
+def test_the_engine_chooses_chunks_by_itself_and_they_change_nothing() -> None:
+    network = _literature()
+    features, mask, labels = people((1, 12, 12), 3, records=2)
+    many = (features.repeat(9, 1, 1, 1, 1), mask.repeat(9, 1), labels.repeat(9, 1))
+    made = BookkeepingEngine(network, class_loss)
+    expected, norms = BookkeepingEngine(network, class_loss, chunk=45)(*many, clip_norm=0.1)
+    for _ in range(2):  # at first it does not know how wide the layers are
+        found, own = made(*many, clip_norm=0.1)
+        torch.testing.assert_close(own, norms, rtol=1e-4, atol=1e-6)
+        assert_same(found, expected)
 
 
 class Tied(nn.Module):

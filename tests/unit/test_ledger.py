@@ -319,6 +319,34 @@ def test_only_those_above_the_budget_are_over_it() -> None:
     assert after == pytest.approx(epsilon_rdp([PLAN.event] * 4, 1e-5))
 
 
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8, 1.0])
+def test_over_budget_agrees_with_pricing_every_class_in_full(share: float) -> None:
+    # Runs of very different noise: the order that is best for one history is not for another.
+    noises = [1.0, 3.0, 6.6, 20.0, 60.0]
+    charges = [
+        Charge(
+            str(place),
+            replace(PLAN, noise_multiplier=noise).event,
+            BitMap(t for t in range(64) if t >> place & 1),
+            1e-5,
+        )
+        for place, noise in enumerate(noises)
+    ]
+    tokens = BitMap(range(64))
+    before, then = {}, {}
+    for token in tokens:
+        own = [each.event for each in charges if token in each.members]
+        before[token] = epsilon_rdp(own, 1e-5)
+        then[token] = epsilon_rdp([*own, PLAN.event], 1e-5)
+    limit = sorted(then.values())[int(share * 63)] - 1e-9  # the run itself takes somebody over
+    over, left, after = over_budget(tokens, charges, PLAN.event, epsilon=limit, delta=1e-5)
+    expected = {token for token in tokens if then[token] > limit}
+    assert set(over) == expected
+    if expected:
+        assert left == pytest.approx(max(0.0, limit - max(before[t] for t in expected)))
+        assert after == pytest.approx(max(then[t] for t in expected))
+
+
 @pytest.mark.parametrize(("margin", "over"), [(1e-9, []), (-1e-9, [1])])
 def test_limit_is_sharp(margin: float, over: list[int]) -> None:
     limit = epsilon_rdp([PLAN.event] * 2, 1e-5) + margin
