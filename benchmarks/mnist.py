@@ -38,7 +38,7 @@ PEOPLE, CLASSES = 60_000, 10
 
 SHIFTS = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 GRID = 5
-SAMPLE_RATE, STEPS, CLIP_NORM = 0.08, 300, 1.0
+SAMPLE_RATE, STEPS, CLIP_NORM = 0.08, 400, 1.0
 OPTIMIZER = Optimizer(learning_rate=0.8, momentum=0.9, averaging=0.98)
 
 
