@@ -10,6 +10,18 @@ How the constants below were chosen: on the last 10,000 training images, by trai
 the first 50,000 under a plan of the same epsilon. That choice read people's data and is
 not charged; the epsilon is that of one run with constants given beforehand, as in the
 papers it is compared with. The test images had no part in it.
+
+What was tried on those 10,000 images, in one or two runs each of a quick copy of the
+mechanism for a linear layer (a share of them has a standard error of 0.11 points): four
+moved copies, their outputs averaged, instead of the image alone, 98.6 to 98.8, for
+several times the work; 600 steps instead of 300, 98.81 to 98.87, whence 400, for the time; a
+learning rate of 2, or a clip of 10 at the same product with it, 98.5 and 98.4; the whole
+set in each of 60 steps, where the noise no longer shows but so few steps reach 97.5; a
+grid of 7, at half the learning rate, 98.4. The loop itself gave 98.73 there in 300 steps.
+
+Measured once with these constants, five trainings beside each other on a busy machine:
+98.86 98.81 98.87 98.81 98.84 on the test images, median 98.84, at epsilon 2.9299 by RDP
+and 2.6859 by PLD; 90 seconds of one processor a run, 46 once for the features.
 """
 
 import gzip
