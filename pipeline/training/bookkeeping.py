@@ -27,7 +27,7 @@ from pipeline.training.kernels import Call, rule_maker, trainable
 
 # Bytes of the widest layer's activations that a chunk of people may take: on a CPU what a
 # core's cache holds; on a GPU, where more at once is faster, what keeps the peak memory low.
-_CHUNK_BYTES = {"cpu": 1 << 21, "cuda": 1 << 23}
+_CHUNK_BYTES = {"cpu": 1 << 22, "cuda": 1 << 23}
 _FEWEST = 16  # people in a chunk
 
 
