@@ -46,6 +46,8 @@ class Marks:
 
     def done(self, key: str) -> Outcome | None:
         """What an earlier call did for the person and nobody verified."""
+        if not self._content["outcomes"]:
+            return None
         found = self._content["outcomes"].get(self._digest(key))
         if found is None:
             return None
@@ -53,8 +55,12 @@ class Marks:
 
     def add(self, key: str, outcome: Outcome, tables: list[str]) -> None:
         """Before the transaction ends: what will then have been done."""
-        self._content["tables"] = sorted({*self.tables, *tables})
         self._content["outcomes"][self._digest(key)] = outcome.to_data()
+        self.wait(tables)
+
+    def wait(self, tables: list[str]) -> None:
+        """More that is to be overwritten."""
+        self._content["tables"] = sorted({*self.tables, *tables})
         self._write()
 
     def overwritten(self) -> None:
@@ -62,12 +68,13 @@ class Marks:
         self._write()
 
     def verified(self, key: str) -> None:
-        if self._content["outcomes"].pop(self._digest(key), None) is not None:
+        done = self._content["outcomes"]
+        if done and done.pop(self._digest(key), None) is not None:
             self._write()
 
     def _digest(self, key: str) -> str:
         salt = bytes.fromhex(self._content["salt"])
-        return hashlib.scrypt(key.encode(), salt=salt, n=2**14, r=8, p=1, dklen=16).hex()
+        return hashlib.scrypt(key.encode(), salt=salt, n=2**12, r=8, p=1, dklen=16).hex()
 
     def _write(self) -> None:
         if self.tables or self._content["outcomes"]:

@@ -9,9 +9,11 @@ from pipeline.errors import Busy, DiskFull, ErasureRefused, SourceUnavailable
 from pipeline.params import Params
 from pipeline.records import Outcome, Traces
 from pipeline.stores.source_compaction import Marks, compact_source
-from pipeline.stores.source_mentions import Terms, is_telling
+from pipeline.stores.source_graph import Graph
+from pipeline.stores.source_mentions import terms_of
 from pipeline.stores.source_order import in_order
 from pipeline.stores.source_plan import Plan, Planner
+from pipeline.stores.source_rewrite import Folder, folder_of
 from pipeline.stores.source_walk import Walk
 from pipeline.stores.source_writer import Row, Writer, open_writer
 
@@ -42,10 +44,14 @@ def erase_from_source(
     """
     marks = Marks()
     try:
-        with open_writer(params, writing=True) as writer:
-            done = _erase(writer, params, traces, now)
-            if done.count:
-                marks.add(traces.key, done, _changed_tables(done))
+        with folder_of(params) as folder:
+            path = folder.copy if folder else None
+            with open_writer(params, writing=True, path=path) as writer:
+                done, plan = _erase(writer, params, traces, now)
+                if done.count:
+                    marks.add(traces.key, done, [] if folder else _changed_tables(done))
+            if folder is not None:
+                _rewrite(folder, plan, writer.graph)
     except (SourceUnavailable, Busy, DiskFull) as error:
         return Outcome(STORE, "not attempted", reason=str(error))
     if not done.count:
@@ -63,14 +69,32 @@ def _changed_tables(done: Outcome) -> list[str]:
     return sorted({place.rsplit(": ", 1)[0] for place in done.places})
 
 
-def _erase(writer: Writer, params: Params, traces: Traces, now: dt.datetime) -> Outcome:
+def _rewrite(folder: Folder, plan: Plan, graph: Graph) -> None:
+    """The files of what changed; the person's own row last, since it leads to all others."""
+
+    def steps(table: str) -> int:
+        return 1 + steps(graph.own[table].parent) if table in graph.own else 0
+
+    def place(table: str) -> tuple[bool, int]:
+        return table == graph.subject, -steps(table)
+
+    for table in sorted({*plan.delete, *plan.change}, key=place):
+        folder.rewrite(
+            table,
+            {identity[0] for identity in plan.delete.get(table, {})},
+            {identity[0]: values for identity, (_, values) in plan.change.get(table, {}).items()},
+        )
+
+
+def _erase(
+    writer: Writer, params: Params, traces: Traces, now: dt.datetime
+) -> tuple[Outcome, Plan]:
     walk = Walk(writer, params, traces.key, now=now).run()
-    terms = Terms.of([*traces.identifiers, *([traces.key] if is_telling(traces.key) else [])])
-    plan = Planner(writer, params, walk, traces.key, now=now).make(terms)
+    plan = Planner(writer, params, walk, traces.key, now=now).make(terms_of(traces))
     counts: Counter[tuple[str, str]] = Counter()
     _carry_out(writer, plan, counts)
     _check_kept(writer, plan)
-    return Outcome(
+    outcome = Outcome(
         STORE,
         "erased" if counts else "nothing found",
         count=sum(counts.values()),
@@ -78,6 +102,7 @@ def _erase(writer: Writer, params: Params, traces: Traces, now: dt.datetime) -> 
         reason=_reported(plan),
         retained=tuple(plan.retained[table] for table in sorted(plan.retained)),
     )
+    return outcome, plan
 
 
 def _reported(plan: Plan) -> str | None:

@@ -5,16 +5,16 @@ Reads the catalogue, no row. What looks like a link to a person and is none, sto
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine.interfaces import ReflectedColumn
+from sqlalchemy.engine.interfaces import ReflectedColumn, ReflectedForeignKeyConstraint
 
 from pipeline.errors import ErasureRefused, SchemaMismatch
 from pipeline.params import Params
-from pipeline.stores.source_schema import check_schema, reflect
+from pipeline.stores.source_schema import by_name, check_schema, reflect
 
 # Names of keys that say nothing of whose they are: every table may have its own.
 _KEYS = ("id", "key", "no", "nr", "nbr", "num", "number", "code", "uuid", "guid")
@@ -116,8 +116,8 @@ def read_graph(connection: sa.Connection, params: Params) -> Graph:
         names = [name for name, info in infos.items() if not info.view]
         inspector = sa.inspect(connection)
         dialect = connection.dialect.name
-        tables = {name: _table(inspector, name, dialect, connection) for name in names}
-        edges = _edges(inspector, params, tables)
+        tables = _tables(inspector, names, dialect, connection)
+        edges = _edges(by_name(inspector.get_multi_foreign_keys()), params, tables)
     if dialect == "postgresql":
         _refuse_other_schemas(connection, names)
     graph = Graph(
@@ -178,9 +178,11 @@ def _telling_names(params: Params, graph: Graph) -> tuple[dict[str, set[str]], s
             whole.setdefault(edge.parent, set()).add(_plain(edge.columns[0]))
     for table, column in graph.carrying:
         whole.setdefault(table, set()).add(_plain(column))
-    subject = _singular(_plain(params.subject.table))
-    whole.setdefault(params.subject.table, set()).add(subject)
-    parts = {subject + suffix for suffix in (*_KEYS, "ref", "fk")} | {_plain(params.subject.key)}
+    key = _plain(params.subject.key)
+    stems = {_singular(_plain(params.subject.table)), *(key.removesuffix(end) for end in _KEYS)}
+    whole.setdefault(params.subject.table, set()).update(stems)
+    stems = {stem for stem in stems if _telling(stem)}
+    parts = {stem + end for stem in stems for end in (*_KEYS, "ref", "fk")} | {key}
     return (
         {table: {n for n in names if _telling(n)} for table, names in whole.items()},
         {name for name in parts if _telling(name)},
@@ -202,19 +204,38 @@ def _singular(name: str) -> str:
     return name.removesuffix("s") if not name.endswith("ss") else name
 
 
+def _tables(
+    inspector: sa.Inspector, names: Iterable[str], dialect: str, connection: sa.Connection
+) -> dict[str, TableFacts]:
+    columns = by_name(inspector.get_multi_columns())
+    primary = by_name(inspector.get_multi_pk_constraint())
+    unique = by_name(inspector.get_multi_unique_constraints())
+    indexes = by_name(inspector.get_multi_indexes())
+    listed = connection.exec_driver_sql("PRAGMA table_list") if dialect == "sqlite" else ()
+    without_rowid = {row[1] for row in listed if row[4]}
+    found = {}
+    for name in names:
+        uniques = [tuple(each["column_names"]) for each in unique.get(name, ())]
+        uniques += [
+            tuple(column for column in each["column_names"] if column)
+            for each in indexes.get(name, ())
+            if each["unique"] and not each.get("dialect_options", {}).get("postgresql_where")
+        ]
+        key = tuple(primary[name]["constrained_columns"])
+        rowid = dialect == "sqlite" and name not in without_rowid
+        found[name] = _table(columns[name], key, uniques, dialect, rowid)
+    return found
+
+
 def _table(
-    inspector: sa.Inspector, name: str, dialect: str, connection: sa.Connection
+    reflected: Sequence[ReflectedColumn],
+    primary: tuple[str, ...],
+    uniques: Sequence[tuple[str, ...]],
+    dialect: str,
+    rowid: bool,
 ) -> TableFacts:
-    primary = tuple(inspector.get_pk_constraint(name)["constrained_columns"])
-    reflected = inspector.get_columns(name)
-    single = {primary[0]} if len(primary) == 1 else set()
-    uniques = [tuple(each["column_names"]) for each in inspector.get_unique_constraints(name)]
-    uniques += [
-        tuple(column for column in each["column_names"] if column)
-        for each in inspector.get_indexes(name)
-        if each["unique"] and not each.get("dialect_options", {}).get("postgresql_where")
-    ]
-    single |= {each[0] for each in uniques if len(each) == 1}
+    keys = [primary, *uniques]
+    single = {each[0] for each in keys if len(each) == 1}
     nullable = {column["name"]: column["nullable"] for column in reflected}
     columns = {
         column["name"]: ColumnFacts(
@@ -227,8 +248,10 @@ def _table(
         )
         for column in reflected
     }
-    if dialect == "sqlite":
-        identity = _sqlite_identity(connection, name, columns, primary)
+    identity: tuple[str, ...]
+    if rowid:
+        taken = {column.lower() for column in columns}
+        identity = (next(each for each in ("rowid", "_rowid_", "oid") if each not in taken),)
     else:
         whole = [each for each in uniques if each and not any(nullable[c] for c in each)]
         identity = primary or next(iter(whole), ()) or ("ctid",)
@@ -240,25 +263,16 @@ def _generated(column: ReflectedColumn) -> bool:
     return bool(column.get("computed")) or bool(identity and identity.get("always"))
 
 
-def _sqlite_identity(
-    connection: sa.Connection, name: str, columns: Mapping[str, object], primary: tuple[str, ...]
-) -> tuple[str, ...]:
-    """The rowid under a name that no column hides; a table without one has a primary key."""
-    listed = connection.exec_driver_sql("PRAGMA table_list").all()
-    if any(row[1] == name and row[4] for row in listed):  # wr: WITHOUT ROWID
-        return primary
-    taken = {column.lower() for column in columns}
-    return (next(alias for alias in ("rowid", "_rowid_", "oid") if alias not in taken),)
-
-
 def _edges(
-    inspector: sa.Inspector, params: Params, tables: Mapping[str, TableFacts]
+    foreign: Mapping[str, Sequence[ReflectedForeignKeyConstraint]],
+    params: Params,
+    tables: Mapping[str, TableFacts],
 ) -> tuple[Edge, ...]:
     # SQLite's names differ by case and are the same
     spelled = {name.lower(): name for name in tables}
     found: list[Edge] = []
     for name in tables:
-        for key in inspector.get_foreign_keys(name):
+        for key in foreign.get(name, ()):
             target = str(key["referred_table"])
             parent = target if target in tables else spelled.get(target.lower())
             if key.get("referred_schema") or parent is None:

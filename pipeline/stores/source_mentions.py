@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from pipeline.declarations import Column
+from pipeline.records import Traces
 from pipeline.stores.source_writer import Row, Writer
 
 MARK = "<ERASED>"  # in the form of the scrubber's marks
@@ -74,6 +75,11 @@ class Terms:
 
     def names_in(self, text: str) -> bool:
         return self.pattern.search(text) is not None
+
+
+def terms_of(traces: Traces) -> Terms | None:
+    """What names the person: their identifiers, and their key if it can be told from chance."""
+    return Terms.of([*traces.identifiers, *([traces.key] if is_telling(traces.key) else [])])
 
 
 def _is_number(value: str) -> bool:

@@ -29,10 +29,10 @@ class Step:
 def in_order(graph: Graph, rows: Mapping[str, Iterable[Row]]) -> Iterator[Step]:
     """Rows that nothing points at first, then those that these pointed at, and so on.
 
-    A cycle is broken at a link that can be null; else by constraints that can wait.
+    A circle is broken at a link that can be null; else by constraints that can wait.
 
     Raises:
-        ErasureRefused: a cycle of links none of which can be null or wait.
+        ErasureRefused: a circle of links none of which can be null or wait.
     """
     left: dict[RowKey, Row] = {
         (row.table, row.identity): row for found in rows.values() for row in found
@@ -80,36 +80,47 @@ def _links(graph: Graph, left: Mapping[RowKey, Row]) -> tuple[Points, Pointed]:
 def _break(
     graph: Graph, left: dict[RowKey, Row], points: Points, pointed: Pointed
 ) -> Iterator[Step]:
-    """Nulls every link of what is left that can be; without one, lets the database wait."""
-    edges = {edge for key in left for _, edge in points[key]}
+    """Nulls every link within a circle that can be; without one, lets the database wait."""
+    circle = _in_circles(left, points)
+    edges = {edge for key in circle for parent, edge in points[key] if parent in circle}
     loose = {
         edge: tuple(c for c in edge.columns if graph.facts(edge.child, c).nullable)
         for edge in edges
     }
     if any(loose.values()):
-        for edge, columns in loose.items():
-            linked = [key for key in left if any(e == edge for _, e in points[key])]
-            if columns and linked:
-                yield Step(edge.child, tuple(left[key] for key in linked), nulls=columns)
+        for edge in edges:
+            linked = [key for key in circle if any(e == edge for _, e in points[key])]
+            if loose[edge] and linked:
+                yield Step(edge.child, tuple(left[key] for key in linked), nulls=loose[edge])
                 for key in linked:
                     points[key] = {(parent, e) for parent, e in points[key] if e != edge}
-        for key in left:
-            pointed[key] = set()
-        for key in left:
-            for parent, _ in points[key]:
-                pointed[parent].add(key)
-        return
-    tables = sorted({table for table, _ in left})
-    sqlite = graph.dialect == "sqlite"
-    can_wait = all((sqlite and not e.restricts) or e.deferrable for e in edges)
-    at_once = len(tables) == 1 and len(left) <= AT_ONCE and not any(e.restricts for e in edges)
-    if not can_wait and not at_once:
-        raise ErasureRefused(
-            f"The person's rows of {', '.join(tables)} point at one another in a circle that "
-            "foreign keys forbid to open. Let one of the links be null, or make it deferrable."
-        )
-    for table in tables:
-        yield Step(
-            table, tuple(row for (name, _), row in left.items() if name == table), deferred=can_wait
-        )
-    left.clear()
+    else:
+        tables = sorted({table for table, _ in circle})
+        sqlite = graph.dialect == "sqlite"
+        can_wait = all((sqlite and not e.restricts) or e.deferrable for e in edges)
+        restricted = any(edge.restricts for edge in edges)
+        if not can_wait and (len(tables) > 1 or len(circle) > AT_ONCE or restricted):
+            raise ErasureRefused(
+                f"The person's rows of {', '.join(tables)} point at one another in a circle that "
+                "foreign keys forbid to open. Let one of the links be null, or make it "
+                "deferrable."
+            )
+        for table in tables:
+            rows = tuple(left.pop(key) for key in circle if key[0] == table)
+            yield Step(table, rows, deferred=can_wait)
+    for key in left:
+        pointed[key] = set()
+    for key in left:
+        for parent, _ in points[key]:
+            pointed[parent].add(key)
+
+
+def _in_circles(left: Mapping[RowKey, Row], points: Points) -> list[RowKey]:
+    """What is left without the rows from which no circle can be reached."""
+    circle = dict.fromkeys(left)
+    while True:
+        ends = [key for key in circle if not any(parent in circle for parent, _ in points[key])]
+        if not ends:
+            return list(circle)
+        for key in ends:
+            del circle[key]

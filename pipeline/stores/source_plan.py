@@ -137,7 +137,7 @@ class Planner:
             self._follow(row)
         elif not subject_stays:
             for column in self._naming(row):
-                self._change(row, column, self._blank(row.table, column))
+                self._cut_from_key(row, column)
         for edge in self._graph.out_of[row.table]:
             nulled = any(self._changes(row).get(c, "") is None for c in edge.columns)
             if self._points_at_deleted(row, edge) and not nulled:
@@ -206,6 +206,24 @@ class Planner:
                 self._cut(row, edge)
         self._move_if_its_key_changes(row)
 
+    def _cut_from_key(self, row: Row, column: str) -> None:
+        erase = self._params.tables[row.table].erase
+        given = erase is not None and column in erase.replace
+        if not given and not self._graph.facts(row.table, column).nullable:
+            edges = self._graph.out_of[row.table]
+            raise self._bound(row, next(edge for edge in edges if column in edge.columns))
+        self._change(row, column, self._blank(row.table, column))
+
+    def _bound(self, row: Row, edge: Edge) -> ErasureRefused:
+        erase = self._params.tables[row.table].erase
+        action = erase.action if erase else ""
+        how = {"retain": "retained", "anonymize": "anonymized"}.get(action, "kept")
+        return ErasureRefused(
+            f"{row.table} is {how}, but its {', '.join(edge.columns)} cannot be null and "
+            f"points at a row of {edge.parent} that is deleted. Let the column be null, "
+            f"declare anonymize for {edge.parent}, or delete for {row.table}."
+        )
+
     def _cut(self, row: Row, edge: Edge) -> None:
         """Nulls as little of a link as makes it lead nowhere, and never a name of the person."""
         free = [c for c in edge.columns if self._graph.facts(row.table, c).nullable]
@@ -218,15 +236,7 @@ class Planner:
         naming = [c for c in self._naming(row) if c in edge.columns]
         chosen = [c for c in free if c in naming] or [c for c in free if c not in others] or free
         if not chosen or (self._new_key is None and not set(naming) <= set(chosen)):
-            erase = self._params.tables[row.table].erase
-            how = {"retain": "retained", "anonymize": "anonymized"}.get(
-                erase.action if erase else "", "kept"
-            )
-            raise ErasureRefused(
-                f"{row.table} is {how}, but its {', '.join(edge.columns)} cannot be null and "
-                f"points at a row of {edge.parent} that is deleted. Let the column be null, "
-                f"declare anonymize for {edge.parent}, or delete for {row.table}."
-            )
+            raise self._bound(row, edge)
         for column in chosen:
             self._change(row, column, None)
 

@@ -8,13 +8,15 @@ import sqlalchemy as sa
 from pipeline.errors import LetheError
 from pipeline.params import Params
 from pipeline.records import Outcome, Traces
+from pipeline.stores.source_bytes import residue
 from pipeline.stores.source_compaction import Marks
-from pipeline.stores.source_mentions import Terms, is_telling, may_name, mentions
+from pipeline.stores.source_mentions import Terms, may_name, mentions, terms_of
 from pipeline.stores.source_rewrite import readable
 from pipeline.stores.source_walk import gives_new_key
 from pipeline.stores.source_writer import Writer, open_writer
 
 STORE = "source"
+FREE_SPACE = "the file's free space"
 
 
 def verify_source(params: Params, traces: Traces) -> Outcome:
@@ -28,7 +30,10 @@ def verify_source(params: Params, traces: Traces) -> Outcome:
     try:
         marks = Marks()
         with readable(params) as path, open_writer(params, writing=False, path=path) as writer:
-            found = Counter(dict(_look(writer, params, traces)))
+            terms = terms_of(traces)
+            found = Counter(dict(_look(writer, params, traces.key, terms)))
+            if terms is not None and not found and residue(writer, params, terms):
+                marks.wait([FREE_SPACE])
         waiting = marks.tables
     except LetheError as error:
         return Outcome(STORE, "not attempted", reason=str(error))
@@ -46,17 +51,18 @@ def verify_source(params: Params, traces: Traces) -> Outcome:
             STORE,
             "not attempted",
             places=tuple(waiting),
-            reason=f"Deleted rows of {', '.join(waiting)} wait to be overwritten. Erase again.",
+            reason=f"Deleted data of {', '.join(waiting)} waits to be overwritten. Erase again.",
         )
     marks.verified(traces.key)
     return Outcome(STORE, "nothing found")
 
 
-def _look(writer: Writer, params: Params, traces: Traces) -> Iterator[tuple[str, int]]:
-    terms = Terms.of([*traces.identifiers, *([traces.key] if is_telling(traces.key) else [])])
+def _look(
+    writer: Writer, params: Params, key: str, terms: Terms | None
+) -> Iterator[tuple[str, int]]:
     for table, column in sorted(writer.graph.carrying):
         if not _kept_key(params, table, column):
-            rows = writer.holding(table, column, traces.key)
+            rows = writer.holding(table, column, key)
             if rows:
                 yield f"{table}.{column}", len(rows)
     for table, facts in writer.graph.tables.items():

@@ -151,9 +151,9 @@ class Walk:
                 continue
             if self._is_mine(row):
                 self._add([row])
-            elif not goes and not (self.new_key and carries):
+            elif not goes and not carries:
                 continue  # what it points at stays, and says nothing of the person
-            elif self._must_go(row, edge, goes=goes):
+            elif self._must_go(row, edge, follows=not goes and self.new_key):
                 self._doom(row)
             else:
                 kept = self.neighbours.setdefault(row.table, {})
@@ -178,7 +178,7 @@ class Walk:
             row = parents[0]
         return canonical_text(row.values[self._graph.key]) == self._key
 
-    def _must_go(self, row: Row, edge: Edge, *, goes: bool) -> bool:
+    def _must_go(self, row: Row, edge: Edge, *, follows: bool) -> bool:
         """Whether a row about somebody else goes because it cannot be cut off from the person."""
         declared = self._params.tables[row.table]
         shared = declared.erase.shared if declared.erase else None
@@ -189,8 +189,8 @@ class Walk:
         names = {column for each in self._graph.out_of[row.table] for column in each.columns}
         if shared is None and declared.about == "person" and self._only_links(row.table, names):
             return True
-        if not goes:
-            return False  # its link follows the person's row to its new key
+        if follows:
+            return False  # its link goes along with the person's row to its new key
         raise ErasureRefused(
             f"{row.table} has rows about somebody else that point at the person's row of "
             f"{edge.parent} by {', '.join(edge.columns)}, which cannot be null. Let it be null, or "

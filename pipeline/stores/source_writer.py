@@ -129,8 +129,10 @@ class Writer:
         """The rows whose column is the canonical key, whatever its type."""
         forms = key_forms(key, self.graph.facts(name, column).type, self.graph.dialect)
         if forms is None:
-            return self.find(name, (column,), [(key,)], spelled_alike=False, **options)
-        return self.find(name, (column,), [(form,) for form in forms], **options)
+            found = self.find(name, (column,), [(key,)], spelled_alike=False, **options)
+        else:
+            found = self.find(name, (column,), [(form,) for form in forms], **options)
+        return [row for row in found if canonical_text(row.values[column]) == key]
 
     def delete(self, name: str, rows: Sequence[Row]) -> int:
         table = self.table(name)
