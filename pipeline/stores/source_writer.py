@@ -308,7 +308,7 @@ def source_engine(params: Params, writing: bool) -> sa.Engine:
     )
 
 
-def sqlite_engine(path: Path, *, writing: bool, wait_seconds: float = WAIT_SECONDS) -> sa.Engine:
+def sqlite_engine(path: Path, *, writing: bool) -> sa.Engine:
     """An engine for a SQLite file: foreign keys on, and what is deleted is overwritten."""
     if not path.is_file():
         raise SourceUnavailable(
@@ -318,7 +318,7 @@ def sqlite_engine(path: Path, *, writing: bool, wait_seconds: float = WAIT_SECON
     uri = f"file:{quote(str(path.absolute()))}?mode={'rw' if writing else 'ro'}"
 
     def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=wait_seconds)
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=WAIT_SECONDS)
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA secure_delete = ON")
         return connection

@@ -12,8 +12,7 @@ from pipeline.stores.source_traces import traces
 from pipeline.stores.source_verify import verify_source
 from tests.traps import NOW, ROWS, SCHEMA, Parish, declare, sqlite_url
 
-OLD_ADDRESS = "ada.of.old@example.org"
-SECRETS = (b"Ada Quill,", b"ada.quill@example.org", b"(212) 555-0107", b"Dear Ada", b"of.old")
+SECRETS = (b"Ada Quill", b"ada.quill@example.org", b"(212) 555-0107", b"Dear Ada")
 
 
 @pytest.fixture
@@ -22,7 +21,9 @@ def parish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parish:
     letters = [
         (n % 4 + 1, f"Dear Ada {n} {'x' * 700}" if n % 4 == 0 else f"no {n}") for n in range(400)
     ]
-    return Parish.build(sqlite_url(tmp_path), schema=SCHEMA, rows=ROWS | {"letters": letters})
+    # ROWS' notices have another's address that contains Ada's.
+    rows = ROWS | {"letters": letters, "notices": [(1, "Ask Ada Quill", None, None)]}
+    return Parish.build(sqlite_url(tmp_path), schema=SCHEMA, rows=rows)
 
 
 def on_disk(folder: Path) -> bytes:
@@ -34,9 +35,8 @@ def test_no_byte_of_the_person_is_left_in_the_file(
     parish: Parish, tmp_path: Path, journal: str
 ) -> None:
     keeper = sqlite3.connect(tmp_path / "parish.db", isolation_level=None)
+    keeper.execute("PRAGMA secure_delete = OFF")  # some builds have it on
     keeper.execute(f"PRAGMA journal_mode = {journal}")
-    keeper.execute("UPDATE people SET email = ? WHERE person_id = 1", [OLD_ADDRESS])
-    keeper.execute("UPDATE people SET email = 'ada.quill@example.org' WHERE person_id = 1")
     keeper.execute("DELETE FROM letters WHERE rowid % 8 = 1")  # the application's own way
     params = declare(parish.url)
     found = traces(params, "1")
@@ -57,7 +57,9 @@ def test_residue_in_free_pages_is_seen_and_then_overwritten(parish: Parish, tmp_
     found = traces(params, "1")
     erase_from_source(params, found, now=NOW)
     with sqlite3.connect(tmp_path / "parish.db") as connection:
-        connection.execute("INSERT INTO notices VALUES (9, 'ada.quill@example.org', NULL, NULL)")
+        connection.execute("PRAGMA secure_delete = OFF")
+        text = "ada.quill@example.org " * 400  # pages of its own
+        connection.execute("INSERT INTO notices VALUES (9, ?, NULL, NULL)", [text])
         connection.commit()
         connection.execute("DELETE FROM notices WHERE notice = 9")
     connection.close()
