@@ -4,13 +4,14 @@ A deleted or changed row's old bytes stay in free pages, in the gaps within page
 write-ahead log until something overwrites them.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from pipeline.params import Params, resolve_secret
-from pipeline.stores.source_mentions import Terms
+from pipeline.stores.source_mentions import Terms, together
 from pipeline.stores.source_writer import Writer
 
 _BLOCK = 2**23
@@ -55,14 +56,18 @@ def _found(path: Path, needles: Sequence[bytes]) -> Iterator[bytes]:
 
 
 def _is_live(writer: Writer, value: str) -> bool:
-    for table, facts in writer.graph.tables.items():
-        clause = writer.table(table)
-        inside = [
-            sa.func.instr(sa.func.lower(clause.c[column]), sa.func.lower(value)) > 0
-            for column in facts.columns
+    """Whether any row still has the value, if only inside a longer one."""
+    inside = "%" + re.sub(r"([%_\\])", r"\\\1", value) + "%"
+    names = sorted(writer.graph.tables, key=lambda name: name != writer.graph.subject)
+    for name in names:
+        table = writer.table(name)
+        texts = [
+            table.c[c] for c, each in writer.graph.tables[name].columns.items() if each.holds_text
         ]
-        if writer.connection.execute(
-            sa.select(sa.literal(1)).where(sa.or_(*inside)).limit(1)
-        ).all():
+        if not texts:
+            continue
+        condition = together(texts, writer.graph.dialect).like(inside, escape="\\")
+        found = sa.select(sa.literal(1)).select_from(table).where(condition).limit(1)
+        if writer.connection.execute(found).all():
             return True
     return False

@@ -93,6 +93,8 @@ def _erase(
     plan = Planner(writer, params, walk, traces.key, now=now).make(terms_of(traces))
     counts: Counter[tuple[str, str]] = Counter()
     _carry_out(writer, plan, counts)
+    if counts:
+        writer.refresh_copies()
     _check_kept(writer, plan)
     outcome = Outcome(
         STORE,

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from pipeline.declarations import Column
 from pipeline.records import Traces
@@ -109,14 +110,16 @@ def _bounded(pattern: str) -> str:
 
 
 def _likes(value: str) -> Iterator[str]:
-    """LIKE patterns that miss nothing of `_patterns`; SQLite's know only ASCII's case."""
+    """A LIKE pattern that misses nothing of `_patterns`, unless a number's last four digits
+    are written in other groups than 4 or 2 and 2; SQLite's know only ASCII's case."""
+    words = value.split()
     if _is_number(value) and "@" not in value:
-        yield "%" + "%".join("".join(filter(str.isdigit, value))[-4:]) + "%"
-        return
-    words = [_loose(word) for word in value.split()]
-    yield f"%{'%'.join(words)}%"
-    if _is_name(value.split()):
-        yield f"%{words[-1]}%{'%'.join(words[:-1])}%"
+        digits = "".join(filter(str.isdigit, value))
+        yield f"%{digits[-4:-2]}%{digits[-2:]}%"
+    elif _is_name(words):
+        yield f"%{_loose(max(words, key=len))}%"
+    else:
+        yield f"%{'%'.join(map(_loose, words))}%"
 
 
 def _loose(word: str) -> str:
@@ -130,20 +133,22 @@ def _loose(word: str) -> str:
     return made
 
 
-def may_name(
-    columns: Iterable[sa.ColumnElement[str]], terms: Terms, dialect: str
-) -> sa.ColumnElement[bool]:
-    """The condition for rows that may name the person in any of the columns."""
-    found = []
-    for column in columns:
-        text = column if dialect == "sqlite" else sa.cast(column, sa.Text())
-        for like in terms.likes:
-            found.append(
-                text.like(like, escape=_ESCAPE)
-                if dialect == "sqlite"
-                else text.ilike(like, escape=_ESCAPE)
-            )
-    return sa.or_(*found)
+def may_name(whole: sa.ColumnElement[str], terms: Terms, dialect: str) -> sa.ColumnElement[bool]:
+    """The condition for texts that may name the person."""
+    if dialect == "sqlite":
+        return sa.or_(*(whole.like(like, escape=_ESCAPE) for like in terms.likes))
+    # An array, so that the text is put together once for all of them.
+    return whole.ilike(sa.any_(sa.cast(list(terms.likes), postgresql.ARRAY(sa.Text))))
+
+
+def together(columns: Sequence[sa.ColumnElement[str]], dialect: str) -> sa.ColumnElement[str]:
+    """All texts of a row as one."""
+    if dialect == "postgresql":
+        return sa.func.concat_ws(" ", *(sa.cast(column, sa.Text()) for column in columns))
+    whole: sa.ColumnElement[str] = sa.func.ifnull(columns[0], "")
+    for column in columns[1:]:
+        whole = whole.concat(" ").concat(sa.func.ifnull(column, ""))
+    return whole
 
 
 def mentions(
@@ -153,11 +158,20 @@ def mentions(
     facts = writer.graph.tables[table]
     clause = writer.table(table)
     taken = writer.graph.linking(table)
-    statement = sa.select(
+    wanted = [
         *(clause.c[name].label(f"i{n}") for n, name in enumerate(facts.identity)),
         *(clause.c[name].label(f"v{n}") for n, name in enumerate(taken)),
         *(clause.c[name].label(f"t{n}") for n, name in enumerate(columns)),
-    ).where(may_name((clause.c[name] for name in columns), terms, writer.graph.dialect))
+    ]
+    dialect = writer.graph.dialect
+    whole = together([clause.c[name] for name in columns], dialect)
+    if dialect == "sqlite":
+        # The limit keeps SQLite from putting the text together anew for every term.
+        rows = sa.select(*wanted, whole.label("whole")).limit(-1).subquery()
+        statement = sa.select(*(rows.c[each.name] for each in wanted))
+        statement = statement.where(may_name(rows.c.whole, terms, dialect))
+    else:
+        statement = sa.select(*wanted).where(may_name(whole, terms, dialect))
     with writer.connection.execute(statement, execution_options={"yield_per": 1000}) as result:
         for row in result:
             texts = {

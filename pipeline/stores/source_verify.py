@@ -105,7 +105,7 @@ def _look_at_copies(writer: Writer, terms: Terms) -> Iterator[tuple[str, int]]:
     """Materialized views keep rows until they are refreshed."""
     for name in writer.graph.copies:
         row = sa.cast(sa.column(name), sa.Text())  # a table's name stands for its whole row
-        condition = may_name([row], terms, writer.graph.dialect)
+        condition = may_name(row, terms, writer.graph.dialect)
         statement = sa.select(row).select_from(sa.table(name)).where(condition)
         count = sum(terms.names_in(text) for (text,) in writer.connection.execute(statement))
         if count:

@@ -177,6 +177,12 @@ class Writer:
             "PRAGMA defer_foreign_keys = ON" if sqlite else "SET CONSTRAINTS ALL DEFERRED"
         )
 
+    def refresh_copies(self) -> None:
+        """Computes materialized views anew, since they hold rows that are gone."""
+        quoted = self.connection.dialect.identifier_preparer.quote_identifier
+        for name in self.graph.copies:
+            self.connection.exec_driver_sql(f"REFRESH MATERIALIZED VIEW {quoted(name)}")
+
     def present(self, name: str, rows: Sequence[Row]) -> int:
         """How many of the rows are still there."""
         table = self.table(name)
