@@ -152,4 +152,4 @@ class ProcessLost(LetheError):
 class ErasureRefused(LetheError):
     """The source cannot lose the person as `params.yaml` declares; nothing was changed."""
 
-    exit_code = 32
+    exit_code = 33

@@ -118,6 +118,11 @@ def read_graph(connection: sa.Connection, params: Params) -> Graph:
         dialect = connection.dialect.name
         tables = _tables(inspector, names, dialect, connection)
         edges = _edges(by_name(inspector.get_multi_foreign_keys()), params, tables)
+    if params.subject.table not in tables:
+        raise ErasureRefused(
+            f"{params.subject.table} is a view; nobody can be deleted from it. Name the table "
+            "with one row a person as subject.table."
+        )
     if dialect == "postgresql":
         _refuse_other_schemas(connection, names)
     graph = Graph(
@@ -168,7 +173,7 @@ def _telling_names(params: Params, graph: Graph) -> tuple[dict[str, set[str]], s
     subject's: its key, and its table's name in the singular before `id`, `no`, …
     """
     whole: dict[str, set[str]] = {}
-    people = [name for name, table in params.tables.items() if table.about == "person"]
+    people = [name for name in graph.tables if params.tables[name].about == "person"]
     for name in people:
         primary = graph.tables[name].primary
         if len(primary) == 1:
@@ -315,14 +320,14 @@ def _own(params: Params, edges: tuple[Edge, ...]) -> dict[str, Edge]:
     own: dict[str, Edge] = {}
     for name, table in params.tables.items():
         links = params.path(name, params.subject.table) if table.about == "person" else None
-        if links:
-            pairs = set(zip(links[0].columns, links[0].references, strict=True))
-            own[name] = next(
-                edge
-                for edge in edges
-                if (edge.child, edge.parent) == (name, links[0].table)
+        pairs = set(zip(links[0].columns, links[0].references, strict=True)) if links else set()
+        for edge in edges:  # none of a view: its rows are other tables'
+            if (
+                links
+                and (edge.child, edge.parent) == (name, links[0].table)
                 and set(zip(edge.columns, edge.references, strict=True)) == pairs
-            )
+            ):
+                own[name] = edge
     return own
 
 

@@ -65,14 +65,17 @@ class Walk:
         """
         found = self._writer.subject(self._key, also=self._also(self._graph.subject))
         self._add(found)
-        if not found:  # a killed or older deletion may have left rows that name the key
-            self._walk_from_key()
+        self._walk_on()
+        self._walk_from_key()
+        self._walk_on()
+        return self
+
+    def _walk_on(self) -> None:
         while self._owned or self._others:
             if self._owned:
                 self._walk_own(self._owned.popleft())
             else:
                 self._walk_other(*self._others.popleft())
-        return self
 
     def has(self, row: Row) -> bool:
         return row.identity in self.mine.get(row.table, {}) or row.identity in self.doomed.get(
@@ -104,13 +107,15 @@ class Walk:
         return (*([by] if by else []), *named)
 
     def _walk_from_key(self) -> None:
-        for edge in self._graph.into[self._graph.subject]:
+        """Rows that name the key but lead to no row: left by a deletion without foreign keys."""
+        goes = not self.subject_rows or any(map(self.goes, self.subject_rows))
+        for edge in self._graph.edges:
             for own, other in zip(edge.columns, edge.references, strict=True):
-                if other == self._graph.key:
+                if (edge.parent, other) in self._graph.carrying:
                     rows = self._writer.holding(
                         edge.child, own, self._key, also=self._also(edge.child)
                     )
-                    self._take(edge, rows, goes=True)
+                    self._take(edge, rows, goes=goes)
 
     def _add(self, rows: Iterable[Row]) -> None:
         new = [row for row in rows if not self.has(row)]

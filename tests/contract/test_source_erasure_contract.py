@@ -232,6 +232,50 @@ def test_a_shell_takes_its_whole_family_of_composite_keys_along(make: Make) -> N
     assert verify_source(params, found).result == "nothing found"
 
 
+def test_a_shell_takes_the_databases_own_number_where_it_must(
+    postgres_urls: Callable[[], str],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parish = Parish.build(postgres_urls(), schema=SCHEMA | {"bills": BILLS_BOUND})
+    parish.run(
+        "ALTER TABLE people ALTER person_id ADD GENERATED ALWAYS AS IDENTITY (START WITH 900)"
+    )
+    shell = {"action": "anonymize", "columns": ["name", "email", "phone", "address_id"]}
+    params = declare(parish.url, tables__people__erase=shell)
+    found = traces(params, "1")
+    assert erase_from_source(params, found, now=NOW).result == "erased"
+    assert [row[0] for row in parish.rows("people")] == [2, 3, 4, 900]
+    assert (900, "erased", None, None, None, None) in parish.rows("people")
+    assert (1, 900, 1, "erased", 500, "2020-03-01") in parish.rows("bills")
+    assert verify_source(params, found).result == "nothing found"
+
+
+def test_rows_that_name_the_key_and_lead_nowhere_go_too(make: Make) -> None:
+    """Without a foreign key a finding can outlive its visit."""
+    loose = "finding INTEGER PRIMARY KEY, person_id INTEGER, visit INTEGER, remark TEXT"
+    rows = {"findings": [(1, 1, 1, "a"), (2, 1, 99, "of no visit"), (3, 2, 1, "b")]}
+    parish = make(findings=loose, rows=rows)
+    params = declare(parish.url)
+    found = traces(params, "1")
+    erase_from_source(params, found, now=NOW)
+    assert parish.rows("findings") == [(3, 2, 1, "b")]
+    assert verify_source(params, found).result == "nothing found"
+
+
+def test_a_declared_view_is_another_tables_rows(make: Make) -> None:
+    parish = make()
+    parish.run("CREATE VIEW called AS SELECT person_id, phone FROM people")
+    view = {
+        "links": {"person_id": "people.person_id"},
+        "erase": {"action": "delete"},
+        "columns": {"person_id": {"role": "link"}},
+        "unused": ["phone"],
+    }
+    assert erase(declare(parish.url, tables__called=view)).result == "erased"
+
+
 def test_the_law_can_keep_the_person_too(make: Make) -> None:
     parish = make(bills=BILLS_BOUND)
     keep = {"action": "retain", "basis": "Art. 17(3)(e): a claim", "days": 90, "columns": ["phone"]}
