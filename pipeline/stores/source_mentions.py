@@ -137,8 +137,9 @@ def may_name(whole: sa.ColumnElement[str], terms: Terms, dialect: str) -> sa.Col
     """The condition for texts that may name the person."""
     if dialect == "sqlite":
         return sa.or_(*(whole.like(like, escape=_ESCAPE) for like in terms.likes))
-    # An array, so that the text is put together once for all of them.
-    return whole.ilike(sa.any_(sa.cast(list(terms.likes), postgresql.ARRAY(sa.Text))))
+    # An array, so that the text is put together and lowered once for all of them.
+    likes = [like.lower() for like in terms.likes]
+    return sa.func.lower(whole).like(sa.any_(sa.cast(likes, postgresql.ARRAY(sa.Text))))
 
 
 def together(columns: Sequence[sa.ColumnElement[str]], dialect: str) -> sa.ColumnElement[str]:
