@@ -1,6 +1,6 @@
 """`make bench`: one table; ratios are taken within one run, in alternation.
 
-`make bench ONLY=step` measures a part: step, memory, accounting, vault, mnist, road;
+`make bench ONLY=step` measures a part: step, memory, accounting, vault, source, mnist, road;
 several with commas between. On a machine with a CUDA device, step and memory are
 measured there as well.
 
@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import accounting, memory, mnist, road, step, vault
+from benchmarks import accounting, memory, mnist, road, source, step, vault
 from benchmarks.timing import Row
 
 DATA = Path(os.environ.get("LETHE_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -44,6 +44,7 @@ PARTS: Mapping[str, Callable[[], list[Row]]] = {
     "accounting": accounting.measure,
     "vault": vault.measure,
     "mnist": lambda: _with(DATA / "mnist", mnist.measure, "accuracy on MNIST"),
+    "source": source.measure,
     "road": lambda: _with(
         DATA / "diabetes130" / "diabetic_data.csv.gz", road.measure, "the road on real records"
     ),

@@ -99,7 +99,12 @@ class Generalization:
 
 @dataclass(frozen=True, kw_only=True, config=_CLOSED)
 class Column:
-    """One column: what it is, what may be in it, and why it is needed."""
+    """One column: what it is, what may be in it, and why it is needed.
+
+    `mentions`, of texts and identifiers: what an erasure does where somebody else's row names
+    the person; `redact` takes the words out, `report` (of texts the default) leaves it to a
+    human.
+    """
 
     role: Role
     type: ColumnType = "text"
@@ -113,6 +118,7 @@ class Column:
     scrub: Literal["refuse", "presidio"] = "refuse"
     buckets: int = Field(default=32, ge=2, le=65536)
     names_people: bool = False
+    mentions: Literal["redact", "report"] | None = None
 
     @property
     def taken(self) -> bool:
@@ -154,6 +160,8 @@ class Column:
     def _possible(self) -> "Column":
         if self.role not in ("unused", "link", "consent") and not (self.why or "").strip():
             raise ValueError(f"role {self.role} needs `why`: what the column is needed for")
+        if self.mentions is not None and self.role not in ("text", "identifier"):
+            raise ValueError(f"mentions belongs to role text or identifier, not {self.role}")
         if self.bounds is not None and not (
             self.bounds[0] < self.bounds[1] and all(map(math.isfinite, self.bounds))
         ):
@@ -216,12 +224,25 @@ class Retention:
 
 @dataclass(frozen=True, kw_only=True, config=_CLOSED)
 class Erase:
-    """What an erasure does to this table's rows about the person."""
+    """What an erasure does to this table's rows about the person.
+
+    `columns` are blanked in rows that are anonymized or retained: null, or where the database
+    allows none, `replace`'s value, or for text the word `erased`. Links to rows that go are
+    cut by themselves.
+    `days` after `by` (a timestamp column; without one, after the erasure) a retained row's
+    legal basis ends: what is older is deleted like everything else.
+    `shared`: what happens to a row that is about somebody else and points at the person too
+    (`unlink` nulls the link). Without it a link that can be null is nulled, a row of nothing
+    but links is deleted, and any other stops the erasure.
+    """
 
     action: Literal["delete", "anonymize", "retain"]
     columns: tuple[str, ...] = ()
+    replace: dict[str, str | int | float | bool] = Field(default_factory=dict)
     basis: str | None = None
     days: int | None = Field(default=None, ge=1)
+    by: str | None = None
+    shared: Literal["delete", "unlink"] | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> "Erase":
@@ -229,6 +250,11 @@ class Erase:
             raise ValueError("erase: anonymize needs the columns to blank")
         if self.action == "retain" and not (self.basis and self.days):
             raise ValueError("erase: retain needs its legal basis (Art. 17(3)) and days")
+        if self.action == "delete" and self.columns:
+            raise ValueError("erase: delete takes whole rows; columns is for anonymize and retain")
+        stray = sorted(set(self.replace) - set(self.columns))
+        if stray:
+            raise ValueError(f"erase: replace names {stray}, which columns does not")
         return self
 
 
@@ -236,13 +262,17 @@ class Erase:
 class Table:
     """One table of the source.
 
+    `about`: `person` if its rows are about the person that their links lead to; `shared` if
+    people's rows point at them (an address of two): one goes with the last that does.
     `links` maps own columns to another table's: `{patient_id: patients.patient_id}`;
     a composite key is written with commas: `{"a, b": "t.a, t.b"}`.
+    `not_links` names columns that look like a link to a person and are none.
     """
 
     columns: dict[str, Column]
-    about: Literal["person", "nobody"] = "person"
+    about: Literal["person", "nobody", "shared"] = "person"
     links: dict[str, str] = Field(default_factory=dict)
+    not_links: tuple[str, ...] = ()
     retention: Retention | None = None
     erase: Erase | None = None
     unused: tuple[str, ...] = ()
@@ -282,7 +312,15 @@ class Table:
             for column in link.columns:
                 if column not in self.columns:
                     raise ValueError(f"link column {column!r} is not declared in this table")
-        for column in self.erase.columns if self.erase else ():
+        erase = self.erase
+        for column in (*erase.columns, *filter(None, [erase.by])) if erase else ():
             if column not in self.declared:
                 raise ValueError(f"erase names column {column!r}, which is not declared")
+        if erase is not None and erase.by is not None:
+            by = self.columns.get(erase.by)
+            if by is None or by.role != "timestamp":
+                raise ValueError(f"erase.by={erase.by!r} must be a column with role timestamp")
+        for column in self.not_links:
+            if column not in self.declared:
+                raise ValueError(f"not_links names column {column!r}, which is not declared")
         return self

@@ -147,3 +147,9 @@ class ProcessLost(LetheError):
     """A process of a training over several ended, or does not answer."""
 
     exit_code = 38
+
+
+class ErasureRefused(LetheError):
+    """The source cannot lose the person as `params.yaml` declares; nothing was changed."""
+
+    exit_code = 33

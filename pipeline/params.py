@@ -329,7 +329,7 @@ def _check_tables(params: Params) -> None:
                 f"tables.{name}: no chain of links leads to {params.subject.table!r}; declare its "
                 "link, or about: nobody"
             )
-        if table.about == "person" and table.erase is None:
+        if table.about != "nobody" and table.erase is None:
             raise ValueError(f"tables.{name}: say what an erasure does to it (erase: …)")
         for column_name, declared in table.columns.items():
             at = declared.generalize.age_at if declared.generalize else None

@@ -66,6 +66,7 @@ INVOICES = NewTable(
         "patient_id": "patients.patient_id",
         "encounter_id": "encounters.encounter_id",
     },
+    loose=("patient_id", "encounter_id"),  # an invoice outlives the patient's file
 )
 CONSENTS = NewTable(
     name="consents",

@@ -36,13 +36,17 @@ _TYPES: Mapping[SqlType, type[sa.types.TypeEngine[Any]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class NewTable:
-    """A table to make: `references` maps own columns to `table.column`; each is indexed."""
+    """A table to make: `references` maps own columns to `table.column`; each is indexed.
+
+    `loose` names references that may be null: of rows that outlive what they point at.
+    """
 
     name: str
     key: str
     columns: Mapping[str, SqlType]
     references: Mapping[str, str] = field(default_factory=dict)
     indexes: tuple[str, ...] = ()
+    loose: tuple[str, ...] = ()
 
 
 class ClinicWriter:
@@ -215,7 +219,7 @@ def _define(table: NewTable, metadata: sa.MetaData) -> None:
                 *([sa.ForeignKey(target)] if target else []),
                 primary_key=name == table.key,
                 autoincrement=False,
-                nullable=name != table.key and target is None,
+                nullable=name != table.key and (target is None or name in table.loose),
             )
         )
     parts += [

@@ -1,10 +1,12 @@
 """What a source has, reflected, and whether it is what the declarations say."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine.reflection import ObjectKind
 
 from pipeline.declarations import Column, Link
 from pipeline.errors import SchemaMismatch
@@ -29,38 +31,41 @@ class TableInfo:
 def reflect(connection: sa.Connection) -> dict[str, TableInfo]:
     """Every table and view of the default schema; reads the catalogue, no row."""
     inspector = sa.inspect(connection)
+    columns = by_name(inspector.get_multi_columns(kind=ObjectKind.ANY))
+    primary = by_name(inspector.get_multi_pk_constraint())
+    unique = by_name(inspector.get_multi_unique_constraints())
+    indexes = by_name(inspector.get_multi_indexes())
+    foreign = by_name(inspector.get_multi_foreign_keys())
     found: dict[str, TableInfo] = {}
     for view, names in ((False, inspector.get_table_names()), (True, inspector.get_view_names())):
         for name in names:
-            primary = () if view else inspector.get_pk_constraint(name)["constrained_columns"]
-            unique = [frozenset(primary)] if primary else []
-            links = []
-            if not view:
-                unique += [
-                    frozenset(each["column_names"])
-                    for each in inspector.get_unique_constraints(name)
-                ]
-                unique += [
-                    frozenset(column for column in each["column_names"] if column)
-                    for each in inspector.get_indexes(name)
-                    if each["unique"] and not each.get("dialect_options")
-                ]
-                links = [
+            key = () if view else tuple(primary[name]["constrained_columns"])
+            kept_unique = [frozenset(key)] if key else []
+            kept_unique += [frozenset(each["column_names"]) for each in unique.get(name, ())]
+            kept_unique += [
+                frozenset(column for column in each["column_names"] if column)
+                for each in indexes.get(name, ())
+                if each["unique"] and not each.get("dialect_options") and not view
+            ]
+            found[name] = TableInfo(
+                columns=tuple(column["name"] for column in columns[name]),
+                primary_key=key,
+                unique=tuple(kept_unique),
+                foreign_keys=tuple(
                     Link(
                         columns=tuple(each["constrained_columns"]),
                         table=each["referred_table"],
                         references=tuple(each["referred_columns"]),
                     )
-                    for each in inspector.get_foreign_keys(name)
-                ]
-            found[name] = TableInfo(
-                columns=tuple(column["name"] for column in inspector.get_columns(name)),
-                primary_key=tuple(primary),
-                unique=tuple(unique),
-                foreign_keys=tuple(links),
+                    for each in foreign.get(name, ())
+                ),
                 view=view,
             )
     return found
+
+
+def by_name(found: Mapping[Any, Any]) -> dict[str, Any]:
+    return {name: facts for (_, name), facts in found.items()}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -68,6 +68,30 @@ def test_declarations_cannot_be_changed_after_they_were_checked() -> None:
         (lambda r: _columns(r)["insulin"].update(role="label"), "exactly one column"),
         (lambda r: r["tables"]["invoices"].pop("links"), "no chain of links leads to 'patients'"),
         (lambda r: r["tables"]["invoices"].pop("erase"), "say what an erasure does"),
+        (
+            lambda r: r["tables"]["notes"].update(about="shared", erase=None),
+            "say what an erasure does",
+        ),
+        (
+            lambda r: r["tables"]["invoices"]["erase"].update(replace={"amount_cents": 0}),
+            "replace names ['amount_cents'], which columns does not",
+        ),
+        (
+            lambda r: r["tables"]["invoices"]["erase"].update(by="amount_cents"),
+            "erase.by='amount_cents' must be a column with role timestamp",
+        ),
+        (
+            lambda r: r["tables"]["notes"]["erase"].update(columns=["text"]),
+            "columns is for anonymize and retain",
+        ),
+        (
+            lambda r: r["tables"]["notes"].update(not_links=["patientid"]),
+            "not_links names column 'patientid'",
+        ),
+        (
+            lambda r: _columns(r)["insulin"].update(mentions="redact"),
+            "mentions belongs to role text or identifier, not feature",
+        ),
         (lambda r: r["tables"]["invoices"]["erase"].pop("basis"), "legal basis"),
         (
             lambda r: r["tables"]["notes"]["links"].update(encounter_id="encounter.encounter_id"),

@@ -1,0 +1,137 @@
+"""Overwrites the space of deleted rows, and remembers across a crash that it must be done.
+
+Until then a deleted row's bytes are still in the database's files. SQLite's file is rebuilt
+without them; PostgreSQL's dead rows are vacuumed, and its log and backups are its own.
+"""
+
+import hashlib
+import secrets
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipeline.errors import Busy, SourceUnavailable
+from pipeline.params import Params
+from pipeline.records import Outcome
+from pipeline.stores.source_writer import source_engine, writing_errors
+from pipeline.workspace import STATE, read_json, write_json
+
+MARKS = STATE / "source-erasures.json"
+REMAINS = (
+    "PostgreSQL: dead rows were vacuumed; its write-ahead log, replicas and backups keep them "
+    "until they are recycled by their own schedule."
+)
+
+
+class Marks:
+    """What was deleted but not overwritten yet, and what was done for whom but not verified.
+
+    So a call after a crash says what the killed one did. A person is a salted scrypt hash
+    here, and gone when `verify_source` has seen that nothing is left.
+    """
+
+    def __init__(self, path: Path = MARKS) -> None:
+        self._path = path
+        self._content: dict[str, Any] = (
+            read_json(path)
+            if path.exists()
+            else {"salt": secrets.token_hex(16), "tables": [], "outcomes": {}}
+        )
+
+    @property
+    def tables(self) -> list[str]:
+        """Tables with deleted rows whose space is not overwritten."""
+        return list(self._content["tables"])
+
+    def done(self, key: str) -> Outcome | None:
+        """What an earlier call did for the person and nobody verified."""
+        if not self._content["outcomes"]:
+            return None
+        found = self._content["outcomes"].get(self._digest(key))
+        if found is None:
+            return None
+        return Outcome(**found | {name: tuple(found[name]) for name in ("places", "retained")})
+
+    def add(self, key: str, outcome: Outcome, tables: list[str]) -> None:
+        """Before the transaction ends: what will then have been done."""
+        self._content["outcomes"][self._digest(key)] = outcome.to_data()
+        self.wait(tables)
+
+    def wait(self, tables: list[str]) -> None:
+        """More that is to be overwritten."""
+        self._content["tables"] = sorted({*self.tables, *tables})
+        self._write()
+
+    def overwritten(self) -> None:
+        self._content["tables"] = []
+        self._write()
+
+    def verified(self, key: str) -> None:
+        done = self._content["outcomes"]
+        if done and done.pop(self._digest(key), None) is not None:
+            self._write()
+
+    def _digest(self, key: str) -> str:
+        salt = bytes.fromhex(self._content["salt"])
+        return hashlib.scrypt(key.encode(), salt=salt, n=2**12, r=8, p=1, dklen=16).hex()
+
+    def _write(self) -> None:
+        if self.tables or self._content["outcomes"]:
+            write_json(self._path, self._content)
+        else:
+            self._path.unlink(missing_ok=True)
+
+
+def compact_source(params: Params, *, marks: Marks | None = None) -> str | None:
+    """Overwrites the space of what was deleted, if anything waits for it.
+
+    Returns:
+        What remains where nobody can reach it from here, to be said; None for nothing.
+    Raises:
+        Busy, SourceUnavailable, DiskFull: it still waits; call again.
+    """
+    marks = marks or Marks()
+    if not marks.tables:
+        return None
+    engine = source_engine(params, writing=True)
+    try:
+        with writing_errors(), engine.connect() as connection:
+            said = None
+            if connection.dialect.name == "sqlite":
+                _rebuild(connection)
+            else:
+                said = _vacuum(connection, marks.tables)
+    finally:
+        engine.dispose()
+    marks.overwritten()
+    return said
+
+
+def _rebuild(connection: sa.Connection) -> None:
+    """Pages that a split left behind hold old rows that `secure_delete` never sees."""
+    raw: Any = connection.connection.driver_connection
+    wal = raw.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    raw.execute("VACUUM")
+    if wal and raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+        raise Busy(
+            "A reader of the source keeps its log from being emptied, so deleted rows are still "
+            "in it. Close it; the next call goes on."
+        )
+
+
+def _vacuum(connection: sa.Connection, tables: list[str]) -> str:
+    raw: Any = connection.connection.driver_connection
+    raw.rollback()
+    raw.autocommit = True
+    quoted = connection.dialect.identifier_preparer.quote_identifier
+    notices: list[str] = []
+    raw.add_notice_handler(lambda notice: notices.append(notice.sqlstate or ""))
+    for table in tables:
+        raw.execute(f"VACUUM {quoted(table)}")
+    if "01000" in notices:  # a warning, not an error: skipped for want of the right
+        raise SourceUnavailable(
+            f"Deleted rows of {', '.join(tables)} still lie in the database's files: the role may "
+            "not vacuum. Grant it MAINTAIN (or ownership); the next call goes on."
+        )
+    return REMAINS
