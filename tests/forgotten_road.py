@@ -6,14 +6,16 @@ are in shard 0, odd ones in shard 1.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from pyroaring import BitMap
 from ruamel.yaml import YAML
 
-from pipeline import workspace
+from pipeline.records import Outcome
 from pipeline.stores.history import History
 
 PROJECT = Path(__file__).parents[1]
@@ -169,4 +171,36 @@ def versions(root: Path) -> None:
     dvc(root, "push", "--run-cache", "--all-commits", "--quiet")
 
 
-SHARDS, MANIFEST = workspace.SHARDS, workspace.MANIFEST
+@pytest.fixture(scope="session")
+def past_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A road of three versions on two branches, pushed: a walk takes seconds, a copy none."""
+    root = make_road(tmp_path_factory.mktemp("template") / "road")
+    versions(root)
+    return root
+
+
+@pytest.fixture
+def past(past_template: Path, tmp_path: Path) -> Path:
+    """A road with a past of its own: three versions on two branches, and a remote."""
+    root = tmp_path / "road"
+    shutil.copytree(past_template, root, symlinks=True)
+    return root
+
+
+def forget_source(root: Path) -> None:
+    """The source is another store's; here it must not be what keeps a person."""
+    (root / "source").unlink()
+
+
+def files(root: Path) -> dict[str, bytes]:
+    """Every file but those that say who holds the workspace."""
+    held = (".dvc/tmp/", ".lethe/train.lock", ".lethe/locks.json", ".git/index")
+    return {
+        name: path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and not (name := path.relative_to(root).as_posix()).startswith(held)
+    }
+
+
+def results(outcomes: list[Outcome]) -> dict[str, str]:
+    return {each.store: each.result for each in outcomes}

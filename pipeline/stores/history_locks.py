@@ -175,6 +175,26 @@ def _contents(root: Path, blobs: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         at = end + 1 + size + 1
 
 
+def git_objects(root: Path) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of every object in git's store, whether anything leads to it or not."""
+    try:
+        process = subprocess.Popen(
+            ["git", "cat-file", "--batch", "--batch-all-objects"],
+            cwd=root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
+        )
+    except FileNotFoundError:
+        return
+    with process:
+        stream = process.stdout
+        while stream is not None and (header := stream.readline().split()):
+            content = stream.read(int(header[2]))
+            stream.read(1)
+            yield header[0].decode(), content
+
+
 def worktrees(root: Path) -> list[Path]:
     """The folders, in every worktree, that stand where `root` does in its own; root first.
 

@@ -18,6 +18,7 @@ from pipeline.errors import StoreUnavailable
 
 _KEY = re.compile(r"(?:files/md5/)?([0-9a-f]{2})/([0-9a-f]{30}(?:\.dir)?)$")
 _RUNS = "runs/"
+_STAGED = ".lethe-"  # begins the name of what is being written
 _SECONDS = 60  # what a server may take to answer, unless the remote's own settings say otherwise
 
 
@@ -34,6 +35,11 @@ class Object:
         """Its hash (a folder's ends in `.dir`); None for what is not content by hash."""
         found = _KEY.fullmatch(self.key)
         return found[1] + found[2] if found else None
+
+    @property
+    def is_half_written(self) -> bool:
+        """Whether a purge that was cut left it."""
+        return self.key.rpartition("/")[2].startswith(_STAGED)
 
     @property
     def is_run(self) -> bool:
@@ -86,7 +92,7 @@ class FolderObjects:
         target = self.base / key
         with _told(self.name):
             target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=target.parent)
+            descriptor, name = tempfile.mkstemp(prefix=_STAGED, dir=target.parent)
             staged = Path(name)
             try:
                 with os.fdopen(descriptor, "wb") as file:

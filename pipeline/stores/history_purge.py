@@ -13,13 +13,14 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
+import psutil
 from pyroaring import BitMap
 
 from pipeline import workspace
 from pipeline.errors import Busy, StoreUnavailable
 from pipeline.records import Outcome
 from pipeline.stores.history_content import without
-from pipeline.stores.history_locks import committed_locks, worktrees
+from pipeline.stores.history_locks import INDEX, committed_locks, worktrees
 from pipeline.stores.history_objects import (
     FolderObjects,
     Object,
@@ -29,13 +30,12 @@ from pipeline.stores.history_objects import (
     open_remote,
     remote_names,
 )
-from pipeline.stores.history_survey import Shelf, survey
+from pipeline.stores.history_survey import Shelf, md5_of, survey
 from pipeline.stores.history_worktree import (
     EMPTIED,
     Replacement,
     Worktree,
     folder_object,
-    md5_of,
 )
 
 JOURNAL = workspace.STATE / "purge.json"
@@ -106,10 +106,12 @@ class _Purge:
         self.written: dict[str, bytes] = {}
 
     def run(self) -> list[Outcome]:
+        self._remove_half_written()
         self._plan()
-        _write_journal(self.root, self.replaced, self.found.gone)
+        _write_journal(self.root, self.replaced, self.found.gone, written=False)
         for shelf in self.found.shelves:
             self._write_new(shelf)
+        _write_journal(self.root, self.replaced, self.found.gone, written=True)
         outcomes = [self._rewrite(place) for place in self.places]
         outcomes.append(self._clear_temporary())
         self._remove_all()
@@ -119,8 +121,19 @@ class _Purge:
             (self.root / JOURNAL).unlink(missing_ok=True)
         return outcomes
 
+    def _remove_half_written(self) -> None:
+        for path in (self.root / INDEX, self.root / JOURNAL):
+            for staged in path.parent.glob(f".{path.name}.*.tmp"):
+                if not psutil.pid_exists(int(staged.name.split(".")[-2])):
+                    staged.unlink(missing_ok=True)
+
     def _plan(self) -> None:
         """What each output in use becomes; made from the stores' own bytes."""
+        for old, new in list(self.replaced.items()):  # of a purge that was cut
+            if not any(shelf.having(new.md5) for shelf in self.found.shelves):
+                del self.replaced[old]
+            elif self.found.touched(new.md5):
+                self._replace(new.md5)
         for stages in self.locks.values():
             for made in stages:
                 if made.out(workspace.MODEL) in self.found.models:
@@ -263,12 +276,17 @@ class _Purge:
 
     def _outcomes(self, shelf: Shelf) -> Iterable[Outcome]:
         name = shelf.store.name
+        damaged = [
+            each.key
+            for each in shelf.unreadable
+            if (each.md5 or each.key) not in shelf.removed  # by its name, which others bear out
+        ]
         runs = [each for each in shelf.removed if each.startswith("runs/")]
         rest = [each for each in shelf.removed if not each.startswith("runs/")]
         if name.startswith("remote "):
-            return [_outcome(name, shelf.removed, shelf.unreadable, shelf.failed)]
+            return [_outcome(name, shelf.removed, damaged, shelf.failed)]
         return [
-            _outcome(name, rest, shelf.unreadable, shelf.failed),
+            _outcome(name, rest, damaged, shelf.failed),
             _outcome(name.replace("cache", "run-cache", 1), runs, (), shelf.failed),
         ]
 
@@ -301,12 +319,20 @@ def _read_journal(root: Path) -> tuple[dict[str, Replacement], set[str]]:
         noted = workspace.read_json(root / JOURNAL)
     except FileNotFoundError:
         return {}, set()
+    if not noted["written"]:
+        return {}, set()  # nothing turned to the new yet, and nothing went
     replaced = {old: Replacement(**new) for old, new in noted["replaced"].items()}
     return replaced, set(noted["gone"])
 
 
-def _write_journal(root: Path, replaced: dict[str, Replacement], gone: set[str]) -> None:
+def _write_journal(
+    root: Path, replaced: dict[str, Replacement], gone: set[str], *, written: bool
+) -> None:
     if not replaced and not gone:
         return
-    noted = {"replaced": {old: asdict(new) for old, new in replaced.items()}, "gone": sorted(gone)}
+    noted = {
+        "replaced": {old: asdict(new) for old, new in replaced.items()},
+        "gone": sorted(gone),
+        "written": written,
+    }
     workspace.write_whole(root / JOURNAL, json.dumps(noted).encode(), private=True)

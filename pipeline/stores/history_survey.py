@@ -5,6 +5,7 @@ names a held file, a model whose manifest was held, its files, and every run-cac
 names any of these. What a remaining folder or lock still names stays.
 """
 
+import hashlib
 import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ class Shelf:
     objects: list[Object] = field(default_factory=list)
     runs: dict[Object, Made] = field(default_factory=dict)
     stray: list[Object] = field(default_factory=list)  # not stored by hash, yet holds somebody
-    unreadable: list[str] = field(default_factory=list)
+    unreadable: list[Object] = field(default_factory=list)
     failed: str | None = None
     removed: list[str] = field(default_factory=list)
 
@@ -52,7 +53,9 @@ class Survey:
         """An object's bytes from wherever they are."""
         for shelf in self.shelves:
             for stored in shelf.having(md5):
-                return shelf.store.read(stored)
+                content = shelf.store.read(stored)
+                if md5_of(content) == md5.removesuffix(".dir"):  # else it is damaged there
+                    return content
         return None
 
     def touched(self, md5: str) -> bool:
@@ -134,24 +137,27 @@ def _look(
         md5 = stored.md5
         if stored.marker or (md5 in verdicts or md5 in folders):
             continue
+        if stored.is_half_written:
+            shelf.stray.append(stored)
+            continue
         if stored.is_run:
             try:
                 shelf.runs[stored] = parse_run(shelf.store.read(stored))
             except LetheError as error:
-                if isinstance(error):
+                if isinstance(error, StoreUnavailable):
                     raise
-                shelf.unreadable.append(stored.key)
+                shelf.unreadable.append(stored)
         elif md5 is not None and md5.endswith(".dir"):
             entries = _entries(shelf.store.read(stored))
             if entries is None:
-                shelf.unreadable.append(stored.key)
+                shelf.unreadable.append(stored)
             else:
                 folders[md5] = entries
         else:
             try:
                 held = holds(_source(shelf.store, stored), tokens)
             except Unreadable:
-                shelf.unreadable.append(stored.key)
+                shelf.unreadable.append(stored)
                 continue
             if md5 is not None:
                 verdicts[md5] = held
@@ -171,6 +177,10 @@ def _entries(content: bytes) -> Entries | None:
         return None
     sound = isinstance(entries, list) and all(isinstance(each, dict) for each in entries)
     return entries if sound else None
+
+
+def md5_of(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 class _Closed:

@@ -5,7 +5,6 @@ or in another worktree, keeps its own bytes.
 """
 
 import fcntl
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from pyroaring import BitMap
 
 from pipeline import workspace
 from pipeline.errors import Busy, LetheError
 from pipeline.stores.history_content import Unreadable, holds, without
 from pipeline.stores.history_locks import LOCK, Made, parse_lock
-from pipeline.stores.history_survey import Entries
+from pipeline.stores.history_survey import Entries, md5_of
 
 STAGING = workspace.STATE / "staging"  # what train keeps until it is published
 _TRAIN_LOCK = workspace.STATE / "train.lock"
@@ -90,6 +90,9 @@ class Worktree:
         it still serves: `dvc pull` finds what the lock names, and `dvc repro` trains anew.
         """
         changed: list[str] = []
+        for folder in (workspace.SHARDS, workspace.SUBJECTS.parent, Path()):
+            for half_written in (self.root / folder).glob(".*.tmp"):  # by a purge that was cut
+                half_written.unlink()
         stages = self.lock()
         keeps = any(made.out(workspace.MODEL) in serving for made in stages)
         held = self.held(tokens)
@@ -106,8 +109,12 @@ class Worktree:
                 if path.exists():
                     changed.append(path.relative_to(self.root).as_posix())
             # The lock, then the manifest, tell that the model must go: they outlive it.
-            shutil.rmtree(self.root / workspace.MODEL, ignore_errors=True)
-            (self.root / workspace.MODEL).mkdir()
+            model = self.root / workspace.MODEL
+            if model.is_symlink():
+                model.unlink()
+            elif model.exists():
+                shutil.rmtree(model)
+            model.mkdir()
             workspace.write_whole(manifest, _NOBODY)
         if self._tell(replaced, gone, models):
             changed.append(LOCK.as_posix())
@@ -188,10 +195,6 @@ def folder_object(entries: Entries) -> tuple[str, bytes]:
     return f"{md5_of(content)}.dir", content
 
 
-def md5_of(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
 def _is(out: Mapping[str, Any], path: Path) -> bool:
     return out.get("path") == path.as_posix()
 
@@ -238,8 +241,6 @@ def _flock(path: Path) -> Iterator[None]:
 
 def _running(root: Path) -> bool:
     """Whether DVC runs a stage: meanwhile it lets go of its lock, but notes who reads what."""
-    import psutil
-
     try:
         noted: dict[str, Any] = json.loads((root / _DVC_TEMPORARY / "rwlock").read_text())
     except (OSError, ValueError):
