@@ -147,12 +147,20 @@ class BucketObjects:
             return list(self._versions() if self._versioned() else self._latest())
 
     def read(self, stored: Object) -> bytes:
+        from fsspec.asyn import sync
+
         version = {"VersionId": stored.version} if stored.version else {}
+        key = f"{self._prefix}{stored.key}"
+
+        async def get() -> bytes:
+            # s3fs reads versions only of a file system that was opened for them.
+            answer = await self._fs._call_s3("get_object", Bucket=self._bucket, Key=key, **version)
+            async with answer["Body"] as body:
+                content: bytes = await body.read()
+            return content
+
         with _told(self.name):
-            content: bytes = self._fs.cat_file(
-                f"{self._bucket}/{self._prefix}{stored.key}",
-                **({"version_id": stored.version} if version else {}),
-            )
+            content: bytes = sync(self._fs.loop, get)
             return content
 
     def write(self, key: str, content: bytes) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import sqlalchemy as sa
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -247,12 +248,30 @@ def _collect(registry: Registry, stone: Tombstone) -> str | None:
             _ignoring_absent(store._hard_delete_logged_model, model)
         for run in stone.runs:
             _ignoring_absent(store._hard_delete_run, run)
-        if store.engine.dialect.name == "sqlite":  # else deleted rows stay in free pages
-            with store.engine.connect().execution_options(
-                isolation_level="AUTOCOMMIT"
-            ) as connection:
-                connection.exec_driver_sql("VACUUM")
+        _remove_rest(store.engine, stone)
     return None
+
+
+def _remove_rest(engine: sa.Engine, stone: Tombstone) -> None:
+    """What even the collector leaves: links of runs to models, and where a version's files lay."""
+    metadata = sa.MetaData()
+    metadata.reflect(engine, only=["inputs", "input_tags", "model_versions"])
+    inputs, tags = metadata.tables["inputs"], metadata.tables["input_tags"]
+    versions = metadata.tables["model_versions"]
+    ids = [*stone.runs, *stone.logged_models]
+    links = inputs.c.source_id.in_(ids) | inputs.c.destination_id.in_(ids)
+    with engine.begin() as connection:
+        linked = sa.select(inputs.c.input_uuid).where(links)
+        connection.execute(tags.delete().where(tags.c.input_uuid.in_(linked)))
+        connection.execute(inputs.delete().where(links))
+        connection.execute(
+            versions.update()
+            .where(versions.c.name == stone.model, versions.c.version == stone.version)
+            .values(storage_location=None)
+        )
+    if engine.dialect.name == "sqlite":  # else deleted rows stay in free pages
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM")
 
 
 def _ignoring_absent(delete: Any, name: str) -> None:
