@@ -75,6 +75,9 @@ class Manifest:
             except ValueError as error:  # an empty file cannot be mapped
                 raise NotAManifest(str(error)) from None
 
+    def __bool__(self) -> bool:
+        return True  # an empty manifest is one too
+
     def __contains__(self, token: int) -> bool:
         high, low = token >> 16, token & 0xFFFF
         place = _first(self._count, high, lambda i: self._u16(self._described + 4 * i))

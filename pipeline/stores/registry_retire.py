@@ -105,6 +105,14 @@ def tombstone(registry: Registry, model: str, version: int) -> Tombstone | None:
     return next((each for each in tombstones(registry, model) if each.version == version), None)
 
 
+def retired_version(registry: Registry, model: str, version: str) -> Version | None:
+    """A version that is gone, as far as it still answers: its facts, and its status."""
+    stone = tombstone(registry, model, int(version)) if version.isdigit() else None
+    if stone is None:
+        return None
+    return Version(model, stone.version, stone.status, (), stone.facts, run="", logged_model="")
+
+
 def tombstones(registry: Registry, model: str) -> list[Tombstone]:
     """Every version of a model that is gone, by number."""
     with quiet():
