@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import accounting, memory, road, step, vault
+from benchmarks import accounting, forgetting, memory, road, step, vault
 from benchmarks.timing import Row
 
 DATA = Path(os.environ.get("LETHE_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -43,6 +43,7 @@ PARTS: Mapping[str, Callable[[], list[Row]]] = {
     "memory": lambda: _on_devices(memory.measure),
     "accounting": accounting.measure,
     "vault": vault.measure,
+    "forgetting": forgetting.measure,
     # The place of "mnist": it takes the folder DATA / "mnist".
     "road": lambda: _with(
         DATA / "diabetes130" / "diabetic_data.csv.gz", road.measure, "the road on real records"

@@ -160,15 +160,17 @@ def versions(root: Path) -> None:
     people(root, ADA, BO, CLEO)
     walk(root)
     commit(root, "First")
+    dvc(root, "push", "--run-cache", "--quiet")
     git(root, "switch", "--quiet", "--create", "side")
     people(root, ADA, BO, CLEO, DAN)
     walk(root)
     commit(root, "Second")
+    dvc(root, "push", "--run-cache", "--quiet")
     git(root, "switch", "--quiet", "main")
     people(root, ADA, BO, CLEO, EVE)
     walk(root)
     commit(root, "Third")
-    dvc(root, "push", "--run-cache", "--all-commits", "--quiet")
+    dvc(root, "push", "--run-cache", "--quiet")
 
 
 @pytest.fixture(scope="session")

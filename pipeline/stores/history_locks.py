@@ -7,7 +7,9 @@ even git's log is asked again.
 
 import hashlib
 import json
+import os
 import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,12 @@ LOCK = Path("dvc.lock")
 INDEX = workspace.STATE / "locks.json"
 _FORMAT = 1
 _SECONDS = 120
+_MESSAGE = "Name the shards that an erasure rewrote"
+_COMMITTER = {
+    f"GIT_{role}_{what}": value
+    for role in ("AUTHOR", "COMMITTER")
+    for what, value in (("NAME", "lethe"), ("EMAIL", "lethe@localhost"))
+}
 _LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 
@@ -212,12 +220,55 @@ def worktrees(root: Path) -> list[Path]:
     return found
 
 
-def git(root: Path, *words: str, stdin: bytes | None = None) -> bytes | None:
+def branch_locks(root: Path) -> dict[str, bytes]:
+    """The lock at the tip of each local branch that no worktree has checked out, by full name."""
+    checked_out = {
+        line.removeprefix("branch ")
+        for line in (git(root, "worktree", "list", "--porcelain") or b"").decode().splitlines()
+        if line.startswith("branch ")
+    }
+    names = (git(root, "for-each-ref", "--format=%(refname)", "refs/heads") or b"").decode()
+    found = {}
+    for name in names.split():
+        content = git(root, "cat-file", "blob", f"{name}:./{LOCK}")
+        if name not in checked_out and content is not None:
+            found[name] = content
+    return found
+
+
+def commit_lock(root: Path, branch: str, content: bytes) -> bool:
+    """Puts one commit on top of a branch that changes its lock alone; whether that was done.
+
+    No worktree, index or other file is touched; a branch that moved meanwhile is left to the
+    next time.
+    """
+    tip = (git(root, "rev-parse", f"{branch}^{{commit}}") or b"").decode().strip()
+    below = (git(root, "rev-parse", "--show-prefix") or b"").decode().strip()
+    blob = (git(root, "hash-object", "-w", "--stdin", stdin=content) or b"").decode().strip()
+    if not tip or not blob:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        alone = {"GIT_INDEX_FILE": str(Path(folder) / "index"), **_COMMITTER}
+        entry = f"100644,{blob},{below}{LOCK}"
+        git(root, "read-tree", tip, more=alone)
+        git(root, "update-index", "--add", "--cacheinfo", entry, more=alone)
+        tree = (git(root, "write-tree", more=alone) or b"").decode().strip()
+        made = git(root, "commit-tree", tree, "-p", tip, "-m", _MESSAGE, more=alone) or b""
+    commit = made.decode().strip()
+    return (
+        bool(commit) and git(root, "update-ref", branch, commit, tip, more=_COMMITTER) is not None
+    )
+
+
+def git(
+    root: Path, *words: str, stdin: bytes | None = None, more: Mapping[str, str] | None = None
+) -> bytes | None:
     """What git answers; None where there is no git, no repository or no such thing."""
     try:
         done = subprocess.run(
             ["git", *words],
             cwd=root,
+            env=os.environ | (more or {}),
             input=stdin,
             capture_output=True,
             check=False,

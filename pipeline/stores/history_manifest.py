@@ -10,7 +10,8 @@ Source: the Roaring format specification (cookies 12346 and 12347), github.com/R
 import bisect
 import mmap
 import struct
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _NO_RUNS = 12346
@@ -80,22 +81,24 @@ class Manifest:
 
     def __contains__(self, token: int) -> bool:
         high, low = token >> 16, token & 0xFFFF
-        place = _first(self._count, high, lambda i: self._u16(self._described + 4 * i))
-        if place == self._count or self._u16(self._described + 4 * place) != high:
+        described = self._words(self._described, 2 * self._count)
+        place = bisect.bisect_left(range(self._count), high, key=lambda i: described[2 * i])
+        if place == self._count or described[2 * place] != high:
             return False
         at = self._start(place)
         if self._is_run(place):
             runs = self._u16(at)
-            after = _first(runs, low + 1, lambda i: self._u16(at + 2 + 4 * i))
+            pairs = self._words(at + 2, 2 * runs)
+            after = bisect.bisect_right(range(runs), low, key=lambda i: pairs[2 * i])
             if after == 0:
                 return False
-            run = at + 2 + 4 * (after - 1)
-            return low <= self._u16(run) + self._u16(run + 2)
+            return low <= pairs[2 * after - 2] + pairs[2 * after - 1]
         card = self._card(place)
         if card > _ARRAY_AT_MOST:
             return bool(self._u16(at + 2 * (low >> 4)) >> (low & 15) & 1)
-        found = _first(card, low, lambda i: self._u16(at + 2 * i))
-        return found < card and self._u16(at + 2 * found) == low
+        values = self._words(at, card)
+        found = bisect.bisect_left(values, low)
+        return found < card and values[found] == low
 
     def any_of(self, tokens: Iterable[int]) -> bool:
         return any(token in self for token in tokens)
@@ -125,14 +128,18 @@ class Manifest:
     def _u32(self, at: int) -> int:
         return self._number(_U32, at)
 
+    def _words(self, at: int, count: int) -> Sequence[int]:
+        """Two-byte numbers as they lie; of a mapped file only the pages looked at are read."""
+        part = memoryview(self._bytes)[at : at + 2 * count]
+        if len(part) < 2 * count:
+            raise NotAManifest("it ends too early")
+        if sys.byteorder == "little":
+            return part.cast("H")
+        return struct.unpack(f"<{count}H", part)
+
     def _number(self, kind: struct.Struct, at: int) -> int:
         try:
             (value,) = kind.unpack_from(self._bytes, at)
         except struct.error:
             raise NotAManifest("it ends too early") from None
         return int(value)
-
-
-def _first(count: int, wanted: int, value: Callable[[int], int]) -> int:
-    """The first of `count` ascending values that is not below the wanted one."""
-    return bisect.bisect_left(range(count), wanted, key=value)

@@ -2,9 +2,10 @@
 
 The order is what makes a power cut harmless at any point. First the shards and manifests of
 those who remain are written, to every store that had the old ones; then each worktree and its
-lock turn to them; only then does anything go, folders before the files they name. What goes is
-noted first in `.lethe/purge.json` (hashes alone), so that a purge that was cut goes on where it
-was, and one that could not reach a remote remembers what that remote must get.
+lock turn to them, as do the tips of other branches; only then does anything go, folders before
+the files they name. What goes is noted first in `.lethe/purge.json` (hashes alone), so that a
+purge that was cut goes on where it was, and one that could not reach a remote remembers what
+that remote must get.
 """
 
 import json
@@ -20,7 +21,14 @@ from pipeline import workspace
 from pipeline.errors import Busy, StoreUnavailable
 from pipeline.records import Outcome
 from pipeline.stores.history_content import without
-from pipeline.stores.history_locks import INDEX, committed_locks, worktrees
+from pipeline.stores.history_locks import (
+    INDEX,
+    branch_locks,
+    commit_lock,
+    committed_locks,
+    parse_lock,
+    worktrees,
+)
 from pipeline.stores.history_objects import (
     FolderObjects,
     Object,
@@ -36,6 +44,7 @@ from pipeline.stores.history_worktree import (
     Replacement,
     Worktree,
     folder_object,
+    told_lock,
 )
 
 JOURNAL = workspace.STATE / "purge.json"
@@ -94,11 +103,16 @@ class _Purge:
         self.replaced, gone = _read_journal(root)
         self.locks = {place: place.lock() for place in places}
         committed = [made for lock in committed_locks(root) for made in lock.stages]
-        live = [made for stages in self.locks.values() for made in stages]
+        self.branches = branch_locks(root)
+        self.live = [
+            made
+            for stages in (*self.locks.values(), *map(parse_lock, self.branches.values()))
+            for made in stages
+        ]
         self.found = survey(
             open_stores(root, [place.root for place in places]),
             tokens,
-            [*committed, *live],
+            [*committed, *self.live],
             models=models,
             serving=serving,
             before=gone,
@@ -113,6 +127,8 @@ class _Purge:
             self._write_new(shelf)
         _write_journal(self.root, self.replaced, self.found.gone, written=True)
         outcomes = [self._rewrite(place) for place in self.places]
+        if branches := self._turn_branches():
+            outcomes.append(branches)
         outcomes.append(self._clear_temporary())
         self._remove_all()
         for shelf in self.found.shelves:
@@ -134,13 +150,12 @@ class _Purge:
                 del self.replaced[old]
             elif self.found.touched(new.md5):
                 self._replace(new.md5)
-        for stages in self.locks.values():
-            for made in stages:
-                if made.out(workspace.MODEL) in self.found.models:
-                    continue  # an empty one takes its place, and its manifest's
-                for md5 in made.outs.values():
-                    if md5 not in self.replaced and self.found.touched(md5):
-                        self._replace(md5)
+        for made in self.live:
+            if made.out(workspace.MODEL) in self.found.models:
+                continue  # an empty one takes its place, and its manifest's
+            for md5 in made.outs.values():
+                if md5 not in self.replaced and self.found.touched(md5):
+                    self._replace(md5)
         for old in list(self.replaced):  # an earlier purge's new may have become an old
             while (later := self.replaced.get(self.replaced[old].md5)) is not None:
                 self.replaced[old] = later
@@ -208,6 +223,22 @@ class _Purge:
             serving=self.serving,
         )
         return _outcome(store, changed)
+
+    def _turn_branches(self) -> Outcome | None:
+        """Branches that nobody has checked out get a commit that names the rewritten shards."""
+        turned: list[str] = []
+        failed: list[str] = []
+        for branch, content in self.branches.items():
+            told = told_lock(
+                content.decode(), self.replaced, gone=self.found.gone, models=self.found.models
+            )
+            if told != content.decode():
+                done = commit_lock(self.root, branch, told.encode())
+                (turned if done else failed).append(branch.removeprefix("refs/heads/"))
+        if failed:
+            reason = f"{len(failed)} branches moved meanwhile, or git refuses to commit"
+            return Outcome("branches", "not attempted", len(failed), tuple(failed), reason)
+        return _outcome("branches", turned) if self.branches else None
 
     def _clear_temporary(self) -> Outcome:
         store = "temporary folders"

@@ -34,6 +34,7 @@ def test_an_erased_person_is_in_no_file_of_workspace_cache_and_remote(past: Path
     assert holders(past, token=ADA) == []
     assert results(outcomes) == {
         "workspace": "erased",
+        "branches": "erased",
         "temporary folders": "nothing found",
         "cache": "erased",
         "run-cache": "erased",
@@ -124,6 +125,24 @@ def test_who_is_on_another_branch_alone_leaves_this_one_as_it_is(past: Path) -> 
     assert holders(past, token=DAN) == []
     assert (past / "dvc.lock").read_bytes() == lock
     dvc(past, "status", "--cloud")
+
+
+def test_a_branch_that_nobody_has_checked_out_can_be_pulled_afterwards(past: Path) -> None:
+    tip = git(past, "rev-parse", "side")
+    index = (past / ".git" / "index").read_bytes()
+    purge_history(past, BitMap([ADA]))
+    assert git(past, "rev-parse", "side~1") == tip
+    assert git(past, "diff", "--name-only", "side~1", "side") == "dvc.lock"
+    assert (past / ".git" / "index").read_bytes() == index
+    forget_source(past)
+    git(past, "switch", "--quiet", "--discard-changes", "side")
+    (past / "source").unlink()
+    shutil.rmtree(past / ".dvc" / "cache")
+    dvc(past, "pull", "--force")
+    assert tokens_in(past / workspace.SUBJECTS) == BitMap([BO, CLEO, DAN])
+    assert holders(past, token=ADA) == []
+    again = purge_history(past, BitMap([ADA]))
+    assert {each.result for each in again} == {"nothing found"}
 
 
 def test_a_model_that_serves_stays_until_it_is_retired(past: Path) -> None:
