@@ -6,6 +6,7 @@ import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from pipeline.errors import NotFound, RegistrationRefused
@@ -15,7 +16,10 @@ from pipeline.stores import registry_retire
 from pipeline.stores.registry import RUN_ID, Registry, Release, Version
 from pipeline.stores.registry_retire import retire, tombstone, tombstones, withdraw
 from pipeline.stores.registry_verify import verify_registry
+from tests.postgres import postgres_server, postgres_url, postgres_urls
 from tests.unit.test_registry import URL, write_model
+
+__all__ = ["postgres_server", "postgres_url", "postgres_urls"]
 
 NOW = dt.datetime(2026, 11, 24, 9, 30, tzinfo=dt.UTC)
 FACTS = {
@@ -49,9 +53,9 @@ def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return root
 
 
-def register(**tags: str) -> Version:
+def register(registry: Registry, **tags: str) -> Version:
     encoder = Predictor.load(Path("model")).encoder
-    return Registry.open(URL).register(
+    return registry.register(
         Release(
             name="readmission",
             folder=Path("model"),
@@ -70,10 +74,10 @@ def register(**tags: str) -> Version:
 def registry(here: Path) -> Registry:
     """Two versions, of which the first is champion and candidate."""
     registry = Registry.open(URL)
-    first = register()
+    first = register(registry)
     for alias in ("champion", "candidate"):
         registry.alias(first, alias)
-    register(run_id="run-2")
+    register(registry, run_id="run-2")
     return registry
 
 
@@ -138,7 +142,7 @@ def test_aliases_turn_to_the_replacement_before_anything_goes(
 
 
 def test_a_replacement_with_a_closed_gate_does_not_become_champion(registry: Registry) -> None:
-    register(run_id="run-3", gate="auc 0.51 is below 0.55")
+    register(registry, run_id="run-3", gate="auc 0.51 is below 0.55")
     retire(registry, "readmission", 1, replaced_by=3, now=NOW)
     assert registry.find("readmission", "3").aliases == ("candidate",)
     with pytest.raises(NotFound):
@@ -196,7 +200,7 @@ def test_a_withdrawn_model_is_replaced_by_nothing_and_says_why(
 def test_its_number_is_never_given_again(registry: Registry) -> None:
     retire(registry, "readmission", 1, replaced_by=2, now=NOW)
     withdraw(registry, "readmission", 2, reason="another reason", now=NOW)
-    assert register(run_id="run-4").version == 3
+    assert register(registry, run_id="run-4").version == 3
 
 
 def test_attempts_that_mlflow_only_marked_go_too(here: Path, registry: Registry) -> None:
@@ -278,3 +282,30 @@ def test_the_fresh_look_sees_a_person(here: Path, registry: Registry, where: str
 def test_a_server_is_not_called_clean() -> None:
     server = Registry.open("http://127.0.0.1:1")
     assert verify_registry(server).result == "not attempted"
+
+
+def test_on_postgresql_a_retired_version_leaves_nothing_too(here: Path, postgres_url: str) -> None:
+    registry = Registry.open(postgres_url.replace("postgresql:", "postgresql+psycopg:"))
+    first, second = register(registry), register(registry, run_id="run-2")
+    registry.alias(first, "champion")
+    assert retire(registry, "readmission", 1, replaced_by=2, now=NOW).result == "erased"
+    assert registry.find("readmission", "@champion") == registry.find("readmission", "2")
+    with psycopg.connect(postgres_url) as connection:
+        names = connection.execute(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
+        ).fetchall()
+        for ours in (first.run, first.logged_model):
+            assert [
+                name
+                for (name,) in names
+                if any(
+                    ours in str(row)
+                    for row in connection.execute(f'SELECT * FROM "{name}"').fetchall()
+                )
+            ] == ["registered_model_tags"]
+    stone = tombstone(registry, "readmission", 1)
+    assert stone is not None
+    assert verify_registry(registry, [stone]).result == "nothing found"
+    traces = Traces(key="P-0004711", token=12)
+    registry.tag(registry.find("readmission", str(second.version)), "asked_by", traces.key)
+    assert verify_registry(registry, traces=traces).places == ("model_version_tags.value",)
