@@ -1,6 +1,7 @@
 """`make bench`: one table; ratios are taken within one run, in alternation.
 
-`make bench ONLY=step` measures a part: step, memory, accounting, vault, source, mnist, road;
+`make bench ONLY=step` measures a part: step, memory, accounting, vault, source, forgetting,
+mnist, road;
 several with commas between. On a machine with a CUDA device, step and memory are
 measured there as well.
 
@@ -21,7 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import accounting, memory, mnist, road, source, step, vault
+from benchmarks import accounting, forgetting, memory, mnist, road, source, step, vault
 from benchmarks.timing import Row
 
 DATA = Path(os.environ.get("LETHE_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -45,6 +46,8 @@ PARTS: Mapping[str, Callable[[], list[Row]]] = {
     "vault": vault.measure,
     "mnist": lambda: _with(DATA / "mnist", mnist.measure, "accuracy on MNIST"),
     "source": source.measure,
+    "forgetting": forgetting.measure,
+    # The place of "mnist": it takes the folder DATA / "mnist".
     "road": lambda: _with(
         DATA / "diabetes130" / "diabetic_data.csv.gz", road.measure, "the road on real records"
     ),

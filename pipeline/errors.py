@@ -143,6 +143,12 @@ class TrainingRefused(LetheError):
     exit_code = 31
 
 
+class StoreUnavailable(LetheError):
+    """A cache or remote of DVC does not answer, or cannot be looked through whole."""
+
+    exit_code = 32
+
+
 class ProcessLost(LetheError):
     """A process of a training over several ended, or does not answer."""
 

@@ -8,14 +8,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ParamsInvalid
+from pipeline.errors import NotFound, ParamsInvalid
 from pipeline.keys import load_key
 from pipeline.params import Params, resolve_secret
-from pipeline.stores.history import History
+from pipeline.stores.history_lookup import Lookup
 from pipeline.stores.registry import Registry
+from pipeline.stores.registry_retire import retired_version
 from pipeline.stores.vault import Vault
 
 _NOBODY = -1  # the vault's answer for who has no token
+_ASKED_FOR_NOBODY = 2**32 - 1  # no person's token
 
 
 def model_lineage(params: Params, model: str) -> dict[str, Any]:
@@ -29,7 +31,14 @@ def model_lineage(params: Params, model: str) -> dict[str, Any]:
         ParamsInvalid: the words name no version.
     """
     name, version = parse_model(model)
-    found = _registry(params).find(name, version)
+    registry = _registry(params)
+    try:
+        found = registry.find(name, version)
+    except NotFound:
+        if gone := retired_version(registry, name, version):
+            found = gone
+        else:
+            raise
     tags = found.tags
     return {
         "model": found.model,
@@ -56,32 +65,41 @@ def subject_lineage(params: Params, key: str) -> dict[str, Any]:
     manifest, so neither the answer nor its time says whether the person is known.
 
     Raises:
-        NotFound: a manifest is not in this machine's cache; the answer would be incomplete.
+        NotFound: a manifest is not in this machine's cache; the answer would be incomplete. A
+            dataset's that is in no remote either went in an erasure, and is passed over.
+        StoreUnavailable: a remote that may have such a manifest does not answer.
     """
     with Vault.open(
         resolve_secret(params.stores.vault), load_key(params.stores), create=False
     ) as vault:
         token = int(vault.lookup([key])[0])
-    history = History(Path.cwd())
-    manifests: dict[str, bool] = {}
-
-    def has(md5: str | None) -> bool:
+    history = Lookup(Path.cwd())
+    found = history.find(token if token != _NOBODY else _ASKED_FOR_NOBODY)
+    models = []
+    for version in _registry(params).versions():
+        md5 = version.tags.get("manifest_md5")
         if md5 is None:  # not of this road: a server's other models name no manifest
-            return False
-        if md5 not in manifests:
-            people = history.read_manifest(md5)
-            manifests[md5] = token != _NOBODY and token in people
-        return manifests[md5]
-
-    models = [
-        {"model": version.model, "version": version.version, "status": version.status}
-        for version in _registry(params).versions()
-        if has(version.tags.get("manifest_md5"))
-    ]
+            continue
+        # One that was rewritten in an erasure is found by the model that it is of.
+        manifest = history.manifest(md5) or history.manifest_of(version.tags.get("model_md5"))
+        if manifest is None:
+            raise NotFound(
+                f"Manifest {md5} of {version.model}/{version.version} is not in DVC's cache here. "
+                "Fetch it with `dvc pull --all-commits`."
+            )
+        if token != _NOBODY and token in manifest:
+            models.append(
+                {"model": version.model, "version": version.version, "status": version.status}
+            )
+    if fetchable := history.fetchable(found.missing):
+        raise NotFound(
+            f"{len(fetchable)} manifests are not in DVC's cache here, the first is {fetchable[0]}. "
+            "Fetch them with `dvc pull --all-commits`."
+        )
     datasets = [
         {"data_md5": each.data_md5, "subjects_md5": each.subjects_md5, "commit": each.commit}
-        for each in history.dataset_versions()
-        if has(each.subjects_md5)
+        for each in found.datasets
+        if token != _NOBODY
     ]
     return {"models": models, "datasets": datasets}
 

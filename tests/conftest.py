@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from tests.forgotten_road import past, past_template  # noqa: F401
+
 PROJECT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 

@@ -52,6 +52,8 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
 def _register(params: Params, now: dt.datetime) -> dict[str, Any]:
     training = _report("train")
     manifest = _read(workspace.MANIFEST)
+    if not BitMap.deserialize(manifest):
+        raise NotFound("The model went in an erasure. Train again without the person: lethe run.")
     withdrawn = count_withdrawn(params, BitMap.deserialize(manifest), now)
     registry = Registry.open(resolve_secret(params.stores.registry))
     name = params.registration.name

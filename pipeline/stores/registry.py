@@ -86,13 +86,22 @@ class Registry:
         self._client = client
         self._url = url
 
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's own client, for the other modules of this store."""
+        return self._client
+
+    @property
+    def url(self) -> str:
+        return self._url
+
     @classmethod
     def open(cls, url: str) -> "Registry":
         """A SQLAlchemy URL (artifacts then lie in `mlruns/` here) or an MLflow server's."""
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
         url = _absolute(url)
-        with _quiet():
+        with quiet():
             return cls(MlflowClient(tracking_uri=url, registry_uri=url), url)
 
     def register(self, release: Release) -> Version:
@@ -106,7 +115,7 @@ class Registry:
         """
         if not release.folder.is_dir():
             raise NotFound(f"There is no model in {release.folder}. Run lethe train.")
-        with _quiet(), self._everywhere():
+        with quiet(), self._everywhere():
             experiment = self._experiment(release.name)
             self._forget_attempts(experiment, release)
             run = self._client.create_run(
@@ -148,7 +157,7 @@ class Registry:
             NotFound: there is none.
         """
         try:
-            with _quiet():
+            with quiet():
                 if version.startswith("@"):
                     number = self._client.get_model_version_by_alias(name, version[1:]).version
                 else:
@@ -165,7 +174,7 @@ class Registry:
 
     def versions(self, name: str | None = None) -> list[Version]:
         """Every version of a model, or of all; by name, then number."""
-        with _quiet():
+        with quiet():
             condition = f"name = '{_quotable(name)}'" if name is not None else None
             found = []
             token: str | None = None
@@ -189,17 +198,17 @@ class Registry:
         return next((v for v in self.versions(name) if v.tags.get(RUN_ID) == run_id), None)
 
     def tag(self, version: Version, key: str, value: str) -> None:
-        with _quiet():
+        with quiet():
             self._client.set_model_version_tag(version.model, str(version.version), key, value)
 
     def alias(self, version: Version, alias: str) -> None:
         """Points an alias at a version, and away from any other."""
-        with _quiet():
+        with quiet():
             self._client.set_registered_model_alias(version.model, alias, str(version.version))
 
     def metrics(self, version: Version) -> dict[str, float]:
         """The metrics of the version's run, by the names that say which are not private."""
-        with _quiet():
+        with quiet():
             return dict(self._client.get_run(version.run).data.metrics)
 
     @contextmanager
@@ -302,7 +311,7 @@ _ABSENT = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), "INVALID_PARAMETER_VALUE")
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps MLflow's advice (log an example of your data!) and its deprecations to itself."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -380,5 +380,6 @@ def test_dvc_is_imported_by_the_history_alone() -> None:
                 else [node.module or ""]
             )
         }
-        assert "dvc" not in imported or path.name == "history.py", path
-        assert "mlflow" not in imported or path.name in ("registry.py", "serve.py"), path
+        assert "dvc" not in imported or path.name.startswith("history"), path
+        serves = path.name.startswith("registry") or path.name == "serve.py"
+        assert "mlflow" not in imported or serves, path
