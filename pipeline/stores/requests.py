@@ -241,6 +241,7 @@ class Requests:
         request_id: str,
         receipt: Callable[[int, str], tuple[str, str]],
         *,
+        verified: Mapping[str, Any],
         now: dt.datetime,
     ) -> StoredReceipt:
         """Closes a request with its receipt, and drops what leads to the person.
@@ -248,6 +249,7 @@ class Requests:
         Guarantees: one transaction; a request has one receipt, and receipts one chain.
 
         Args:
+            verified: what the last look saw; its mark is set with the rest.
             receipt: (number, hash of the receipt before) → (text, its hash).
         """
 
@@ -264,6 +266,7 @@ class Requests:
             text, digest = receipt(number, GENESIS if last is None else last.hash)
             made = StoredReceipt(number, request_id, text, digest)
             connection.execute(RECEIPTS.insert().values(**vars(made)))
+            _mark(connection, request_id, "verified", verified, now)
             _set(
                 connection,
                 request_id,

@@ -72,7 +72,7 @@ def test_the_same_reference_is_one_request_while_it_is_open(requests: Requests) 
     receive(requests, "r1")
     assert receive(requests, "r2").request_id == "r1"
     assert receive(requests, "r3", b"bo").request_id == "r3"
-    requests.close("r1", receipt, now=NOW)
+    requests.close("r1", receipt, verified={}, now=NOW)
     assert receive(requests, "r4").request_id == "r4"
 
 
@@ -94,7 +94,7 @@ def test_a_closed_request_keeps_nothing_that_leads_to_the_person(
     requests.resolve("r1", sealed=b"sealed traces", entry=b"entry", found={"live": []}, now=NOW)
     assert requests.find("r1").marks["found"].content == {"live": []}
     requests.stays_open("r1", "a remote is silent")
-    requests.close("r1", receipt, now=DUE)
+    requests.close("r1", receipt, verified={}, now=DUE)
     closed = requests.find("r1")
     assert (closed.state, closed.closed_at, closed.problem) == (CLOSED, DUE, None)
     assert (closed.sealed, closed.entry) == (None, b"entry")
@@ -116,11 +116,13 @@ def test_a_joined_request_names_the_one_that_answers_it(requests: Requests) -> N
 def test_receipts_are_one_chain_and_one_a_request(requests: Requests) -> None:
     for name in ("r1", "r2"):
         receive(requests, name, name.encode())
-    first = requests.close("r1", receipt, now=NOW)
-    second = requests.close("r2", receipt, now=NOW)
+    first = requests.close("r1", receipt, verified={}, now=NOW)
+    second = requests.close("r2", receipt, verified={}, now=NOW)
     assert first.text == f"receipt 1 after {GENESIS}"
     assert second.text == f"receipt 2 after {first.hash}"
-    assert requests.close("r1", receipt, now=NOW) == first, "again is no second receipt"
+    assert requests.close("r1", receipt, verified={}, now=NOW) == first, (
+        "again is no second receipt"
+    )
     assert requests.receipts() == [first, second]
 
 
@@ -131,7 +133,7 @@ def test_a_request_whose_receipt_cannot_be_made_stays_open(requests: Requests) -
         raise OSError("no key")
 
     with pytest.raises(OSError, match="no key"):
-        requests.close("r1", fails, now=NOW)
+        requests.close("r1", fails, verified={}, now=NOW)
     assert requests.find("r1").state == OPEN
     assert requests.find("r1").sealed == b"sealed ada"
 
@@ -141,7 +143,7 @@ def test_a_request_whose_receipt_cannot_be_made_stays_open(requests: Requests) -
 )
 def test_a_receipt_is_never_changed_or_removed(requests: Requests, url: str, words: str) -> None:
     receive(requests, "r1")
-    requests.close("r1", receipt, now=NOW)
+    requests.close("r1", receipt, verified={}, now=NOW)
     with pytest.raises(sa.exc.DBAPIError, match="append-only"):
         change(url, words)
 
@@ -155,7 +157,7 @@ def test_a_deadline_is_extended_once_and_with_a_reason(requests: Requests) -> No
     assert requests.find("r1").extension == "many requests"
     with pytest.raises(ParamsInvalid, match="extended already"):
         requests.extend("r1", due_at=later, reason="again")
-    requests.close("r1", receipt, now=NOW)
+    requests.close("r1", receipt, verified={}, now=NOW)
     with pytest.raises(ParamsInvalid, match="closed"):
         requests.extend("r1", due_at=later, reason="again")
 

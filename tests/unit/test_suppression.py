@@ -145,7 +145,9 @@ def test_a_vault_from_a_backup_gets_its_suppressions_back_from_the_requests(
         (token,) = vault.tokens(["7"]).tolist()
         (entry,) = vault.entries(["7"])
         requests.resolve(request_id, sealed=b"x", entry=entry, found={}, now=NOW)
-        requests.close(request_id, lambda number, previous: ("text", "0" * 64), now=NOW)
+        requests.close(
+            request_id, lambda number, previous: ("text", "0" * 64), verified={}, now=NOW
+        )
         assert vault.suppressed(["7"]).tolist() == [False], "the backup is older than the erasure"
     assert "7" not in allowed(params)
     with Vault.open(params.stores.vault, KEY) as vault:
