@@ -1,9 +1,8 @@
 """`make bench`: one table; ratios are taken within one run, in alternation.
 
 `make bench ONLY=step` measures a part: step, memory, accounting, vault, source, forgetting,
-mnist, road;
-several with commas between. On a machine with a CUDA device, step and memory are
-measured there as well.
+mnist, road; several with commas between. On a machine with a CUDA device, step and memory
+are measured there as well.
 
 Looks for the real data in `../shared/data`, or where $LETHE_DATA points; what needs it is left
 out, and said, where it is absent.

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from pipeline import workspace
+from pipeline.erase_command import erase
 from pipeline.errors import BudgetExceeded, DiskFull, LetheError, ParamsInvalid
 from pipeline.params import load_params, resolve_secret
 from pipeline.stages import STAGES
@@ -95,6 +96,7 @@ _STAGE_HELP = {
     "audit": "Attack the model and check the mechanism.",
     "register": "Register the model, if everything it claims holds.",
 }
+app.add_typer(erase, name="erase")
 for _name in STAGES:
     _command = budget if _name == "budget" else _stage(_name)
     app.command(_name, help=_STAGE_HELP[_name])(_command)
@@ -137,15 +139,25 @@ def check(params_file: ParamsFile = _PARAMS) -> None:
 
 @app.command()
 def key(params_file: ParamsFile = _PARAMS) -> None:
-    """Create the key file (0600) that params.yaml names, unless there is one."""
-    from pipeline.keys import create_key_file
+    """Create the key files (0600): the vault's, and the one that signs receipts of erasures."""
+    from pipeline.keys import create_key_file, read_key_file, receipt_key_file
+    from pipeline.rights.receipts import Signer
+    from pipeline.rights.showing import PUBLIC_KEY
 
-    path = Path(load_params(params_file).stores.key_file)
+    stores = load_params(params_file).stores
+    path, receipts = Path(stores.key_file), receipt_key_file(stores)
     if path.exists():
         _say(f"{path} exists; kept.")
-        return
-    create_key_file(path)
-    _say(f"Created {path}. Keep a copy apart from the data: without it no token leads anywhere.")
+    else:
+        create_key_file(path)
+        _say(
+            f"Created {path}. Keep a copy apart from the data: without it no token leads anywhere."
+        )
+    if not receipts.exists():
+        create_key_file(receipts)
+        public = receipts.with_name(PUBLIC_KEY)
+        workspace.write_whole(public, Signer(read_key_file(receipts)).public_pem)
+        _say(f"Created {receipts}, and {public} to check receipts with: give that to anybody.")
 
 
 @app.command()

@@ -31,10 +31,12 @@ class Decisions:
 
     `latest`: subject key → answer as written, sorted by key.
     `willing`: the sorted keys whose latest answer is a yes.
+    `answered`: subject key → when they gave it (UTC), sorted by key.
     """
 
     latest: pd.Series
     willing: pd.Index
+    answered: pd.Series
 
     def __post_init__(self) -> None:
         if not self.latest.index.is_unique or not self.willing.isin(self.latest.index).all():
@@ -76,7 +78,8 @@ def willing_subjects(
             state, buffer, buffered = _latest([state, *buffer]), [], 0
     state = _latest([state, *buffer]).set_index("subject").sort_index()
     said = pd.Series(np.array(words, dtype=object)[state["code"]], index=state.index, dtype="str")
-    return Decisions(said.rename("answer"), state.index[state["code"] < len(agreeing)])
+    agree = state.index[state["code"] < len(agreeing)]
+    return Decisions(said.rename("answer"), agree, state["time"].rename("answered"))
 
 
 _NOTHING = pd.DataFrame({"subject": [], "answer": [], "time": []}, dtype="str")
@@ -136,11 +139,11 @@ def read_decisions(
     )
 
 
-def willing_now(params: Params, now: dt.datetime) -> set[str]:
-    """The keys of everybody who agrees at `now`, whatever snapshot is declared.
+def decisions_now(params: Params, now: dt.datetime) -> Decisions:
+    """Everybody's latest answer at `now`, whatever snapshot is declared.
 
     Raises:
         ConsentInvalid: as `read_decisions`.
     """
     with Source.open(params) as source:
-        return set(read_decisions(source, params, as_of=now, now=now).willing)
+        return read_decisions(source, params, as_of=now, now=now)

@@ -149,6 +149,18 @@ class StoreUnavailable(LetheError):
     exit_code = 32
 
 
+class RequestsOpen(LetheError):
+    """People's requests are still open, with a reason each; the next run goes on with them."""
+
+    exit_code = 36
+
+
+class ReceiptInvalid(LetheError):
+    """A receipt was changed, is missing from its chain, or is signed by another key."""
+
+    exit_code = 37
+
+
 class ProcessLost(LetheError):
     """A process of a training over several ended, or does not answer."""
 

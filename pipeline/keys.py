@@ -22,6 +22,7 @@ from pipeline.params import Stores
 
 KEY_BYTES = 32
 ENVIRONMENT = "LETHE_KEY"
+RECEIPT_ENVIRONMENT = "LETHE_RECEIPT_KEY"
 
 
 def load_key(stores: Stores) -> bytes:
@@ -34,6 +35,29 @@ def load_key(stores: Stores) -> bytes:
     if given is not None:
         return _decode(given, f"${ENVIRONMENT}")
     return read_key_file(Path(stores.key_file))
+
+
+def receipt_key_file(stores: Stores) -> Path:
+    """Where the key that signs receipts lies: beside the master key."""
+    return Path(stores.key_file).with_name("receipts.key")
+
+
+def load_receipt_key(stores: Stores) -> bytes:
+    """The seed of the Ed25519 key that signs receipts, from `$LETHE_RECEIPT_KEY` or its file.
+
+    Raises:
+        KeyInvalid: as `load_key`.
+    """
+    given = os.environ.get(RECEIPT_ENVIRONMENT)
+    if given is not None:
+        return _decode(given, f"${RECEIPT_ENVIRONMENT}")
+    path = receipt_key_file(stores)
+    if not path.exists():
+        raise KeyInvalid(
+            f"No key to sign receipts with: {path} does not exist and ${RECEIPT_ENVIRONMENT} is "
+            "not set. Run lethe key, or bring back the key of the earlier receipts."
+        )
+    return read_key_file(path)
 
 
 def read_key_file(path: Path) -> bytes:

@@ -214,6 +214,20 @@ class Registration:
 
 
 @dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Erasure:
+    """How an erasure goes on once everything but models is gone.
+
+    `delay_days`: how long requests are gathered before one retraining ends them all; people
+        who remain pay for each retraining. At most 25: a request has a month.
+    `retrain`: `automatic`, or `manual` to withdraw the models that somebody was in and leave
+        it to a person to walk the road anew.
+    """
+
+    delay_days: int = Field(default=0, ge=0, le=25)
+    retrain: Literal["automatic", "manual"] = "automatic"
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
 class Params:
     """All of `params.yaml`."""
 
@@ -232,6 +246,7 @@ class Params:
     snapshot: dt.datetime | None = None
     stores: Stores = Field(default_factory=Stores)
     parallel: Parallel = Field(default_factory=Parallel)
+    erasure: Erasure = Field(default_factory=Erasure)
 
     @property
     def label(self) -> tuple[str, str]:

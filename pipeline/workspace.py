@@ -24,6 +24,7 @@ MODEL = Path("model")
 MANIFEST = Path("data/manifest.roaring")  # the tokens that the model was trained on
 REPORTS = Path("reports")
 PLOTS = Path("reports/plots")
+RECEIPTS = Path("receipts")  # of erasures; they name nobody
 STATE = Path(".lethe")
 TEMPORARY = STATE / "tmp"
 FAILURE = STATE / "failure.json"

@@ -16,6 +16,7 @@ from pipeline.consents import Decisions, read_decisions, snapshot
 from pipeline.errors import NobodyConsents, NotFound, TooFewSubjects
 from pipeline.params import Params
 from pipeline.stores.source import Source
+from pipeline.suppression import come_back, standing
 from pipeline.workspace import (
     CONSENTED,
     MINIMIZED,
@@ -26,6 +27,7 @@ from pipeline.workspace import (
 )
 
 NO_ANSWER = "no answer for this purpose"
+KEPT_OUT = "has asked to be left out, or was erased"
 
 
 def consent(records: pa.Table, willing: pd.Index) -> pa.Table:
@@ -39,8 +41,8 @@ def consent(records: pa.Table, willing: pd.Index) -> pa.Table:
     return records.filter(pc.is_in(records["subject"], value_set=agreed, skip_nulls=True))
 
 
-def left_out(subjects: pd.Index, decisions: Decisions) -> Counter[str]:
-    """How many of these subjects are not willing, by reason."""
+def left_out(subjects: pd.Index, decisions: Decisions, allowed: pd.Index) -> Counter[str]:
+    """How many of these subjects are not kept, by reason."""
     unwilling = subjects.difference(decisions.willing)
     answers = decisions.latest.reindex(unwilling)
     reasons: Counter[str] = Counter()
@@ -48,6 +50,8 @@ def left_out(subjects: pd.Index, decisions: Decisions) -> Counter[str]:
         reasons[f"latest answer is {answer}"] += int(count)
     if unanswered := int(answers.isna().sum()):
         reasons[NO_ANSWER] += unanswered
+    if kept_out := len(subjects.intersection(decisions.willing).difference(allowed)):
+        reasons[KEPT_OUT] += kept_out
     return reasons
 
 
@@ -55,7 +59,8 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
     """Runs the stage.
 
     Guarantees: `data/consented` is readable by its owner alone and holds nobody whose latest
-        answer up to the snapshot is not yes; the report holds counts only.
+        answer up to the snapshot is not yes, who has an open request that concerns the
+        purpose, or who is suppressed and has not agreed since; the report holds counts only.
 
     Raises:
         ConsentInvalid: the consent table does not hold; see `read_decisions`.
@@ -69,19 +74,22 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
         )
     with Source.open(params) as source:
         decisions = read_decisions(source, params, as_of=snapshot(params, now), now=now)
+    stand = standing(params, decisions)
+    if stand.fresh:
+        come_back(params, stand)
     subjects = records_in = willing = records = 0
     reasons: Counter[str] = Counter()
     with whole_directory(CONSENTED, private=True) as folder:
         for name in names:
             everything = pq.read_table(MINIMIZED / name)
-            kept = consent(everything, decisions.willing)
+            kept = consent(everything, stand.allowed)
             pq.write_table(kept, folder / name, compression="zstd")
             everybody = _people(everything)
             subjects += len(everybody)
             willing += len(_people(kept))
             records_in += everything.num_rows
             records += kept.num_rows
-            reasons += left_out(everybody, decisions)
+            reasons += left_out(everybody, decisions, stand.allowed)
         _refuse_few(willing, params)
     report: dict[str, Any] = {
         "purpose": params.purpose,

@@ -19,6 +19,7 @@ from pipeline.errors import NotFound, SubjectKeyInvalid
 from pipeline.keys import load_key
 from pipeline.params import Params, resolve_secret
 from pipeline.stores.vault import NO_TOKEN, Vault
+from pipeline.suppression import carry_spend
 from pipeline.workspace import (
     CONSENTED,
     SHARDS,
@@ -60,10 +61,11 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
-    """Runs the stage; `now` is not used, the same records give the same bytes at any time.
+    """Runs the stage; the same records give the same bytes at any time.
 
     Guarantees: what it writes holds tokens and no key; a subject that the vault suppresses
-        is in none of it.
+        is in none of it; whoever comes back after an erasure is charged with what they had
+        spent before, ahead of anything that they could spend now.
     Raises:
         NotFound: consent has not run.
         SubjectKeyInvalid: a record has no subject.
@@ -77,8 +79,10 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
     key = load_key(params.stores)
     people = _people(names)
     with Vault.open(resolve_secret(params.stores.vault), key) as vault:
-        tokens = vault.tokens(people.tolist())
+        tokens = vault.tokens(people.tolist(), purpose=params.purpose)
         secret = vault.secret("holdout")
+        used = {k: int(t) for k, t in zip(people, tokens, strict=True) if t != NO_TOKEN}
+        carry_spend(params, vault, used, now=now)
     apart = partition.held_out(people.to_series(), secret=secret, share=params.training.held_out)
     records = 0
     SUBJECTS.unlink(missing_ok=True)  # never beside shards that it does not describe

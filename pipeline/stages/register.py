@@ -19,7 +19,7 @@ from pyroaring import BitMap
 
 from pipeline import workspace
 from pipeline.card import model_card
-from pipeline.consents import willing_now
+from pipeline.consents import decisions_now
 from pipeline.errors import NotFound, RegistrationRefused
 from pipeline.evidence import Evidence, closed_gate, objections
 from pipeline.keys import load_key
@@ -27,6 +27,7 @@ from pipeline.params import Params, resolve_secret
 from pipeline.stores.history import History
 from pipeline.stores.registry import COMPLETE, NOT_PRIVATE, RUN_ID, Registry, Release, Version
 from pipeline.stores.vault import Vault
+from pipeline.suppression import standing
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"
@@ -97,14 +98,14 @@ def _refuse_rolled_back(params: Params, registry: Registry) -> None:
 
 
 def count_withdrawn(params: Params, manifest: BitMap, now: dt.datetime) -> int:
-    """How many people of a manifest do not agree now, are suppressed, or are in no vault."""
-    willing = sorted(willing_now(params, now))
+    """How many people of a manifest do not agree now, may not be used, or are in no vault."""
+    allowed = standing(params, decisions_now(params, now)).allowed.tolist()
     with Vault.open(
         resolve_secret(params.stores.vault), load_key(params.stores), create=False
     ) as vault:
-        tokens = vault.lookup(willing)
-        allowed = tokens[(tokens >= 0) & ~vault.suppressed(willing)]
-    return len(manifest - BitMap(allowed.astype(np.uint32)))
+        tokens = vault.lookup(allowed)
+        free = ~vault.suppressed(allowed, purpose=params.purpose)
+    return len(manifest - BitMap(tokens[(tokens >= 0) & free].astype(np.uint32)))
 
 
 def _first_time(

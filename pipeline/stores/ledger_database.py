@@ -19,7 +19,7 @@ from pipeline.errors import Busy, DiskFull, LedgerInvalid, NotFound, SourceUnava
 SCHEMA = 2
 _PATIENCE_S = 60  # how long a writer waits for the others
 _RETRIES = 10  # of a serializable transaction that PostgreSQL gave up
-_CREATION_LOCK = 0x1ED6E5
+CREATION_LOCK = 0x1ED6E5
 _NO_LEDGER = "There is no ledger yet: nobody has been charged. Check stores.ledger."
 
 T = TypeVar("T")
@@ -140,7 +140,12 @@ def _own_file(path: Path) -> None:
 
 
 def _prepare(connection: Any, _record: Any) -> None:
-    for pragma in ("synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY"):
+    for pragma in (
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "temp_store=MEMORY",
+        "secure_delete=ON",  # what a closed request drops is overwritten
+    ):
         connection.execute(f"PRAGMA {pragma}")
 
 
@@ -217,7 +222,7 @@ def _bring_up(engine: sa.Engine) -> None:
                 connection = connection.execution_options(ledger_write=True)
             with connection.begin():
                 if engine.dialect.name == "postgresql":
-                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATION_LOCK)))
+                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(CREATION_LOCK)))
                 _migrate(connection)
     except sa.exc.DBAPIError as error:
         raise _told(error) from None
@@ -256,8 +261,12 @@ def _migrate(connection: sa.Connection) -> None:
 
 
 def _create(connection: sa.Connection, table: sa.Table) -> None:
-    """A table whose rows cannot be changed or removed."""
     table.create(connection)
+    append_only(connection, table)
+
+
+def append_only(connection: sa.Connection, table: sa.Table) -> None:
+    """Triggers that refuse to change or remove a row of a new table."""
     if connection.dialect.name == "sqlite":
         for verb in ("UPDATE", "DELETE"):
             connection.exec_driver_sql(

@@ -13,28 +13,35 @@ far below the 2**32 that NIST SP 800-38D allows.
 
 import datetime as dt
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Self
 
 import numpy as np
 import sqlalchemy as sa
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from pipeline.errors import KeyInvalid, LetheError, NotFound, ParamsInvalid, VaultMismatch
+from pipeline.errors import KeyInvalid, NotFound, ParamsInvalid, VaultMismatch
 from pipeline.keys import derive, key_id, keyed_hashes
 from pipeline.stores import vault_database as database
-from pipeline.stores.vault_database import KEYS, RETIRED, REVEALS, SUBJECTS, SUPPRESSIONS, VAULT
+from pipeline.stores import vault_suppressions as suppressions
+from pipeline.stores.vault_database import KEYS, RETIRED, REVEALS, SUBJECTS, VAULT
+from pipeline.stores.vault_draw import draw
+from pipeline.stores.vault_keys import (
+    DATA_KEYS,
+    ROTATED,
+    SCHEMA,
+    SECRETS,
+    open_identity,
+    seal,
+    seal_identities,
+    token_bytes,
+    unlock,
+    unseal,
+    wrapped,
+)
 
-SCHEMA = 1
 CAPACITY = 2**24  # dense enough for Roaring bitmaps, and most of it never used
 NO_TOKEN = 2**32 - 1  # in place of a suppressed subject's token; no capacity reaches it
-SECRETS = ("shard", "holdout")
-_ROTATED = ("lookup", "identity")
-_DATA_KEYS = (*SECRETS, "suppression", *_ROTATED)
-_NONCE = 12
-_DAMAGED = "The vault is damaged: {}. Bring back its backup; the key stays the same."
 
 
 class Vault:
@@ -48,7 +55,7 @@ class Vault:
     def __init__(self, engine: sa.Engine, key: bytes) -> None:
         self._engine = engine
         with database.transaction(engine, write=False) as connection:
-            self._vault_id, self._capacity, self._keys = _unlock(connection, key)
+            self._vault_id, self._capacity, self._keys = unlock(connection, key)
         self._key_id = key_id(key)
 
     @classmethod
@@ -67,7 +74,9 @@ class Vault:
         """
         engine = database.open_engine(url, create=create)
         try:
-            if not _exists(engine):
+            if _exists(engine):
+                database.migrate(engine, SCHEMA)
+            else:
                 if not create:
                     raise NotFound(
                         "There is no vault yet. Run lethe pseudonymize, or check stores.vault."
@@ -90,11 +99,13 @@ class Vault:
             raise ValueError(f"the vault gives out {SECRETS}, not {name!r}")
         return self._keys[name]
 
-    def tokens(self, keys: Sequence[str]) -> np.ndarray:
+    def tokens(self, keys: Sequence[str], *, purpose: str | None = None) -> np.ndarray:
         """The token of every subject; who has none is given one.
 
         Guarantees: all or none are created; a suppressed subject is never given one, and has
             NO_TOKEN here even if an old one is left.
+        Args:
+            purpose: who is suppressed for this purpose counts as suppressed as well.
         Shapes: keys (n,) -> uint32 (n,).
         Raises:
             LetheError: more than half of the capacity would be in use.
@@ -102,18 +113,23 @@ class Vault:
         distinct = list(dict.fromkeys(keys))
         hashes = self._hashes("lookup", distinct)
         with self._transaction() as connection:
-            known = self._known(connection, distinct, hashes)
+            known = self._known(connection, distinct, hashes, purpose)
         missing = [
             (key, entry) for key, entry in zip(distinct, hashes, strict=True) if key not in known
         ]
         if missing:
             with self._transaction(write=True) as connection:
                 # Another process may have been first.
-                known |= self._known(connection, *map(list, zip(*missing, strict=True)))
+                known |= self._known(
+                    connection,
+                    [key for key, _ in missing],
+                    [entry for _, entry in missing],
+                    purpose,
+                )
                 missing = [(key, entry) for key, entry in missing if key not in known]
-                tokens = self._draw(connection, len(missing)).tolist()
+                tokens = draw(connection, len(missing), self._capacity, self._retired).tolist()
                 subjects = [key for key, _ in missing]
-                sealed = _seal(self._keys["identity"], tokens, subjects)
+                sealed = seal_identities(self._keys["identity"], tokens, subjects)
                 lookups = [entry for _, entry in missing]
                 database.insert_subjects(
                     connection, list(zip(tokens, lookups, sealed, strict=True))
@@ -165,7 +181,7 @@ class Vault:
                     at=now.isoformat(), who=who.strip(), reason=reason.strip(), token=token
                 )
             )
-        return self._open_identity(token, bytes(identity))
+        return open_identity(self._keys["identity"], token, bytes(identity))
 
     def reveals(self) -> list[dict[str, object]]:
         """The log of `reveal`, oldest first: at, who, reason, token."""
@@ -174,23 +190,93 @@ class Vault:
             rows = connection.execute(wanted.order_by(REVEALS.c.id)).mappings().all()
         return [dict(row) for row in rows]
 
-    def suppress(self, keys: Sequence[str], *, now: dt.datetime) -> None:
-        """Keeps these subjects from being given a token, whether they have one or not."""
-        entries = self._hashes("suppression", list(dict.fromkeys(keys)))
-        with self._transaction(write=True) as connection:
-            there = {row[0] for row in database.matching(connection, SUPPRESSIONS.c.entry, entries)}
-            new = [{"entry": e, "since": now.isoformat()} for e in entries if e not in there]
-            if new:
-                connection.execute(sa.insert(SUPPRESSIONS), new)
+    def entries(self, keys: Sequence[str], *, purpose: str | None = None) -> list[bytes]:
+        """What stands for each subject in a suppression: it tells nothing without the key.
 
-    def suppressed(self, keys: Sequence[str]) -> np.ndarray:
-        """Whether every subject is suppressed.
+        Args:
+            purpose: of a suppression for that purpose alone; None for all of them.
+        """
+        secret = self._keys["suppression"]
+        if purpose is not None:
+            secret = derive(secret, f"purpose/{purpose}")
+        return keyed_hashes(secret, [key.encode() for key in keys])
+
+    def suppress(
+        self, keys: Sequence[str], *, now: dt.datetime, purpose: str | None = None
+    ) -> None:
+        """Keeps these subjects from being given a token, whether they have one or not.
+
+        Guarantees: no answer of theirs up to `now` counts from now on, for good.
+        """
+        self.suppress_entries(dict.fromkeys(self.entries(keys, purpose=purpose), now))
+
+    def suppress_entries(self, entries: Mapping[bytes, dt.datetime]) -> None:
+        """The same by what stands for the subjects, which needs nobody's key."""
+        with self._transaction(write=True) as connection:
+            suppressions.suppress(connection, entries)
+
+    def suppressions(self) -> dict[bytes, dt.datetime]:
+        """Every entry there is, lifted or not, and up to when answers do not count."""
+        with self._transaction() as connection:
+            return suppressions.everything(connection)
+
+    def suppressed(self, keys: Sequence[str], *, purpose: str | None = None) -> np.ndarray:
+        """Whether every subject is suppressed, and no later answer has lifted it.
 
         Shapes: keys (n,) -> bool (n,).
         """
         with self._transaction() as connection:
-            there = self._suppressed_among(connection, list(dict.fromkeys(keys)))
+            there = self._suppressed_among(connection, list(dict.fromkeys(keys)), purpose)
         return np.fromiter((key in there for key in keys), dtype=np.bool_, count=len(keys))
+
+    def not_before(self, keys: Sequence[str], *, purpose: str) -> dict[str, dt.datetime]:
+        """Up to when the answers of these subjects do not count, for those who are or were
+        suppressed, for this purpose or for all."""
+        distinct = list(dict.fromkeys(keys))
+        moments: dict[str, dt.datetime] = {}
+        with self._transaction() as connection:
+            if not database.count(connection, database.SUPPRESSIONS):
+                return moments
+            for of in (None, purpose):
+                entries = self.entries(distinct, purpose=of)
+                found = suppressions.since(connection, entries)
+                for key, entry in zip(distinct, entries, strict=True):
+                    if entry in found:
+                        moments[key] = max(found[entry], moments.get(key, found[entry]))
+        return moments
+
+    def lift(self, answered: Mapping[str, dt.datetime], *, purpose: str) -> None:
+        """Lets subjects who answered afresh come back; who answered before stays out.
+
+        Args:
+            answered: when each of them said yes to this purpose.
+        """
+        keys, moments = list(answered), list(answered.values())
+        with self._transaction(write=True) as connection:
+            for of in (None, purpose):
+                entries = self.entries(keys, purpose=of)
+                suppressions.lift(connection, dict(zip(entries, moments, strict=True)))
+
+    def spend_entry(self, key: str) -> bytes:
+        """What stands for a subject in the ledger's memory of what erased people spent."""
+        return keyed_hashes(derive(self._keys["suppression"], "spend"), [key.encode()])[0]
+
+    def reference(self, content: bytes) -> bytes:
+        """What tells two requests about one person together: it tells nothing without the key."""
+        return keyed_hashes(derive(self._keys["suppression"], "reference"), [content])[0]
+
+    def seal(self, content: bytes, *, about: str) -> bytes:
+        """Encrypts what a pending request must remember; it outlives a rotation."""
+        return seal(derive(self._keys["suppression"], "request"), content, about.encode())
+
+    def unseal(self, sealed: bytes, *, about: str) -> bytes:
+        """What `seal` was given.
+
+        Raises:
+            VaultMismatch: it is about something else, changed, or of another vault.
+        """
+        key = derive(self._keys["suppression"], "request")
+        return unseal(key, sealed, about.encode(), told=f"what request {about} holds was changed")
 
     def forget(self, keys: Sequence[str]) -> int:
         """Removes the subjects' rows, and their tokens from the log of reveals.
@@ -204,10 +290,14 @@ class Vault:
             tokens = [{"gone": token} for _, token in rows]
             if tokens:
                 gone: sa.BindParameter[int] = sa.bindparam("gone")
-                connection.execute(
-                    sa.insert(RETIRED),
-                    [{"entry": entry} for entry in self._retired([t for _, t in rows])],
-                )
+                retired = self._retired([token for _, token in rows])
+                # A restored backup brings back rows whose tokens were retired before.
+                there = {
+                    bytes(row[0]) for row in database.matching(connection, RETIRED.c.entry, retired)
+                }
+                new = [{"entry": entry} for entry in retired if entry not in there]
+                if new:
+                    connection.execute(sa.insert(RETIRED), new)
                 connection.execute(
                     sa.update(REVEALS).where(REVEALS.c.token == gone).values(token=None), tokens
                 )
@@ -225,20 +315,22 @@ class Vault:
         """
         if key_id(new_key) == self._key_id:
             raise KeyInvalid("The new key is the vault's own. Rotate to a fresh one.")
-        new = {**self._keys, **{name: os.urandom(32) for name in _ROTATED}}
+        new = {**self._keys, **{name: os.urandom(32) for name in ROTATED}}
+
+        identities_key = self._keys["identity"]
 
         def renew(rows: list[tuple[int, bytes]]) -> list[database.SubjectRow]:
             tokens = [token for token, _ in rows]
-            subjects = [self._open_identity(token, identity) for token, identity in rows]
+            subjects = [open_identity(identities_key, token, each) for token, each in rows]
             lookups = keyed_hashes(new["lookup"], [subject.encode() for subject in subjects])
-            identities = _seal(new["identity"], tokens, subjects)
+            identities = seal_identities(new["identity"], tokens, subjects)
             return list(zip(tokens, lookups, identities, strict=True))
 
         with self._transaction(write=True) as connection:
             database.replace_subjects(connection, renew)
             connection.execute(sa.delete(KEYS))
             connection.execute(
-                sa.insert(KEYS), _wrapped(new_key, self._vault_id, self._capacity, new)
+                sa.insert(KEYS), wrapped(new_key, self._vault_id, self._capacity, new)
             )
             connection.execute(sa.update(VAULT).values(key_id=key_id(new_key)))
         self._keys, self._key_id = new, key_id(new_key)
@@ -256,92 +348,33 @@ class Vault:
 
     def _retired(self, tokens: list[int]) -> list[bytes]:
         return keyed_hashes(
-            derive(self._keys["suppression"], "retired-token"), map(_token_bytes, tokens)
+            derive(self._keys["suppression"], "retired-token"), map(token_bytes, tokens)
         )
 
     def _known(
-        self, connection: sa.Connection, keys: list[str], hashes: list[bytes]
+        self,
+        connection: sa.Connection,
+        keys: list[str],
+        hashes: list[bytes],
+        purpose: str | None,
     ) -> dict[str, int]:
         tokens = dict(database.matching(connection, SUBJECTS.c.lookup, hashes, SUBJECTS.c.token))
         known = {
             key: tokens[entry] for key, entry in zip(keys, hashes, strict=True) if entry in tokens
         }
-        return known | dict.fromkeys(self._suppressed_among(connection, keys), NO_TOKEN)
+        return known | dict.fromkeys(self._suppressed_among(connection, keys, purpose), NO_TOKEN)
 
-    def _suppressed_among(self, connection: sa.Connection, keys: list[str]) -> set[str]:
-        if not database.count(connection, SUPPRESSIONS):
+    def _suppressed_among(
+        self, connection: sa.Connection, keys: list[str], purpose: str | None
+    ) -> set[str]:
+        if not database.count(connection, database.SUPPRESSIONS):
             return set()
-        entries = self._hashes("suppression", keys)
-        there = {row[0] for row in database.matching(connection, SUPPRESSIONS.c.entry, entries)}
-        return {key for key, entry in zip(keys, entries, strict=True) if entry in there}
-
-    def _draw(self, connection: sa.Connection, wanted: int) -> np.ndarray:
-        """Unused tokens, uniform without replacement, in random order."""
-        retired = database.count(connection, RETIRED)
-        used = database.count(connection, SUBJECTS) + retired
-        if used + wanted > self._capacity // 2:
-            raise LetheError(
-                f"The vault has {self._capacity} tokens and {used} in use; {wanted} more would be "
-                "over half, where tokens stop hiding who came when. Start a vault of more capacity."
-            )
-        drawn: list[np.ndarray] = []
-        seen = np.zeros(self._capacity, dtype=np.bool_)
-        while wanted:
-            fresh = _distinct(_uniform_below(self._capacity, wanted))
-            fresh = fresh[~seen[fresh]]
-            seen[fresh] = True
-            taken = database.matching(connection, SUBJECTS.c.token, fresh.tolist())
-            free = np.ones(self._capacity, dtype=np.bool_)
-            free[[token for (token,) in taken]] = False
-            fresh = fresh[free[fresh]]
-            if retired:
-                entries = self._retired(fresh.tolist())
-                old = {row[0] for row in database.matching(connection, RETIRED.c.entry, entries)}
-                fresh = fresh[[entry not in old for entry in entries]]
-            drawn.append(fresh)
-            wanted -= len(fresh)
-        return np.concatenate(drawn) if drawn else np.empty(0, dtype=np.int64)
-
-    def _open_identity(self, token: int, identity: bytes) -> str:
-        try:
-            return (
-                AESGCM(self._keys["identity"])
-                .decrypt(identity[:_NONCE], identity[_NONCE:], _token_bytes(token))
-                .decode()
-            )
-        except (InvalidTag, ValueError):
-            raise VaultMismatch(_DAMAGED.format(f"token {token} is not as written")) from None
-
-
-def _token_bytes(token: int) -> bytes:
-    return token.to_bytes(4, "big")
-
-
-def _seal(key: bytes, tokens: list[int], subjects: list[str]) -> list[bytes]:
-    """Encrypts every subject's key, bound to its token: swapped rows do not open."""
-    encrypt = AESGCM(key).encrypt
-    random = os.urandom(_NONCE * len(tokens))
-    nonces = (random[at : at + _NONCE] for at in range(0, len(random), _NONCE))
-    return [
-        nonce + encrypt(nonce, subject.encode(), _token_bytes(token))
-        for nonce, token, subject in zip(nonces, tokens, subjects, strict=True)
-    ]
-
-
-def _uniform_below(limit: int, count: int) -> np.ndarray:
-    """Uniform integers in [0, limit) of the operating system's generator, by rejection."""
-    mask = (1 << (limit - 1).bit_length()) - 1
-    accepted = np.empty(0, dtype=np.int64)
-    while len(accepted) < count:
-        random = np.frombuffer(os.urandom(4 * count), dtype="<u4").astype(np.int64) & mask
-        accepted = np.concatenate([accepted, random[random < limit]])
-    return accepted[:count]
-
-
-def _distinct(values: np.ndarray) -> np.ndarray:
-    """Each value once, in the order of first occurrence: sorted tokens would tell who came when."""
-    _, first = np.unique(values, return_index=True)
-    return values[np.sort(first)]
+        found: set[str] = set()
+        for of in (None,) if purpose is None else (None, purpose):
+            entries = self.entries(keys, purpose=of)
+            there = suppressions.in_force(connection, entries)
+            found |= {key for key, entry in zip(keys, entries, strict=True) if entry in there}
+        return found
 
 
 def _exists(engine: sa.Engine) -> bool:
@@ -351,7 +384,7 @@ def _exists(engine: sa.Engine) -> bool:
 
 def _create(engine: sa.Engine, key: bytes, capacity: int) -> None:
     vault_id = os.urandom(16)
-    keys = {name: os.urandom(32) for name in _DATA_KEYS}
+    keys = {name: os.urandom(32) for name in DATA_KEYS}
     with database.transaction(engine, write=True) as connection:
         if sa.inspect(connection).has_table(VAULT.name):
             return  # another process was first
@@ -361,49 +394,4 @@ def _create(engine: sa.Engine, key: bytes, capacity: int) -> None:
                 vault_id=vault_id, schema=SCHEMA, capacity=capacity, key_id=key_id(key)
             )
         )
-        connection.execute(sa.insert(KEYS), _wrapped(key, vault_id, capacity, keys))
-
-
-def _bound(vault_id: bytes, capacity: int, name: str) -> bytes:
-    """What a wrapped key is bound to: moved, renamed or of another capacity, it does not open."""
-    return b"|".join((vault_id, str(capacity).encode(), name.encode()))
-
-
-def _wrapped(
-    key: bytes, vault_id: bytes, capacity: int, keys: dict[str, bytes]
-) -> list[dict[str, str | bytes]]:
-    wrap = AESGCM(derive(key, "vault/wrap"))
-    rows: list[dict[str, str | bytes]] = []
-    for name, value in keys.items():
-        nonce = os.urandom(_NONCE)
-        sealed = nonce + wrap.encrypt(nonce, value, _bound(vault_id, capacity, name))
-        rows.append({"name": name, "wrapped": sealed})
-    return rows
-
-
-def _unlock(connection: sa.Connection, key: bytes) -> tuple[bytes, int, dict[str, bytes]]:
-    facts = connection.execute(sa.select(VAULT)).mappings().all()
-    if len(facts) != 1:
-        raise VaultMismatch(_DAMAGED.format("its own row is gone or there are several"))
-    vault_id, capacity = bytes(facts[0]["vault_id"]), int(facts[0]["capacity"])
-    if facts[0]["schema"] != SCHEMA:
-        raise VaultMismatch(
-            f"The vault has schema {facts[0]['schema']}, this Lethe knows {SCHEMA}. Update Lethe."
-        )
-    if facts[0]["key_id"] != key_id(key):
-        raise VaultMismatch(
-            f"The vault belongs to key {facts[0]['key_id']}; the key given is {key_id(key)}. "
-            "Bring back the vault's key, or point stores.vault at the vault of this one."
-        )
-    wrapped = {row.name: bytes(row.wrapped) for row in connection.execute(sa.select(KEYS))}
-    unwrap = AESGCM(derive(key, "vault/wrap"))
-    keys = {}
-    for name in _DATA_KEYS:
-        sealed = wrapped.get(name, b"")
-        try:
-            keys[name] = unwrap.decrypt(
-                sealed[:_NONCE], sealed[_NONCE:], _bound(vault_id, capacity, name)
-            )
-        except (InvalidTag, ValueError):
-            raise VaultMismatch(_DAMAGED.format(f"its key {name!r} does not open")) from None
-    return vault_id, capacity, keys
+        connection.execute(sa.insert(KEYS), wrapped(key, vault_id, capacity, keys))

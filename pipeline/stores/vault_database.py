@@ -52,6 +52,12 @@ SUPPRESSIONS = sa.Table(
     sa.Column("entry", sa.LargeBinary, primary_key=True),
     sa.Column("since", sa.String(40), nullable=False),
 )
+LIFTS = sa.Table(  # since schema 2: the latest fresh answer of who was suppressed
+    "vault_lifts",
+    METADATA,
+    sa.Column("entry", sa.LargeBinary, primary_key=True),
+    sa.Column("answered", sa.String(40), nullable=False),
+)
 RETIRED = sa.Table(  # keyed tokens of forgotten people: nobody else may be given them
     "vault_retired",
     METADATA,
@@ -157,6 +163,21 @@ def transaction(engine: sa.Engine, *, write: bool) -> Iterator[sa.Connection]:
                 yield connection
     except sa.exc.DBAPIError as error:
         raise _told(error) from None
+
+
+def migrate(engine: sa.Engine, schema: int) -> None:
+    """Brings an older vault to the present schema; a newer one is left as it is."""
+    with transaction(engine, write=False) as connection:
+        found = _schemas(connection)
+    if found and max(found) < schema:
+        with transaction(engine, write=True) as connection:
+            if max(_schemas(connection)) < schema:  # no other process was first
+                LIFTS.create(connection)
+                connection.execute(sa.update(VAULT).values(schema=schema))
+
+
+def _schemas(connection: sa.Connection) -> list[int]:
+    return list(connection.execute(sa.select(VAULT.c.schema)).scalars())
 
 
 def _told(error: sa.exc.DBAPIError) -> Exception:

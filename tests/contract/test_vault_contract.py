@@ -122,7 +122,7 @@ def test_wrong_key_is_refused_even_if_the_database_says_it_is_right(vault: Vault
         ("UPDATE vault SET capacity = capacity * 2", "does not open"),
         ("DELETE FROM vault", "gone"),
         ("DROP TABLE vault_keys", "damaged|lacks"),
-        ("UPDATE vault SET schema = 2", "Update Lethe"),
+        ("UPDATE vault SET schema = 3", "Update Lethe"),
     ],
 )
 def test_damage_is_seen_at_opening(vault: Vault, url: str, damage: str, told: str) -> None:
@@ -187,6 +187,93 @@ def test_suppressed_subject_is_given_no_token(vault: Vault) -> None:
     assert vault.tokens(["ada", "ben", "cleo"]).tolist() == [NO_TOKEN, ben, NO_TOKEN]
     assert vault.lookup(["ada", "ben", "cleo"]).tolist() == [ada, ben, -1]
     assert vault.count() == 2
+
+
+LATER = NOW + dt.timedelta(hours=1)
+
+
+def test_suppression_for_one_purpose_leaves_the_others(vault: Vault) -> None:
+    ada = vault.tokens(["ada"]).tolist()
+    vault.suppress(["ada"], now=NOW, purpose="letters")
+    assert vault.suppressed(["ada", "ben"], purpose="letters").tolist() == [True, False]
+    assert vault.suppressed(["ada"], purpose="parcels").tolist() == [False]
+    assert vault.suppressed(["ada"]).tolist() == [False]
+    assert vault.tokens(["ada"], purpose="letters").tolist() == [NO_TOKEN]
+    assert vault.tokens(["ada"], purpose="parcels").tolist() == ada
+    assert vault.not_before(["ada", "ben"], purpose="letters") == {"ada": NOW}
+    assert vault.not_before(["ada"], purpose="parcels") == {}
+
+
+def test_only_an_answer_after_the_suppression_lifts_it(vault: Vault) -> None:
+    vault.suppress(["ada"], now=NOW)
+    for too_early in (NOW - dt.timedelta(days=1), NOW):
+        vault.lift({"ada": too_early}, purpose="letters")
+        assert vault.suppressed(["ada"]).tolist() == [True]
+    vault.lift({"ada": LATER}, purpose="letters")
+    assert vault.suppressed(["ada"], purpose="letters").tolist() == [False]
+    assert vault.not_before(["ada"], purpose="letters") == {"ada": NOW}, "old answers never count"
+    vault.suppress(["ada"], now=NOW)  # the first erasure, resumed
+    assert vault.suppressed(["ada"]).tolist() == [False]
+    vault.suppress(["ada"], now=LATER)  # another one
+    assert vault.suppressed(["ada"]).tolist() == [True]
+
+
+def test_who_was_forgotten_and_answers_afresh_is_given_another_token(vault: Vault) -> None:
+    (old,) = vault.tokens(["ada"]).tolist()
+    vault.suppress(["ada"], now=NOW)
+    vault.forget(["ada"])
+    vault.lift({"ada": LATER}, purpose="letters")
+    (new,) = vault.tokens(["ada"], purpose="letters").tolist()
+    assert new not in (old, NO_TOKEN)
+    assert vault.spend_entry("ada") == vault.spend_entry("ada") != vault.spend_entry("ben")
+
+
+def test_suppressions_of_a_lost_vault_can_be_written_again_without_any_key(vault: Vault) -> None:
+    entries = dict.fromkeys(vault.entries(["ada"]), NOW)
+    vault.suppress_entries(entries)
+    assert vault.suppressions() == entries
+    assert vault.suppressed(["ada", "ben"]).tolist() == [True, False]
+    assert not any(b"ada" in entry for entry in entries)
+
+
+def test_row_that_a_backup_brought_back_can_be_forgotten_again(vault: Vault, url: str) -> None:
+    (token,) = vault.tokens(["ada"]).tolist()
+    lookup, identity = rows(url, "SELECT lookup, identity FROM vault_subjects")[0]
+    vault.forget(["ada"])
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("INSERT INTO vault_subjects VALUES (:token, :lookup, :identity)"),
+            {"token": token, "lookup": lookup, "identity": identity},
+        )
+    engine.dispose()
+    assert vault.forget(["ada"]) == 1
+    assert vault.count() == 0
+
+
+def test_what_a_request_remembers_opens_for_that_request_alone_and_after_a_rotation(
+    vault: Vault, url: str
+) -> None:
+    sealed = vault.seal(b"ada@example.org", about="request 1")
+    assert b"ada" not in sealed
+    assert sealed != vault.seal(b"ada@example.org", about="request 1")
+    with pytest.raises(VaultMismatch, match="request 2"):
+        vault.unseal(sealed, about="request 2")
+    vault.rotate(NEW_KEY)
+    with Vault.open(url, NEW_KEY) as rotated:
+        assert rotated.unseal(sealed, about="request 1") == b"ada@example.org"
+
+
+def test_vault_of_the_first_schema_is_migrated_and_keeps_its_suppressions(
+    vault: Vault, url: str
+) -> None:
+    vault.suppress(["ada"], now=NOW)
+    change(url, "DROP TABLE vault_lifts")
+    change(url, "UPDATE vault SET schema = 1")
+    with Vault.open(url, KEY, create=False) as migrated:
+        migrated.lift({"ben": LATER}, purpose="letters")
+        assert migrated.suppressed(["ada"]).tolist() == [True]
+    assert rows(url, "SELECT schema FROM vault") == [(2,)]
 
 
 def test_forgotten_subject_is_in_no_table_and_stays_suppressed(vault: Vault, url: str) -> None:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.stores.vault import CAPACITY, NO_TOKEN, Vault, _distinct, _uniform_below
+from pipeline.stores.vault import CAPACITY, NO_TOKEN, Vault
+from pipeline.stores.vault_draw import distinct, uniform_below
 
 KEY = b"k" * 32
 
@@ -58,19 +59,19 @@ def test_same_people_under_the_same_key_have_other_tokens_in_another_vault(tmp_p
 
 @given(limit=st.integers(1, 2**31), count=st.integers(0, 50))
 def test_uniform_integers_are_below_the_limit_and_as_many_as_asked(limit: int, count: int) -> None:
-    drawn = _uniform_below(limit, count)
+    drawn = uniform_below(limit, count)
     assert len(drawn) == count
     assert ((drawn >= 0) & (drawn < limit)).all()
 
 
 def test_uniform_integers_reach_every_number_equally_where_rejection_is_needed() -> None:
-    counts = np.bincount(_uniform_below(5, 50_000), minlength=5)
+    counts = np.bincount(uniform_below(5, 50_000), minlength=5)
     assert (abs(counts - 10_000) < 5.2 * np.sqrt(50_000 * 0.2 * 0.8)).all()  # 5 * 2e-7
 
 
 @given(st.lists(st.integers(0, 9)))
 def test_distinct_values_stay_in_the_order_of_first_occurrence(values: list[int]) -> None:
-    assert _distinct(np.array(values, dtype=np.int64)).tolist() == list(dict.fromkeys(values))
+    assert distinct(np.array(values, dtype=np.int64)).tolist() == list(dict.fromkeys(values))
 
 
 @settings(max_examples=25, deadline=None)

@@ -9,14 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from pyroaring import BitMap
 
 from pipeline import workspace
+from pipeline.consents import Decisions
 from pipeline.errors import LedgerInvalid, NotFound, RegistrationRefused
 from pipeline.evidence import Evidence, closed_gate, objections
 from pipeline.keys import create_key_file, load_key
 from pipeline.params import Params, Registration, load_params
+from pipeline.references import Reference
+from pipeline.rights.requesting import receive
 from pipeline.stages import register
 from pipeline.stores.ledger import Ledger
 from pipeline.stores.registry import Registry
@@ -139,6 +143,13 @@ def write_lock(root: Path, data_md5: str) -> None:
     (root / "dvc.lock").write_text(json.dumps(lock))
 
 
+def decided(willing: set[str]) -> Decisions:
+    """Everybody's yes, given long ago."""
+    people = pd.Index(sorted(willing), dtype="str")
+    asked = pd.Series(pd.Timestamp("2026-01-01", tz="UTC"), index=people)
+    return Decisions(pd.Series("yes", index=people), people, asked)
+
+
 @pytest.fixture
 def door(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
     monkeypatch.delenv("LETHE_KEY", raising=False)
@@ -186,7 +197,7 @@ def door(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
     ledger = FakeLedger()
     ledger.record.manifest_md5 = _md5(manifest)
     made = Door(here, params, ledger, set(PEOPLE))
-    monkeypatch.setattr(register, "willing_now", lambda params, now: made.willing)
+    monkeypatch.setattr(register, "decisions_now", lambda params, now: decided(made.willing))
     monkeypatch.setattr(Ledger, "open", lambda url: made.ledger)
     yield made
 
@@ -207,7 +218,7 @@ def test_a_sound_model_is_registered_as_candidate_and_champion(door: Door) -> No
 def test_the_ledgers_own_record_opens_the_door(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.chdir(door.root)
-    monkeypatch.setattr(register, "willing_now", lambda params, now: door.willing)
+    monkeypatch.setattr(register, "decisions_now", lambda params, now: decided(door.willing))
     people = BitMap.deserialize(workspace.MANIFEST.read_bytes())
     with Ledger.open(door.params.stores.ledger) as ledger:
         reservation = ledger.reserve(
@@ -234,7 +245,7 @@ def test_a_rolled_back_ledger_is_refused_by_every_walk(
     assert door.run()["version"] == 1
     monkeypatch.undo()
     monkeypatch.chdir(door.root)
-    monkeypatch.setattr(register, "willing_now", lambda params, now: door.willing)
+    monkeypatch.setattr(register, "decisions_now", lambda params, now: decided(door.willing))
     with pytest.raises(LedgerInvalid, match="has 0 entries and no longer contains run run-1"):
         door.run()
 
@@ -327,6 +338,16 @@ def _suppressed(door: Door) -> None:
         vault.suppress([PEOPLE[1]], now=NOW)
 
 
+def _asked(door: Door) -> None:
+    """The training was under way when the request came in."""
+    receive(door.params, [Reference(None, PEOPLE[0])], kind="erase", now=NOW)
+
+
+def _suppressed_for_the_purpose(door: Door) -> None:
+    with Vault.open(door.params.stores.vault, load_key(door.params.stores)) as vault:
+        vault.suppress([PEOPLE[1]], now=NOW, purpose=door.params.purpose)
+
+
 def _forgotten(door: Door) -> None:
     with Vault.open(door.params.stores.vault, load_key(door.params.stores)) as vault:
         vault.forget([PEOPLE[2]])
@@ -355,6 +376,8 @@ def _other_lock_data(door: Door) -> None:
         (lambda d: d.edit("train", plan=replace(PLAN, steps=19).to_data()), "another plan"),
         (_withdraws, "1 people in it have withdrawn"),
         (_suppressed, "1 people in it have withdrawn"),
+        (_asked, "1 people in it have withdrawn"),
+        (_suppressed_for_the_purpose, "1 people in it have withdrawn"),
         (_forgotten, "1 people in it have withdrawn"),
         (_other_lock_data, "the data changed after the training"),
         (lambda d: (d.root / "dvc.lock").unlink(), "dvc.lock does not name all"),

@@ -168,7 +168,7 @@ def die(*_):
 step, url = sys.argv[1:]
 opened = vault.Vault.open(url, b"k" * 32)
 if step == "rotate":
-    vault._wrapped = die
+    vault.wrapped = die
     opened.rotate(b"n" * 32)
 else:
     vault_database.LOOKUP.create = die

@@ -1,0 +1,200 @@
+"""`lethe erase …`: what people ask for, taken in, worked on and proved."""
+
+import datetime as dt
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.errors import ParamsInvalid, RequestsOpen
+from pipeline.params import load_params, resolve_secret
+
+erase = typer.Typer(
+    help="Take requests of people in, carry them out in every store, and prove it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+ParamsFile = Annotated[Path, typer.Option("--params", help="The declarations.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+_PARAMS = Path("params.yaml")
+
+
+def _say(text: str = "") -> None:
+    typer.echo(text)
+
+
+def _say_json(content: Any) -> None:
+    typer.echo(json.dumps(content, indent=2, sort_keys=True, allow_nan=False))
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+@erase.command()
+def request(
+    subject: Annotated[
+        str | None, typer.Option(help="A subject's key in the source; - reads it from input.")
+    ] = None,
+    email: Annotated[
+        str | None, typer.Option(help="An e-mail address, where a column `email` is declared.")
+    ] = None,
+    identifier: Annotated[
+        str | None, typer.Option(help="COLUMN=VALUE of any declared identifier.")
+    ] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", help="Many: one column, its name in the first row.")
+    ] = None,
+    kind: Annotated[
+        str, typer.Option(help="erase; or withdraw, object: left out for this purpose alone.")
+    ] = "erase",
+    params_file: ParamsFile = _PARAMS,
+    as_json: AsJson = False,
+) -> None:
+    """Record that somebody asks; nobody is looked up, so the answer tells of nobody."""
+    from pipeline.references import refer
+    from pipeline.rights import requesting
+    from pipeline.stores.requests import KINDS
+
+    params = load_params(params_file)
+    if sum(each is not None for each in (subject, email, identifier, csv_file)) != 1:
+        raise ParamsInvalid("Give one of --subject, --email, --identifier and --csv.")
+    if kind not in KINDS:
+        raise ParamsInvalid(f"--kind is one of {', '.join(KINDS)}, not {kind!r}.")
+    if csv_file is not None:
+        references = requesting.read_csv(params, csv_file)
+    elif identifier is not None:
+        name, equals, value = identifier.partition("=")
+        if not equals:
+            raise ParamsInvalid("--identifier is COLUMN=VALUE, such as phone=… .")
+        references = [refer(params, name.strip(), value)]
+    elif email is not None:
+        references = [refer(params, "email", email)]
+    else:
+        value = sys.stdin.readline() if subject == "-" else str(subject)
+        references = [refer(params, None, value)]
+    made = requesting.receive(
+        params, references, kind=next(each for each in KINDS if each == kind), now=_now()
+    )
+    if as_json:
+        _say_json([{"request": m.request_id, "due_at": m.due_at.isoformat()} for m in made])
+        return
+    for each in made:
+        _say(f"Request {each.request_id}, to be answered by {each.due_at:%Y-%m-%d}.")
+
+
+@erase.command()
+def status(
+    request_id: Annotated[str | None, typer.Argument(help="One request; all without it.")] = None,
+    params_file: ParamsFile = _PARAMS,
+    as_json: AsJson = False,
+) -> None:
+    """Say how requests stand: dates, steps, and why one is still open."""
+    from pipeline.rights import requesting
+    from pipeline.stores.requests import Requests
+
+    params = load_params(params_file)
+    with Requests.open(resolve_secret(params.stores.ledger)) as requests:
+        found = requests.all() if request_id is None else [requests.find(request_id)]
+    rows = [requesting.status(each, params, now=_now()) for each in found]
+    _say_json(rows) if as_json else _say(requesting.render_status(rows))
+
+
+@erase.command()
+def extend(
+    request_id: Annotated[str, typer.Argument(help="The request.")],
+    reason: Annotated[str, typer.Option(help="Why; the person must be told it.")],
+    params_file: ParamsFile = _PARAMS,
+) -> None:
+    """Extend a deadline by the two further months of Art. 12(3), within the first month."""
+    from pipeline.rights import requesting
+
+    made = requesting.extend(load_params(params_file), request_id, reason=reason, now=_now())
+    _say(f"Request {made.request_id} is to be answered by {made.due_at:%Y-%m-%d}.")
+
+
+@erase.command()
+def run(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what there is to do and what it costs; do none.")
+    ] = False,
+    params_file: ParamsFile = _PARAMS,
+) -> None:
+    """Carry out every open request: erase, train without them, retire, verify, and prove it.
+
+    Ends with 36 if a request stays open, and may be started again at any time; a second one at
+    the same time ends with 29.
+    """
+    from pipeline.rights import running
+
+    params = load_params(params_file)
+    if dry_run:
+        _say(running.forecast(params, now=_now()))
+        return
+    summary = running.run(params, clock=_now, tell=_say)
+    for request_id, number in summary.closed.items():
+        _say(f"{request_id}: closed, receipt {number}.")
+    for request_id, other in summary.joined.items():
+        _say(f"{request_id}: joined to {other}.")
+    for request_id, until in summary.waiting.items():
+        _say(f"{request_id}: erased from the data; models are trained anew from {until:%Y-%m-%d}.")
+    if not any((summary.closed, summary.joined, summary.waiting, summary.problems)):
+        _say("Nothing to do.")
+    if summary.problems:
+        told = "; ".join(f"{each}: {why}" for each, why in summary.problems.items())
+        raise RequestsOpen(f"{len(summary.problems)} requests stay open. {told}")
+
+
+@erase.command()
+def verify(
+    request_id: Annotated[str | None, typer.Argument(help="One open request; all.")] = None,
+    params_file: ParamsFile = _PARAMS,
+    as_json: AsJson = False,
+) -> None:
+    """Look afresh into every store: for who has an open request, and for who came back."""
+    from pipeline.rights import running
+
+    found = running.verify(load_params(params_file), request_id, now=_now())
+    _say_json(found) if as_json else _say(running.render_verify(found))
+    if found["still_there"]:
+        raise RequestsOpen(f"{found['still_there']} findings; lethe erase run goes on with them.")
+
+
+@erase.command()
+def receipt(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="A request; with --check files, where a folder is all in it."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check the signatures and the chain.")
+    ] = False,
+    public_key: Annotated[
+        list[Path] | None, typer.Option("--public-key", help="Keys to trust, in PEM.")
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option(help="NUMBER:HASH of a receipt that must be there.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write receipts, their pages and the key here.")
+    ] = None,
+    params_file: ParamsFile = _PARAMS,
+) -> None:
+    """Show a receipt, write all, or check them with the public key alone."""
+    from pipeline.rights import showing
+
+    if check and names:
+        files = [Path(name) for name in names]
+        _say(showing.check_files(files, public_key or [showing.key_beside(files)], head=head))
+        return
+    params = load_params(params_file)
+    if check:
+        _say(showing.check_stored(params, public_key or [], head=head))
+    elif out is not None:
+        _say(f"Wrote {showing.write_all(params, out)} receipts to {out}.")
+    elif len(names or ()) > 1:
+        raise ParamsInvalid("Name one request; or give --check for files.")
+    else:
+        _say(showing.show(params, names[0] if names else None))

@@ -1,0 +1,83 @@
+"""Whom a request is about: as it was said, before anybody was looked up, and as it was found.
+
+Both are kept with a pending request, encrypted by the vault, and never shown.
+"""
+
+import json
+from dataclasses import dataclass, field
+
+from pipeline.errors import ParamsInvalid
+from pipeline.params import Params, resolve_secret
+from pipeline.records import Traces
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a request says of its person: the subject's key, or the value of an identifier.
+
+    `column` is `table.column` of a declared identifier; None for the subject's key.
+    """
+
+    column: str | None
+    value: str = field(repr=False)
+
+    def to_bytes(self) -> bytes:
+        return json.dumps({"column": self.column, "value": self.value}, sort_keys=True).encode()
+
+
+def read_sealed(content: bytes) -> Reference | Traces:
+    """What was kept with a request: what it said, or since it was looked up, what was found."""
+    data = json.loads(content)
+    if "value" in data:
+        return Reference(data["column"], data["value"])
+    return Traces(data["key"], data["token"], tuple(data["identifiers"]))
+
+
+def traces_to_bytes(traces: Traces) -> bytes:
+    data = {"key": traces.key, "token": traces.token, "identifiers": list(traces.identifiers)}
+    return json.dumps(data, sort_keys=True).encode()
+
+
+def identifier_columns(params: Params) -> dict[str, str]:
+    """How a declared identifier may be named → `table.column`: in full, or by its column alone
+    where one table has it."""
+    found = [
+        (table, column)
+        for table, declared in params.tables.items()
+        for column, about in declared.columns.items()
+        if about.role == "identifier"
+    ]
+    columns = [column for _, column in found]
+    names = {f"{table}.{column}": f"{table}.{column}" for table, column in found}
+    return names | {c: f"{t}.{c}" for t, c in found if columns.count(c) == 1}
+
+
+def refer(params: Params, name: str | None, value: str) -> Reference:
+    """A reference by a declared identifier's name, or by the subject's key.
+
+    Args:
+        name: `column` or `table.column`; None or the key's own name for the subject's key.
+
+    Raises:
+        ParamsInvalid: no such identifier is declared, or there is no value. Neither says
+            anything of people.
+    """
+    value = value.strip()
+    if not value:
+        raise ParamsInvalid("A request needs to say whom it is about: the value is empty.")
+    if name in (
+        None,
+        "subject",
+        params.subject.key,
+        f"{params.subject.table}.{params.subject.key}",
+    ):
+        return Reference(None, value)
+    if resolve_secret(params.source.url).partition(":")[0] in ("csv", "parquet"):
+        raise ParamsInvalid(
+            "A folder of files is never searched by identifiers. Give the subject's key."
+        )
+    known = identifier_columns(params)
+    if name not in known:
+        shown = ", ".join(sorted(set(known.values()))) or "none"
+        raise ParamsInvalid(f"{name!r} is not a declared identifier; declared: {shown}.")
+    return Reference(known[name], value)

@@ -1,0 +1,358 @@
+"""erase: takes everybody who asked out of every store, trains without them, and proves it.
+
+Step by step, each of which leaves its mark before the next begins, so that whatever ends a run
+the next one goes on: look up → suppress → remember the spend → source → vault → history →
+retrain → retire → verify → receipt. Up to the vault everybody is alone; from there on all open
+requests are one batch, with one retraining. Requests that come in meanwhile join it until the
+retraining begins.
+
+Whoever is unknown takes the same steps and is answered with the rest of the batch.
+"""
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from pipeline.errors import LetheError, RequestsOpen
+from pipeline.params import Params
+from pipeline.records import Outcome, Traces
+from pipeline.references import read_sealed, traces_to_bytes
+from pipeline.rights.places import LEAVES, Places, Training
+from pipeline.rights.receipts import Signer
+from pipeline.rights.reporting import receipt_facts, still_there, what_became
+from pipeline.rights.requesting import waits_until
+from pipeline.stores.requests import OPEN, Mark, Request, Requests
+from pipeline.suppression import concerns
+
+LAST_DAYS = dt.timedelta(days=3)  # before a deadline no model waits for a retraining any more
+
+
+@dataclass
+class Summary:
+    """What a run came to, by request id."""
+
+    closed: dict[str, int] = field(default_factory=dict)  # → number of the receipt
+    joined: dict[str, str] = field(default_factory=dict)  # → the request that answers it
+    waiting: dict[str, dt.datetime] = field(default_factory=dict)  # → until when
+    problems: dict[str, str] = field(default_factory=dict)  # → why it is still open
+
+
+class Erasure:
+    """Works on open requests; `run` once, or again after anything.
+
+    Guarantees: a request closes only after a fresh look found nothing in any store; what was
+        not seen to be gone is not told as erased; each request that closes has one receipt.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        places: Places,
+        requests: Requests,
+        signer: Signer,
+        *,
+        clock: Callable[[], dt.datetime],
+        tell: Callable[[str], None],
+    ) -> None:
+        self._params = params
+        self._places = places
+        self._requests = requests
+        self._signer = signer
+        self._clock = clock
+        self._tell = tell
+        self._summary = Summary()
+
+    def run(self) -> Summary:
+        """Drains the open requests, those that come in meanwhile too.
+
+        Raises:
+            Busy: another process works on them.
+        """
+        with self._requests.alone():
+            tried: set[str] = set()
+            while fresh := [r for r in self._open() if r.request_id not in tried]:
+                while fresh:  # who comes in while others are looked up joins them
+                    tried |= {each.request_id for each in fresh}
+                    # All are found before any is erased: two requests may be one person's.
+                    found = {each.request_id: self._found(each) for each in fresh}
+                    for request_id, traces in found.items():
+                        if traces is not None:
+                            self._erase(request_id, traces)
+                    fresh = [r for r in self._open() if r.request_id not in tried]
+                self._together()
+        return self._summary
+
+    def _open(self) -> list[Request]:
+        return [r for r in self._requests.all(state=OPEN) if concerns(r, self._params)]
+
+    # ------------------------------------------------------------------ one by one
+
+    def _found(self, request: Request) -> Traces | None:
+        """Who it is; None if that cannot be told now, or another request is theirs."""
+        try:
+            traces = self._look_up(request)
+            if traces is not None:
+                self._suppress(self._requests.find(request.request_id), traces)
+            return traces
+        except LetheError as error:
+            self._problem(request.request_id, str(error))
+            return None
+
+    def _erase(self, request_id: str, traces: Traces) -> None:
+        """The steps up to the vault; what stands in the way of one is no reason for others."""
+        try:
+            self._remove(self._requests.find(request_id), traces)
+            self._solved(request_id)
+        except LetheError as error:
+            self._problem(request_id, str(error))
+
+    def _look_up(self, request: Request) -> Traces | None:
+        """Who it is, looked up once and kept until the end; None if another request is theirs."""
+        if request.sealed is None:
+            raise ValueError("an open request keeps what leads to its person")
+        about = read_sealed(self._places.unseal(request.sealed, about=request.request_id))
+        if isinstance(about, Traces):
+            traces = about
+        else:
+            keys = self._places.people(about)
+            if len(keys) > 1:
+                raise RequestsOpen(
+                    f"what it names leads to {len(keys)} people, all of whom are left out of "
+                    "training until then. Ask for one of them by the subject's key."
+                )
+            # Whoever is nobody's is looked for as well, by the very words of the request.
+            traces = self._places.traces(keys[0] if keys else about.value)
+            if not keys:
+                traces = Traces(traces.key, traces.token, (about.value,))
+        entry = self._places.entry(traces.key, purpose=request.purpose)
+        for other in self._open():
+            same = (other.entry, other.kind) == (entry, request.kind)
+            if same and other.request_id != request.request_id and "found" in other.marks:
+                self._requests.join(request.request_id, other.request_id, now=self._clock())
+                self._summary.joined[request.request_id] = other.request_id
+                return None
+        if "found" not in request.marks:
+            models, live = self._places.models(traces)
+            there = self._places.look(traces, kind=request.kind, models=models)
+            self._requests.resolve(
+                request.request_id,
+                sealed=self._places.seal(traces_to_bytes(traces), about=request.request_id),
+                entry=entry,
+                found={
+                    "stores": [outcome.to_data() for outcome in there],
+                    "models": models,
+                    "live": live,
+                },
+                now=self._clock(),
+            )
+        return traces
+
+    def _suppress(self, request: Request, traces: Traces) -> None:
+        if "suppressed" not in request.marks:
+            entry = self._places.entry(traces.key, purpose=request.purpose)
+            self._places.suppress(entry, since=request.received_at)
+            self._mark(request, "suppressed")
+
+    def _remove(self, request: Request, traces: Traces) -> None:
+        erases = request.kind == "erase"
+        if "remembered" not in request.marks:
+            if erases and traces.token is not None:
+                self._places.remember(traces, now=self._clock())
+            self._mark(request, "remembered")
+        if "source" not in request.marks:
+            done = Outcome("source", "not attempted", reason=LEAVES)
+            if erases:
+                done = self._places.erase_source(traces, now=self._clock())
+            self._mark_or_raise(request, "source", [done])
+        if "vault" not in request.marks:
+            done = Outcome("vault", "not attempted", reason=LEAVES)
+            if erases:
+                done = self._places.forget(traces)
+            self._mark_or_raise(request, "vault", [done])
+
+    # ------------------------------------------------------------------ all together
+
+    def _together(self) -> None:
+        """The rest, for everybody who came through the steps before.
+
+        A store that cannot be purged now keeps requests open, but no model in use.
+        """
+        batch = [r for r in self._open() if "vault" in r.marks]
+        if not batch:
+            return
+        try:
+            self._places.compact()
+            self._purge(batch)
+            starts = min(waits_until(request, self._params) for request in batch)
+            if starts > self._clock():
+                self._summary.waiting |= dict.fromkeys((r.request_id for r in batch), starts)
+                return
+            self._retrain(self._anew(batch))
+            self._retire(self._anew(batch))
+        except LetheError as error:
+            for request in batch:
+                self._problem(request.request_id, str(error))
+            return
+        for request in self._anew(batch):
+            if {"history", "retired"} <= set(request.marks):
+                try:
+                    self._close(request)
+                except LetheError as error:
+                    self._problem(request.request_id, str(error))
+
+    def _anew(self, batch: Iterable[Request]) -> list[Request]:
+        return [self._requests.find(request.request_id) for request in batch]
+
+    def _purge(self, batch: Sequence[Request]) -> None:
+        waiting = [request for request in batch if "history" not in request.marks]
+        tokens = self._tokens(waiting)
+        done: list[Outcome] = []
+        if tokens:
+            serving = _named([r for r in batch if "retired" not in r.marks], "live")
+            done = self._places.purge(tokens, serving=serving, retired=[])
+        for request in waiting:
+            self._mark_or_tell(request, "history", self._theirs(request, done, among=tokens))
+
+    def _retrain(self, batch: Sequence[Request]) -> None:
+        """One retraining for everybody whose models are in use and were not replaced yet."""
+        waiting = [request for request in batch if "retrained" not in request.marks]
+        training = Training(None)
+        if _named(waiting, "live"):
+            training = self._train(waiting)
+        if training.version in _named(batch, "models"):
+            raise RequestsOpen(
+                f"the road ended with {training.version}, which somebody who asked is in. Look at "
+                "`lethe run` and try again."
+            )
+        for request in waiting:
+            became: dict[str, str | None] = {"replaced_by": None, "reason": None}
+            if request.marks["found"].content["live"]:
+                became = {"replaced_by": training.version, "reason": training.reason}
+            self._mark(request, "retrained", more=dict(became))
+
+    def _train(self, waiting: Sequence[Request]) -> Training:
+        if self._params.erasure.retrain == "manual":
+            return Training(None, "params.yaml leaves retraining to a person")
+        cost = self._places.cost(self._tokens(waiting))
+        if cost is not None:
+            self._tell(f"Training without {len(waiting)} who asked costs {cost}.")
+        try:
+            training = self._places.retrain()
+        except LetheError as error:
+            if self._clock() < min(request.due_at for request in waiting) - LAST_DAYS:
+                raise
+            training = Training(None, f"no retraining by the deadline: {error}")
+        if training.version is None:
+            self._tell(f"No new model: {training.reason}. The models are withdrawn.")
+        return training
+
+    def _retire(self, batch: Sequence[Request]) -> None:
+        waiting = [request for request in batch if "retired" not in request.marks]
+        ended: dict[str, Outcome] = {}
+        for request in waiting:
+            for version, became in what_became(request).items():
+                if version not in ended:
+                    ended[version] = self._places.retire(version, **became, now=self._clock())
+        done: list[Outcome] = []
+        tokens = self._tokens(waiting)
+        if ended:
+            done = self._places.purge(tokens, serving=[], retired=list(ended))
+        for request in waiting:
+            own = request.marks["found"].content["models"]
+            ends = [outcome for version, outcome in ended.items() if version in own]
+            theirs = self._theirs(request, done, among=tokens)
+            self._mark_or_tell(request, "retired", [*ends, *theirs])
+
+    def _theirs(
+        self, request: Request, done: Sequence[Outcome], *, among: Sequence[int]
+    ) -> list[Outcome]:
+        """Of what was done for several people at once, what was about this one."""
+        if among == self._tokens([request]):
+            return list(done)
+        there = {each["store"]: each["count"] for each in request.marks["found"].content["stores"]}
+        return [
+            outcome
+            if outcome.result == "not attempted" or there.get(outcome.store)
+            else Outcome(outcome.store, "nothing found")
+            for outcome in done
+        ]
+
+    # ------------------------------------------------------------------ proof
+
+    def _close(self, request: Request) -> None:
+        traces = self._traces(request)
+        models = request.marks["found"].content["models"]
+        seen = self._places.look(traces, kind=request.kind, models=models)
+        left = [outcome for outcome in seen if still_there(outcome)]
+        if left:
+            # Everything is done again: what was taken for gone came back, or never went.
+            self._requests.unmark(request.request_id, "source", "vault", "history", "retired")
+            raise RequestsOpen("; ".join(_told(outcome) for outcome in left))
+        now = self._clock()
+        verified = {"stores": [outcome.to_data() for outcome in seen]}
+        marks = {**request.marks, "verified": Mark(now, verified)}
+        facts = receipt_facts(replace(request, marks=marks), closed_at=now)
+        stored = self._requests.close(
+            request.request_id,
+            lambda number, previous: self._signer.sign(facts, number=number, previous=previous),
+            verified=verified,
+            now=now,
+        )
+        self._solved(request.request_id)
+        self._summary.closed[request.request_id] = stored.number
+
+    # ------------------------------------------------------------------ marks
+
+    def _traces(self, request: Request) -> Traces:
+        if request.sealed is None:
+            raise ValueError("an open request keeps what leads to its person")
+        found = read_sealed(self._places.unseal(request.sealed, about=request.request_id))
+        if not isinstance(found, Traces):
+            raise ValueError("a request is looked up before anything else")
+        return found
+
+    def _tokens(self, requests: Iterable[Request]) -> list[int]:
+        tokens = (self._traces(request).token for request in requests)
+        return sorted({token for token in tokens if token is not None})
+
+    def _mark(
+        self,
+        request: Request,
+        step: str,
+        outcomes: Sequence[Outcome] = (),
+        more: dict[str, object] | None = None,
+    ) -> None:
+        content = {"stores": [outcome.to_data() for outcome in outcomes], **(more or {})}
+        self._requests.mark(request.request_id, step, content, now=self._clock())
+
+    def _mark_or_raise(self, request: Request, step: str, outcomes: Sequence[Outcome]) -> None:
+        """Marks a step that was done everywhere; otherwise it is tried again next time."""
+        failed = [o for o in outcomes if o.result == "not attempted" and o.reason != LEAVES]
+        if failed:
+            raise RequestsOpen("; ".join(_told(outcome) for outcome in failed))
+        self._mark(request, step, outcomes)
+
+    def _mark_or_tell(self, request: Request, step: str, outcomes: Sequence[Outcome]) -> None:
+        try:
+            self._mark_or_raise(request, step, outcomes)
+        except RequestsOpen as error:
+            self._problem(request.request_id, str(error))
+
+    def _problem(self, request_id: str, problem: str) -> None:
+        self._requests.stays_open(request_id, problem)
+        self._summary.problems[request_id] = problem
+
+    def _solved(self, request_id: str) -> None:
+        self._requests.stays_open(request_id, None)
+        self._summary.problems.pop(request_id, None)
+
+
+def _named(requests: Iterable[Request], what: str) -> list[str]:
+    """The versions that the look-up of any of these requests named."""
+    return sorted({each for request in requests for each in request.marks["found"].content[what]})
+
+
+def _told(outcome: Outcome) -> str:
+    if outcome.result == "not attempted":
+        return f"{outcome.store}: {outcome.reason}"
+    return f"{outcome.store}: {outcome.count} still there"

@@ -1,0 +1,114 @@
+"""What an erasure asks of the places where a person can be; `pipeline.rights.stores` has them."""
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipeline.records import Outcome, Traces
+from pipeline.references import Reference
+from pipeline.stores.requests import Kind
+
+LEAVES = "stays: only its use for this purpose ends"  # source and vault, of a withdrawal
+
+
+@dataclass(frozen=True)
+class Training:
+    """What came of a retraining: the version that replaces others, or why there is none."""
+
+    version: str | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a retraining would charge to everybody who remains; `refused` if it may not."""
+
+    people: int
+    epsilon_rdp: float
+    epsilon_pld: float
+    delta: float
+    refused: str | None = None
+
+    def __str__(self) -> str:
+        price = (
+            f"epsilon {self.epsilon_pld:.3f} (PLD), {self.epsilon_rdp:.3f} (RDP) at delta "
+            f"{self.delta:g} to each of about {self.people:,} people who remain"
+        )
+        return f"{price}; refused: {self.refused}" if self.refused else price
+
+
+class Places(Protocol):
+    """Every store that can hold somebody, and the road that trains anew.
+
+    All of it may be done again: what was done already is found done.
+    """
+
+    def seal(self, content: bytes, *, about: str) -> bytes: ...
+
+    def unseal(self, sealed: bytes, *, about: str) -> bytes: ...
+
+    def people(self, reference: Reference) -> list[str]:
+        """The keys of everybody to whom a reference leads; a key leads to itself."""
+        ...
+
+    def traces(self, key: str) -> Traces:
+        """What leads to the person in every store."""
+        ...
+
+    def entry(self, key: str, *, purpose: str | None) -> bytes:
+        """What stands for the person in a suppression."""
+        ...
+
+    def models(self, traces: Traces) -> tuple[list[str], list[str]]:
+        """Versions (`NAME/NUMBER`) that were trained on the person, and which are in use."""
+        ...
+
+    def suppress(self, entry: bytes, *, since: dt.datetime) -> None: ...
+
+    def remember(self, traces: Traces, *, now: dt.datetime) -> None:
+        """Keeps what the person has spent, for when they come back."""
+        ...
+
+    def erase_source(self, traces: Traces, *, now: dt.datetime) -> Outcome: ...
+
+    def compact(self) -> None:
+        """Overwrites what the source still has of rows that it deleted."""
+        ...
+
+    def forget(self, traces: Traces) -> Outcome:
+        """Takes the person out of the vault."""
+        ...
+
+    def purge(
+        self, tokens: Sequence[int], *, serving: Sequence[str], retired: Sequence[str]
+    ) -> list[Outcome]:
+        """Takes people out of everything that DVC keeps.
+
+        Args:
+            serving: versions that stay until they are replaced.
+            retired: versions whose files go as well.
+        """
+        ...
+
+    def cost(self, tokens: Sequence[int]) -> Cost | None:
+        """What training without these people would cost; None before anything was trained."""
+        ...
+
+    def retrain(self) -> Training:
+        """Walks the road.
+
+        Raises:
+            LetheError: it could not be walked now; a later try may.
+        """
+        ...
+
+    def retire(
+        self, version: str, *, replaced_by: str | None, reason: str | None, now: dt.datetime
+    ) -> Outcome:
+        """Ends a version, after its aliases went to the one that replaces it."""
+        ...
+
+    def look(self, traces: Traces, *, kind: Kind, models: Sequence[str]) -> list[Outcome]:
+        """A fresh look into every store; what is still there has a count above zero."""
+        ...

@@ -1,0 +1,241 @@
+"""The real places of one workspace: source, vault, ledger, DVC, registry and the road."""
+
+import datetime as dt
+from collections.abc import Sequence
+from pathlib import Path
+
+from pyroaring import BitMap
+
+from pipeline import workspace
+from pipeline.errors import (
+    AuditContradiction,
+    BudgetExceeded,
+    Busy,
+    NobodyConsents,
+    TooFewSubjects,
+    TrainingRefused,
+)
+from pipeline.params import Params, resolve_secret
+from pipeline.planning import plan_from
+from pipeline.records import Outcome, Traces
+from pipeline.references import Reference
+from pipeline.rights.places import LEAVES, Cost, Training
+from pipeline.road import StageFailed
+from pipeline.stores.history import History
+from pipeline.stores.ledger import Ledger
+from pipeline.stores.registry import RUN_ID, Registry, Version
+from pipeline.stores.requests import Kind
+from pipeline.stores.source_people import subjects_by
+from pipeline.stores.vault import Vault
+from pipeline.training.accounting import epsilon_pld, epsilon_rdp
+
+# What trying again does not mend: without a new model the old one is withdrawn.
+_FINAL = (TooFewSubjects, NobodyConsents, BudgetExceeded, AuditContradiction, TrainingRefused)
+_FINAL_CODES = frozenset(error.exit_code for error in _FINAL)
+
+
+class Stores:
+    """The places of the workspace in `root`, with an open vault."""
+
+    def __init__(self, params: Params, vault: Vault, root: Path) -> None:
+        self._params = params
+        self._vault = vault
+        self._root = root
+        self._registry = Registry.open(resolve_secret(params.stores.registry))
+
+    def seal(self, content: bytes, *, about: str) -> bytes:
+        return self._vault.seal(content, about=about)
+
+    def unseal(self, sealed: bytes, *, about: str) -> bytes:
+        return self._vault.unseal(sealed, about=about)
+
+    def people(self, reference: Reference) -> list[str]:
+        if reference.column is None:
+            return [reference.value]
+        return subjects_by(self._params, reference.column, [reference.value])[reference.value]
+
+    def traces(self, key: str) -> Traces:
+        from pipeline.stores.source_traces import traces
+
+        (token,) = self._vault.lookup([key]).tolist()
+        return traces(self._params, key, token=None if token < 0 else token)
+
+    def entry(self, key: str, *, purpose: str | None) -> bytes:
+        return self._vault.entries([key], purpose=purpose)[0]
+
+    def models(self, traces: Traces) -> tuple[list[str], list[str]]:
+        """By the ledger's manifests: they stay as they were when DVC's are rewritten."""
+        held = self._held(traces)
+        return [_name(v) for v in held], [_name(v) for v in held if v.aliases]
+
+    def _held(self, traces: Traces) -> list[Version]:
+        """Versions in the registry whose training charged the person."""
+        if traces.token is None:
+            return []
+        with self._ledger() as ledger:
+            runs = {run.run_id for run in ledger.runs() if traces.token in run.eligible}
+        return [v for v in self._registry.versions() if v.tags.get(RUN_ID) in runs]
+
+    def suppress(self, entry: bytes, *, since: dt.datetime) -> None:
+        self._vault.suppress_entries({entry: since})
+
+    def remember(self, traces: Traces, *, now: dt.datetime) -> None:
+        if traces.token is not None:
+            with self._ledger() as ledger:
+                ledger.remember(self._vault.spend_entry(traces.key), traces.token, now=now)
+
+    def erase_source(self, traces: Traces, *, now: dt.datetime) -> Outcome:
+        from pipeline.stores.source_erasure import erase_from_source
+
+        return erase_from_source(self._params, traces, now=now, compact=False)
+
+    def compact(self) -> None:
+        from pipeline.stores.source_compaction import compact_source
+
+        compact_source(self._params)
+
+    def forget(self, traces: Traces) -> Outcome:
+        rows = self._vault.forget([traces.key])
+        if not rows:
+            return Outcome("vault", "nothing found")
+        return Outcome("vault", "erased", rows, ("vault_subjects",))
+
+    def purge(
+        self, tokens: Sequence[int], *, serving: Sequence[str], retired: Sequence[str]
+    ) -> list[Outcome]:
+        from pipeline.stores.history_purge import purge_history
+
+        in_use = {_name(v): v for v in self._registry.versions() if _name(v) in serving}
+        outcomes = purge_history(
+            self._root,
+            BitMap(tokens),
+            models=self._model_hashes(retired),
+            serving={v.tags["model_md5"] for v in in_use.values()},
+        )
+        history = History(self._root)
+        model, manifest = (history.out_md5(w) for w in (workspace.MODEL, workspace.MANIFEST))
+        for version in in_use.values():  # what names the manifest must name the new one
+            tags = version.tags
+            if manifest and tags["model_md5"] == model and tags["manifest_md5"] != manifest:
+                self._registry.tag(version, "manifest_md5", manifest)
+        return outcomes
+
+    def _model_hashes(self, versions: Sequence[str]) -> set[str]:
+        """The hashes of retired versions' models, from what is kept of them."""
+        from pipeline.stores.registry_retire import tombstone
+
+        found = set()
+        for version in versions:
+            model, number = _parts(version)
+            stone = tombstone(self._registry, model, number)
+            if stone is not None and "model_md5" in stone.facts:
+                found.add(stone.facts["model_md5"])
+        return found
+
+    def cost(self, tokens: Sequence[int]) -> Cost | None:
+        try:
+            people = BitMap.deserialize((self._root / workspace.SUBJECTS).read_bytes())
+        except FileNotFoundError:
+            return None
+        people -= BitMap(tokens)
+        if not people:
+            return None
+        plan, budget = plan_from(self._params), self._params.budget
+        refused = None
+        with self._ledger() as ledger:
+            try:
+                ledger.admissible(plan, people, budget)
+            except BudgetExceeded as error:
+                refused = str(error)
+        return Cost(
+            people=len(people),
+            epsilon_rdp=epsilon_rdp([plan.event], plan.delta),
+            epsilon_pld=epsilon_pld([plan.event], plan.delta),
+            delta=plan.delta,
+            refused=refused,
+        )
+
+    def retrain(self) -> Training:
+        workspace.take_failure()
+        failed: str | None = None
+        ours = True
+        try:
+            for event in History(self._root).repro():
+                failed = event.stage if event.kind == "failed" else failed
+        except Busy:
+            ours = False  # what is there belongs to the walk that is under way
+            raise
+        finally:
+            if ours:
+                workspace.remove_scratch()
+        if failed is None:
+            made = workspace.read_json(workspace.report_path("register"))
+            return Training(f"{made['model']}/{made['version']}")
+        code, message = workspace.take_failure() or (1, "the stage was ended from outside.")
+        if code in _FINAL_CODES:
+            return Training(None, f"{failed}: {message}")
+        raise StageFailed(failed, code, message)
+
+    def retire(
+        self, version: str, *, replaced_by: str | None, reason: str | None, now: dt.datetime
+    ) -> Outcome:
+        from pipeline.stores.registry_retire import retire, withdraw
+
+        model, number = _parts(version)
+        if replaced_by is not None and _parts(replaced_by)[0] == model:
+            _, new = _parts(replaced_by)
+            return retire(self._registry, model, number, replaced_by=new, now=now)
+        why = reason or "somebody in it was erased; it was not in use"
+        return withdraw(self._registry, model, number, reason=why, now=now)
+
+    def look(self, traces: Traces, *, kind: Kind, models: Sequence[str]) -> list[Outcome]:
+        from pipeline.stores.history_verify import verify_history
+        from pipeline.stores.source_verify import verify_source
+
+        if kind == "erase":
+            outcomes = [verify_source(self._params, traces), self._look_in_vault(traces)]
+            sought: Traces | None = _sought(traces)
+        else:
+            outcomes = [Outcome(s, "not attempted", reason=LEAVES) for s in ("source", "vault")]
+            sought = None
+        tokens = BitMap() if traces.token is None else BitMap([traces.token])
+        outcomes += verify_history(
+            self._root,
+            tokens,
+            traces=sought,
+            models=self._model_hashes(models),
+            skip=self._other_stores(),
+        )
+        left = [_name(version) for version in self._held(traces)]
+        if left:
+            reason = f"{len(left)} versions were trained on the person"
+            return [*outcomes, Outcome("registry", "not attempted", len(left), tuple(left), reason)]
+        return [*outcomes, Outcome("registry", "nothing found")]
+
+    def _look_in_vault(self, traces: Traces) -> Outcome:
+        if int(self._vault.lookup([traces.key])[0]) < 0:
+            return Outcome("vault", "nothing found")
+        return Outcome("vault", "not attempted", 1, ("vault_subjects",), "the row is there")
+
+    def _other_stores(self) -> list[Path]:
+        """Files that another store looks into by itself: a source in files."""
+        kind, _, folder = resolve_secret(self._params.source.url).partition(":")
+        return [self._root / folder] if kind in ("csv", "parquet") else []
+
+    def _ledger(self) -> Ledger:
+        return Ledger.open(resolve_secret(self._params.stores.ledger))
+
+
+def _name(version: Version) -> str:
+    return f"{version.model}/{version.version}"
+
+
+def _parts(version: str) -> tuple[str, int]:
+    model, _, number = version.rpartition("/")
+    return model, int(number)
+
+
+def _sought(traces: Traces) -> Traces:
+    """What to look for in any bytes. A number is in the digits of a measurement by chance, so
+    a key of digits alone is looked for where keys are: in the source and in the vault."""
+    return Traces("" if traces.key.isdigit() else traces.key, traces.token, traces.identifiers)
