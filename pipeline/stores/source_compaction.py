@@ -19,7 +19,7 @@ from pipeline.workspace import STATE, read_json, write_json
 
 MARKS = STATE / "source-erasures.json"
 REMAINS = (
-    "PostgreSQL: dead rows were vacuumed; its write-ahead log, replicas and backups keep them "
+    "PostgreSQL: dead rows are vacuumed; its write-ahead log, replicas and backups keep them "
     "until they are recycled by their own schedule."
 )
 
@@ -83,29 +83,25 @@ class Marks:
             self._path.unlink(missing_ok=True)
 
 
-def compact_source(params: Params, *, marks: Marks | None = None) -> str | None:
+def compact_source(params: Params, *, marks: Marks | None = None) -> None:
     """Overwrites the space of what was deleted, if anything waits for it.
 
-    Returns:
-        What remains where nobody can reach it from here, to be said; None for nothing.
     Raises:
         Busy, SourceUnavailable, DiskFull: it still waits; call again.
     """
     marks = marks or Marks()
     if not marks.tables:
-        return None
+        return
     engine = source_engine(params, writing=True)
     try:
         with writing_errors(), engine.connect() as connection:
-            said = None
             if connection.dialect.name == "sqlite":
                 _rebuild(connection)
             else:
-                said = _vacuum(connection, marks.tables)
+                _vacuum(connection, marks.tables)
     finally:
         engine.dispose()
     marks.overwritten()
-    return said
 
 
 def _rebuild(connection: sa.Connection) -> None:
@@ -120,7 +116,7 @@ def _rebuild(connection: sa.Connection) -> None:
         )
 
 
-def _vacuum(connection: sa.Connection, tables: list[str]) -> str:
+def _vacuum(connection: sa.Connection, tables: list[str]) -> None:
     raw: Any = connection.connection.driver_connection
     raw.rollback()
     raw.autocommit = True
@@ -134,4 +130,3 @@ def _vacuum(connection: sa.Connection, tables: list[str]) -> str:
             f"Deleted rows of {', '.join(tables)} still lie in the database's files: the role may "
             "not vacuum. Grant it MAINTAIN (or ownership); the next call goes on."
         )
-    return REMAINS

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.errors import Busy, DiskFull, ErasureRefused, SourceUnavailable
 from pipeline.params import Params
 from pipeline.records import Outcome, Traces
-from pipeline.stores.source_compaction import Marks, compact_source
+from pipeline.stores.source_compaction import REMAINS, Marks, compact_source
 from pipeline.stores.source_graph import Graph
 from pipeline.stores.source_mentions import terms_of
 from pipeline.stores.source_order import in_order
@@ -59,10 +59,10 @@ def erase_from_source(
     if not compact:
         return done
     try:
-        remains = compact_source(params, marks=marks)
+        compact_source(params, marks=marks)
     except (SourceUnavailable, Busy, DiskFull) as error:
         return replace(done, result="not attempted", reason=str(error))
-    return replace(done, reason=" ".join(filter(None, [done.reason, remains])) or None)
+    return done
 
 
 def _changed_tables(done: Outcome) -> list[str]:
@@ -96,12 +96,13 @@ def _erase(
     if counts:
         writer.refresh_copies()
     _check_kept(writer, plan)
+    remains = REMAINS if counts and writer.graph.dialect == "postgresql" else None
     outcome = Outcome(
         STORE,
         "erased" if counts else "nothing found",
         count=sum(counts.values()),
         places=tuple(f"{table}: {n} {what}" for (table, what), n in sorted(counts.items())),
-        reason=_reported(plan),
+        reason=" ".join(filter(None, [_reported(plan), remains])) or None,
         retained=tuple(plan.retained[table] for table in sorted(plan.retained)),
     )
     return outcome, plan
