@@ -1,15 +1,13 @@
 """The `lethe` command: one thin function per sub-command, and how errors reach a person."""
 
-import datetime as dt
 import errno
 import importlib
-import json
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -20,6 +18,7 @@ from pipeline.errors import BudgetExceeded, DiskFull, LetheError, ParamsInvalid
 from pipeline.params import load_params, resolve_secret
 from pipeline.stages import STAGES
 from pipeline.sweep.command import sweep
+from pipeline.terminal import PARAMS, AsJson, ParamsFile, now, say, say_json
 
 app = typer.Typer(
     help="A machine-learning pipeline that can forget.",
@@ -28,33 +27,18 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-ParamsFile = Annotated[Path, typer.Option("--params", help="The declarations.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-_PARAMS = Path("params.yaml")
-
-
-def _say(text: str = "") -> None:
-    typer.echo(text)
-
-
-def _say_json(content: Any) -> None:
-    typer.echo(json.dumps(content, indent=2, sort_keys=True, allow_nan=False))
-
-
-def _now() -> dt.datetime:
-    return dt.datetime.now(dt.UTC)
 
 
 def _stage(name: str) -> Callable[..., None]:
-    def command(params_file: ParamsFile = _PARAMS) -> None:
+    def command(params_file: ParamsFile = PARAMS) -> None:
         params = load_params(params_file)
-        importlib.import_module(f"pipeline.stages.{name}").run(params, now=_now())
+        importlib.import_module(f"pipeline.stages.{name}").run(params, now=now())
 
     return command
 
 
 def budget(
-    params_file: ParamsFile = _PARAMS,
+    params_file: ParamsFile = PARAMS,
     subject: Annotated[
         str | None, typer.Option(help="Only look: one person, by their key in the source.")
     ] = None,
@@ -71,7 +55,7 @@ def budget(
     refused: BudgetExceeded | None = None
     if not looks:
         try:
-            importlib.import_module("pipeline.stages.budget").run(params, now=_now())
+            importlib.import_module("pipeline.stages.budget").run(params, now=now())
         except BudgetExceeded as error:  # the table says who, and by how much
             refused, plot = error, None
         else:
@@ -81,7 +65,7 @@ def budget(
         from pipeline.plots import budget_plot
 
         workspace.write_whole(plot, budget_plot(report))
-    _say_json(report) if as_json else _say(spending.render_budget(report))
+    say_json(report) if as_json else say(spending.render_budget(report))
     if refused is not None:
         raise refused
 
@@ -112,7 +96,7 @@ def assist(device: Annotated[str, typer.Argument(help="As training.device.")]) -
 
 @app.command()
 def run(
-    params_file: ParamsFile = _PARAMS,
+    params_file: ParamsFile = PARAMS,
     force: Annotated[
         bool, typer.Option("--force", help="Train again even if nothing changed; spends again.")
     ] = False,
@@ -124,21 +108,21 @@ def run(
 
 
 @app.command()
-def check(params_file: ParamsFile = _PARAMS) -> None:
+def check(params_file: ParamsFile = PARAMS) -> None:
     """Check params.yaml, and the source against it, without reading people's data."""
     params = load_params(params_file)
     from pipeline.stores.source import Source
 
     with Source.open(params) as source:
         source.check(params)
-    _say(
+    say(
         f"{params_file} is sound: {len(params.tables)} tables, "
         f"{len(params.taken_columns())} columns taken for {params.purpose}."
     )
 
 
 @app.command()
-def key(params_file: ParamsFile = _PARAMS) -> None:
+def key(params_file: ParamsFile = PARAMS) -> None:
     """Create the key files (0600): the vault's, and the one that signs receipts of erasures."""
     from pipeline.keys import create_key_file, read_key_file, receipt_key_file
     from pipeline.rights.receipts import Signer
@@ -147,22 +131,20 @@ def key(params_file: ParamsFile = _PARAMS) -> None:
     stores = load_params(params_file).stores
     path, receipts = Path(stores.key_file), receipt_key_file(stores)
     if path.exists():
-        _say(f"{path} exists; kept.")
+        say(f"{path} exists; kept.")
     else:
         create_key_file(path)
-        _say(
-            f"Created {path}. Keep a copy apart from the data: without it no token leads anywhere."
-        )
+        say(f"Created {path}. Keep a copy apart from the data: without it no token leads anywhere.")
     if not receipts.exists():
         create_key_file(receipts)
         public = receipts.with_name(PUBLIC_KEY)
         workspace.write_whole(public, Signer(read_key_file(receipts)).public_pem)
-        _say(f"Created {receipts}, and {public} to check receipts with: give that to anybody.")
+        say(f"Created {receipts}, and {public} to check receipts with: give that to anybody.")
 
 
 @app.command()
 def sample(
-    params_file: ParamsFile = _PARAMS,
+    params_file: ParamsFile = PARAMS,
     patients: Annotated[int, typer.Option(min=1, help="How many to generate.")] = 70_000,
     encounters: Annotated[
         Path | None, typer.Option(help="The real diabetic_data.csv or .csv.gz to build from.")
@@ -192,16 +174,16 @@ def sample(
         encounters_file=encounters,
         seed=seed,
         consent_share=consent_share,
-        now=_now(),
+        now=now(),
     )
-    _say(str(summary))
+    say(str(summary))
 
 
 @app.command()
 def lineage(
     model: Annotated[str | None, typer.Option(help="NAME/VERSION or NAME@ALIAS.")] = None,
     subject: Annotated[str | None, typer.Option(help="A subject's key in the source.")] = None,
-    params_file: ParamsFile = _PARAMS,
+    params_file: ParamsFile = PARAMS,
     as_json: AsJson = False,
 ) -> None:
     """Say what a model was trained on, or which models and datasets a person is in."""
@@ -212,10 +194,10 @@ def lineage(
     params = load_params(params_file)
     if model is not None:
         found = answers.model_lineage(params, model)
-        _say_json(found) if as_json else _say(answers.render_model(found))
+        say_json(found) if as_json else say(answers.render_model(found))
     elif subject is not None:
         found = answers.subject_lineage(params, subject)
-        _say_json(found) if as_json else _say(answers.render_subject(found))
+        say_json(found) if as_json else say(answers.render_subject(found))
 
 
 @app.command()
@@ -245,7 +227,7 @@ def epsilon(
         steps=steps,
         target_epsilon=target_epsilon,
     )
-    _say_json(statement.to_data()) if as_json else _say(str(statement))
+    say_json(statement.to_data()) if as_json else say(str(statement))
 
 
 app.command()(sweep)
@@ -255,7 +237,7 @@ app.command()(sweep)
 def reveal(
     token: Annotated[int, typer.Argument(help="The token.")],
     reason: Annotated[str, typer.Option(help="Why; it is logged before the answer is given.")],
-    params_file: ParamsFile = _PARAMS,
+    params_file: ParamsFile = PARAMS,
 ) -> None:
     """Say which subject a token stands for; the question is logged in the vault."""
     from pipeline.keys import load_key
@@ -265,13 +247,13 @@ def reveal(
     with Vault.open(
         resolve_secret(params.stores.vault), load_key(params.stores), create=False
     ) as vault:
-        _say(vault.reveal(token, reason=reason, who=_operator(), now=_now()))
+        say(vault.reveal(token, reason=reason, who=_operator(), now=now()))
 
 
 @app.command("rotate-key")
 def rotate_key(
     new_key_file: Annotated[Path, typer.Option(help="Where the new key goes (0600).")],
-    params_file: ParamsFile = _PARAMS,
+    params_file: ParamsFile = PARAMS,
 ) -> None:
     """Re-encrypt the vault under a new key; the old one opens nothing afterwards."""
     from pipeline.keys import create_key_file, load_key, read_key_file
@@ -283,7 +265,7 @@ def rotate_key(
         create_key_file(new_key_file)
     with Vault.open(resolve_secret(params.stores.vault), old, create=False) as vault:
         vault.rotate(read_key_file(new_key_file))
-    _say(
+    say(
         f"The vault now opens with {new_key_file} only. Put it at {params.stores.key_file} (or in "
         "$LETHE_KEY) and destroy the old one."
     )

@@ -1,36 +1,20 @@
 """`lethe erase …`: what people ask for, taken in, worked on and proved."""
 
-import datetime as dt
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from pipeline.errors import ParamsInvalid, RequestsOpen
 from pipeline.params import load_params, resolve_secret
+from pipeline.terminal import PARAMS, AsJson, ParamsFile, now, say, say_json
 
 erase = typer.Typer(
     help="Take requests of people in, carry them out in every store, and prove it.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-ParamsFile = Annotated[Path, typer.Option("--params", help="The declarations.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-_PARAMS = Path("params.yaml")
-
-
-def _say(text: str = "") -> None:
-    typer.echo(text)
-
-
-def _say_json(content: Any) -> None:
-    typer.echo(json.dumps(content, indent=2, sort_keys=True, allow_nan=False))
-
-
-def _now() -> dt.datetime:
-    return dt.datetime.now(dt.UTC)
 
 
 @erase.command()
@@ -50,7 +34,7 @@ def request(
     kind: Annotated[
         str, typer.Option(help="erase; or withdraw, object: left out for this purpose alone.")
     ] = "erase",
-    params_file: ParamsFile = _PARAMS,
+    params_file: ParamsFile = PARAMS,
     as_json: AsJson = False,
 ) -> None:
     """Record that somebody asks; nobody is looked up, so the answer tells of nobody."""
@@ -76,19 +60,19 @@ def request(
         value = sys.stdin.readline() if subject == "-" else str(subject)
         references = [refer(params, None, value)]
     made = requesting.receive(
-        params, references, kind=next(each for each in KINDS if each == kind), now=_now()
+        params, references, kind=next(each for each in KINDS if each == kind), now=now()
     )
     if as_json:
-        _say_json([{"request": m.request_id, "due_at": m.due_at.isoformat()} for m in made])
+        say_json([{"request": m.request_id, "due_at": m.due_at.isoformat()} for m in made])
         return
     for each in made:
-        _say(f"Request {each.request_id}, to be answered by {each.due_at:%Y-%m-%d}.")
+        say(f"Request {each.request_id}, to be answered by {each.due_at:%Y-%m-%d}.")
 
 
 @erase.command()
 def status(
     request_id: Annotated[str | None, typer.Argument(help="One request; all without it.")] = None,
-    params_file: ParamsFile = _PARAMS,
+    params_file: ParamsFile = PARAMS,
     as_json: AsJson = False,
 ) -> None:
     """Say how requests stand: dates, steps, and why one is still open."""
@@ -98,21 +82,21 @@ def status(
     params = load_params(params_file)
     with Requests.open(resolve_secret(params.stores.ledger)) as requests:
         found = requests.all() if request_id is None else [requests.find(request_id)]
-    rows = [requesting.status(each, params, now=_now()) for each in found]
-    _say_json(rows) if as_json else _say(requesting.render_status(rows))
+    rows = [requesting.status(each, params, now=now()) for each in found]
+    say_json(rows) if as_json else say(requesting.render_status(rows))
 
 
 @erase.command()
 def extend(
     request_id: Annotated[str, typer.Argument(help="The request.")],
     reason: Annotated[str, typer.Option(help="Why; the person must be told it.")],
-    params_file: ParamsFile = _PARAMS,
+    params_file: ParamsFile = PARAMS,
 ) -> None:
     """Extend a deadline by the two further months of Art. 12(3), within the first month."""
     from pipeline.rights import requesting
 
-    made = requesting.extend(load_params(params_file), request_id, reason=reason, now=_now())
-    _say(f"Request {made.request_id} is to be answered by {made.due_at:%Y-%m-%d}.")
+    made = requesting.extend(load_params(params_file), request_id, reason=reason, now=now())
+    say(f"Request {made.request_id} is to be answered by {made.due_at:%Y-%m-%d}.")
 
 
 @erase.command()
@@ -120,7 +104,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what there is to do and what it costs; do none.")
     ] = False,
-    params_file: ParamsFile = _PARAMS,
+    params_file: ParamsFile = PARAMS,
 ) -> None:
     """Carry out every open request: erase, train without them, retire, verify, and prove it.
 
@@ -131,17 +115,17 @@ def run(
 
     params = load_params(params_file)
     if dry_run:
-        _say(running.forecast(params, now=_now()))
+        say(running.forecast(params, now=now()))
         return
-    summary = running.run(params, clock=_now, tell=_say)
+    summary = running.run(params, clock=now, tell=say)
     for request_id, number in summary.closed.items():
-        _say(f"{request_id}: closed, receipt {number}.")
+        say(f"{request_id}: closed, receipt {number}.")
     for request_id, other in summary.joined.items():
-        _say(f"{request_id}: joined to {other}.")
+        say(f"{request_id}: joined to {other}.")
     for request_id, until in summary.waiting.items():
-        _say(f"{request_id}: erased from the data; models are trained anew from {until:%Y-%m-%d}.")
+        say(f"{request_id}: erased from the data; models are trained anew from {until:%Y-%m-%d}.")
     if not any((summary.closed, summary.joined, summary.waiting, summary.problems)):
-        _say("Nothing to do.")
+        say("Nothing to do.")
     if summary.problems:
         told = "; ".join(f"{each}: {why}" for each, why in summary.problems.items())
         raise RequestsOpen(f"{len(summary.problems)} requests stay open. {told}")
@@ -150,14 +134,14 @@ def run(
 @erase.command()
 def verify(
     request_id: Annotated[str | None, typer.Argument(help="One open request; all.")] = None,
-    params_file: ParamsFile = _PARAMS,
+    params_file: ParamsFile = PARAMS,
     as_json: AsJson = False,
 ) -> None:
     """Look afresh into every store: for who has an open request, and for who came back."""
     from pipeline.rights import running
 
-    found = running.verify(load_params(params_file), request_id, now=_now())
-    _say_json(found) if as_json else _say(running.render_verify(found))
+    found = running.verify(load_params(params_file), request_id, now=now())
+    say_json(found) if as_json else say(running.render_verify(found))
     if found["still_there"]:
         raise RequestsOpen(f"{found['still_there']} findings; lethe erase run goes on with them.")
 
@@ -180,21 +164,21 @@ def receipt(
     out: Annotated[
         Path | None, typer.Option(help="Write receipts, their pages and the key here.")
     ] = None,
-    params_file: ParamsFile = _PARAMS,
+    params_file: ParamsFile = PARAMS,
 ) -> None:
     """Show a receipt, write all, or check them with the public key alone."""
     from pipeline.rights import showing
 
     if check and names:
         files = [Path(name) for name in names]
-        _say(showing.check_files(files, public_key or [showing.key_beside(files)], head=head))
+        say(showing.check_files(files, public_key or [showing.key_beside(files)], head=head))
         return
     params = load_params(params_file)
     if check:
-        _say(showing.check_stored(params, public_key or [], head=head))
+        say(showing.check_stored(params, public_key or [], head=head))
     elif out is not None:
-        _say(f"Wrote {showing.write_all(params, out)} receipts to {out}.")
+        say(f"Wrote {showing.write_all(params, out)} receipts to {out}.")
     elif len(names or ()) > 1:
         raise ParamsInvalid("Name one request; or give --check for files.")
     else:
-        _say(showing.show(params, names[0] if names else None))
+        say(showing.show(params, names[0] if names else None))
