@@ -14,7 +14,7 @@ from rich.console import Console
 
 from pipeline import workspace
 from pipeline.erase_command import erase
-from pipeline.errors import BudgetExceeded, DiskFull, LetheError, ParamsInvalid
+from pipeline.errors import BudgetExceeded, DiskFull, LetheError
 from pipeline.params import load_params, resolve_secret
 from pipeline.stages import STAGES
 from pipeline.sweep.command import sweep
@@ -190,7 +190,7 @@ def lineage(
     from pipeline import lineage as answers
 
     if (model is None) == (subject is None):
-        raise ParamsInvalid("Give either --model NAME/VERSION or --subject KEY.")
+        raise typer.BadParameter("Give either --model NAME/VERSION or --subject KEY.")
     params = load_params(params_file)
     if model is not None:
         found = answers.model_lineage(params, model)

@@ -23,7 +23,8 @@ def request(
         str | None, typer.Option(help="A subject's key in the source; - reads it from input.")
     ] = None,
     email: Annotated[
-        str | None, typer.Option(help="An e-mail address, where a column `email` is declared.")
+        str | None,
+        typer.Option(help="An e-mail address, where `email` or `eMail` is declared."),
     ] = None,
     identifier: Annotated[
         str | None, typer.Option(help="COLUMN=VALUE of any declared identifier.")

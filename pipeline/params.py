@@ -24,7 +24,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.declarations import Column, Link, Table
-from pipeline.errors import KeyInvalid, ParamsInvalid
+from pipeline.errors import ParamsInvalid
 
 _CLOSED = ConfigDict(extra="forbid")
 
@@ -476,7 +476,7 @@ def resolve_secret(value: str) -> str:
     """`env:NAME` → that environment variable; anything else as it is.
 
     Raises:
-        KeyInvalid: the variable is not set.
+        ParamsInvalid: the variable is not set.
     """
     if not value.startswith("env:"):
         return value
@@ -484,4 +484,4 @@ def resolve_secret(value: str) -> str:
     try:
         return os.environ[name]
     except KeyError:
-        raise KeyInvalid(f"params.yaml asks for ${name}, which is not set. Export it.") from None
+        raise ParamsInvalid(f"params.yaml asks for ${name}, which is not set. Export it.") from None

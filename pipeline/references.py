@@ -56,7 +56,8 @@ def refer(params: Params, name: str | None, value: str) -> Reference:
     """A reference by a declared identifier's name, or by the subject's key.
 
     Args:
-        name: `column` or `table.column`; None or the key's own name for the subject's key.
+        name: `column` or `table.column`, in any case; None or the key's own name for the
+            subject's key.
 
     Raises:
         ParamsInvalid: no such identifier is declared, or there is no value. Neither says
@@ -77,7 +78,18 @@ def refer(params: Params, name: str | None, value: str) -> Reference:
             "A folder of files is never searched by identifiers. Give the subject's key."
         )
     known = identifier_columns(params)
-    if name not in known:
+    alike = {known[each] for each in known if _plain(each) == _plain(str(name))}
+    if name in known:
+        alike = {known[name]}
+    if len(alike) != 1:
         shown = ", ".join(sorted(set(known.values()))) or "none"
-        raise ParamsInvalid(f"{name!r} is not a declared identifier; declared: {shown}.")
-    return Reference(known[name], value)
+        raise ParamsInvalid(
+            f"{name!r} is not a declared identifier, or several; declared: {shown}. Name it by "
+            "--identifier COLUMN=VALUE."
+        )
+    return Reference(alike.pop(), value)
+
+
+def _plain(name: str) -> str:
+    """`eMail`, `e_mail` and `email` are one name to a person."""
+    return "".join(each for each in name.casefold() if each.isalnum() or each == ".")

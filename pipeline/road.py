@@ -80,6 +80,7 @@ def walk(params: Params, *, force: bool, console: Console) -> None:
                     progress.end(event.stage, "done" if event.kind == "finished" else "unchanged")
     except Busy:
         ours = False  # what is there belongs to the walk that is under way
+        console.print()  # the last frame of the progress ends without a new line
         raise
     finally:
         if ours:
@@ -89,6 +90,7 @@ def walk(params: Params, *, force: bool, console: Console) -> None:
             1,
             "the stage was ended from outside (killed or out of memory). Run again: it resumes.",
         )
+        console.print()
         raise StageFailed(failed, code, message)
     console.print()
     console.print(summary(params))

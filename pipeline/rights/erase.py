@@ -235,7 +235,7 @@ class Erasure:
             return Training(None, "params.yaml leaves retraining to a person")
         cost = self._places.cost(self._tokens(waiting))
         if cost is not None:
-            self._tell(f"Training without {len(waiting)} who asked costs {cost}.")
+            self._tell(f"Training without those who asked costs {cost}.")
         try:
             training = self._places.retrain()
         except LetheError as error:

@@ -58,7 +58,7 @@ def forecast(params: Params, *, now: dt.datetime) -> str:
         tokens = [t for t in (_token(vault, request) for request in waiting) if t is not None]
         cost = stores.cost(tokens)
     starts = min(waits_until(request, params) for request in waiting)
-    lines = [f"{len(waiting)} open requests; the first is due {_first_due(waiting):%Y-%m-%d}."]
+    lines = [f"Open requests: {len(waiting)}; the first is due {_first_due(waiting):%Y-%m-%d}."]
     if starts > now:
         lines.append(f"Erased from the data at once; models are trained anew from {starts:%F}.")
     if params.erasure.retrain == "manual":

@@ -134,7 +134,8 @@ class Stores:
 
     def cost(self, tokens: Sequence[int]) -> Cost | None:
         try:
-            people = BitMap.deserialize((self._root / workspace.SUBJECTS).read_bytes())
+            # Who was trained on, not who is in the data: held-out people are not charged.
+            people = BitMap.deserialize((self._root / workspace.MANIFEST).read_bytes())
         except FileNotFoundError:
             return None
         people -= BitMap(tokens)

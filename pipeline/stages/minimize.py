@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import partial
 from itertools import pairwise
 from multiprocessing import get_context
@@ -26,6 +27,7 @@ import pyarrow.parquet as pq
 
 from pipeline.consents import snapshot
 from pipeline.declarations import Column
+from pipeline.errors import NotFinite
 from pipeline.generalize import generalize, outside_domain
 from pipeline.keys import load_key
 from pipeline.params import Params, resolve_secret
@@ -82,6 +84,7 @@ def minimize(chunk: RecordChunk, columns: Mapping[str, Column], tally: Tally) ->
     Guarantees: no value of a taken column is finer than its declaration says.
     Shapes: n records -> n rows: subject, order, row_key, then the taken columns by place.
     """
+    _refuse_nan(chunk.values, columns)
     made = generalize(chunk.values, columns, at=chunk.at, count_only=True)
     tally.records += len(made.frame)
     tally.outside.update(made.outside)
@@ -100,6 +103,22 @@ def minimize(chunk: RecordChunk, columns: Mapping[str, Column], tally: Tally) ->
         for place, (name, column) in enumerate(columns.items())
     }
     return pa.table(deciding | taken)
+
+
+def _refuse_nan(values: pd.DataFrame, columns: Mapping[str, Column]) -> None:
+    """A database's NaN is a number that went wrong; only its null means that there is none.
+
+    Raises:
+        NotFinite: a numeric column holds NaN.
+    """
+    for name, column in columns.items():
+        if column.type in ("integer", "real") and values[name].dtype == object:
+            wrong = sum(isinstance(v, float | Decimal) and v != v for v in values[name])
+            if wrong:
+                raise NotFinite(
+                    f"Column {name!r} has {wrong} values that are NaN. Mend the source: where "
+                    "there is no value, null says so."
+                )
 
 
 def rank(staged: pa.Table, columns: Mapping[str, Column]) -> pa.Table:

@@ -167,8 +167,8 @@ class Registry:
         except MlflowException as error:
             if error.error_code in _ABSENT:
                 raise NotFound(
-                    f"Model {name} has no version {version!r}. `lethe lineage --model "
-                    f"{name}@candidate` shows the newest."
+                    f"The registry has no version {version!r} of a model {name!r}. `make mlflow` "
+                    "shows what it has."
                 ) from None
             raise
 

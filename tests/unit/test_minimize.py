@@ -2,6 +2,7 @@ import base64
 import hashlib
 import random
 import stat
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,28 @@ def test_an_infinite_number_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(NotFinite, match="days"):
         minimize.run(params, now=NOW)
     assert not MINIMIZED.exists()
+
+
+@pytest.mark.parametrize("nan", [float("nan"), Decimal("NaN"), np.float64("nan")])
+def test_a_number_that_is_nan_stops_the_run_and_null_does_not(nan: Any) -> None:
+    """As PostgreSQL's drivers give them; SQLite itself has no NaN."""
+    declared = {"days": declare("x:").tables["loans"].columns["days"]}
+
+    def chunk(*days: Any) -> RecordChunk:
+        count = range(len(days))
+        return RecordChunk(
+            subject=pd.Series([str(n) for n in count]),
+            order=pd.Series([float(n) for n in count]),
+            row_key=pd.Series([str(n) for n in count]),
+            values=pd.DataFrame({"days": pd.Series(days, dtype=object)}),
+            at={},
+        )
+
+    with pytest.raises(NotFinite, match="'days' has 2 values that are NaN"):
+        minimize.minimize(chunk(3, nan, None, nan), declared, minimize.Tally())
+    tally = minimize.Tally()
+    minimize.minimize(chunk(3, None), declared, tally)
+    assert tally.missing == {"days": 1}
 
 
 def test_a_failed_run_keeps_what_was_there(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.declarations import Column, Generalization
-from pipeline.errors import KeyInvalid, ParamsInvalid
+from pipeline.errors import ParamsInvalid
 from pipeline.params import load_params, parse_params, resolve_secret
 
 PROJECT = Path(__file__).parents[2]
@@ -185,5 +185,5 @@ def test_secrets_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("LETHE_TEST_URL", "sqlite:///x.db")
     assert resolve_secret("env:LETHE_TEST_URL") == "sqlite:///x.db"
     monkeypatch.delenv("LETHE_TEST_URL")
-    with pytest.raises(KeyInvalid, match="LETHE_TEST_URL"):
+    with pytest.raises(ParamsInvalid, match="LETHE_TEST_URL"):
         resolve_secret("env:LETHE_TEST_URL")

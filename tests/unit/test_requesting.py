@@ -82,6 +82,7 @@ def test_no_file_holds_what_a_request_says(here: Path) -> None:
         (["--identifier", "phone=+49 30=1"], Reference("patients.phone", "+49 30=1")),
         (["--identifier", "patients.full_name=Ada"], Reference("patients.full_name", "Ada")),
         (["--identifier", "patient_id=P1"], Reference(None, "P1")),
+        (["--identifier", "fullName=Ada"], Reference("patients.full_name", "Ada")),
     ],
 )
 def test_people_are_named_by_key_or_by_any_declared_identifier(

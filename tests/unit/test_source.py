@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
-from pipeline.errors import KeyInvalid, SchemaMismatch, SourceUnavailable, SubjectKeyInvalid
+from pipeline.errors import ParamsInvalid, SchemaMismatch, SourceUnavailable, SubjectKeyInvalid
 from pipeline.stores.source import Source
 from pipeline.workspace import TEMPORARY
 from tests.library import NOW, at, build, declare, rows
@@ -66,7 +66,7 @@ def test_the_url_may_come_from_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = build("sqlite", tmp_path, rows(), None)
-    with pytest.raises(KeyInvalid, match="LIBRARY_URL"):
+    with pytest.raises(ParamsInvalid, match="LIBRARY_URL"):
         Source.open(declare("env:LIBRARY_URL"))
     monkeypatch.setenv("LIBRARY_URL", url)
     with Source.open(declare("env:LIBRARY_URL")) as source:
