@@ -1,0 +1,149 @@
+"""The whole loop in a real Airflow: somebody asks, nobody touches anything, they are gone.
+
+Scheduler, triggerer, DAG processor and API server as `make airflow` starts them; a real DVC
+remote and a real registry. The clock of the sweep is set to the 29th of February, so only the
+doorbell can start what is seen here.
+"""
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipeline.keys import read_key_file
+from pipeline.stages import STAGES
+from pipeline.stores.ledger import Ledger
+from pipeline.stores.registry import Registry
+from pipeline.stores.vault import Vault
+from tests.conftest import Workspace
+from tests.dags.conftest import Airflow
+
+NEVER = "0 0 29 2 *"
+
+
+@dataclass
+class Loop:
+    """What is left after a request, the erasure that it started, and one walk of the road."""
+
+    workspace: Workspace
+    airflow: Airflow
+    asked: str
+    people: list[tuple[str, str, str, str]]
+    rang: list[tuple[str, str, str]]
+    walked: list[tuple[str, str, str]]
+
+
+@pytest.fixture(scope="module")
+def loop(walked: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
+    folder = tmp_path_factory.mktemp("loop")
+    shutil.copytree(walked.root, folder / "workspace", symlinks=True)
+    workspace = Workspace(folder / "workspace")
+    workspace.run("dvc", "push", "--quiet")
+    with sqlite3.connect(workspace.root / "data" / "clinic.db") as clinic:
+        people = clinic.execute(
+            "SELECT patient_id, full_name, email, phone FROM patients"
+        ).fetchall()
+    email = _trained_on(workspace, people)
+    airflow = Airflow(
+        folder / "airflow",
+        workspace.root,
+        LETHE_SWEEP=NEVER,
+        LETHE_TRAIN_SCHEDULE="",
+        LETHE_DOORBELL_SECONDS="1",
+    )
+    airflow.start()
+    try:
+        started = folder / "airflow" / "triggerer.log"
+        airflow.wait(
+            "the doorbell is listening",
+            lambda: started.exists() and "trigger ID 1 starting" in started.read_text(),
+            seconds=120,
+        )
+        assert airflow.runs("erase") == [], "nobody has asked"
+        said = workspace.lethe("erase", "request", "--email", email, "--json").stdout
+        airflow.wait("the bell starts a run", lambda: airflow.runs("erase"), seconds=60)
+        airflow.wait("the request is carried out", lambda: _ended(airflow, "erase"), seconds=240)
+        rang = airflow.runs("erase")
+        airflow.run("airflow", "dags", "trigger", "train")
+        airflow.wait("the road is walked", lambda: _ended(airflow, "train"), seconds=180)
+        (asked,) = json.loads(said)
+        made = Loop(workspace, airflow, str(asked["request"]), people, rang, airflow.runs("train"))
+        story = airflow.story()
+    finally:
+        airflow.stop()
+    assert [state for _, _, state in (*made.rang, *made.walked)] == ["success"] * 2, story
+    yield made
+
+
+def _trained_on(workspace: Workspace, people: list[tuple[str, str, str, str]]) -> str:
+    """The address of somebody whom the model in use was trained on."""
+    state = workspace.root / ".lethe"
+    key = read_key_file(workspace.root / "secrets" / "lethe.key")
+    with (
+        Vault.open(f"sqlite:///{state / 'vault.db'}", key) as vault,
+        Ledger.open(f"sqlite:///{state / 'ledger.db'}") as ledger,
+    ):
+        (run,) = ledger.runs()
+        tokens = vault.lookup([person[0] for person in people]).tolist()
+    return next(
+        person[2] for person, token in zip(people, tokens, strict=True) if token in run.eligible
+    )
+
+
+def _ended(airflow: Airflow, dag: str) -> bool:
+    states = [state for _, _, state in airflow.runs(dag)]
+    return bool(states) and all(state in ("success", "failed") for state in states)
+
+
+def test_the_bell_alone_started_the_run(loop: Loop) -> None:
+    assert [kind for _, kind, _ in loop.rang] == ["asset_triggered"]
+
+
+def test_the_new_version_is_champion_and_the_old_one_is_gone(loop: Loop) -> None:
+    registry = Registry.open(f"sqlite:///{loop.workspace.root / 'mlflow.db'}")
+    (version,) = registry.versions("readmission")
+    assert version.version == 2, "and the walk after it trained nothing again"
+    assert set(version.aliases) == {"candidate", "champion"}
+
+
+def test_the_request_is_closed_with_a_receipt_that_holds(loop: Loop) -> None:
+    (row,) = json.loads(loop.workspace.lethe("erase", "status", "--json").stdout)
+    assert (row["request"], row["state"]) == (loop.asked, "closed")
+    said = loop.workspace.lethe("erase", "receipt", "--check").stdout
+    assert "signatures and chain hold" in said
+    shown = json.loads(loop.workspace.lethe("erase", "receipt", loop.asked).stdout)["receipt"]
+    (model,) = shown["models"]
+    assert (model["version"], model["replaced_by"]) == ("readmission/1", "readmission/2")
+
+
+def test_every_stage_of_the_road_ran_as_a_task_and_keys_are_gone(loop: Loop) -> None:
+    assert loop.airflow.tasks("train") == dict.fromkeys((*STAGES, "clear"), "success")
+    for folder in ("minimized", "consented"):
+        assert not (loop.workspace.root / "data" / folder).exists()
+
+
+def test_no_person_of_the_source_is_anywhere_in_airflow(loop: Loop) -> None:
+    files = [path for path in loop.airflow.folder.rglob("*") if path.is_file()]
+    stores = {path: path.read_bytes() for path in files}
+    assert any(loop.asked.encode() in content for content in stores.values()), "opaque ids are"
+    assert any(path.name == "airflow.db" for path in files)
+    for path, content in stores.items():
+        found = sum(
+            value.encode() in content for person in loop.people for value in person if value
+        )
+        assert found == 0, f"{found} values of people in {path}"
+
+
+def test_nothing_of_airflow_is_left_running(loop: Loop) -> None:
+    port = int(loop.airflow.environment["AIRFLOW_PORT"])
+    listening = Path("/proc/net/tcp").read_text()
+    assert f"0100007F:{port:04X} 00000000:0000 0A" not in listening
+
+
+def test_what_people_are_called_would_be_seen(loop: Loop, tmp_path: Path) -> None:
+    assert len(loop.people) == 1500
+    assert all(len(value) >= 6 for person in loop.people for value in person if value)
