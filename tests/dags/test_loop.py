@@ -90,7 +90,9 @@ def _trained_on(workspace: Workspace, people: list[tuple[str, str, str, str]]) -
         (run,) = ledger.runs()
         tokens = vault.lookup([person[0] for person in people]).tolist()
     return next(
-        person[2] for person, token in zip(people, tokens, strict=True) if token in run.eligible
+        email
+        for (_, _, email, _), token in zip(people, tokens, strict=True)
+        if token >= 0 and token in run.eligible
     )
 
 
