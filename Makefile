@@ -5,12 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIPELINE := infra/requirements/pipeline.txt
 DEV := infra/requirements/dev.txt
+# Airflow cannot share an environment with the pipeline: they need different versions of attrs.
+AIRFLOW := .venv-airflow
 # uv does not read pip's setting for local wheels.
 UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench mlflow clean
+.PHONY: help demo test check bench mlflow airflow clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,12 +30,17 @@ $(VENV)/ready: $(PIPELINE) $(DEV) pyproject.toml | $(VENV)/bin/uv
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
+$(AIRFLOW)/ready: infra/requirements/airflow.txt | $(VENV)/bin/uv
+	$(PYTHON) -m venv --without-pip $(AIRFLOW)
+	$(UV) pip install --quiet --compile-bytecode --python $(AIRFLOW)/bin/python -r $<
+	@touch $@
+
 demo: $(VENV)/ready ## the environment, a sample clinic, the whole road, a summary
 	@lethe key
 	@test -e data/clinic.db || lethe sample
 	@lethe run
 
-test: $(VENV)/ready ## the environment and every test
+test: $(VENV)/ready $(AIRFLOW)/ready ## the environments and every test
 	@OMP_NUM_THREADS=1 python -m pytest -n auto --dist worksteal
 
 check: $(VENV)/ready ## style and types
@@ -47,5 +54,8 @@ bench: $(VENV)/ready ## measure the figures that the README quotes; ONLY=step,me
 mlflow: $(VENV)/ready ## browse the registry on this machine
 	@MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri sqlite:///mlflow.db --port 5000
 
-clean: ## remove the environment; data, keys and models stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+airflow: $(VENV)/ready $(AIRFLOW)/ready ## run the schedules on this machine: training, and the erasures
+	@infra/airflow.sh
+
+clean: ## remove the environments; data, keys and models stay
+	rm -rf $(VENV) $(AIRFLOW) .pytest_cache .mypy_cache .ruff_cache .hypothesis

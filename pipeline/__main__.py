@@ -179,6 +179,16 @@ def sample(
     say(str(summary))
 
 
+@app.command("compile")
+def compile_() -> None:
+    """Write dags/road.json, the road of dvc.yaml as the scheduler reads it."""
+    from pipeline.compiled import ROAD, compile_road, read_stages
+
+    road = compile_road(read_stages(Path("dvc.yaml")))
+    workspace.write_json(ROAD, road)
+    say(f"Wrote {len(road['stages'])} stages to {ROAD}.")
+
+
 @app.command()
 def lineage(
     model: Annotated[str | None, typer.Option(help="NAME/VERSION or NAME@ALIAS.")] = None,

@@ -1,0 +1,59 @@
+"""
+# erase
+
+Carries out what people asked for: `lethe erase run` erases them from every store, trains anew
+without them, replaces the model, verifies and writes the receipt. Started by the doorbell within
+seconds of a request, and by a sweep that makes a lost bell harmless. It takes all open requests
+at once; one that comes in during a run is taken by that run or the next.
+
+**When `run` is red**, at least one request stays open: the last line of its log has the request's
+id and the reason. Nothing is reported as erased that was not seen to be gone. The next sweep goes
+on by itself from the step that failed, so most reasons (a store that did not answer, a locked
+database, another run in the workspace) need nobody. Look when the same reason is there after an
+hour, or `lethe erase status` in the workspace says OVERDUE:
+
+- exit code 36: a request stays open for the reason given. Mend the store that it names; there is no
+  need to clear the task.
+- 29, shown as skipped: another `lethe erase run` is under way. Nothing to do.
+- any other: `docs/exit-codes.md`; usually a key or an address that this machine lacks.
+
+`lethe erase run --dry-run` says what a run would do and cost. A deadline is one month from the
+request; `lethe erase extend` with a reason, within that month, is a decision of the data
+protection officer.
+
+Only opaque request ids ever stand here. Never put who asked into a note, a comment or a
+configuration of a run: Airflow keeps them.
+"""
+
+import datetime as dt
+import os
+
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, AssetWatcher, CronTriggerTimetable
+
+from dags.doorbell import Doorbell
+from dags.place import HOME, on_this_machine
+
+BELL = Doorbell(home=str(HOME), every_seconds=float(os.environ.get("LETHE_DOORBELL_SECONDS", "5")))
+REQUESTS = Asset("lethe-requests", watchers=[AssetWatcher(name="lethe-doorbell", trigger=BELL)])
+SWEEP = CronTriggerTimetable(os.environ.get("LETHE_SWEEP", "*/5 * * * *"), timezone="UTC")
+
+with DAG(
+    "erase",
+    description="Carries out what people asked for, in every store, and proves it.",
+    doc_md=__doc__,
+    schedule=AssetOrTimeSchedule(timetable=SWEEP, assets=[REQUESTS]),
+    start_date=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+    catchup=False,
+    max_active_runs=1,
+    is_paused_upon_creation=False,
+    tags=["lethe"],
+) as dag:
+    BashOperator(
+        task_id="run",
+        bash_command=on_this_machine("lethe", "erase", "run"),
+        doc_md="`lethe erase run`: resumable and idempotent, so it may be cleared at any time.",
+        skip_on_exit_code=29,
+        retries=0,  # the next sweep is the retry
+        do_xcom_push=False,
+    )

@@ -1,0 +1,25 @@
+"""Where the workspace and the pipeline's own environment are, and how a task runs a command there.
+
+Read by every DAG file, so it imports nothing that takes time. Neither Airflow's database nor its
+logs learn more from here than paths and the words of commands.
+"""
+
+import os
+import shlex
+from pathlib import Path
+
+DAGS = Path(__file__).resolve().parent
+PROJECT = DAGS.parent
+HOME = Path(os.environ.get("LETHE_HOME") or PROJECT)
+BIN = Path(os.environ.get("LETHE_BIN") or PROJECT / ".venv" / "bin")
+
+
+def on_this_machine(*words: str) -> str:
+    """The shell line that runs `words` in the workspace, by the pipeline's environment.
+
+    PYTHONPATH is Airflow's own affair. `exec`: ending the task ends the command itself.
+    """
+    return (
+        f"cd {shlex.quote(str(HOME))} && unset PYTHONPATH && umask 077 && "
+        f'export PATH={shlex.quote(str(BIN))}:"$PATH" && exec {shlex.join(words)}'
+    )

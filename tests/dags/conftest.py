@@ -1,0 +1,133 @@
+"""What the tests of the schedules share: Airflow, started and asked as an operator does."""
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import BIN, PROJECT
+
+SCRIPT = PROJECT / "infra" / "airflow.sh"
+
+
+class Airflow:
+    """One of its own, in `folder`, for the workspace `home`; on the loopback alone."""
+
+    def __init__(self, folder: Path, home: Path, **settings: str) -> None:
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("LETHE_", "AIRFLOW_", "PYTHON", "COV"))
+        }
+        self.environment = kept | {
+            "AIRFLOW_HOME": str(folder),
+            "AIRFLOW_PORT": str(port),
+            "LETHE_HOME": str(home),
+            "LETHE_BIN": str(BIN),
+            "LC_ALL": "C.UTF-8",
+            "OMP_NUM_THREADS": "2",
+            **settings,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self, *words: str) -> str:
+        """One command with the settings of this Airflow."""
+        done = subprocess.run(
+            (str(SCRIPT), *words),
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, f"{words}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def start(self) -> None:
+        self.folder.mkdir(parents=True)
+        with (self.folder / "start.log").open("wb") as said:
+            self._process = subprocess.Popen(
+                [str(SCRIPT)],
+                env=self.environment,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
+
+    def stop(self) -> None:
+        """Ends it as Ctrl-C in a terminal does, and what is left of its own group after that."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=60)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(timeout=10)
+
+    def ask(self, statement: str, *values: str) -> list[Any]:
+        """Rows of its database; none before there is one."""
+        path = self.folder / "airflow.db"
+        if not path.exists():
+            return []
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
+        try:
+            return connection.execute(statement, values).fetchall()
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                return []
+            raise
+        finally:
+            connection.close()
+
+    def wait(self, what: str, there: Callable[[], Any], *, seconds: float) -> Any:
+        """What `there` gives once it is true; says what Airflow knows if it never is."""
+        until = time.monotonic() + seconds
+        while not (found := there()):
+            ended = self._process is None or self._process.poll() is not None
+            if ended or time.monotonic() > until:
+                raise AssertionError(
+                    f"{'Airflow ended' if ended else 'Too late'}: {what}\n{self.story()}"
+                )
+            time.sleep(0.5)
+        return found
+
+    def runs(self, dag: str) -> list[tuple[str, str, str]]:
+        """(run id, what started it, state) of every run that there was, oldest first."""
+        found: list[tuple[str, str, str]] = self.ask(
+            "SELECT run_id, run_type, state FROM dag_run WHERE dag_id = ? ORDER BY id", dag
+        )
+        return found
+
+    def tasks(self, dag: str) -> dict[str, str]:
+        """The state of each task of a DAG's runs."""
+        return dict(self.ask("SELECT task_id, state FROM task_instance WHERE dag_id = ?", dag))
+
+    def story(self) -> str:
+        """What an operator would look at."""
+        told = [str(self.ask("SELECT dag_id, run_id, state FROM dag_run"))]
+        told.append(str(self.ask("SELECT dag_id, task_id, state FROM task_instance")))
+        for path in sorted(self.folder.rglob("*.log")):
+            told.append(f"--- {path.relative_to(self.folder)}")
+            told.extend(path.read_text(errors="replace").splitlines()[-15:])
+        return "\n".join(line[:500] for line in told)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environment() -> None:
+    """Airflow's own environment is there."""
+    if not (PROJECT / ".venv-airflow" / "ready").exists():
+        pytest.fail("Airflow's environment is missing. Run: make .venv-airflow/ready")

@@ -1,0 +1,44 @@
+"""Run by Airflow's own Python: loads the folder of DAGs as Airflow does, says what is in it."""
+
+import json
+import os
+import sys
+
+from airflow.dag_processing.dagbag import DagBag
+
+HEAVY = ("torch", "pandas", "numpy", "pipeline", "dvc", "mlflow", "sklearn", "pyarrow")
+
+bag = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
+sys.stdout.write(
+    "LOOK"
+    + json.dumps(
+        {
+            "errors": {str(path): error for path, error in bag.import_errors.items()},
+            "heavy": [name for name in HEAVY if name in sys.modules],
+            "dags": {
+                name: {
+                    "doc": dag.doc_md or "",
+                    "max_active_runs": dag.max_active_runs,
+                    "catchup": dag.catchup,
+                    "schedule": type(dag.schedule).__name__,
+                    "timetable": repr(dag.schedule),
+                    "tasks": {
+                        task.task_id: {
+                            "before": sorted(task.get_flat_relative_ids(upstream=True)),
+                            "command": task.bash_command,
+                            "doc": task.doc_md or "",
+                            "pool": task.pool,
+                            "retries": task.retries,
+                            "xcom": task.do_xcom_push,
+                            "teardown": task.is_teardown,
+                            "skips_on": list(task.skip_on_exit_code),
+                        }
+                        for task in dag.tasks
+                    },
+                }
+                for name, dag in bag.dags.items()
+            },
+        }
+    )
+    + "\n"
+)

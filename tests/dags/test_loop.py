@@ -1,0 +1,165 @@
+"""The whole loop in a real Airflow: somebody asks, nobody touches anything, they are gone.
+
+Scheduler, triggerer, DAG processor and API server as `make airflow` starts them; a real DVC
+remote and a real registry. The clock of the sweep is set to the 29th of February, so only the
+doorbell can start what is seen here.
+"""
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipeline.keys import read_key_file
+from pipeline.stages import STAGES
+from pipeline.stores.ledger import Ledger
+from pipeline.stores.registry import Registry
+from pipeline.stores.vault import Vault
+from tests.conftest import Workspace
+from tests.dags.conftest import Airflow
+
+NEVER = "0 0 29 2 *"
+
+
+@dataclass
+class Loop:
+    """What is left after a request, the erasure that it started, and one walk of the road."""
+
+    workspace: Workspace
+    airflow: Airflow
+    asked: str
+    people: list[tuple[str, str, str, str]]
+    rang: list[tuple[str, str, str]]
+    walked: list[tuple[str, str, str]]
+
+
+@pytest.fixture(scope="module")
+def loop(walked: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
+    folder = tmp_path_factory.mktemp("loop")
+    shutil.copytree(walked.root, folder / "workspace", symlinks=True)
+    workspace = Workspace(folder / "workspace")
+    workspace.run("dvc", "push", "--quiet")
+    with sqlite3.connect(workspace.root / "data" / "clinic.db") as clinic:
+        people = clinic.execute(
+            "SELECT patient_id, full_name, email, phone FROM patients"
+        ).fetchall()
+    email = _trained_on(workspace, people)
+    airflow = Airflow(
+        workspace.root / ".airflow",
+        workspace.root,
+        LETHE_SWEEP=NEVER,
+        LETHE_TRAIN_SCHEDULE="",
+        LETHE_DOORBELL_SECONDS="1",
+    )
+    airflow.start()
+    try:
+        started = airflow.folder / "triggerer.log"
+        airflow.wait(
+            "the doorbell is listening",
+            lambda: started.exists() and "trigger ID 1 starting" in started.read_text(),
+            seconds=120,
+        )
+        assert airflow.runs("erase") == [], "nobody has asked"
+        said = workspace.lethe("erase", "request", "--email", email, "--json").stdout
+        airflow.wait("the bell starts a run", lambda: airflow.runs("erase"), seconds=60)
+        airflow.wait("the request is carried out", lambda: _ended(airflow, "erase"), seconds=240)
+        rang = airflow.runs("erase")
+        airflow.run("airflow", "dags", "trigger", "train")
+        airflow.wait("the road is walked", lambda: _ended(airflow, "train"), seconds=180)
+        (asked,) = json.loads(said)
+        made = Loop(workspace, airflow, str(asked["request"]), people, rang, airflow.runs("train"))
+        story = airflow.story()
+    finally:
+        airflow.stop()
+    assert [state for _, _, state in (*made.rang, *made.walked)] == ["success"] * 2, story
+    yield made
+
+
+def _trained_on(workspace: Workspace, people: list[tuple[str, str, str, str]]) -> str:
+    """The address of somebody whom the model in use was trained on."""
+    state = workspace.root / ".lethe"
+    key = read_key_file(workspace.root / "secrets" / "lethe.key")
+    with (
+        Vault.open(f"sqlite:///{state / 'vault.db'}", key) as vault,
+        Ledger.open(f"sqlite:///{state / 'ledger.db'}") as ledger,
+    ):
+        (run,) = ledger.runs()
+        tokens = vault.lookup([person[0] for person in people]).tolist()
+    return next(
+        email
+        for (_, _, email, _), token in zip(people, tokens, strict=True)
+        if token >= 0 and token in run.eligible
+    )
+
+
+def _ended(airflow: Airflow, dag: str) -> bool:
+    states = [state for _, _, state in airflow.runs(dag)]
+    return bool(states) and all(state in ("success", "failed") for state in states)
+
+
+def test_the_bell_alone_started_the_run(loop: Loop) -> None:
+    assert [kind for _, kind, _ in loop.rang] == ["asset_triggered"]
+
+
+def test_the_new_version_is_champion_and_the_old_one_is_gone(loop: Loop) -> None:
+    registry = Registry.open(f"sqlite:///{loop.workspace.root / 'mlflow.db'}")
+    (version,) = registry.versions("readmission")
+    assert version.version == 2, "and the walk after it trained nothing again"
+    assert set(version.aliases) == {"candidate", "champion"}
+
+
+def test_the_request_is_closed_with_a_receipt_that_holds(loop: Loop) -> None:
+    (row,) = json.loads(loop.workspace.lethe("erase", "status", "--json").stdout)
+    assert (row["request"], row["state"]) == (loop.asked, "closed")
+    said = loop.workspace.lethe("erase", "receipt", "--check").stdout
+    assert "signatures and chain hold" in said
+    shown = json.loads(loop.workspace.lethe("erase", "receipt", loop.asked).stdout)["receipt"]
+    (model,) = shown["models"]
+    assert (model["version"], model["replaced_by"]) == ("readmission/1", "readmission/2")
+
+
+def test_every_stage_of_the_road_ran_as_a_task_and_keys_are_gone(loop: Loop) -> None:
+    assert loop.airflow.tasks("train") == dict.fromkeys((*STAGES, "clear"), "success")
+    for folder in ("minimized", "consented"):
+        assert not (loop.workspace.root / "data" / folder).exists()
+
+
+def test_no_person_of_the_source_is_anywhere_in_airflow(loop: Loop) -> None:
+    assert len(loop.people) == 1500
+    files = [path for path in loop.airflow.folder.rglob("*") if path.is_file()]
+    assert {"airflow.db", "attempt=1.log"} <= {path.name for path in files}
+    assert any(loop.asked.encode() in path.read_bytes() for path in files), "opaque ids are"
+    assert _in(files, loop.people) == {}
+
+
+def test_one_who_were_in_airflow_would_be_seen(loop: Loop, tmp_path: Path) -> None:
+    key, name, email, phone = loop.people[-1]
+    for number, value in enumerate((key, name, email, phone)):
+        with sqlite3.connect(tmp_path / f"{number}.db") as database:
+            database.execute("CREATE TABLE xcom (value TEXT)")
+            database.execute("INSERT INTO xcom VALUES (?)", (json.dumps({"a": value}),))
+    assert len(_in(list(tmp_path.iterdir()), loop.people)) == 4
+
+
+def _in(files: list[Path], people: list[tuple[str, str, str, str]]) -> dict[Path, int]:
+    """How many values of people each file holds, as they are or as JSON escapes them."""
+    values = {
+        form.encode()
+        for person in people
+        for value in person
+        if value
+        for form in (value, json.dumps(value)[1:-1])
+    }
+    held = {path: path.read_bytes() for path in files}
+    counts = {path: sum(value in content for value in values) for path, content in held.items()}
+    return {path: count for path, count in counts.items() if count}
+
+
+def test_nothing_of_airflow_is_left_running(loop: Loop) -> None:
+    port = int(loop.airflow.environment["AIRFLOW_PORT"])
+    listening = Path("/proc/net/tcp").read_text()
+    assert f"0100007F:{port:04X} 00000000:0000 0A" not in listening

@@ -1,0 +1,109 @@
+"""The DAG files as Airflow loads them: they parse, say what to do at night, and are light."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.stages import STAGES
+from tests.conftest import PROJECT
+from tests.dags.conftest import Airflow
+
+
+@pytest.fixture(scope="module")
+def looked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("airflow")
+    airflow = Airflow(folder, folder / "workspace", LETHE_BIN="/opt/lethe/bin")
+    said = airflow.run("python", str(Path(__file__).parent / "look.py"))
+    found: dict[str, Any] = json.loads(said.partition("LOOK")[2])
+    return found
+
+
+@pytest.fixture(scope="module")
+def train(looked: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = looked["dags"]["train"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def erase(looked: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = looked["dags"]["erase"]
+    return found
+
+
+def test_the_files_parse_and_nothing_else_is_taken_for_a_dag(looked: dict[str, Any]) -> None:
+    assert looked["errors"] == {}
+    assert sorted(looked["dags"]) == ["erase", "train"]
+
+
+def test_parsing_imports_neither_the_pipeline_nor_what_is_heavy(looked: dict[str, Any]) -> None:
+    assert looked["heavy"] == []
+
+
+def test_train_has_the_stages_of_the_road_and_one_task_that_clears_up(
+    train: dict[str, Any],
+) -> None:
+    assert list(train["tasks"]) == [*STAGES, "clear"]
+    for stage in STAGES:
+        assert f"dvc repro --single-item {stage}" in train["tasks"][stage]["command"]
+
+
+def test_no_stage_can_run_before_one_whose_outcome_it_must_know(train: dict[str, Any]) -> None:
+    before = {name: task["before"] for name, task in train["tasks"].items()}
+    for earlier, later in pairwise(STAGES):
+        assert earlier in before[later], f"{later} before {earlier}"
+    assert set(STAGES) - {"register"} <= set(before["register"])
+
+
+def test_what_has_subject_keys_is_removed_however_a_run_ends(train: dict[str, Any]) -> None:
+    clear = train["tasks"]["clear"]
+    assert clear["teardown"]
+    assert clear["before"] == sorted(STAGES)
+    assert clear["command"].endswith("rm -rf -- data/consented data/minimized")
+
+
+def test_pools_and_retries_are_those_of_meta_and_every_pool_is_made(
+    train: dict[str, Any],
+) -> None:
+    road = json.loads((PROJECT / "dags" / "road.json").read_text())
+    pools = json.loads((PROJECT / "infra" / "airflow-pools.json").read_text())
+    for stage in road["stages"]:
+        task = train["tasks"][stage["name"]]
+        assert (task["pool"], task["retries"]) == (stage["pool"], stage["retries"])
+        assert stage["pool"] in pools
+    assert train["tasks"]["train"]["retries"] == 0, "what was reserved may be spent"
+
+
+def test_erase_runs_by_the_bell_and_by_the_clock_one_at_a_time(erase: dict[str, Any]) -> None:
+    assert erase["schedule"] == "AssetOrTimeSchedule"
+    assert "*/5 * * * *" in erase["timetable"]
+    assert "dags.doorbell.Doorbell" in erase["timetable"]
+    assert erase["max_active_runs"] == 1
+    assert list(erase["tasks"]) == ["run"]
+    assert erase["tasks"]["run"]["command"].endswith("exec lethe erase run")
+    assert erase["tasks"]["run"]["skips_on"] == [29], "another run is no failure; all else is"
+
+
+def test_nothing_that_a_command_prints_is_kept_in_the_database(looked: dict[str, Any]) -> None:
+    for dag in looked["dags"].values():
+        for name, task in dag["tasks"].items():
+            assert task["xcom"] is False, name
+
+
+def test_every_dag_and_task_says_what_to_do_at_night(looked: dict[str, Any]) -> None:
+    for name, dag in looked["dags"].items():
+        assert "is red" in dag["doc"], name
+        assert dag["max_active_runs"] == 1, name
+        assert dag["catchup"] is False, name
+        assert all(task["doc"] for task in dag["tasks"].values()), name
+
+
+def test_commands_run_in_the_pipelines_environment_without_airflows_path(
+    looked: dict[str, Any],
+) -> None:
+    for dag in looked["dags"].values():
+        for task in dag["tasks"].values():
+            assert "unset PYTHONPATH" in task["command"]
+            assert 'PATH=/opt/lethe/bin:"$PATH"' in task["command"]
