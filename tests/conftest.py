@@ -48,7 +48,10 @@ class Workspace:
         return done
 
     def environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("LETHE_")}
+        # MLflow writes where its stores are into the environment of whoever used it: a test that
+        # ran before in this process would send the commands of this one to its own registry.
+        foreign = ("LETHE_", "MLFLOW_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         kept["PATH"] = f"{BIN}{os.pathsep}{kept['PATH']}"
         return kept | {"OMP_NUM_THREADS": "2", "COLUMNS": "100", "LC_ALL": "C.UTF-8"}
 
