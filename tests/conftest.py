@@ -3,6 +3,7 @@
 import copy
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -118,5 +119,27 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
 @pytest.fixture
 def walked_copy(walked: Workspace, tmp_path: Path) -> Workspace:
     """A copy of it that a test may change."""
-    shutil.copytree(walked.root, tmp_path / "copy", symlinks=True)
-    return Workspace(tmp_path / "copy")
+    return copy_workspace(walked, tmp_path / "copy")
+
+
+_PLACES = (  # where MLflow keeps the places of artifacts, as absolute paths
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+
+
+def copy_workspace(made: Workspace, root: Path) -> Workspace:
+    """A copy with artifacts of its own: what a test retires there stays in the original."""
+    shutil.copytree(made.root, root, symlinks=True)
+    with sqlite3.connect(root / "mlflow.db") as registry:
+        for table, column in _PLACES:
+            registry.execute(
+                f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
+                (str(made.root), str(root)),
+            )
+        assert str(made.root) not in "\n".join(registry.iterdump())
+    registry.close()
+    return Workspace(root)

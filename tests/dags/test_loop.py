@@ -6,7 +6,6 @@ doorbell can start what is seen here.
 """
 
 import json
-import shutil
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pipeline.stages import STAGES
 from pipeline.stores.ledger import Ledger
 from pipeline.stores.registry import Registry
 from pipeline.stores.vault import Vault
-from tests.conftest import Workspace
+from tests.conftest import Workspace, copy_workspace
 from tests.dags.conftest import Airflow
 
 NEVER = "0 0 29 2 *"
@@ -40,8 +39,7 @@ class Loop:
 @pytest.fixture(scope="module")
 def loop(walked: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
     folder = tmp_path_factory.mktemp("loop")
-    shutil.copytree(walked.root, folder / "workspace", symlinks=True)
-    workspace = Workspace(folder / "workspace")
+    workspace = copy_workspace(walked, folder / "workspace")
     workspace.run("dvc", "push", "--quiet")
     with sqlite3.connect(workspace.root / "data" / "clinic.db") as clinic:
         people = clinic.execute(

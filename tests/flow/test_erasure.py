@@ -17,7 +17,7 @@ from pipeline.rights.requesting import STEPS
 from pipeline.stores.ledger import Ledger
 from pipeline.stores.registry import Registry
 from pipeline.stores.vault import Vault
-from tests.conftest import Workspace
+from tests.conftest import Workspace, copy_workspace
 
 ERASE_AND_DIE = Path(__file__).parents[1] / "faults" / "kill" / "erase_and_die.py"
 KEPT = ["suppressions (vault, requests)", "ledger"]
@@ -76,8 +76,7 @@ def _ask(workspace: Workspace, *words: str) -> str:
 @pytest.fixture(scope="module")
 def erased(walked: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Erased:
     folder = tmp_path_factory.mktemp("erased")
-    shutil.copytree(walked.root, folder / "workspace", symlinks=True)
-    workspace = Workspace(folder / "workspace")
+    workspace = copy_workspace(walked, folder / "workspace")
     workspace.run("dvc", "push", "--quiet")
     shutil.copy(workspace.root / "data" / "clinic.db", folder / "backup.db")
     ada, bo = _people(workspace)
