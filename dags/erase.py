@@ -31,7 +31,9 @@ import os
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, AssetWatcher, CronTriggerTimetable
 
+from dags.approval import ask_for_approval
 from dags.doorbell import Doorbell
+from dags.notify import on_failure
 from dags.place import HOME, on_this_machine
 
 BELL = Doorbell(home=str(HOME), every_seconds=float(os.environ.get("LETHE_DOORBELL_SECONDS", "5")))
@@ -47,6 +49,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,
+    default_args={"on_failure_callback": on_failure()},
     tags=["lethe"],
 ) as dag:
     BashOperator(
@@ -57,3 +60,5 @@ with DAG(
         retries=0,  # the next sweep is the retry
         do_xcom_push=False,
     )
+    # Beside `run`: whatever made a version that waits, the next sweep asks for it.
+    ask_for_approval()

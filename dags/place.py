@@ -4,6 +4,7 @@ Read by every DAG file, so it imports nothing that takes time. Neither Airflow's
 logs learn more from here than paths and the words of commands.
 """
 
+import json
 import os
 import shlex
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 DAGS = Path(__file__).resolve().parent
 PROJECT = DAGS.parent
 HOME = Path(os.environ.get("LETHE_HOME") or PROJECT)
+# The workspace's own road where it has one: it is its `dvc.yaml` that is walked.
+_COMPILED = (HOME / "dags" / "road.json", DAGS / "road.json")
+ROAD = json.loads(next(path for path in _COMPILED if path.exists()).read_text(encoding="utf-8"))
 BIN = Path(os.environ.get("LETHE_BIN") or PROJECT / ".venv" / "bin")
 
 

@@ -28,15 +28,14 @@ Logs hold counts and opaque ids only. Never paste rows of the source into a note
 """
 
 import datetime as dt
-import json
 import os
 
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG
 
-from dags.place import DAGS, on_this_machine
-
-ROAD = json.loads((DAGS / "road.json").read_text(encoding="utf-8"))
+from dags.approval import ask_for_approval
+from dags.notify import on_failure
+from dags.place import ROAD, on_this_machine
 
 with DAG(
     "train",
@@ -47,6 +46,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,
+    default_args={"on_failure_callback": on_failure()},
     tags=["lethe"],
 ) as dag:
     tasks = {
@@ -71,3 +71,4 @@ with DAG(
         do_xcom_push=False,
     )
     list(tasks.values()) >> clear.as_teardown(on_failure_fail_dagrun=True)
+    ask_for_approval(after=tasks["register"])

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from pipeline import workspace
 from pipeline.erase_command import erase
-from pipeline.errors import BudgetExceeded, DiskFull, LetheError
+from pipeline.errors import ApprovalRefused, BudgetExceeded, DiskFull, LetheError
 from pipeline.params import load_params, resolve_secret
 from pipeline.stages import STAGES
 from pipeline.sweep.command import sweep
@@ -180,13 +180,44 @@ def sample(
 
 
 @app.command("compile")
-def compile_() -> None:
+def compile_(params_file: ParamsFile = PARAMS) -> None:
     """Write dags/road.json, the road of dvc.yaml as the scheduler reads it."""
     from pipeline.compiled import ROAD, compile_road, read_stages
 
-    road = compile_road(read_stages(Path("dvc.yaml")))
+    approvers = load_params(params_file).registration.approvers
+    road = compile_road(read_stages(Path("dvc.yaml")), approvers)
     workspace.write_json(ROAD, road)
     say(f"Wrote {len(road['stages'])} stages to {ROAD}.")
+
+
+@app.command()
+def approve(
+    version: Annotated[
+        str | None, typer.Argument(help="MODEL/VERSION; without it: what waits.")
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="One of registration.approvers.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Kept with the version.")] = None,
+    waiting: Annotated[
+        bool, typer.Option("--waiting", help="Print the name alone; 40 if nothing waits.")
+    ] = False,
+    params_file: ParamsFile = PARAMS,
+) -> None:
+    """Say which version waits for a person's approval, or make it champion."""
+    from pipeline import approval
+
+    params = load_params(params_file)
+    if version is not None:
+        if by is None:
+            raise typer.BadParameter("Say --by whom it is approved.")
+        say(approval.approve(params, version, by=by, reason=reason, now=now()))
+        return
+    found = approval.waiting(params)
+    if found is None and waiting:
+        raise ApprovalRefused("No version waits for approval.")
+    if found is None:
+        say("No version waits for approval.")
+    else:
+        say(found.name if waiting else found.facts)
 
 
 @app.command()

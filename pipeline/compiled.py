@@ -4,6 +4,7 @@ A stage comes after every stage that makes something it reads. That is all a sch
 know of the road; what runs, and whether it must, is still decided by DVC.
 """
 
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,10 +29,15 @@ def read_stages(path: Path) -> dict[str, Any]:
     return stages
 
 
-def compile_road(stages: dict[str, Any]) -> dict[str, Any]:
+def compile_road(stages: dict[str, Any], approvers: Sequence[str] = ()) -> dict[str, Any]:
     """Stages, commands, edges and `meta`, in an order in which nothing comes before its inputs.
 
+    Args:
+        stages: as `read_stages` gives them.
+        approvers: `registration.approvers` of `params.yaml`.
+
     Returns:
+        `approvers`: the user names of whom a new version waits for; none if for nobody.
         `stages`: a list of name, description, command, `after` (names of the stages whose outputs
         it reads, sorted) and the keys of `meta`. `scratch`: the uncached outputs of stages that
         see subject keys, metrics apart; they must not outlive a run.
@@ -51,6 +57,7 @@ def compile_road(stages: dict[str, Any]) -> dict[str, Any]:
         for name, stage in stages.items()
     }
     return {
+        "approvers": list(approvers),
         "stages": [
             {
                 "name": name,

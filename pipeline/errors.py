@@ -171,3 +171,9 @@ class ErasureRefused(LetheError):
     """The source cannot lose the person as `params.yaml` declares; nothing was changed."""
 
     exit_code = 33
+
+
+class ApprovalRefused(LetheError):
+    """A version cannot be promoted by this person, or not any more."""
+
+    exit_code = 40

@@ -74,7 +74,9 @@ def objections(evidence: Evidence) -> list[str]:
 def closed_gate(metrics: Mapping[str, Mapping[str, Any]], registration: Registration) -> list[str]:
     """Why a version is not promoted by itself; nothing if it is."""
     reasons = []
-    if registration.promote != "automatic":
+    if registration.promote == "approval":
+        reasons.append(awaits_approval(registration))
+    elif registration.promote != "automatic":
         reasons.append(f"registration.promote is {registration.promote}")
     auc = metrics.get("auc", {}).get("value")
     if auc is None:
@@ -83,3 +85,8 @@ def closed_gate(metrics: Mapping[str, Mapping[str, Any]], registration: Registra
     elif not auc >= registration.min_auc:
         reasons.append(f"auc {auc:.4f} is below min_auc {registration.min_auc:g}")
     return reasons
+
+
+def awaits_approval(registration: Registration) -> str:
+    """The reason that an approver's word alone removes."""
+    return f"waits for approval by {' or '.join(registration.approvers)}"

@@ -12,6 +12,7 @@ the others cannot change it.
 import datetime as dt
 import difflib
 import os
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -206,11 +207,24 @@ class Audit:
 
 @dataclass(frozen=True, kw_only=True, config=_CLOSED)
 class Registration:
-    """The model's name, and whether the gate promotes it by itself."""
+    """The model's name, and who makes a new version champion.
+
+    `promote`: `automatic`, if its auc reaches `min_auc`; `approval`, if moreover one of
+        `approvers` (their user names in Airflow) says so; or `manual`, by hand in MLflow.
+    """
 
     name: str
-    promote: Literal["automatic", "manual"] = "manual"
+    promote: Literal["automatic", "approval", "manual"] = "manual"
+    approvers: tuple[str, ...] = ()
     min_auc: float = Field(default=0.5, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _approvers_where_they_decide(self) -> "Registration":
+        if (self.promote == "approval") != bool(self.approvers):
+            raise ValueError("approvers are named where promote is approval, and only there")
+        if any(not re.fullmatch(r"[A-Za-z0-9][\w.@+-]*", name) for name in self.approvers):
+            raise ValueError("an approver is a user name: letters, digits and . _ @ + -")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=_CLOSED)

@@ -25,13 +25,18 @@ sys.stdout.write(
                     "tasks": {
                         task.task_id: {
                             "before": sorted(task.get_flat_relative_ids(upstream=True)),
-                            "command": task.bash_command,
+                            "command": getattr(task, "bash_command", ""),
                             "doc": task.doc_md or "",
                             "pool": task.pool,
                             "retries": task.retries,
                             "xcom": task.do_xcom_push,
                             "teardown": task.is_teardown,
-                            "skips_on": list(task.skip_on_exit_code),
+                            "skips_on": list(getattr(task, "skip_on_exit_code", ())),
+                            "kind": type(task).__name__,
+                            "assigned": [
+                                u["id"] for u in getattr(task, "assigned_users", None) or ()
+                            ],
+                            "told": len(task.on_failure_callback or ()),
                         }
                         for task in dag.tasks
                     },

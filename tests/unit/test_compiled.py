@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.compiled import ROAD, compile_road, read_stages
 from pipeline.errors import ParamsInvalid
+from pipeline.params import load_params
 from pipeline.stages import STAGES
 from tests.conftest import PROJECT, Workspace
 
@@ -23,7 +24,9 @@ def _after(stages: dict[str, Any]) -> dict[str, list[str]]:
 
 def test_the_checked_in_road_is_that_of_dvc_yaml() -> None:
     compiled = json.loads((PROJECT / ROAD).read_text())
-    assert compiled == compile_road(read_stages(PROJECT / "dvc.yaml")), "run: lethe compile"
+    approvers = load_params(PROJECT / "params.yaml").registration.approvers
+    stages = read_stages(PROJECT / "dvc.yaml")
+    assert compiled == compile_road(stages, approvers), "run: lethe compile"
 
 
 def test_the_road_has_the_stages_in_the_order_of_the_law() -> None:

@@ -1,0 +1,67 @@
+"""Run by Airflow's own Python: a failure, told by the callbacks that the environment names.
+
+Prints what came to the webhook, by what the run before had come to.
+"""
+
+import json
+import os
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
+
+heard: list[object] = []
+
+
+class Hook(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+server = HTTPServer(("127.0.0.1", 0), Hook)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+os.environ["LETHE_NOTIFY_WEBHOOK"] = f"http://127.0.0.1:{server.server_port}/a-secret"
+os.environ["LETHE_NOTIFY_EMAIL"] = "night@example.org, dpo@example.org"
+
+from dags.notify import on_failure  # noqa: E402 - the environment comes first
+
+
+class Unknown:
+    """A task that was killed: who tells of it cannot ask for the run before."""
+
+    def get_previous_dagrun(self) -> object:
+        raise RuntimeError("no supervisor")
+
+
+def told(before: str | None) -> list[object]:
+    """What came after a failure, when the run before was in that state."""
+    heard.clear()
+    ti = {
+        "dag_id": "erase",
+        "task_id": "run",
+        "try_number": 1,
+        "log_url": "http://127.0.0.1:8080/log",
+    }
+    kind = Unknown if before == "unknown" else SimpleNamespace
+    task = kind()
+    vars(task).update(ti)
+    if before != "unknown":
+        task.get_previous_dagrun = lambda: before and SimpleNamespace(state=before)
+    webhook, _mail = on_failure()
+    webhook({"ti": task, "run_id": "sweep-1", "exception": ValueError("ada@example.org")})
+    return list(heard)
+
+
+webhook, mail = on_failure()
+found = {
+    "told": {str(before): told(before) for before in (None, "success", "failed", "unknown")},
+    "kept": sorted(vars(webhook)) and repr({k: v for k, v in vars(webhook).items() if k == "text"}),
+    "mail": {"to": mail.to, "subject": mail.subject, "text": mail.html_content},
+}
+server.shutdown()
+sys.stdout.write("TOLD" + json.dumps(found) + "\n")
