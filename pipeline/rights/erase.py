@@ -243,7 +243,7 @@ class Erasure:
                 raise
             training = Training(None, f"no retraining by the deadline: {error}")
         if training.version is None:
-            self._tell(f"No new model: {training.reason}. The models are withdrawn.")
+            self._tell(f"No new model: {str(training.reason).rstrip('.')}. The models are withdrawn.")
         return training
 
     def _retire(self, batch: Sequence[Request]) -> None:
@@ -287,7 +287,9 @@ class Erasure:
         if left:
             # Everything is done again: what was taken for gone came back, or never went.
             self._requests.unmark(request.request_id, "source", "vault", "history", "retired")
-            raise RequestsOpen("; ".join(_told(outcome) for outcome in left))
+            told = "; ".join(_told(outcome) for outcome in left)
+            # A place may be a file that somebody named after the person: not for a log.
+            raise RequestsOpen(f"{told}. `lethe erase verify {request.request_id}` says where")
         now = self._clock()
         verified = {"stores": [outcome.to_data() for outcome in seen]}
         marks = {**request.marks, "verified": Mark(now, verified)}

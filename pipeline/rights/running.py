@@ -107,6 +107,9 @@ def verify(params: Params, request_id: str | None, *, now: dt.datetime) -> dict[
     return {"requests": looks, "came_back": back, "still_there": findings + sum(back.values())}
 
 
+_PLACES_SHOWN = 10  # of a store; --json has all
+
+
 def render_verify(found: dict[str, Any]) -> str:
     """`verify` for a reader."""
     lines = []
@@ -115,6 +118,8 @@ def render_verify(found: dict[str, Any]) -> str:
         for each in seen or ():
             said = f"{each['count']} found" if each["count"] else each["result"]
             lines.append(f"  {each['store']:<22} {said}{_because(each['reason'])}")
+            if each["result"] == "not attempted":
+                lines += [f"    {place}" for place in each["places"][:_PLACES_SHOWN]]
     for where, count in found["came_back"].items():
         lines.append(f"erased people who are back in the {where}: {count}")
     return "\n".join(lines)

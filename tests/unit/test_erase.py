@@ -329,7 +329,7 @@ def test_what_comes_back_before_the_last_look_is_erased_again(desk: Desk) -> Non
 
     desk.places.after = during
     problems = desk.run().problems
-    assert "source: still there" in problems[asked]
+    assert f"source: still there. `lethe erase verify {asked}`" in problems[asked]
     assert desk.requests.receipts() == []
     desk.places.after = lambda deed: None
     assert desk.run().closed == {asked: 1}
