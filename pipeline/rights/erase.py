@@ -243,7 +243,8 @@ class Erasure:
                 raise
             training = Training(None, f"no retraining by the deadline: {error}")
         if training.version is None:
-            self._tell(f"No new model: {str(training.reason).rstrip('.')}. The models are withdrawn.")
+            why = str(training.reason).rstrip(".")
+            self._tell(f"No new model: {why}. The models are withdrawn.")
         return training
 
     def _retire(self, batch: Sequence[Request]) -> None:
