@@ -11,9 +11,8 @@ import fcntl
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -229,20 +228,18 @@ def check_out(root: Path, made: tuple[Made, ...]) -> None:
     targets = sorted({path for each in made for path in each.outs if path not in left_out})
     if not targets:
         return
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "checkout", "--force", "--quiet", "--", *targets],
-        cwd=root,
-        env=os.environ | {"DVC_NO_ANALYTICS": "1"},
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if done.returncode:
-        said = " ".join(done.stderr.split())
-        if "Unable to acquire lock" in said or "is busy" in said:
-            raise Busy(f"Another run holds {root.name}. Try again when it has ended.")
-        raise LetheError(f"dvc checkout ended with {done.returncode}: {said[:400]}")
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+    from dvc.repo import Repo
+
+    try:
+        with warnings.catch_warnings(), Repo(str(root)) as repo:
+            warnings.simplefilter("ignore")  # of DVC's own
+            repo.checkout([str(root.resolve() / path) for path in targets], force=True)
+    except LockError:
+        raise Busy(f"Another run holds {root}. Try again when it has ended.") from None
+    except DvcException as error:
+        raise LetheError(f"dvc checkout in {root}: {error}. Run it by hand to see more.") from None
 
 
 def missing_objects(home: Path, made: tuple[Made, ...]) -> list[str]:
