@@ -4,7 +4,8 @@
 Carries out what people asked for: `lethe erase run` erases them from every store, trains anew
 without them, replaces the model, verifies and writes the receipt. Started by the doorbell within
 seconds of a request, and by a sweep that makes a lost bell harmless. It takes all open requests
-at once; one that comes in during a run is taken by that run or the next.
+at once; one that comes in during a run is taken by that run or the next. `promote` then commits the
+`dvc.lock` that this changed in the workspace.
 
 **When `run` is red**, at least one request stays open: the last line of its log has the request's
 id and the reason. Nothing is reported as erased that was not seen to be gone. The next sweep goes
@@ -16,6 +17,10 @@ hour, or `lethe erase status` in the workspace says OVERDUE:
   need to clear the task.
 - 29, shown as skipped: another `lethe erase run` is under way. Nothing to do.
 - any other: `docs/exit-codes.md`; usually a key or an address that this machine lacks.
+
+**When `promote` is red**, people are erased all the same, and only git's history of the workspace
+lags: exit code 34 says why nothing can be committed there, such as no branch that is checked out.
+Skipped (29): a run holds the workspace; the next sweep commits.
 
 `lethe erase run --dry-run` says what a run would do and cost. A deadline is one month from the
 request; `lethe erase extend` with a reason, within that month, is a decision of the data
@@ -52,7 +57,7 @@ with DAG(
     default_args={"on_failure_callback": on_failure()},
     tags=["lethe"],
 ) as dag:
-    BashOperator(
+    run = BashOperator(
         task_id="run",
         bash_command=on_this_machine("lethe", "erase", "run"),
         doc_md="`lethe erase run`: resumable and idempotent, so it may be cleared at any time.",
@@ -60,5 +65,16 @@ with DAG(
         retries=0,  # the next sweep is the retry
         do_xcom_push=False,
     )
+    promote = BashOperator(
+        task_id="promote",
+        bash_command=on_this_machine("lethe", "walk", "promote"),
+        doc_md="`lethe walk promote`: commits the workspace's own `dvc.lock`, if it changed, and "
+        "closes walks that dead runs left behind.",
+        skip_on_exit_code=29,
+        retries=0,  # the next sweep is the retry
+        do_xcom_push=False,
+    )
+    # However `run` ended; and the run of this DAG is as red as its tasks are.
+    run >> promote.as_teardown(on_failure_fail_dagrun=True)
     # Beside `run`: whatever made a version that waits, the next sweep asks for it.
     ask_for_approval()

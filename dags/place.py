@@ -4,6 +4,7 @@ Read by every DAG file, so it imports nothing that takes time. Neither Airflow's
 logs learn more from here than paths and the words of commands.
 """
 
+import hashlib
 import json
 import os
 import shlex
@@ -18,12 +19,35 @@ ROAD = json.loads(next(path for path in _COMPILED if path.exists()).read_text(en
 BIN = Path(os.environ.get("LETHE_BIN") or PROJECT / ".venv" / "bin")
 
 
+EXECUTION = os.environ.get("LETHE_EXECUTION") or "machine"
+
+
 def on_this_machine(*words: str) -> str:
     """The shell line that runs `words` in the workspace, by the pipeline's environment.
 
     PYTHONPATH is Airflow's own affair. `exec`: ending the task ends the command itself.
     """
+    return f"{_prepared()} && exec {shlex.join(words)}"
+
+
+def in_the_walk(run: str, *words: str) -> str:
+    """The shell line that runs `words` in the walk of a run, once nothing else holds it.
+
+    Its own code runs, as committed where the walk began, whatever is deployed meanwhile.
+    """
+    return (
+        f"{_prepared()} && walk=$({shlex.join(('lethe', 'walk', 'wait', run))}) && "
+        f'cd "$walk" && export PYTHONPATH="$walk" && exec {shlex.join(words)}'
+    )
+
+
+def walk_name(dag_id: str, run_id: str) -> str:
+    """The name of a run's walk: opaque and safe as a folder, whatever somebody typed as run id."""
+    return hashlib.sha256(f"{dag_id} {run_id}".encode()).hexdigest()[:16]
+
+
+def _prepared() -> str:
     return (
         f"cd {shlex.quote(str(HOME))} && unset PYTHONPATH && umask 077 && "
-        f'export PATH={shlex.quote(str(BIN))}:"$PATH" && exec {shlex.join(words)}'
+        f'export PATH={shlex.quote(str(BIN))}:"$PATH"'
     )

@@ -1,28 +1,38 @@
 """
 # train
 
-Walks the road of `dvc.yaml`: one task a stage, in its order. What did not change is not run
-again and spends nothing. The stages are compiled by `lethe compile`; to change one, edit
+Walks the road of `dvc.yaml` in a git worktree of the run's own: `open` makes it, at the commit and
+with the outputs of the workspace; then comes one task a stage; `promote` commits what they made to
+the workspace's branch; `close` removes the worktree, however the run ended. What did not change is
+not run again and spends nothing. The stages are compiled by `lethe compile`; to change one, edit
 `dvc.yaml`.
 
 **When a task is red**, its log has one line `lethe: error: …` that names the fact and the next
 step; `docs/exit-codes.md` explains every exit code.
 
-- *minimize, consent, pseudonymize*: the source or the vault did not answer, or is not as declared.
-  Mend it and start again.
+- *open*: somebody changed `params.yaml`, `dvc.yaml` or code in the workspace and did not commit it.
+  Ask them which is meant; commit it or `git restore` it.
+- *minimize, consent, pseudonymize*: the source or the vault did not answer, or is not as declared;
+  or an erasure came between them and took what they had made. Mend it and start again.
 - *validate*: the data is not what it was declared to be. Nothing was trained. Ask who owns the
   source.
 - *budget*: people have too little left. Nobody loses anything by waiting; raise no limit at night.
 - *train*: is not tried again by itself. Start again: it goes on from its checkpoint, and what was
   reserved is not spent twice.
 - *audit, register*: the model is refused and the one in use stays. This is no outage.
-- *busy*, in any log: another run holds the workspace, such as an erasure. Start again when that one
-  has ended.
+- *promote*: tries again by itself for hours while an erasure is at work (29). Exit code 34:
+  somebody in the walk was erased or withdrew meanwhile, or something newer is released. Let it be;
+  the next run is whole.
+- *close*: personal data may still lie in `.lethe/walks` of the workspace. Clear this task alone
+  until it is green; its log says what stands in its way.
 
-To start again, clear `minimize` with everything downstream, or wait for tomorrow's run.
-`clear` always runs: it removes what still has subject keys, so the stages after `minimize` cannot
-be started again alone. Nobody's erasure waits for this DAG: a model with somebody in it who has
-asked to be erased cannot be registered.
+To start again, clear `open` with everything downstream, or wait for tomorrow's run. No stage can be
+started again alone once the run has ended: its worktree is gone, and with it what it would read.
+Nobody's erasure waits for this DAG longer than a stage takes: a model with somebody in it who has
+asked to be erased cannot be registered, and a walk with them in it cannot be promoted.
+
+Two runs may be under way at once, each in its own worktree: one that waits for a device, or for
+somebody's approval, does not hold up tomorrow's. What is released is the one registered last.
 
 Logs hold counts and opaque ids only. Never paste rows of the source into a note or a comment here.
 """
@@ -30,45 +40,49 @@ Logs hold counts and opaque ids only. Never paste rows of the source into a note
 import datetime as dt
 import os
 
-from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG
 
 from dags.approval import ask_for_approval
 from dags.notify import on_failure
-from dags.place import ROAD, on_this_machine
+from dags.place import ROAD
+from dags.walking import MACROS, stage_task, walk_task
 
 with DAG(
     "train",
-    description="The road of dvc.yaml, stage by stage.",
+    description="The road of dvc.yaml, stage by stage, in a worktree of its own.",
     doc_md=__doc__,
     schedule=os.environ.get("LETHE_TRAIN_SCHEDULE", "@daily") or None,
     start_date=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
     catchup=False,
-    max_active_runs=1,
+    max_active_runs=2,
     is_paused_upon_creation=False,
     default_args={"on_failure_callback": on_failure()},
+    user_defined_macros=MACROS,
     tags=["lethe"],
 ) as dag:
-    tasks = {
-        stage["name"]: BashOperator(
-            task_id=stage["name"],
-            bash_command=on_this_machine("dvc", "repro", "--single-item", stage["name"]),
-            doc_md=f"{stage['description']} Runs `{stage['command']}` where something changed.",
-            pool=stage["pool"],
-            retries=stage["retries"],
-            retry_delay=dt.timedelta(minutes=1),
-            do_xcom_push=False,  # it would be the last line of what was printed
-        )
-        for stage in ROAD["stages"]
-    }
+    opened = walk_task(
+        "open",
+        doc_md="`lethe walk open`: makes the run's worktree, or goes on with the one that is open.",
+        retries=1,
+    )
+    tasks = {stage["name"]: stage_task(stage) for stage in ROAD["stages"]}
     for stage in ROAD["stages"]:
+        opened >> tasks[stage["name"]]
         for earlier in stage["after"]:
             tasks[earlier] >> tasks[stage["name"]]
-    clear = BashOperator(
-        task_id="clear",
-        bash_command=on_this_machine("rm", "-rf", "--", *ROAD["scratch"]),
-        doc_md="Removes what still has subject keys, however the run ended.",
-        do_xcom_push=False,
+    promoted = walk_task(
+        "promote",
+        doc_md="`lethe walk promote`: commits the run's `dvc.lock`, alone among erasures.",
+        retries=9,
+        retry_exponential_backoff=True,  # an erasure may train for hours
+        max_retry_delay=dt.timedelta(hours=1),
     )
-    list(tasks.values()) >> clear.as_teardown(on_failure_fail_dagrun=True)
-    ask_for_approval(after=tasks["register"])
+    list(tasks.values()) >> promoted
+    closed = walk_task(
+        "close",
+        doc_md="`lethe walk close`: removes the worktree and what has subject keys, however the "
+        "run ended.",
+        retries=5,
+    )
+    [opened, *tasks.values(), promoted] >> closed.as_teardown(on_failure_fail_dagrun=True)
+    ask_for_approval(after=promoted)

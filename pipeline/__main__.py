@@ -19,6 +19,7 @@ from pipeline.params import load_params, resolve_secret
 from pipeline.stages import STAGES
 from pipeline.sweep.command import sweep
 from pipeline.terminal import PARAMS, AsJson, ParamsFile, now, say, say_json
+from pipeline.walk_command import walk
 
 app = typer.Typer(
     help="A machine-learning pipeline that can forget.",
@@ -81,6 +82,7 @@ _STAGE_HELP = {
     "register": "Register the model, if everything it claims holds.",
 }
 app.add_typer(erase, name="erase")
+app.add_typer(walk, name="walk")
 for _name in STAGES:
     _command = budget if _name == "budget" else _stage(_name)
     app.command(_name, help=_STAGE_HELP[_name])(_command)
@@ -102,9 +104,9 @@ def run(
     ] = False,
 ) -> None:
     """Walk the whole road and say what came of it."""
-    from pipeline.road import walk
+    from pipeline import road
 
-    walk(load_params(params_file), force=force, console=Console())
+    road.walk(load_params(params_file), force=force, console=Console())
 
 
 @app.command()

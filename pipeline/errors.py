@@ -149,6 +149,12 @@ class StoreUnavailable(LetheError):
     exit_code = 32
 
 
+class PromotionRefused(LetheError):
+    """What a walk made cannot become what its workspace releases; nothing was changed there."""
+
+    exit_code = 34
+
+
 class RequestsOpen(LetheError):
     """People's requests are still open, with a reason each; the next run goes on with them."""
 

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from pipeline.errors import KeyInvalid
+from pipeline.home import at_home
 from pipeline.params import Stores
 
 KEY_BYTES = 32
@@ -34,12 +35,12 @@ def load_key(stores: Stores) -> bytes:
     given = os.environ.get(ENVIRONMENT)
     if given is not None:
         return _decode(given, f"${ENVIRONMENT}")
-    return read_key_file(Path(stores.key_file))
+    return read_key_file(at_home(Path(stores.key_file)))
 
 
 def receipt_key_file(stores: Stores) -> Path:
     """Where the key that signs receipts lies: beside the master key."""
-    return Path(stores.key_file).with_name("receipts.key")
+    return at_home(Path(stores.key_file)).with_name("receipts.key")
 
 
 def load_receipt_key(stores: Stores) -> bytes:

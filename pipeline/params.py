@@ -26,6 +26,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.declarations import Column, Link, Table
 from pipeline.errors import ParamsInvalid
+from pipeline.home import address_at_home
 
 _CLOSED = ConfigDict(extra="forbid")
 
@@ -487,15 +488,16 @@ def _fields_at(location: Sequence[int | str]) -> list[str]:
 
 
 def resolve_secret(value: str) -> str:
-    """`env:NAME` → that environment variable; anything else as it is.
+    """`env:NAME` → that environment variable; anything else as it is. In a walk, a relative
+    address is HOME's.
 
     Raises:
         ParamsInvalid: the variable is not set.
     """
     if not value.startswith("env:"):
-        return value
+        return address_at_home(value)
     name = value.removeprefix("env:")
     try:
-        return os.environ[name]
+        return address_at_home(os.environ[name])
     except KeyError:
         raise ParamsInvalid(f"params.yaml asks for ${name}, which is not set. Export it.") from None

@@ -15,6 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.forgotten_road import past, past_template  # noqa: F401
+from tests.released_home import released, released_template  # noqa: F401
 
 PROJECT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent

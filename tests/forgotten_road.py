@@ -21,8 +21,11 @@ from pipeline.stores.history import History
 PROJECT = Path(__file__).parents[1]
 
 STAND_IN = """
-import json, pathlib, shutil, sys
+import json, pathlib, shutil, sys, time
 stage = sys.argv[1]
+if (held := pathlib.Path("held")).exists():
+    held.write_text(stage)
+while held.exists(): time.sleep(0.05)
 def write(path, content):
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +54,10 @@ elif stage == "train":
     write("model/weights.safetensors", "".join(w for t, w in people if t % 10 != 9)[::-1])
     write("data/manifest.roaring", BitMap(t for t, _ in people if t % 10 != 9).serialize())
     for name in ("roc", "calibration"): write(f"reports/plots/{name}.csv", "a,b\\n1,2\\n")
-write(f"reports/{stage}.json", json.dumps({"n": len(people)}))
+report = {"n": len(people)}
+if stage == "register":
+    report = {"model": "wards", "version": int(pathlib.Path("version").read_text())}
+write(f"reports/{stage}.json", json.dumps(report))
 """
 
 ADA, BO, CLEO, DAN, EVE = 12, 13, 14, 15, 19  # Eve is held out: in shards, in no manifest
@@ -97,19 +103,26 @@ def walk(root: Path, *targets: str) -> None:
     assert [e for e in events if e.kind == "failed"] == [], events
 
 
-def make_road(root: Path) -> Path:
-    """An empty road in a git repository, with a remote beside it."""
+def make_road(root: Path, *, registers: bool = False) -> Path:
+    """An empty road in a git repository, with a remote beside it.
+
+    Args:
+        registers: with a third stage, which registers the version that the file `version` says.
+    """
     (root / ".dvc").mkdir(parents=True)
     for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", "params.yaml"):
         (root / name).write_text((PROJECT / name).read_text())
     ignored = (PROJECT / ".gitignore").read_text()
     (root / ".gitignore").write_text(f"{ignored}/reports/\n")
     road = YAML(typ="safe").load((PROJECT / "dvc.yaml").read_text())
-    for name in set(road["stages"]) - {"pseudonymize", "train"}:
+    reads = {"pseudonymize": ["source"], "train": ["data/shards"]}
+    if registers:
+        reads["register"] = ["data/manifest.roaring", "model", "reports/train.json"]
+    for name in set(road["stages"]) - set(reads):
         del road["stages"][name]
     for name, stage in road["stages"].items():
         stage["cmd"] = f"python stand_in.py {name}"
-        stage["deps"] = ["source" if name == "pseudonymize" else "data/shards"]
+        stage["deps"] = reads[name]
     YAML().dump(road, root / "dvc.yaml")
     (root / "stand_in.py").write_text(STAND_IN)
     git(root, "init", "--quiet", "--initial-branch=main")
@@ -196,7 +209,8 @@ def forget_source(root: Path) -> None:
 
 def files(root: Path) -> dict[str, bytes]:
     """Every file but those that say who holds the workspace."""
-    held = (".dvc/tmp/", ".lethe/train.lock", ".lethe/locks.json", ".git/index")
+    locks = (".lethe/train.lock", ".lethe/staging.lock", ".lethe/locks.json")
+    held = (".dvc/tmp/", *locks, ".git/index")
     return {
         name: path.read_bytes()
         for path in sorted(root.rglob("*"))

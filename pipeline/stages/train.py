@@ -33,6 +33,7 @@ from pipeline.errors import (
     TooFewSubjects,
     TrainingRefused,
 )
+from pipeline.home import at_home
 from pipeline.params import Budget, Params, Training, resolve_secret
 from pipeline.rollback import refuse_rolled_back
 from pipeline.stores.ledger import Ledger
@@ -55,6 +56,7 @@ STAGING = workspace.STATE / "staging"
 WORKSPACE_ID = workspace.STATE / "workspace"
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
+STAGING_LOCK = workspace.STATE / "staging.lock"
 _LOCK = workspace.STATE / "train.lock"
 _TRAINING: TypeAdapter[Training] = TypeAdapter(Training)
 
@@ -129,7 +131,7 @@ def train_reserved(
         )
     request = request_digest(plan, eligible, paths, params.training)
     reservation = _reserve(ledger, plan, eligible, params.budget, request, now)
-    staged = STAGING / reservation.run_id
+    staged = at_home(STAGING) / reservation.run_id
     if not staged.exists():
         _train_into(staged, params, plan, paths, reservation, ledger, progress, others)
     _checkpoint(staged).unlink(missing_ok=True)
@@ -168,7 +170,7 @@ def _reserve(
         reservation = ledger.reserve(
             plan, eligible, budget=budget, request=f"{request}-{attempt}", now=now
         )
-        if not reservation.resumed or (STAGING / reservation.run_id).exists():
+        if not reservation.resumed or (at_home(STAGING) / reservation.run_id).exists():
             return reservation
         if ledger.run(reservation.run_id).state == "reserved":
             return reservation
@@ -362,9 +364,11 @@ def assist(declared_device: str) -> None:
 
 
 def _workspace_id() -> bytes:
-    if not WORKSPACE_ID.exists():
-        workspace.write_whole(WORKSPACE_ID, secrets.token_bytes(16), private=True)
-    return WORKSPACE_ID.read_bytes()
+    """HOME's in a walk: what a walk began, the next goes on with, and is charged once."""
+    path = at_home(WORKSPACE_ID)
+    if not path.exists():
+        workspace.write_whole(path, secrets.token_bytes(16), private=True)
+    return path.read_bytes()
 
 
 @contextmanager
@@ -376,4 +380,18 @@ def alone() -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Busy("Another training runs in this workspace. Wait for it.") from None
+        with _staging_in_use():
+            yield
+
+
+@contextmanager
+def _staging_in_use() -> Iterator[None]:
+    """Several trainings share it, each with its own run; an erasure that clears it is alone."""
+    path = at_home(STAGING_LOCK)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy("An erasure is at work here. Wait for it.") from None
         yield

@@ -236,11 +236,11 @@ def branch_locks(root: Path) -> dict[str, bytes]:
     return found
 
 
-def commit_lock(root: Path, branch: str, content: bytes) -> bool:
+def commit_lock(root: Path, branch: str, content: bytes, *, message: str = _MESSAGE) -> bool:
     """Puts one commit on top of a branch that changes its lock alone; whether that was done.
 
-    No worktree, index or other file is touched; a branch that moved meanwhile is left to the
-    next time.
+    No worktree, index or other file is touched and no hook runs; a branch that moved meanwhile is
+    left to the next time. The committer is git's own, if it knows one, and else `lethe`.
     """
     tip = (git(root, "rev-parse", f"{branch}^{{commit}}") or b"").decode().strip()
     below = (git(root, "rev-parse", "--show-prefix") or b"").decode().strip()
@@ -248,16 +248,21 @@ def commit_lock(root: Path, branch: str, content: bytes) -> bool:
     if not tip or not blob:
         return False
     with tempfile.TemporaryDirectory() as folder:
-        alone = {"GIT_INDEX_FILE": str(Path(folder) / "index"), **_COMMITTER}
+        alone = {"GIT_INDEX_FILE": str(Path(folder) / "index"), **committer(root)}
         entry = f"100644,{blob},{below}{LOCK}"
         git(root, "read-tree", tip, more=alone)
         git(root, "update-index", "--add", "--cacheinfo", entry, more=alone)
         tree = (git(root, "write-tree", more=alone) or b"").decode().strip()
-        made = git(root, "commit-tree", tree, "-p", tip, "-m", _MESSAGE, more=alone) or b""
+        made = git(root, "commit-tree", tree, "-p", tip, "-m", message, more=alone) or b""
     commit = made.decode().strip()
-    return (
-        bool(commit) and git(root, "update-ref", branch, commit, tip, more=_COMMITTER) is not None
-    )
+    turn = ("update-ref", branch, commit, tip)
+    return bool(commit) and git(root, *turn, more=committer(root)) is not None
+
+
+def committer(root: Path) -> Mapping[str, str]:
+    """What git needs to be told of who commits; nothing where its settings say so."""
+    known = all(git(root, "config", "--get", f"user.{each}") for each in ("name", "email"))
+    return {} if known else _COMMITTER
 
 
 def git(

@@ -243,13 +243,18 @@ class _Purge:
     def _clear_temporary(self) -> Outcome:
         store = "temporary folders"
         removed, unreadable = [], []
+        reasons = list(self.busy.values())
         for place in self.places:
             if place not in self.busy:
-                gone, damaged = place.clear_temporary(self.tokens)
+                try:
+                    gone, damaged = place.clear_temporary(self.tokens)
+                except Busy as error:
+                    reasons.append(str(error))
+                    continue
                 removed += gone
                 unreadable += damaged
-        if self.busy:
-            reason = "; ".join(self.busy.values())
+        if reasons:
+            reason = "; ".join(reasons)
             return Outcome(store, "not attempted", len(removed), tuple(removed), reason)
         return _outcome(store, removed, unreadable)
 

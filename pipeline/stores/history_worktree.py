@@ -24,6 +24,7 @@ from pipeline.stores.history_survey import Entries, md5_of
 
 STAGING = workspace.STATE / "staging"  # what train keeps until it is published
 _TRAIN_LOCK = workspace.STATE / "train.lock"
+_STAGING_LOCK = workspace.STATE / "staging.lock"  # which trainings share, those of walks too
 _TEMPORARY = (workspace.MINIMIZED, workspace.CONSENTED, workspace.TEMPORARY)
 _DVC_TEMPORARY = Path(".dvc/tmp")
 
@@ -132,7 +133,18 @@ class Worktree:
         return True
 
     def clear_temporary(self, tokens: BitMap) -> tuple[list[str], list[str]]:
-        """(removed, unreadable) of what runs leave behind; only while nothing runs."""
+        """(removed, unreadable) of what runs leave behind; only while nothing runs.
+
+        Raises:
+            Busy: a walk trains, and keeps its checkpoint here; nothing was removed.
+        """
+        try:
+            with _flock(self.root / _STAGING_LOCK):
+                return self._clear_temporary(tokens)
+        except BlockingIOError:
+            raise Busy("A walk trains. The next sweep continues.") from None
+
+    def _clear_temporary(self, tokens: BitMap) -> tuple[list[str], list[str]]:
         removed = [path for each in _TEMPORARY if (path := self.root / each).exists()]
         for run in sorted((self.root / STAGING).glob("*")):
             # A checkpoint does not say whose it is; no run goes on from it after an erasure,

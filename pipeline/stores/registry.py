@@ -32,6 +32,7 @@ with warnings.catch_warnings():
 
 from pipeline.carried import carry_code, requirements
 from pipeline.errors import NotFound, ParamsInvalid
+from pipeline.home import home, in_walk
 
 RUN_ID = "run_id"  # tag: the ledger's id of the training, one version each
 COMPLETE = "complete"  # tag: everything about the version was written, aliases included
@@ -97,7 +98,7 @@ class Registry:
 
     @classmethod
     def open(cls, url: str) -> "Registry":
-        """A SQLAlchemy URL (artifacts then lie in `mlruns/` here) or an MLflow server's."""
+        """A SQLAlchemy URL (artifacts then lie in `mlruns/` of HOME) or an MLflow server's."""
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
         url = _absolute(url)
@@ -225,8 +226,14 @@ class Registry:
 
     def _experiment(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
-        experiment: str = found.experiment_id if found else self._client.create_experiment(name)
-        return experiment
+        if found:
+            known: str = found.experiment_id
+            return known
+        place = None  # MLflow's own choice: a server's, or `mlruns/` here
+        if in_walk() and not self._url.startswith(("http://", "https://", "databricks")):
+            place = str(home() / "mlruns" / name)  # what is here ends with the walk
+        made: str = self._client.create_experiment(name, artifact_location=place)
+        return made
 
     def _ensure_model(self, name: str) -> None:
         try:

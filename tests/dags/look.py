@@ -6,7 +6,11 @@ import sys
 
 from airflow.dag_processing.dagbag import DagBag
 
+from dags.place import walk_name
+
 HEAVY = ("torch", "pandas", "numpy", "pipeline", "dvc", "mlflow", "sklearn", "pyarrow")
+
+RUNS = ("manual__2026-01-01T00:00:00+00:00", "ada@example.org; rm -rf /", "../../up")
 
 bag = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
 sys.stdout.write(
@@ -14,6 +18,7 @@ sys.stdout.write(
     + json.dumps(
         {
             "errors": {str(path): error for path, error in bag.import_errors.items()},
+            "named": {f"{dag}/{run}": walk_name(dag, run) for dag in ("a", "b") for run in RUNS},
             "heavy": [name for name in HEAVY if name in sys.modules],
             "dags": {
                 name: {
@@ -30,6 +35,7 @@ sys.stdout.write(
                             "pool": task.pool,
                             "retries": task.retries,
                             "xcom": task.do_xcom_push,
+                            "setup": task.is_setup,
                             "teardown": task.is_teardown,
                             "skips_on": list(getattr(task, "skip_on_exit_code", ())),
                             "kind": type(task).__name__,

@@ -1,10 +1,12 @@
 """The whole loop in a real Airflow: somebody asks, nobody touches anything, they are gone.
+Then the road is walked in a worktree of its own, and what it made is a commit.
 
 Scheduler, triggerer, DAG processor and API server as `make airflow` starts them; a real DVC
 remote and a real registry. The clock of the sweep is set to the 29th of February, so only the
 doorbell can start what is seen here.
 """
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -31,6 +33,7 @@ class Loop:
     workspace: Workspace
     airflow: Airflow
     asked: str
+    head: str
     people: list[tuple[str, str, str, str]]
     rang: list[tuple[str, str, str]]
     walked: list[tuple[str, str, str]]
@@ -41,6 +44,7 @@ def loop(walked: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     folder = tmp_path_factory.mktemp("loop")
     workspace = copy_workspace(walked, folder / "workspace")
     workspace.run("dvc", "push", "--quiet")
+    head = workspace.run("git", "rev-parse", "HEAD").stdout.strip()
     with sqlite3.connect(workspace.root / "data" / "clinic.db") as clinic:
         people = clinic.execute(
             "SELECT patient_id, full_name, email, phone FROM patients"
@@ -66,10 +70,16 @@ def loop(walked: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         airflow.wait("the bell starts a run", lambda: airflow.runs("erase"), seconds=60)
         airflow.wait("the request is carried out", lambda: _ended(airflow, "erase"), seconds=240)
         rang = airflow.runs("erase")
+        # Somebody new agrees, so that the walk has something to release.
+        with sqlite3.connect(workspace.root / "data" / "clinic.db") as clinic:
+            clinic.execute("UPDATE consents SET answer = 'yes'")
+        clinic.close()
         airflow.run("airflow", "dags", "trigger", "train")
         airflow.wait("the road is walked", lambda: _ended(airflow, "train"), seconds=180)
         (asked,) = json.loads(said)
-        made = Loop(workspace, airflow, str(asked["request"]), people, rang, airflow.runs("train"))
+        made = Loop(
+            workspace, airflow, str(asked["request"]), head, people, rang, airflow.runs("train")
+        )
         story = airflow.story()
     finally:
         airflow.stop()
@@ -103,11 +113,46 @@ def test_the_bell_alone_started_the_run(loop: Loop) -> None:
     assert [kind for _, kind, _ in loop.rang] == ["asset_triggered"]
 
 
-def test_the_new_version_is_champion_and_the_old_one_is_gone(loop: Loop) -> None:
+def test_the_new_versions_are_in_the_registry_and_the_old_one_is_gone(loop: Loop) -> None:
     registry = Registry.open(f"sqlite:///{loop.workspace.root / 'mlflow.db'}")
-    (version,) = registry.versions("readmission")
-    assert version.version == 2, "and the walk after it trained nothing again"
-    assert set(version.aliases) == {"candidate", "champion"}
+    retrained, walked = registry.versions("readmission")
+    assert (retrained.version, retrained.aliases) == (2, ())
+    assert (walked.version, walked.aliases) == (3, ("candidate", "champion"))
+
+
+def test_what_the_erasure_and_the_walk_made_are_commits_of_the_lock_alone(loop: Loop) -> None:
+    log = loop.workspace.run(
+        "git", "log", "--reverse", "--format=%s", "--name-only", f"{loop.head}..main"
+    ).stdout.split("\n")
+    said = [line for line in log if line]
+    assert said[0::2] == ["Release readmission/2", f"Release readmission/3 of {_walk(loop)}"]
+    assert said[1::2] == ["dvc.lock", "dvc.lock"]
+    status = loop.workspace.run("git", "status", "--porcelain", "--", "dvc.lock")
+    assert status.stdout == ""
+    walked = json.loads((loop.workspace.root / "reports" / "register.json").read_text())
+    assert walked["version"] == 3
+    assert loop.workspace.run("dvc", "status", "train", "audit").stdout.strip() == (
+        "Data and pipelines are up to date."
+    )
+
+
+def test_the_model_of_a_walk_serves_after_the_walk_is_gone(loop: Loop) -> None:
+    folder = loop.workspace.root / ".lethe" / "walks"
+    assert list(folder.iterdir()) == []
+    assert loop.workspace.run("git", "worktree", "list").stdout.count("\n") == 1
+    version = Registry.open(f"sqlite:///{loop.workspace.root / 'mlflow.db'}").find(
+        "readmission", "3"
+    )
+    places = [
+        path for path in loop.workspace.root.rglob(f"{version.logged_model}") if path.is_dir()
+    ]
+    assert [path for path in places if list(path.rglob("weights.safetensors"))]
+
+
+def _walk(loop: Loop) -> str:
+    """The name of the train run's walk, as anybody can work it out from Airflow's own page."""
+    (run,) = [run for run, _, _ in loop.walked]
+    return hashlib.sha256(f"train {run}".encode()).hexdigest()[:16]
 
 
 def test_the_request_is_closed_with_a_receipt_that_holds(loop: Loop) -> None:
@@ -121,7 +166,10 @@ def test_the_request_is_closed_with_a_receipt_that_holds(loop: Loop) -> None:
 
 
 def test_every_stage_of_the_road_ran_as_a_task_and_keys_are_gone(loop: Loop) -> None:
-    assert loop.airflow.tasks("train") == dict.fromkeys((*STAGES, "clear"), "success")
+    assert loop.airflow.tasks("train") == dict.fromkeys(
+        ("open", *STAGES, "promote", "close"), "success"
+    )
+    assert loop.airflow.tasks("erase") == {"run": "success", "promote": "success"}
     for folder in ("minimized", "consented"):
         assert not (loop.workspace.root / "data" / folder).exists()
 

@@ -1,6 +1,7 @@
 """The DAG files as Airflow loads them: they parse, say what to do at night, and are light."""
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 from pipeline.stages import STAGES
 from tests.conftest import PROJECT
 from tests.dags.conftest import Airflow
+
+RUN = "{{ walk_name(dag.dag_id, run_id) }}"
 
 
 @pytest.fixture(scope="module")
@@ -42,26 +45,47 @@ def test_parsing_imports_neither_the_pipeline_nor_what_is_heavy(looked: dict[str
     assert looked["heavy"] == []
 
 
-def test_train_has_the_stages_of_the_road_and_one_task_that_clears_up(
+def test_train_has_the_stages_of_the_road_between_opening_and_closing_a_walk(
     train: dict[str, Any],
 ) -> None:
-    assert list(train["tasks"]) == [*STAGES, "clear"]
+    assert list(train["tasks"]) == ["open", *STAGES, "promote", "close"]
     for stage in STAGES:
-        assert f"dvc repro --single-item {stage}" in train["tasks"][stage]["command"]
+        command = train["tasks"][stage]["command"]
+        assert command.endswith(f"exec dvc repro --single-item {stage}")
+        assert f"lethe walk wait '{RUN}'" in command
+        assert 'cd "$walk" && export PYTHONPATH="$walk"' in command, "its own code runs"
+    for name in ("open", "promote", "close"):
+        assert train["tasks"][name]["command"].endswith(f"exec lethe walk {name} '{RUN}'")
 
 
 def test_no_stage_can_run_before_one_whose_outcome_it_must_know(train: dict[str, Any]) -> None:
     before = {name: task["before"] for name, task in train["tasks"].items()}
-    for earlier, later in pairwise(STAGES):
+    for earlier, later in pairwise(["open", *STAGES, "promote"]):
         assert earlier in before[later], f"{later} before {earlier}"
-    assert set(STAGES) - {"register"} <= set(before["register"])
+    assert {"open", *STAGES} <= set(before["promote"])
 
 
 def test_what_has_subject_keys_is_removed_however_a_run_ends(train: dict[str, Any]) -> None:
-    clear = train["tasks"]["clear"]
-    assert clear["teardown"]
-    assert clear["before"] == sorted(STAGES)
-    assert clear["command"].endswith("rm -rf -- data/consented data/minimized")
+    """`close` waits for no task's success: it is no teardown of one that must have worked."""
+    close = train["tasks"]["close"]
+    assert close["teardown"]
+    assert close["before"] == sorted(["open", "promote", *STAGES])
+    assert not any(task["setup"] for task in train["tasks"].values())
+    assert close["retries"] > 0
+
+
+def test_a_run_has_a_walk_of_its_own_whose_name_says_nothing(looked: dict[str, Any]) -> None:
+    named = looked["named"]
+    assert len(set(named.values())) == len(named)
+    assert all(re.fullmatch("[0-9a-f]{16}", name) for name in named.values())
+
+
+def test_another_way_to_execute_is_refused_by_its_name(tmp_path: Path) -> None:
+    airflow = Airflow(tmp_path, tmp_path / "workspace", LETHE_EXECUTION="cloud")
+    said = airflow.run("python", str(Path(__file__).parent / "look.py"))
+    errors = json.loads(said.partition("LOOK")[2])["errors"]
+    assert [Path(path).name for path in errors] == ["train.py"]
+    assert "LETHE_EXECUTION is machine or pods, not 'cloud'" in next(iter(errors.values()))
 
 
 def test_pools_and_retries_are_those_of_meta_and_every_pool_is_made(
@@ -81,9 +105,17 @@ def test_erase_runs_by_the_bell_and_by_the_clock_one_at_a_time(erase: dict[str, 
     assert "*/5 * * * *" in erase["timetable"]
     assert "dags.doorbell.Doorbell" in erase["timetable"]
     assert erase["max_active_runs"] == 1
-    assert list(erase["tasks"]) == ["run"]
+    assert list(erase["tasks"]) == ["run", "promote"]
     assert erase["tasks"]["run"]["command"].endswith("exec lethe erase run")
-    assert erase["tasks"]["run"]["skips_on"] == [29], "another run is no failure; all else is"
+    for task in erase["tasks"].values():
+        assert task["skips_on"] == [29], "another run is no failure; all else is"
+
+
+def test_what_an_erasure_changed_is_committed_however_it_ended(erase: dict[str, Any]) -> None:
+    promote = erase["tasks"]["promote"]
+    assert promote["command"].endswith("exec lethe walk promote")
+    assert promote["before"] == ["run"]
+    assert promote["teardown"], "so a red `run` stays what the DAG is judged by"
 
 
 def test_nothing_that_a_command_prints_is_kept_in_the_database(looked: dict[str, Any]) -> None:
@@ -95,7 +127,7 @@ def test_nothing_that_a_command_prints_is_kept_in_the_database(looked: dict[str,
 def test_every_dag_and_task_says_what_to_do_at_night(looked: dict[str, Any]) -> None:
     for name, dag in looked["dags"].items():
         assert "is red" in dag["doc"], name
-        assert dag["max_active_runs"] == 1, name
+        assert dag["max_active_runs"] == {"train": 2}.get(name, 1), name
         assert dag["catchup"] is False, name
         assert all(task["doc"] for task in dag["tasks"].values()), name
 

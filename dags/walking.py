@@ -1,0 +1,59 @@
+"""The tasks of a walk: each is one command, in the run's own git worktree or in pods.
+
+`LETHE_EXECUTION` chooses: `machine` (the default), where a task is a command of the pipeline's own
+environment, or `pods`, where it is a pod of the pipeline's image (`dags.pods`).
+"""
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any
+
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import BaseOperator
+
+from dags.place import EXECUTION, in_the_walk, on_this_machine, walk_name
+
+RUN = "{{ walk_name(dag.dag_id, run_id) }}"  # rendered by the macro below
+MACROS = {"walk_name": walk_name}
+
+_MINUTE = dt.timedelta(minutes=1)
+
+
+def stage_task(stage: Mapping[str, Any]) -> BaseOperator:
+    """One stage of the compiled road, by its `meta`."""
+    words = ("dvc", "repro", "--single-item", stage["name"])
+    options = {
+        "doc_md": f"{stage['description']} Runs `{stage['command']}` where something changed.",
+        "pool": stage["pool"],
+        "retries": stage["retries"],
+        "retry_delay": _MINUTE,
+    }
+    if _in_pods():
+        from dags.pods import in_a_pod
+
+        return in_a_pod(stage["name"], words, run=RUN, stage=stage, **options)
+    return BashOperator(
+        task_id=stage["name"],
+        bash_command=in_the_walk(RUN, *words),
+        do_xcom_push=False,  # it would be the last line of what was printed
+        **options,
+    )
+
+
+def walk_task(name: str, **options: Any) -> BaseOperator:
+    """`open`, `promote` or `close`: what HOME does for the run's walk."""
+    words = ("lethe", "walk", name, RUN)
+    options = {"retry_delay": _MINUTE, **options}
+    if _in_pods():
+        from dags.pods import in_a_pod
+
+        return in_a_pod(name, words, run=RUN, stage=None, **options)
+    return BashOperator(
+        task_id=name, bash_command=on_this_machine(*words), do_xcom_push=False, **options
+    )
+
+
+def _in_pods() -> bool:
+    if EXECUTION not in ("machine", "pods"):
+        raise ValueError(f"LETHE_EXECUTION is machine or pods, not {EXECUTION!r}.")
+    return EXECUTION == "pods"

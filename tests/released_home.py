@@ -1,0 +1,59 @@
+"""A workspace that has released a first version, and what a walk made that is to be the second."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipeline.stores.history_locks import parse_lock
+from pipeline.stores.history_walks import uncached_files
+from tests.forgotten_road import ADA, BO, CLEO, commit, dvc, git, make_road, people, walk
+
+
+@dataclass(frozen=True)
+class Home:
+    """`second` is a walk's `dvc.lock` and reports by path; `half` likewise, before `register`."""
+
+    root: Path
+    second: dict[str, bytes]
+    half: dict[str, bytes]
+
+
+def made(root: Path) -> dict[str, bytes]:
+    """The lock that lies in a folder, and the reports that it names."""
+    lock = (root / "dvc.lock").read_bytes()
+    return {"dvc.lock": lock, **uncached_files(root, parse_lock(lock))}
+
+
+@pytest.fixture(scope="session")
+def released_template(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    root = make_road(tmp_path_factory.mktemp("released") / "home", registers=True)
+    (root / "version").write_text("1")
+    (root / "README.md").write_text("The ward.\n")
+    people(root, ADA, BO)
+    walk(root)
+    commit(root, "First")
+    first = made(root)
+    (root / "version").write_text("2")
+    people(root, ADA, BO, CLEO)
+    walk(root, "train")
+    half = made(root)
+    walk(root)
+    second = made(root)
+    dvc(root, "push", "--quiet")
+    git(root, "checkout", "--quiet", "--", ".")
+    for path, content in first.items():
+        (root / path).write_bytes(content)
+    dvc(root, "checkout", "--quiet")
+    return Home(root, second, half)
+
+
+@pytest.fixture
+def released(released_template: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """A copy that a test may change; git knows no name of whoever runs the tests."""
+    for level in ("GLOBAL", "SYSTEM"):
+        monkeypatch.setenv(f"GIT_CONFIG_{level}", "/dev/null")
+    root = tmp_path / "home"
+    shutil.copytree(released_template.root, root, symlinks=True)
+    return Home(root, released_template.second, released_template.half)
