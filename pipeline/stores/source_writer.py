@@ -134,6 +134,21 @@ class Writer:
             found = self.find(name, (column,), [(form,) for form in forms], **options)
         return [row for row in found if canonical_text(row.values[column]) == key]
 
+    def holding_each(self, name: str, column: str, keys: Iterable[str]) -> dict[str, list[Row]]:
+        """`holding` for many keys, in as few passes as a table without an index allows."""
+        declared = self.graph.facts(name, column).type
+        forms = {key: key_forms(key, declared, self.graph.dialect) for key in keys}
+        typed = [(form,) for each in forms.values() for form in each or ()]
+        as_text = [(key,) for key, each in forms.items() if each is None]
+        found: dict[str, list[Row]] = {}
+        rows = self.find(name, (column,), typed)
+        rows += self.find(name, (column,), as_text, spelled_alike=False) if as_text else []
+        for row in rows:
+            key = canonical_text(row.values[column])
+            if key in forms:
+                found.setdefault(key, []).append(row)
+        return found
+
     def delete(self, name: str, rows: Sequence[Row]) -> int:
         table = self.table(name)
         return sum(
