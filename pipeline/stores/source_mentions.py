@@ -14,10 +14,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from pipeline.declarations import Column
+from pipeline.params import Params, resolve_secret
 from pipeline.records import Traces
 from pipeline.stores.scanning import SPACE, AnyOf, literal
 from pipeline.stores.source_passes import rows_with
-from pipeline.stores.source_writer import Row, Writer
+from pipeline.stores.source_writer import Row, Writer, open_writer
 
 MARK = "<ERASED>"  # in the form of the scrubber's marks
 
@@ -28,6 +29,7 @@ _BETWEEN_DIGITS = r"[\s().\-/]*"
 _ESCAPE = "\\"
 
 Who = TypeVar("Who", bound=Hashable)
+Mentioned = Mapping[str, Sequence[Row]]  # by table; where none is given, all rows are looked at
 
 
 def is_telling(value: str, *, names_people: bool = False) -> bool:
@@ -170,15 +172,55 @@ def may_name(
 
 
 def mentions(
-    writer: Writer, table: str, columns: Sequence[str], terms: Terms
+    writer: Writer,
+    table: str,
+    columns: Sequence[str],
+    terms: Terms,
+    *,
+    among: Sequence[Row] | None = None,
 ) -> Iterator[tuple[Row, dict[str, str]]]:
-    """Rows that name the person, with the texts that do, by column."""
-    for row, named in mentions_of(writer, table, columns, {None: terms}):
+    """Rows that name the person, with the texts that do, by column.
+
+    Args:
+        among: rows that `find_mentions` saw a moment ago, which are read anew instead of all.
+    """
+    for row, named in mentions_of(writer, table, columns, {None: terms}, among=among):
         yield row, named[None]
 
 
+def find_mentions(params: Params, people: Sequence[Traces]) -> dict[str, Mentioned]:
+    """Rows whose texts name people, by key and table, where an erasure redacts or reports.
+
+    One pass for all of them, so that the erasure of each need not look through everybody's texts. A
+    table is left out if its rows are known by their place alone, which an erasure changes; so
+    is a folder of files.
+
+    Raises:
+        SourceUnavailable, Busy, SchemaMismatch, ErasureRefused: see `open_writer`.
+    """
+    found: dict[str, dict[str, list[Row]]] = {traces.key: {} for traces in people}
+    terms = {traces.key: each for traces in people if (each := terms_of(traces)) is not None}
+    if resolve_secret(params.source.url).partition(":")[0] in ("csv", "parquet"):
+        return {key: {} for key in found}
+    with open_writer(params, writing=False) as writer:
+        for table, facts in writer.graph.tables.items():
+            columns = searched(params.tables[table].columns)
+            if columns and "ctid" not in facts.identity:
+                for rows in found.values():
+                    rows[table] = []
+                for row, named in mentions_of(writer, table, columns, terms) if terms else ():
+                    for key in named:
+                        found[key][table].append(row)
+    return {key: dict(tables) for key, tables in found.items()}
+
+
 def mentions_of(
-    writer: Writer, table: str, columns: Sequence[str], people: Mapping[Who, Terms]
+    writer: Writer,
+    table: str,
+    columns: Sequence[str],
+    people: Mapping[Who, Terms],
+    *,
+    among: Sequence[Row] | None = None,
 ) -> Iterator[tuple[Row, dict[Who, dict[str, str]]]]:
     """Rows that name any of the people, with the texts that do, by person and column.
 
@@ -190,7 +232,7 @@ def mentions_of(
     def may(whole: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
         return may_name(whole, likes, writer.graph.dialect)
 
-    for row, texts in rows_with(writer, table, columns, sought, may):
+    for row, texts in rows_with(writer, table, columns, sought, may, among=among):
         named: dict[Who, dict[str, str]] = defaultdict(dict)
         for who, terms in people.items():
             for name, text in texts.items():

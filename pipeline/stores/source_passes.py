@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from pipeline.stores.scanning import AnyOf
-from pipeline.stores.source_writer import Row, Writer
+from pipeline.stores.source_writer import AT_ONCE, Row, Writer, chunks
 
 _BYTES = 2**22  # of rows that are swept together; a few times that at most
 _ROWS = (2_000, 50_000)  # at first, and at most
@@ -37,7 +37,13 @@ def as_one(values: Iterable[Any]) -> str:
 
 
 def rows_with(
-    writer: Writer, table: str, columns: Sequence[str], sought: AnyOf, may: Chosen
+    writer: Writer,
+    table: str,
+    columns: Sequence[str],
+    sought: AnyOf,
+    may: Chosen,
+    *,
+    among: Sequence[Row] | None = None,
 ) -> Iterator[tuple[Row, dict[str, Any]]]:
     """Rows of which a text may have what is sought, and what is in the columns.
 
@@ -45,6 +51,7 @@ def rows_with(
 
     Args:
         may: the condition by which a database chooses such rows by itself.
+        among: rows that are read anew instead of all.
     """
     facts = writer.graph.tables[table]
     clause = writer.table(table)
@@ -61,6 +68,11 @@ def rows_with(
         texts = dict(zip(columns, found[len(found) - len(columns) :], strict=True))
         return Row(table, identity, dict(zip(taken, values, strict=True))), texts
 
+    if among is not None:
+        for some in chunks(among, AT_ONCE):
+            statement = sa.select(*wanted).where(writer.these(clause, some))
+            yield from map(made, writer.connection.execute(statement).all())
+        return
     whole = together([clause.c[name] for name in columns], writer.graph.dialect)
     if writer.graph.has_row_numbers(table):
         number = clause.c[facts.identity[0]]

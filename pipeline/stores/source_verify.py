@@ -13,7 +13,8 @@ from pipeline.stores.source_compaction import Marks
 from pipeline.stores.source_mentions import Terms, may_name, mentions_of, terms_of
 from pipeline.stores.source_rewrite import readable
 from pipeline.stores.source_walk import gives_new_key
-from pipeline.stores.source_writer import Writer, open_writer
+from pipeline.stores.source_writer import Row, Writer, key_forms, open_writer
+from pipeline.values import canonical_text
 
 STORE = "source"
 FREE_SPACE = "the file's free space"
@@ -82,7 +83,7 @@ def _look(
 ) -> Iterator[_Found]:
     for table, column in sorted(writer.graph.carrying):
         if not _kept_key(params, table, column):
-            held = writer.holding_each(table, column, {traces.key for traces in people})
+            held = _holding(writer, table, column, {traces.key for traces in people})
             for number, traces in enumerate(people):
                 if rows := held.get(traces.key):
                     yield number, f"{table}.{column}", len(rows)
@@ -100,6 +101,20 @@ def _look(
                     yield from ((number, f"{table}.{column}", 1) for column in columns)
     if terms:
         yield from _look_at_copies(writer, terms)
+
+
+def _holding(writer: Writer, table: str, column: str, keys: set[str]) -> dict[str, list[Row]]:
+    """Rows whose column is one of the canonical keys, by key; a pass for up to 500 of them."""
+    declared = writer.graph.facts(table, column).type
+    forms = {key: key_forms(key, declared, writer.graph.dialect) for key in keys}
+    rows = writer.find(table, (column,), [(f,) for each in forms.values() for f in each or ()])
+    as_text = [(key,) for key, each in forms.items() if each is None]
+    if as_text:
+        rows += writer.find(table, (column,), as_text, spelled_alike=False)
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(canonical_text(row.values[column]), []).append(row)
+    return found
 
 
 def _kept_key(params: Params, table: str, column: str) -> bool:

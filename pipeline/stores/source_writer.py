@@ -134,25 +134,10 @@ class Writer:
             found = self.find(name, (column,), [(form,) for form in forms], **options)
         return [row for row in found if canonical_text(row.values[column]) == key]
 
-    def holding_each(self, name: str, column: str, keys: Iterable[str]) -> dict[str, list[Row]]:
-        """`holding` for many keys, in as few passes as a table without an index allows."""
-        declared = self.graph.facts(name, column).type
-        forms = {key: key_forms(key, declared, self.graph.dialect) for key in keys}
-        typed = [(form,) for each in forms.values() for form in each or ()]
-        as_text = [(key,) for key, each in forms.items() if each is None]
-        found: dict[str, list[Row]] = {}
-        rows = self.find(name, (column,), typed)
-        rows += self.find(name, (column,), as_text, spelled_alike=False) if as_text else []
-        for row in rows:
-            key = canonical_text(row.values[column])
-            if key in forms:
-                found.setdefault(key, []).append(row)
-        return found
-
     def delete(self, name: str, rows: Sequence[Row]) -> int:
         table = self.table(name)
         return sum(
-            self.connection.execute(sa.delete(table).where(self._these(table, some))).rowcount
+            self.connection.execute(sa.delete(table).where(self.these(table, some))).rowcount
             for some in chunks(rows, AT_ONCE)
         )
 
@@ -160,7 +145,7 @@ class Writer:
         table = self.table(name)
         return sum(
             self.connection.execute(
-                sa.update(table).where(self._these(table, some)).values(dict(changes))
+                sa.update(table).where(self.these(table, some)).values(dict(changes))
             ).rowcount
             for some in chunks(rows, AT_ONCE)
         )
@@ -174,7 +159,7 @@ class Writer:
             sa.literal(changes[n], facts.columns[n].type) if n in changes else table.c[n]
             for n in names
         ]
-        made = sa.select(*values).where(self._these(table, [row]))
+        made = sa.select(*values).where(self.these(table, [row]))
         kept = self.graph.linking(row.table)
         back = [*facts.identity, *kept]
         inserted = self.connection.execute(
@@ -204,13 +189,14 @@ class Writer:
         return sum(
             int(
                 self.connection.execute(
-                    sa.select(sa.func.count()).select_from(table).where(self._these(table, some))
+                    sa.select(sa.func.count()).select_from(table).where(self.these(table, some))
                 ).scalar_one()
             )
             for some in chunks(rows, AT_ONCE)
         )
 
-    def _these(self, table: sa.TableClause, rows: Sequence[Row]) -> sa.ColumnElement[bool]:
+    def these(self, table: sa.TableClause, rows: Sequence[Row]) -> sa.ColumnElement[bool]:
+        """The condition for rows of a `table`."""
         identity = [table.c[column] for column in self.graph.tables[table.name].identity]
         if len(identity) == 1:
             return identity[0].in_([row.identity[0] for row in rows])
