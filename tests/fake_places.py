@@ -8,8 +8,9 @@ from dataclasses import replace
 from pipeline.errors import LetheError
 from pipeline.records import Outcome, Traces
 from pipeline.references import Reference
-from pipeline.rights.places import LEAVES, Cost, Training
+from pipeline.rights.places import LEAVES, Cost, Sought, Training
 from pipeline.stores.requests import Kind
+from pipeline.stores.source_mentions import Mentioned
 
 NAME = "reading"
 KEPT = ({"table": "invoices", "basis": "tax law", "until": "2036-01-01", "count": 2},)
@@ -61,22 +62,29 @@ class FakePlaces:
             raise ValueError("sealed for another request")
         return bytes.fromhex(content)
 
-    def people(self, reference: Reference) -> list[str]:
-        if reference.column is None:
-            return [reference.value]
-        wanted = reference.value.strip()
-        return [k for k in sorted(self.source) if self.emails[k].strip() == wanted]
+    def people(self, references: Sequence[Reference]) -> list[list[str]]:
+        self._do("people")
+        return [
+            [each.value]
+            if each.column is None
+            else [k for k in sorted(self.source) if self.emails[k].strip() == each.value.strip()]
+            for each in references
+        ]
 
-    def traces(self, key: str) -> Traces:
-        known = (self.emails[key],) if key in self.source else ()
-        return Traces(key, self.vault.get(key), known)
+    def traces_of(self, keys: Sequence[str]) -> list[Traces]:
+        self._do("traces")
+        return [
+            Traces(key, self.vault.get(key), (self.emails[key],) if key in self.source else ())
+            for key in keys
+        ]
 
     def entry(self, key: str, *, purpose: str | None) -> bytes:
         return f"{purpose}:{key[::-1]}".encode()
 
-    def models(self, traces: Traces) -> tuple[list[str], list[str]]:
-        found = [v for v, people in self.trained.items() if traces.token in people]
-        return found, [v for v in found if v in self.in_use]
+    def models_of(self, people: Sequence[Traces]) -> list[tuple[list[str], list[str]]]:
+        self._do("models")
+        held = [[v for v, them in self.trained.items() if each.token in them] for each in people]
+        return [(found, [v for v in found if v in self.in_use]) for found in held]
 
     def suppress(self, entry: bytes, *, since: dt.datetime) -> None:
         self._do("suppress")
@@ -88,7 +96,13 @@ class FakePlaces:
         self.remembered.add(traces.key)
         self.after("remember")
 
-    def erase_source(self, traces: Traces, *, now: dt.datetime) -> Outcome:
+    def mentioned(self, people: Sequence[Traces]) -> dict[str, Mentioned]:
+        self._do("mentioned")
+        return {each.key: {} for each in people}
+
+    def erase_source(
+        self, traces: Traces, *, now: dt.datetime, mentioned: Mentioned | None
+    ) -> Outcome:
         self._do("source")
         there = traces.key in self.source
         self.source.discard(traces.key)
@@ -146,8 +160,11 @@ class FakePlaces:
         self.after("retire")
         return _outcome("registry", [version] if there else [])
 
-    def look(self, traces: Traces, *, kind: Kind, models: Sequence[str]) -> list[Outcome]:
+    def look(self, people: Sequence[Sought]) -> list[list[Outcome]]:
         self._do("look")
+        return [self._seen(each.traces, each.kind) for each in people]
+
+    def _seen(self, traces: Traces, kind: Kind) -> list[Outcome]:
         in_source = [traces.key] if traces.key in self.source else []
         in_vault = [traces.key] if traces.key in self.vault else []
         held = [v for v, people in self.trained.items() if traces.token in people]

@@ -2,26 +2,27 @@
 
 Step by step, each of which leaves its mark before the next begins, so that whatever ends a run
 the next one goes on: look up → suppress → remember the spend → source → vault → history →
-retrain → retire → verify → receipt. Up to the vault everybody is alone; from there on all open
-requests are one batch, with one retraining. Requests that come in meanwhile join it until the
-retraining begins.
+retrain → retire → verify → receipt. What has to be looked through is looked through for all at
+once; from there up to the vault everybody is alone; then all open requests are one batch, with one
+retraining. Requests that come in meanwhile join it until the retraining begins.
 
 Whoever is unknown takes the same steps and is answered with the rest of the batch.
 """
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pipeline.errors import LetheError, RequestsOpen
 from pipeline.params import Params
 from pipeline.records import Outcome, Traces
-from pipeline.references import read_sealed, traces_to_bytes
-from pipeline.rights.places import LEAVES, Places, Training
+from pipeline.rights.looking_up import LookUp, about
+from pipeline.rights.places import LEAVES, Places, Sought, Training
 from pipeline.rights.receipts import Signer
 from pipeline.rights.reporting import receipt_facts, still_there, what_became
 from pipeline.rights.requesting import waits_until
 from pipeline.stores.requests import OPEN, Mark, Request, Requests
+from pipeline.stores.source_mentions import Mentioned
 from pipeline.suppression import concerns
 
 LAST_DAYS = dt.timedelta(days=3)  # before a deadline no model waits for a retraining any more
@@ -61,6 +62,7 @@ class Erasure:
         self._clock = clock
         self._tell = tell
         self._summary = Summary()
+        self._look_up = LookUp(places, requests, clock=clock)
 
     def run(self) -> Summary:
         """Drains the open requests, those that come in meanwhile too.
@@ -74,10 +76,10 @@ class Erasure:
                 while fresh:  # who comes in while others are looked up joins them
                     tried |= {each.request_id for each in fresh}
                     # All are found before any is erased: two requests may be one person's.
-                    found = {each.request_id: self._found(each) for each in fresh}
+                    found = self._found(fresh)
+                    named = self._mentioned(found)
                     for request_id, traces in found.items():
-                        if traces is not None:
-                            self._erase(request_id, traces)
+                        self._erase(request_id, traces, named.get(traces.key))
                     fresh = [r for r in self._open() if r.request_id not in tried]
                 self._together()
         return self._summary
@@ -85,67 +87,33 @@ class Erasure:
     def _open(self) -> list[Request]:
         return [r for r in self._requests.all(state=OPEN) if concerns(r, self._params)]
 
-    # ------------------------------------------------------------------ one by one
+    # ------------------------------------------------------------------ who they are
 
-    def _found(self, request: Request) -> Traces | None:
-        """Who it is; None if that cannot be told now, or another request is theirs."""
+    def _found(self, requests: Sequence[Request]) -> dict[str, Traces]:
+        """Who they are, by request; without whom that cannot be told of now, or who is answered
+        by another request. One look for all; for fewer, if somebody stands in its way."""
         try:
-            traces = self._look_up(request)
-            if traces is not None:
-                self._suppress(self._requests.find(request.request_id), traces)
-            return traces
+            known = self._look_up.who(requests)
         except LetheError as error:
-            self._problem(request.request_id, str(error))
-            return None
+            if len(requests) == 1:
+                self._problem(requests[0].request_id, str(error))
+                return {}
+            half = len(requests) // 2
+            return self._found(self._anew(requests[:half])) | self._found(
+                self._anew(requests[half:])
+            )
+        self._summary.problems |= known.ambiguous
+        self._summary.joined |= known.joined
+        return {r: traces for r, traces in known.people.items() if self._suppressed(r, traces)}
 
-    def _erase(self, request_id: str, traces: Traces) -> None:
-        """The steps up to the vault; what stands in the way of one is no reason for others."""
+    def _suppressed(self, request_id: str, traces: Traces) -> bool:
+        """Suppresses a person; whether that was done."""
         try:
-            self._remove(self._requests.find(request_id), traces)
-            self._solved(request_id)
+            self._suppress(self._requests.find(request_id), traces)
         except LetheError as error:
             self._problem(request_id, str(error))
-
-    def _look_up(self, request: Request) -> Traces | None:
-        """Who it is, looked up once and kept until the end; None if another request is theirs."""
-        if request.sealed is None:
-            raise ValueError("an open request keeps what leads to its person")
-        about = read_sealed(self._places.unseal(request.sealed, about=request.request_id))
-        if isinstance(about, Traces):
-            traces = about
-        else:
-            keys = self._places.people(about)
-            if len(keys) > 1:
-                raise RequestsOpen(
-                    f"what it names leads to {len(keys)} people, all of whom are left out of "
-                    "training until then. Ask for one of them by the subject's key."
-                )
-            # Whoever is nobody's is looked for as well, by the very words of the request.
-            traces = self._places.traces(keys[0] if keys else about.value)
-            if not keys:
-                traces = Traces(traces.key, traces.token, (about.value,))
-        entry = self._places.entry(traces.key, purpose=request.purpose)
-        for other in self._open():
-            same = (other.entry, other.kind) == (entry, request.kind)
-            if same and other.request_id != request.request_id and "found" in other.marks:
-                self._requests.join(request.request_id, other.request_id, now=self._clock())
-                self._summary.joined[request.request_id] = other.request_id
-                return None
-        if "found" not in request.marks:
-            models, live = self._places.models(traces)
-            there = self._places.look(traces, kind=request.kind, models=models)
-            self._requests.resolve(
-                request.request_id,
-                sealed=self._places.seal(traces_to_bytes(traces), about=request.request_id),
-                entry=entry,
-                found={
-                    "stores": [outcome.to_data() for outcome in there],
-                    "models": models,
-                    "live": live,
-                },
-                now=self._clock(),
-            )
-        return traces
+            return False
+        return True
 
     def _suppress(self, request: Request, traces: Traces) -> None:
         if "suppressed" not in request.marks:
@@ -153,7 +121,27 @@ class Erasure:
             self._places.suppress(entry, since=request.received_at)
             self._mark(request, "suppressed")
 
-    def _remove(self, request: Request, traces: Traces) -> None:
+    # ------------------------------------------------------------------ one by one
+
+    def _mentioned(self, found: Mapping[str, Traces]) -> dict[str, Mentioned]:
+        """Where others' texts name those who leave the source, in one look for all."""
+        asked = [self._requests.find(request_id) for request_id in found]
+        leave = [r for r in asked if r.kind == "erase" and "source" not in r.marks]
+        try:
+            people = [found[request.request_id] for request in leave]
+            return self._places.mentioned(people) if len(people) > 1 else {}
+        except LetheError:
+            return {}  # who is erased is looked for alone, and the reason told of each
+
+    def _erase(self, request_id: str, traces: Traces, named: Mentioned | None) -> None:
+        """The steps up to the vault; what stands in the way of one is no reason for others."""
+        try:
+            self._remove(self._requests.find(request_id), traces, named)
+            self._solved(request_id)
+        except LetheError as error:
+            self._problem(request_id, str(error))
+
+    def _remove(self, request: Request, traces: Traces, named: Mentioned | None) -> None:
         erases = request.kind == "erase"
         if "remembered" not in request.marks:
             if erases and traces.token is not None:
@@ -162,7 +150,8 @@ class Erasure:
         if "source" not in request.marks:
             done = Outcome("source", "not attempted", reason=LEAVES)
             if erases:
-                done = self._places.erase_source(traces, now=self._clock())
+                now = self._clock()
+                done = self._places.erase_source(traces, now=now, mentioned=named)
             self._mark_or_raise(request, "source", [done])
         if "vault" not in request.marks:
             done = Outcome("vault", "not attempted", reason=LEAVES)
@@ -193,12 +182,7 @@ class Erasure:
             for request in batch:
                 self._problem(request.request_id, str(error))
             return
-        for request in self._anew(batch):
-            if {"history", "retired"} <= set(request.marks):
-                try:
-                    self._close(request)
-                except LetheError as error:
-                    self._problem(request.request_id, str(error))
+        self._prove([r for r in self._anew(batch) if {"history", "retired"} <= set(r.marks)])
 
     def _anew(self, batch: Iterable[Request]) -> list[Request]:
         return [self._requests.find(request.request_id) for request in batch]
@@ -280,10 +264,27 @@ class Erasure:
 
     # ------------------------------------------------------------------ proof
 
-    def _close(self, request: Request) -> None:
-        traces = self._traces(request)
+    def _prove(self, requests: Sequence[Request]) -> None:
+        """Closes those for whom one fresh look, after everything was done, finds nothing."""
+        if not requests:
+            return
+        try:
+            looks = self._places.look([self._sought(request) for request in requests])
+        except LetheError as error:
+            for request in requests:
+                self._problem(request.request_id, str(error))
+            return
+        for request, seen in zip(requests, looks, strict=True):
+            try:
+                self._close(request, seen)
+            except LetheError as error:
+                self._problem(request.request_id, str(error))
+
+    def _sought(self, request: Request) -> Sought:
         models = request.marks["found"].content["models"]
-        seen = self._places.look(traces, kind=request.kind, models=models)
+        return Sought(self._traces(request), request.kind, tuple(models))
+
+    def _close(self, request: Request, seen: Sequence[Outcome]) -> None:
         left = [outcome for outcome in seen if still_there(outcome)]
         if left:
             # Everything is done again: what was taken for gone came back, or never went.
@@ -307,9 +308,7 @@ class Erasure:
     # ------------------------------------------------------------------ marks
 
     def _traces(self, request: Request) -> Traces:
-        if request.sealed is None:
-            raise ValueError("an open request keeps what leads to its person")
-        found = read_sealed(self._places.unseal(request.sealed, about=request.request_id))
+        found = about(self._places, request)
         if not isinstance(found, Traces):
             raise ValueError("a request is looked up before anything else")
         return found

@@ -8,6 +8,7 @@ from typing import Protocol
 from pipeline.records import Outcome, Traces
 from pipeline.references import Reference
 from pipeline.stores.requests import Kind
+from pipeline.stores.source_mentions import Mentioned
 
 LEAVES = "stays: only its use for this purpose ends"  # source and vault, of a withdrawal
 
@@ -38,30 +39,40 @@ class Cost:
         return f"{price}; refused: {self.refused}" if self.refused else price
 
 
+@dataclass(frozen=True)
+class Sought:
+    """Whom a fresh look is for, and the versions that must be gone."""
+
+    traces: Traces
+    kind: Kind
+    models: tuple[str, ...] = ()
+
+
 class Places(Protocol):
     """Every store that can hold somebody, and the road that trains anew.
 
-    All of it may be done again: what was done already is found done.
+    All of it may be done again: what was done already is found done. What is asked of many people
+    at once goes through a store as often as for one of them.
     """
 
     def seal(self, content: bytes, *, about: str) -> bytes: ...
 
     def unseal(self, sealed: bytes, *, about: str) -> bytes: ...
 
-    def people(self, reference: Reference) -> list[str]:
-        """The keys of everybody to whom a reference leads; a key leads to itself."""
+    def people(self, references: Sequence[Reference]) -> list[list[str]]:
+        """The keys of everybody to whom each reference leads; a key leads to itself."""
         ...
 
-    def traces(self, key: str) -> Traces:
-        """What leads to the person in every store."""
+    def traces_of(self, keys: Sequence[str]) -> list[Traces]:
+        """What leads to each person in every store."""
         ...
 
     def entry(self, key: str, *, purpose: str | None) -> bytes:
         """What stands for the person in a suppression."""
         ...
 
-    def models(self, traces: Traces) -> tuple[list[str], list[str]]:
-        """Versions (`NAME/NUMBER`) that were trained on the person, and which are in use."""
+    def models_of(self, people: Sequence[Traces]) -> list[tuple[list[str], list[str]]]:
+        """Versions (`NAME/NUMBER`) that were trained on each person, and which are in use."""
         ...
 
     def suppress(self, entry: bytes, *, since: dt.datetime) -> None: ...
@@ -70,7 +81,15 @@ class Places(Protocol):
         """Keeps what the person has spent, for when they come back."""
         ...
 
-    def erase_source(self, traces: Traces, *, now: dt.datetime) -> Outcome: ...
+    def mentioned(self, people: Sequence[Traces]) -> dict[str, Mentioned]:
+        """Where texts about others name each person, by their key."""
+        ...
+
+    def erase_source(
+        self, traces: Traces, *, now: dt.datetime, mentioned: Mentioned | None
+    ) -> Outcome:
+        """Takes the person out of the source; looks by itself where they were not looked for."""
+        ...
 
     def compact(self) -> None:
         """Overwrites what the source still has of rows that it deleted."""
@@ -109,6 +128,6 @@ class Places(Protocol):
         """Ends a version, after its aliases went to the one that replaces it."""
         ...
 
-    def look(self, traces: Traces, *, kind: Kind, models: Sequence[str]) -> list[Outcome]:
-        """A fresh look into every store; what is still there has a count above zero."""
+    def look(self, people: Sequence[Sought]) -> list[list[Outcome]]:
+        """A fresh look into every store for each; what is still there has a count above zero."""
         ...

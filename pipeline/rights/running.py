@@ -14,6 +14,7 @@ from pipeline.records import Traces
 from pipeline.references import read_sealed
 from pipeline.rights import showing
 from pipeline.rights.erase import Erasure, Summary
+from pipeline.rights.places import Sought
 from pipeline.rights.receipts import Signer
 from pipeline.rights.reporting import still_there
 from pipeline.rights.requesting import waits_until
@@ -92,17 +93,18 @@ def verify(params: Params, request_id: str | None, *, now: dt.datetime) -> dict[
         else:
             chosen = requests.all(state=OPEN)
         stores = _stores(params, vault)
-        looks: dict[str, Any] = {}
-        findings = 0
+        looks: dict[str, Any] = {r.request_id: None for r in chosen}  # not looked up yet
+        sought: dict[str, Sought] = {}
         for request in chosen:
             traces = _traces(vault, request)
-            if traces is None:
-                looks[request.request_id] = None  # not looked up yet
-                continue
-            models = request.marks["found"].content["models"] if request.marks else []
-            seen = stores.look(traces, kind=request.kind, models=models)
-            findings += sum(still_there(outcome) for outcome in seen)
-            looks[request.request_id] = [outcome.to_data() for outcome in seen]
+            if traces is not None:
+                models = request.marks["found"].content["models"] if request.marks else []
+                sought[request.request_id] = Sought(traces, request.kind, tuple(models))
+        findings = 0
+        if sought:
+            for asked, seen in zip(sought, stores.look(list(sought.values())), strict=True):
+                findings += sum(still_there(outcome) for outcome in seen)
+                looks[asked] = [outcome.to_data() for outcome in seen]
         back = _came_back(params, vault)
     return {"requests": looks, "came_back": back, "still_there": findings + sum(back.values())}
 

@@ -19,12 +19,12 @@ from pipeline.params import Params, resolve_secret
 from pipeline.planning import plan_from
 from pipeline.records import Outcome, Traces
 from pipeline.references import Reference
-from pipeline.rights.places import LEAVES, Cost, Training
+from pipeline.rights.places import LEAVES, Cost, Sought, Training
 from pipeline.road import StageFailed
 from pipeline.stores.history import History
 from pipeline.stores.ledger import Ledger
 from pipeline.stores.registry import RUN_ID, Registry, Version
-from pipeline.stores.requests import Kind
+from pipeline.stores.source_mentions import Mentioned, find_mentions
 from pipeline.stores.source_people import subjects_by
 from pipeline.stores.vault import Vault
 from pipeline.training.accounting import epsilon_pld, epsilon_rdp
@@ -49,32 +49,48 @@ class Stores:
     def unseal(self, sealed: bytes, *, about: str) -> bytes:
         return self._vault.unseal(sealed, about=about)
 
-    def people(self, reference: Reference) -> list[str]:
-        if reference.column is None:
-            return [reference.value]
-        return subjects_by(self._params, reference.column, [reference.value])[reference.value]
+    def people(self, references: Sequence[Reference]) -> list[list[str]]:
+        named: dict[str, list[str]] = {}
+        for each in references:
+            if each.column is not None:
+                named.setdefault(each.column, []).append(each.value)
+        found = {column: subjects_by(self._params, column, named[column]) for column in named}
+        return [
+            [each.value] if each.column is None else found[each.column][each.value]
+            for each in references
+        ]
 
-    def traces(self, key: str) -> Traces:
-        from pipeline.stores.source_traces import traces
+    def traces_of(self, keys: Sequence[str]) -> list[Traces]:
+        from pipeline.stores.source_traces import traces_of
 
-        (token,) = self._vault.lookup([key]).tolist()
-        return traces(self._params, key, token=None if token < 0 else token)
+        tokens = self._vault.lookup(keys).tolist()
+        known = [None if token < 0 else token for token in tokens]
+        return traces_of(self._params, list(zip(keys, known, strict=True)))
 
     def entry(self, key: str, *, purpose: str | None) -> bytes:
         return self._vault.entries([key], purpose=purpose)[0]
 
-    def models(self, traces: Traces) -> tuple[list[str], list[str]]:
+    def models_of(self, people: Sequence[Traces]) -> list[tuple[list[str], list[str]]]:
         """By the ledger's manifests: they stay as they were when DVC's are rewritten."""
-        held = self._held(traces)
-        return [_name(v) for v in held], [_name(v) for v in held if v.aliases]
+        return [
+            ([_name(v) for v in held], [_name(v) for v in held if v.aliases])
+            for held in self._held(people)
+        ]
 
-    def _held(self, traces: Traces) -> list[Version]:
-        """Versions in the registry whose training charged the person."""
-        if traces.token is None:
-            return []
+    def _held(self, people: Sequence[Traces]) -> list[list[Version]]:
+        """Versions in the registry whose training charged each person."""
+        tokens = BitMap([each.token for each in people if each.token is not None])
+        if not tokens:
+            return [[] for _ in people]
         with self._ledger() as ledger:
-            runs = {run.run_id for run in ledger.runs() if traces.token in run.eligible}
-        return [v for v in self._registry.versions() if v.tags.get(RUN_ID) in runs]
+            charged = {run.run_id: run.eligible & tokens for run in ledger.runs()}
+        versions = [(v, charged.get(str(v.tags.get(RUN_ID)))) for v in self._registry.versions()]
+        return [
+            [v for v, them in versions if them is not None and each.token in them]
+            if each.token is not None
+            else []
+            for each in people
+        ]
 
     def suppress(self, entry: bytes, *, since: dt.datetime) -> None:
         self._vault.suppress_entries({entry: since})
@@ -84,10 +100,15 @@ class Stores:
             with self._ledger() as ledger:
                 ledger.remember(self._vault.spend_entry(traces.key), traces.token, now=now)
 
-    def erase_source(self, traces: Traces, *, now: dt.datetime) -> Outcome:
+    def mentioned(self, people: Sequence[Traces]) -> dict[str, Mentioned]:
+        return find_mentions(self._params, people)
+
+    def erase_source(
+        self, traces: Traces, *, now: dt.datetime, mentioned: Mentioned | None
+    ) -> Outcome:
         from pipeline.stores.source_erasure import erase_from_source
 
-        return erase_from_source(self._params, traces, now=now, compact=False)
+        return erase_from_source(self._params, traces, now=now, compact=False, mentioned=mentioned)
 
     def compact(self) -> None:
         from pipeline.stores.source_compaction import compact_source
@@ -189,29 +210,35 @@ class Stores:
         why = reason or "somebody in it was erased; it was not in use"
         return withdraw(self._registry, model, number, reason=why, now=now)
 
-    def look(self, traces: Traces, *, kind: Kind, models: Sequence[str]) -> list[Outcome]:
-        from pipeline.stores.history_verify import verify_history
-        from pipeline.stores.source_verify import verify_source
+    def look(self, people: Sequence[Sought]) -> list[list[Outcome]]:
+        from pipeline.stores.history_verify import Sought as InHistory
+        from pipeline.stores.history_verify import verify_histories
+        from pipeline.stores.source_verify import verify_sources
 
-        if kind == "erase":
-            outcomes = [verify_source(self._params, traces), self._look_in_vault(traces)]
-            sought: Traces | None = _sought(traces)
-        else:
-            outcomes = [Outcome(s, "not attempted", reason=LEAVES) for s in ("source", "vault")]
-            sought = None
-        tokens = BitMap() if traces.token is None else BitMap([traces.token])
-        outcomes += verify_history(
+        erased = [each.traces for each in people if each.kind == "erase"]
+        in_source = iter(verify_sources(self._params, erased) if erased else [])
+        hashes = {m: self._model_hashes([m]) for m in {m for each in people for m in each.models}}
+        in_history = verify_histories(
             self._root,
-            tokens,
-            traces=sought,
-            models=self._model_hashes(models),
+            [
+                InHistory(
+                    BitMap() if each.traces.token is None else BitMap([each.traces.token]),
+                    _sought(each.traces) if each.kind == "erase" else None,
+                    frozenset().union(*(hashes[model] for model in each.models)),
+                )
+                for each in people
+            ],
             skip=self._other_stores(),
         )
-        left = [_name(version) for version in self._held(traces)]
-        if left:
-            reason = f"{len(left)} versions were trained on the person"
-            return [*outcomes, Outcome("registry", "not attempted", len(left), tuple(left), reason)]
-        return [*outcomes, Outcome("registry", "nothing found")]
+        seen = []
+        held = self._held([each.traces for each in people])
+        for each, history, versions in zip(people, in_history, held, strict=True):
+            if each.kind == "erase":
+                first = [next(in_source), self._look_in_vault(each.traces)]
+            else:
+                first = [Outcome(s, "not attempted", reason=LEAVES) for s in ("source", "vault")]
+            seen.append([*first, *history, _in_registry([_name(v) for v in versions])])
+        return seen
 
     def _look_in_vault(self, traces: Traces) -> Outcome:
         if int(self._vault.lookup([traces.key])[0]) < 0:
@@ -234,6 +261,13 @@ def _name(version: Version) -> str:
 def _parts(version: str) -> tuple[str, int]:
     model, _, number = version.rpartition("/")
     return model, int(number)
+
+
+def _in_registry(left: Sequence[str]) -> Outcome:
+    if left:
+        reason = f"{len(left)} versions were trained on the person"
+        return Outcome("registry", "not attempted", len(left), tuple(left), reason)
+    return Outcome("registry", "nothing found")
 
 
 def _sought(traces: Traces) -> Traces:

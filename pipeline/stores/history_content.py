@@ -30,16 +30,25 @@ def holds(source: bytes | Path, tokens: BitMap) -> bool:
     Raises:
         Unreadable: it is a damaged Parquet file.
     """
+    return bool(held_of(source, tokens))
+
+
+def held_of(source: bytes | Path, tokens: BitMap) -> BitMap:
+    """Which of the tokens a file has in it.
+
+    Raises:
+        Unreadable: it is a damaged Parquet file.
+    """
     if _head(source) == _PARQUET:
-        return bool(_tokens_of(source) & tokens)
+        return _tokens_of(source) & tokens
     try:
         manifest = Manifest(source) if isinstance(source, bytes) else Manifest.opened(source)
     except NotAManifest:
-        return False
+        return BitMap()
     if len(tokens) <= _FEW:
-        return manifest.any_of(tokens)
+        return BitMap([token for token in tokens if token in manifest])
     content = source if isinstance(source, bytes) else source.read_bytes()
-    return bool(BitMap.deserialize(content) & tokens)
+    return BitMap.deserialize(content) & tokens
 
 
 def without(content: bytes, tokens: BitMap) -> bytes:

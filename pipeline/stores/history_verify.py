@@ -5,7 +5,7 @@ and every file of the worktrees, and knows nothing of what a purge says that it 
 """
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from pyroaring import BitMap
 from pipeline import workspace
 from pipeline.errors import LetheError, StoreUnavailable
 from pipeline.records import Outcome, Traces
-from pipeline.stores.history_content import Unreadable, holds, texts
+from pipeline.stores.history_content import Unreadable, held_of, texts
 from pipeline.stores.history_locks import (
     Made,
     committed_locks,
@@ -25,7 +25,7 @@ from pipeline.stores.history_locks import (
 from pipeline.stores.history_objects import FolderObjects, Object, Objects
 from pipeline.stores.history_purge import open_stores
 from pipeline.stores.history_worktree import STAGING, Worktree
-from pipeline.stores.searching import Needles, needles
+from pipeline.stores.searching import Sweep, needles
 
 _SQLITE = b"SQLite format 3\0"  # databases are stores of their own, which look by themselves
 _LEFT_OUT = (".git", ".venv", ".venv-airflow", "__pycache__")
@@ -38,17 +38,29 @@ _TEMPORARY = (
 )
 
 
+@dataclass(frozen=True)
+class Sought:
+    """Whom to look for: their tokens, key and identifiers, and models that must be gone."""
+
+    tokens: BitMap
+    traces: Traces | None = None
+    models: frozenset[str] = frozenset()
+
+
 @dataclass
 class _Look:
-    """What one store showed."""
+    """What one store showed; who was found by their place among those looked for."""
 
     store: str
-    found: list[str] = field(default_factory=list)
+    found: dict[int, list[str]] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
     failed: str | None = None
 
-    def outcome(self) -> Outcome:
-        places = tuple(sorted(self.found))
+    def note(self, number: int, place: str) -> None:
+        self.found.setdefault(number, []).append(place)
+
+    def outcome(self, number: int) -> Outcome:
+        places = tuple(sorted(self.found.get(number, ())))
         if places:
             reason = f"the person is still in {len(places)} places"
             return Outcome(self.store, "not attempted", len(places), places, reason)
@@ -71,44 +83,56 @@ def verify_history(
     serving: Collection[str] = (),
     skip: Iterable[Path] = (),
 ) -> list[Outcome]:
-    """Looks for people in every store of DVC and in every worktree; one outcome a store.
+    """Looks for one person, or for several as if they were one: see `verify_histories`."""
+    sought = Sought(tokens, traces, frozenset(models))
+    (outcomes,) = verify_histories(root, [sought], serving=serving, skip=skip)
+    return outcomes
+
+
+def verify_histories(
+    root: Path,
+    people: Sequence[Sought],
+    *,
+    serving: Collection[str] = (),
+    skip: Iterable[Path] = (),
+) -> list[list[Outcome]]:
+    """Looks for people in every store of DVC and in every worktree; of each, one outcome a store.
 
     "nothing found" is what an erasure waits for. Whatever is still there, or could not be looked
     into, is "not attempted", with a count, the places and the reason.
 
+    Guarantees: however many people there are, each object and each file is read once.
+
     Args:
         root: the workspace.
-        tokens: whom.
-        traces: key and identifiers to look for in all bytes as well.
-        models: hashes of models that must be gone.
+        people: whom. Key and identifiers are looked for in all bytes.
         serving: hashes of models that may be there although their manifests are not.
         skip: files and folders of other stores, which look for themselves (a source in files).
     """
-    look = _Verification(root, tokens, needles(traces), set(models), set(serving))
-    outcomes = [each.outcome() for each in look.at_stores()]
-    for each in look.at_worktrees([path.resolve() for path in skip]):
-        outcomes.append(each.outcome())
-    if look.needles:
-        outcomes.append(look.at_git().outcome())
-    return outcomes
+    return Verification(root, people, set(serving)).outcomes(skip)
 
 
-class _Verification:
-    def __init__(
-        self,
-        root: Path,
-        tokens: BitMap,
-        sought: Needles,
-        models: set[str],
-        serving: set[str],
-    ) -> None:
+class Verification:
+    """One look for several people; `who_is_in` says what of a file is looked at first."""
+
+    def __init__(self, root: Path, people: Sequence[Sought], serving: set[str]) -> None:
         self.root = root
-        self.tokens = tokens
-        self.needles = sought
-        self.models = models
+        self.people = people
+        self.tokens = BitMap().union(*(each.tokens for each in people))
+        self.sweep = Sweep([needles(each.traces) for each in people])
         self.serving = serving
         self.roots = worktrees(root)
         self.stores = open_stores(root, self.roots)
+
+    def outcomes(self, skip: Iterable[Path]) -> list[list[Outcome]]:
+        """Of each of the people, one a store."""
+        looks = [*self.at_stores(), *self.at_worktrees([path.resolve() for path in skip])]
+        git = self.at_git() if self.sweep else None
+        return [
+            [each.outcome(number) for each in looks]
+            + ([git.outcome(number)] if git is not None and needles(each.traces) else [])
+            for number, each in enumerate(self.people)
+        ]
 
     def at_stores(self) -> list[_Look]:
         looks: list[_Look] = []
@@ -133,42 +157,60 @@ class _Verification:
                         stages.append(_run_of(store, stored))
             except StoreUnavailable as error:
                 look.failed = runs.failed = str(error)
+        self.sweep.flush()
         self._models(stages, held)
         return looks
 
     def _look_at(self, store: Objects, stored: Object, look: _Look) -> None:
         if stored.marker:
             return
-        content = store.read(stored)
-        name = stored.md5 or stored.key
-        try:
-            if self._is_in(content):
-                look.found.append(name)
-        except Unreadable:
-            look.unreadable.append(name)
+        self._look_into(store.read(stored), stored.md5 or stored.key, look)
 
     def _models(self, stages: list[Made], held: dict[str, list[tuple[_Look, str]]]) -> None:
         """Models that must be gone; and any whose manifest is nowhere, so that nobody can say.
 
         A purge takes a model before its manifest; so one that has lost it was left behind.
         """
+        orphans = set()
         for made in stages:
             model, manifest = made.out(workspace.MODEL), made.out(workspace.MANIFEST)
-            orphan = manifest is not None and manifest not in held and model not in self.serving
-            if model is not None and (model in self.models or orphan):
-                self.models.add(model)
-        for model in self.models:
-            for look, name in held.get(model, ()):
-                look.found.append(name)
+            if model is not None and model not in self.serving:
+                orphans |= {model} if manifest is not None and manifest not in held else set()
+        for number, each in enumerate(self.people):
+            for model in each.models | orphans:
+                for look, name in held.get(model, ()):
+                    look.note(number, name)
 
-    def _is_in(self, content: bytes) -> bool:
-        if holds(content, self.tokens):
-            return True
-        if not self.needles:
-            return False
-        return self.needles.in_bytes(content) or any(
-            self.needles.in_column(column) for column in texts(content)
-        )
+    def who_is_in(self, content: bytes) -> set[int]:
+        """Whose token, or whose value in a compressed column, a file has in it.
+
+        Raises:
+            Unreadable: it is a damaged Parquet file.
+        """
+        held = held_of(content, self.tokens)
+        found = {number for number, each in enumerate(self.people) if each.tokens & held}
+        for column in texts(content) if self.sweep else ():
+            found |= self.sweep.in_column(column)
+        return found
+
+    def _look_into(self, content: bytes, name: str, look: _Look) -> None:
+        """Notes who is in a file; whose values are in its bytes is noted once the sweep is done."""
+        try:
+            found = self.who_is_in(content)
+        except Unreadable:
+            look.unreadable.append(name)
+            return
+        for number in found:
+            look.note(number, name)
+        self._sweep(content, name, look, found)
+
+    def _sweep(self, content: bytes, name: str, look: _Look, known: set[int]) -> None:
+        def tell(number: int) -> None:
+            if number not in known:
+                known.add(number)
+                look.note(number, name)
+
+        self.sweep.add(content, tell)
 
     def at_worktrees(self, skip: list[Path]) -> list[_Look]:
         looks = []
@@ -183,24 +225,26 @@ class _Verification:
                 below = path.relative_to(place)
                 where = temporary if any(below.is_relative_to(t) for t in _TEMPORARY) else look
                 self._look_in(path, below.as_posix(), where)
+        self.sweep.flush()
         return [*looks, temporary]
 
     def _look_in(self, path: Path, name: str, look: _Look) -> None:
         try:
-            content = path.read_bytes()
-            if not content.startswith(_SQLITE) and self._is_in(content):
-                look.found.append(name)
+            with path.open("rb") as file:
+                if file.read(len(_SQLITE)) != _SQLITE:
+                    file.seek(0)
+                    self._look_into(file.read(), name, look)
         except FileNotFoundError:
             return  # went while we looked: a run's own temporary file
-        except (Unreadable, OSError):
+        except OSError:
             look.unreadable.append(name)
 
     def at_git(self) -> _Look:
         """Every object of git, reachable or not; names of what is in them are hashes."""
         look = _Look("git history")
         for name, content in git_objects(self.root):
-            if self.needles.in_bytes(content):
-                look.found.append(name)
+            self._sweep(content, name, look, set())
+        self.sweep.flush()
         return look
 
 

@@ -5,35 +5,36 @@ write-ahead log until something overwrites them.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
 from pipeline.params import Params, resolve_secret
-from pipeline.stores.source_mentions import Terms, together
+from pipeline.stores.scanning import AnyOf, literal
+from pipeline.stores.source_mentions import Terms
+from pipeline.stores.source_passes import as_one, rows_with
 from pipeline.stores.source_writer import Writer
 
 _BLOCK = 2**23
 
 
-def residue(writer: Writer, params: Params, terms: Terms) -> bool:
-    """Whether values of the person lie in the source's SQLite file, but in no row of it.
+def residue(writer: Writer, params: Params, people: Mapping[Any, Terms]) -> bool:
+    """Whether values of the people lie in the source's SQLite file, but in no row of it.
 
     A value that a row still has, as part of somebody else's longer one or kept by law, is
-    not told from its own residue, and does not count.
+    not told from its own residue, and does not count. One pass over the file for all of them.
     """
-    if writer.graph.dialect != "sqlite":
+    if writer.graph.dialect != "sqlite" or not people:
         return False
     url = resolve_secret(params.source.url)
     if url.partition(":")[0] in ("csv", "parquet"):
         return False  # a copy made a moment ago
     path = Path(str(sa.make_url(url).database))
-    needles = [value.encode().lower() for value in terms.values]
-    seen = {needle for file in _files(path) for needle in _found(file, needles)}
-    return any(
-        not _is_live(writer, value) for value in terms.values if value.encode().lower() in seen
-    )
+    values = {each.encode().lower(): each for terms in people.values() for each in terms.values}
+    seen = {needle for file in _files(path) for needle in _found(file, values)}
+    return bool(seen - _live(writer, {needle: values[needle] for needle in seen}))
 
 
 def _files(path: Path) -> list[Path]:
@@ -41,33 +42,39 @@ def _files(path: Path) -> list[Path]:
     return [path, *(file for file in beside if file.exists())]
 
 
-def _found(path: Path, needles: Sequence[bytes]) -> Iterator[bytes]:
+def _found(path: Path, needles: Iterable[bytes]) -> Iterator[bytes]:
     """The needles that are in a file, in any case of ASCII letters."""
-    longest = max(map(len, needles), default=1)
     left = set(needles)
+    longest = max(map(len, left), default=1)
+    sought = AnyOf.of_bytes(left)
     tail = b""
     with path.open("rb") as file:
         while left and (block := file.read(_BLOCK)):
-            text = (tail + block).lower()
-            for needle in [each for each in left if each in text]:
-                left.discard(needle)
-                yield needle
+            text = tail + block
             tail = text[-longest:]
+            if sought.is_in(text):
+                lowered = text.lower()
+                for needle in [each for each in left if each in lowered]:
+                    left.discard(needle)
+                    yield needle
 
 
-def _is_live(writer: Writer, value: str) -> bool:
-    """Whether any row still has the value, if only inside a longer one."""
-    inside = "%" + re.sub(r"([%_\\])", r"\\\1", value) + "%"
+def _live(writer: Writer, values: Mapping[bytes, str]) -> set[bytes]:
+    """Those that any row still has, if only inside a longer one."""
+    left = set(values)
+    inside = ["%" + re.sub(r"([%_\\])", r"\\\1", value) + "%" for value in values.values()]
+    sought = AnyOf.of_texts(map(literal, values.values()))
+
+    def may(whole: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+        return sa.or_(*(whole.like(each, escape="\\") for each in inside))
+
     names = sorted(writer.graph.tables, key=lambda name: name != writer.graph.subject)
     for name in names:
-        table = writer.table(name)
-        texts = [
-            table.c[c] for c, each in writer.graph.tables[name].columns.items() if each.holds_text
-        ]
-        if not texts:
-            continue
-        condition = together(texts, writer.graph.dialect).like(inside, escape="\\")
-        found = sa.select(sa.literal(1)).select_from(table).where(condition).limit(1)
-        if writer.connection.execute(found).all():
-            return True
-    return False
+        texts = [c for c, each in writer.graph.tables[name].columns.items() if each.holds_text]
+        if texts and left:
+            for _, found in rows_with(writer, name, texts, sought, may):
+                whole = as_one(found.values()).encode().lower()
+                left -= {needle for needle in left if needle in whole}
+                if not left:
+                    break
+    return set(values) - left

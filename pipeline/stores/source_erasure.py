@@ -10,7 +10,7 @@ from pipeline.params import Params
 from pipeline.records import Outcome, Traces
 from pipeline.stores.source_compaction import REMAINS, Marks, compact_source
 from pipeline.stores.source_graph import Graph
-from pipeline.stores.source_mentions import terms_of
+from pipeline.stores.source_mentions import Mentioned, terms_of
 from pipeline.stores.source_order import in_order
 from pipeline.stores.source_plan import Plan, Planner
 from pipeline.stores.source_rewrite import Folder, folder_of
@@ -21,7 +21,12 @@ STORE = "source"
 
 
 def erase_from_source(
-    params: Params, traces: Traces, *, now: dt.datetime, compact: bool = True
+    params: Params,
+    traces: Traces,
+    *,
+    now: dt.datetime,
+    compact: bool = True,
+    mentioned: Mentioned | None = None,
 ) -> Outcome:
     """Takes one person out of the source, as the tables' `erase` declares.
 
@@ -34,6 +39,7 @@ def erase_from_source(
 
     Args:
         compact: False leaves the overwriting to one `compact_source` after several people.
+        mentioned: what `find_mentions` saw of several people; without it all texts are looked at.
 
     Returns:
         `places` are `table: rows what was done`. A source that is silent, read-only or held
@@ -47,7 +53,7 @@ def erase_from_source(
         with folder_of(params) as folder:
             path = folder.copy if folder else None
             with open_writer(params, writing=True, path=path) as writer:
-                done, plan = _erase(writer, params, traces, now)
+                done, plan = _erase(writer, params, traces, now, mentioned)
                 if done.count:
                     marks.add(traces.key, done, [] if folder else _changed_tables(done))
             if folder is not None:
@@ -87,10 +93,15 @@ def _rewrite(folder: Folder, plan: Plan, graph: Graph) -> None:
 
 
 def _erase(
-    writer: Writer, params: Params, traces: Traces, now: dt.datetime
+    writer: Writer,
+    params: Params,
+    traces: Traces,
+    now: dt.datetime,
+    mentioned: Mentioned | None,
 ) -> tuple[Outcome, Plan]:
     walk = Walk(writer, params, traces.key, now=now).run()
-    plan = Planner(writer, params, walk, traces.key, now=now).make(terms_of(traces))
+    planner = Planner(writer, params, walk, traces.key, now=now)
+    plan = planner.make(terms_of(traces), mentioned=mentioned)
     counts: Counter[tuple[str, str]] = Counter()
     _carry_out(writer, plan, counts)
     if counts:

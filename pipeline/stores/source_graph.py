@@ -93,6 +93,11 @@ class Graph:
     def facts(self, table: str, column: str) -> ColumnFacts:
         return self.tables[table].columns[column]
 
+    def has_row_numbers(self, table: str) -> bool:
+        """Whether SQLite itself numbers the rows, by which they are read in their order."""
+        facts = self.tables[table]
+        return self.dialect == "sqlite" and facts.identity[0] not in facts.columns
+
     def linking(self, table: str) -> tuple[str, ...]:
         """The columns of a table that take part in any link, to it or from it, in its order."""
         used = {c for e in self.out_of[table] for c in e.columns}

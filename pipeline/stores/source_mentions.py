@@ -5,15 +5,20 @@ The database chooses the texts that may name the person; a pattern decides.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from pipeline.declarations import Column
+from pipeline.params import Params, resolve_secret
 from pipeline.records import Traces
-from pipeline.stores.source_writer import Row, Writer
+from pipeline.stores.scanning import SPACE, AnyOf, literal
+from pipeline.stores.source_passes import rows_with
+from pipeline.stores.source_writer import Row, Writer, open_writer
 
 MARK = "<ERASED>"  # in the form of the scrubber's marks
 
@@ -22,6 +27,9 @@ _DIGITS_OF_A_NUMBER = 7  # fewer occur by chance: years, postcodes, amounts
 _LETTERS_OF_A_CODE = 8
 _BETWEEN_DIGITS = r"[\s().\-/]*"
 _ESCAPE = "\\"
+
+Who = TypeVar("Who", bound=Hashable)
+Mentioned = Mapping[str, Sequence[Row]]  # by table; where none is given, all rows are looked at
 
 
 def is_telling(value: str, *, names_people: bool = False) -> bool:
@@ -46,7 +54,9 @@ def is_telling(value: str, *, names_people: bool = False) -> bool:
 
 @dataclass(frozen=True)
 class Terms:
-    """What names one person, as a pattern and as what a database can look for.
+    """What names one person: as a pattern, and as what finds where it may match.
+
+    `likes` are for a database, `filters` for a sweep over memory.
 
     Guarantees: word-bounded (another address that contains theirs is not theirs), in any case
         and in either Unicode form; a name also as `Last, First`; a number however it is
@@ -56,6 +66,7 @@ class Terms:
     values: tuple[str, ...] = field(repr=False)
     pattern: re.Pattern[str] = field(repr=False)
     likes: tuple[str, ...] = field(repr=False)
+    filters: tuple[str, ...] = field(repr=False)
 
     @classmethod
     def of(cls, values: Iterable[str]) -> "Terms | None":
@@ -69,6 +80,7 @@ class Terms:
             tuple(distinct),
             re.compile("|".join(patterns), re.IGNORECASE),
             tuple(dict.fromkeys(likes)),
+            tuple(dict.fromkeys(each for value in distinct for each in _filters(value))),
         )
 
     def redact(self, text: str) -> str:
@@ -109,6 +121,21 @@ def _bounded(pattern: str) -> str:
     return rf"(?<!\w){pattern}(?!\w)"
 
 
+def _filters(value: str) -> Iterator[str]:
+    """`_patterns` without its bounds, which miss nothing of it."""
+    if "@" in value:
+        yield literal(value)
+    elif _is_number(value):
+        yield rf"[{SPACE}().\-/]*".join(map(literal, filter(str.isdigit, value)))
+    else:
+        for form in dict.fromkeys(unicodedata.normalize(f, value) for f in ("NFC", "NFD")):
+            words = [literal(word).replace(literal("'"), "['’]") for word in form.split()]
+            spaces = f"[{SPACE}]+"
+            yield spaces.join(words)
+            if _is_name(form.split()):
+                yield f"{words[-1]},?{spaces}{spaces.join(words[:-1])}"
+
+
 def _likes(value: str) -> Iterator[str]:
     """A LIKE pattern that misses nothing of `_patterns`, unless a number's last four digits
     are written in other groups than 4 or 2 and 2; SQLite's know only ASCII's case."""
@@ -133,57 +160,86 @@ def _loose(word: str) -> str:
     return made
 
 
-def may_name(whole: sa.ColumnElement[str], terms: Terms, dialect: str) -> sa.ColumnElement[bool]:
-    """The condition for texts that may name the person."""
+def may_name(
+    whole: sa.ColumnElement[str], likes: Iterable[str], dialect: str
+) -> sa.ColumnElement[bool]:
+    """The condition for texts that may name somebody."""
     if dialect == "sqlite":
-        return sa.or_(*(whole.like(like, escape=_ESCAPE) for like in terms.likes))
+        return sa.or_(*(whole.like(like, escape=_ESCAPE) for like in likes))
     # An array, so that the text is put together and lowered once for all of them.
-    likes = [like.lower() for like in terms.likes]
-    return sa.func.lower(whole).like(sa.any_(sa.cast(likes, postgresql.ARRAY(sa.Text))))
-
-
-def together(columns: Sequence[sa.ColumnElement[str]], dialect: str) -> sa.ColumnElement[str]:
-    """All texts of a row as one."""
-    if dialect == "postgresql":
-        return sa.func.concat_ws(" ", *(sa.cast(column, sa.Text()) for column in columns))
-    whole: sa.ColumnElement[str] = sa.func.ifnull(columns[0], "")
-    for column in columns[1:]:
-        whole = whole.concat(" ").concat(sa.func.ifnull(column, ""))
-    return whole
+    lowered = [like.lower() for like in likes]
+    return sa.func.lower(whole).like(sa.any_(sa.cast(lowered, postgresql.ARRAY(sa.Text))))
 
 
 def mentions(
-    writer: Writer, table: str, columns: Sequence[str], terms: Terms
+    writer: Writer,
+    table: str,
+    columns: Sequence[str],
+    terms: Terms,
+    *,
+    among: Sequence[Row] | None = None,
 ) -> Iterator[tuple[Row, dict[str, str]]]:
-    """Rows that name the person, with the texts that do, by column."""
-    facts = writer.graph.tables[table]
-    clause = writer.table(table)
-    taken = writer.graph.linking(table)
-    wanted = [
-        *(clause.c[name].label(f"i{n}") for n, name in enumerate(facts.identity)),
-        *(clause.c[name].label(f"v{n}") for n, name in enumerate(taken)),
-        *(clause.c[name].label(f"t{n}") for n, name in enumerate(columns)),
-    ]
-    dialect = writer.graph.dialect
-    whole = together([clause.c[name] for name in columns], dialect)
-    if dialect == "sqlite":
-        # The limit keeps SQLite from putting the text together anew for every term.
-        rows = sa.select(*wanted, whole.label("whole")).limit(-1).subquery()
-        statement = sa.select(*(rows.c[each.name] for each in wanted))
-        statement = statement.where(may_name(rows.c.whole, terms, dialect))
-    else:
-        statement = sa.select(*wanted).where(may_name(whole, terms, dialect))
-    with writer.connection.execute(statement, execution_options={"yield_per": 1000}) as result:
-        for row in result:
-            texts = {
-                name: text
-                for name, text in zip(columns, row[len(row) - len(columns) :], strict=True)
-                if isinstance(text, str) and terms.names_in(text)
-            }
-            if texts:
-                identity = tuple(row[: len(facts.identity)])
-                values = row[len(facts.identity) : len(row) - len(columns)]
-                yield Row(table, identity, dict(zip(taken, values, strict=True))), texts
+    """Rows that name the person, with the texts that do, by column.
+
+    Args:
+        among: rows that `find_mentions` saw a moment ago, which are read anew instead of all.
+    """
+    for row, named in mentions_of(writer, table, columns, {None: terms}, among=among):
+        yield row, named[None]
+
+
+def find_mentions(params: Params, people: Sequence[Traces]) -> dict[str, Mentioned]:
+    """Rows whose texts name people, by key and table, where an erasure redacts or reports.
+
+    One pass for all of them, so that the erasure of each need not look through everybody's texts. A
+    table is left out if its rows are known by their place alone, which an erasure changes; so
+    is a folder of files.
+
+    Raises:
+        SourceUnavailable, Busy, SchemaMismatch, ErasureRefused: see `open_writer`.
+    """
+    found: dict[str, dict[str, list[Row]]] = {traces.key: {} for traces in people}
+    terms = {traces.key: each for traces in people if (each := terms_of(traces)) is not None}
+    if resolve_secret(params.source.url).partition(":")[0] in ("csv", "parquet"):
+        return {key: {} for key in found}
+    with open_writer(params, writing=False) as writer:
+        for table, facts in writer.graph.tables.items():
+            columns = searched(params.tables[table].columns)
+            if columns and "ctid" not in facts.identity:
+                for rows in found.values():
+                    rows[table] = []
+                for row, named in mentions_of(writer, table, columns, terms) if terms else ():
+                    for key in named:
+                        found[key][table].append(row)
+    return {key: dict(tables) for key, tables in found.items()}
+
+
+def mentions_of(
+    writer: Writer,
+    table: str,
+    columns: Sequence[str],
+    people: Mapping[Who, Terms],
+    *,
+    among: Sequence[Row] | None = None,
+) -> Iterator[tuple[Row, dict[Who, dict[str, str]]]]:
+    """Rows that name any of the people, with the texts that do, by person and column.
+
+    Guarantees: one pass over the table, however many people; the same rows as of each alone.
+    """
+    likes = dict.fromkeys(like for terms in people.values() for like in terms.likes)
+    sought = AnyOf.of_texts(each for terms in people.values() for each in terms.filters)
+
+    def may(whole: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+        return may_name(whole, likes, writer.graph.dialect)
+
+    for row, texts in rows_with(writer, table, columns, sought, may, among=among):
+        named: dict[Who, dict[str, str]] = defaultdict(dict)
+        for who, terms in people.items():
+            for name, text in texts.items():
+                if isinstance(text, str) and terms.names_in(text):
+                    named[who][name] = text
+        if named:
+            yield row, dict(named)
 
 
 def searched(columns: dict[str, Column]) -> list[str]:

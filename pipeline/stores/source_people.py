@@ -9,12 +9,14 @@ from pipeline.params import Params
 from pipeline.partition import canonical_keys
 from pipeline.stores import source_queries as queries
 from pipeline.stores.source_connection import Reader
+from pipeline.stores.source_writer import AT_ONCE, chunks
 
 
 def subjects_by(params: Params, column: str, values: Iterable[str]) -> dict[str, list[str]]:
     """The keys of everybody to whom an identifier leads, by value; upper and lower case alike.
 
-    Guarantees: one statement per value, the same whether it is anybody's or not.
+    Guarantees: one pass over the table for up to 500 values, the same whether they are
+        anybody's or not.
 
     Args:
         column: `table.column` of a declared identifier.
@@ -35,18 +37,26 @@ def subjects_by(params: Params, column: str, values: Iterable[str]) -> dict[str,
         joins = queries.Joins(params, table, dialect=reader.dialect, as_of=None)
         key = joins.reach(path, outer=False).c[params.subject.key]
         identifier = sa.func.lower(sa.func.trim(sa.cast(joins.base.c[name], sa.Text)))
-        found: dict[str, list[str]] = {}
-        for value in values:
+        found: dict[str, set[str]] = {value: set() for value in values}
+        for some in chunks(list(found), AT_ONCE):
+            lowered = [sa.func.lower(value.strip()) for value in some]  # as the database does
+            spelled = reader.row(
+                sa.select(*(each.label(f"v{n}") for n, each in enumerate(lowered)))
+            )
+            alike: dict[str, list[str]] = {}
+            for value, each in zip(some, spelled, strict=True):
+                alike.setdefault(each, []).append(value)
             statement = (
-                sa.select(key.label("subject"))
+                sa.select(key.label("subject"), identifier.label("said"))
                 .select_from(joins.source)
-                .where(identifier == sa.func.lower(value.strip()))
+                .where(identifier.in_(lowered))
                 .distinct()
             )
-            keys: list[str] = []
             for frame in reader.stream(statement):
-                keys += canonical_keys(frame["subject"]).dropna().tolist()
-            found[value] = sorted(set(keys))
-        return found
+                frame = frame.assign(subject=canonical_keys(frame["subject"])).dropna()
+                for subject, said in zip(frame["subject"], frame["said"], strict=True):
+                    for value in alike[said]:
+                        found[value].add(subject)
+        return {value: sorted(keys) for value, keys in found.items()}
     finally:
         reader.close()

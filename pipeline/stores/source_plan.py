@@ -2,7 +2,7 @@
 
 import datetime as dt
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from pipeline.errors import ErasureRefused
 from pipeline.params import Params
 from pipeline.stores.source_graph import Edge
-from pipeline.stores.source_mentions import Terms, mentions, searched
+from pipeline.stores.source_mentions import Mentioned, Terms, mentions, searched
 from pipeline.stores.source_walk import Walk, until_column
 from pipeline.stores.source_writer import Row, Writer
 from pipeline.values import canonical_text, parse_times
@@ -64,11 +64,12 @@ class Planner:
         self._new_key: Any = None
         self.plan = Plan()
 
-    def make(self, terms: Terms | None) -> Plan:
+    def make(self, terms: Terms | None, *, mentioned: Mentioned | None = None) -> Plan:
         """Decides.
 
         Args:
             terms: what names the person in texts about others.
+            mentioned: rows of which that was seen a moment ago.
 
         Raises:
             ErasureRefused: a row that is to stay points at one that goes, and cannot be cut off.
@@ -93,7 +94,7 @@ class Planner:
         self._shared()
         if terms is not None:
             for table in self._graph.tables:
-                self._mentioned(table, terms)
+                self._mentioned(table, terms, (mentioned or {}).get(table))
         return self.plan
 
     def _shell(self, row: Row) -> Any:
@@ -279,13 +280,13 @@ class Planner:
                     pointed[row.table, row.identity] = row
             left = [row for row in pointed.values() if self._give_up(row)]
 
-    def _mentioned(self, table: str, terms: Terms) -> None:
+    def _mentioned(self, table: str, terms: Terms, among: Sequence[Row] | None) -> None:
         """Texts that name the person in rows that are not theirs, or are theirs and stay."""
         declared = self._params.tables[table]
         columns = searched(declared.columns)
         if not columns:
             return
-        for row, texts in mentions(self._writer, table, columns, terms):
+        for row, texts in mentions(self._writer, table, columns, terms, among=among):
             kept = row.identity in self.plan.keep.get(table, {})
             by_law = kept and declared.erase is not None and declared.erase.action == "retain"
             if self.plan.goes(row) or by_law:

@@ -1,7 +1,7 @@
-"""A fresh look at the source for one person: whatever was done before is not believed."""
+"""A fresh look at the source for people: whatever was done before is not believed."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -10,33 +10,55 @@ from pipeline.params import Params
 from pipeline.records import Outcome, Traces
 from pipeline.stores.source_bytes import residue
 from pipeline.stores.source_compaction import Marks
-from pipeline.stores.source_mentions import Terms, may_name, mentions, terms_of
+from pipeline.stores.source_mentions import Terms, may_name, mentions_of, terms_of
 from pipeline.stores.source_rewrite import readable
 from pipeline.stores.source_walk import gives_new_key
-from pipeline.stores.source_writer import Writer, open_writer
+from pipeline.stores.source_writer import Row, Writer, key_forms, open_writer
+from pipeline.values import canonical_text
 
 STORE = "source"
 FREE_SPACE = "the file's free space"
 
+_Found = tuple[int, str, int]  # whom (a place among those looked for), where, how many rows
+
 
 def verify_source(params: Params, traces: Traces) -> Outcome:
-    """Looks for the person's key and identifiers in every column of every table.
+    """Looks for one person: see `verify_sources`."""
+    (outcome,) = verify_sources(params, [traces])
+    return outcome
+
+
+def verify_sources(params: Params, people: Sequence[Traces]) -> list[Outcome]:
+    """Looks for people's keys and identifiers in every column of every table; one outcome each.
 
     Guarantees: `nothing found` only if every table was looked through and nothing leads to
         the person any more, but for what the law keeps as declared, and deleted rows no
         longer wait to be overwritten. Anything else is `not attempted`, with the tables and
-        columns as the reason: the request stays open.
+        columns as the reason: the request stays open. However many people there are, each
+        table and the file are gone through once.
     """
+    found: dict[int, Counter[str]] = {number: Counter() for number in range(len(people))}
     try:
         marks = Marks()
         with readable(params) as path, open_writer(params, writing=False, path=path) as writer:
-            terms = terms_of(traces)
-            found = Counter(dict(_look(writer, params, traces.key, terms)))
-            if terms is not None and not found and residue(writer, params, terms):
+            named = enumerate(map(terms_of, people))
+            terms = {number: each for number, each in named if each is not None}
+            for number, where, count in _look(writer, params, people, terms):
+                found[number][where] += count
+            unseen = {number: each for number, each in terms.items() if not found[number]}
+            if residue(writer, params, unseen):
                 marks.wait([FREE_SPACE])
         waiting = marks.tables
     except LetheError as error:
-        return Outcome(STORE, "not attempted", reason=str(error))
+        return [Outcome(STORE, "not attempted", reason=str(error)) for _ in people]
+    outcomes = [_outcome(each, waiting) for each in found.values()]
+    for traces, outcome in zip(people, outcomes, strict=True):
+        if outcome.result == "nothing found":
+            marks.verified(traces.key)
+    return outcomes
+
+
+def _outcome(found: Counter[str], waiting: Sequence[str]) -> Outcome:
     if found:
         listed = ", ".join(f"{where} ({count})" for where, count in sorted(found.items()))
         return Outcome(
@@ -53,18 +75,18 @@ def verify_source(params: Params, traces: Traces) -> Outcome:
             places=tuple(waiting),
             reason=f"Deleted data of {', '.join(waiting)} waits to be overwritten. Erase again.",
         )
-    marks.verified(traces.key)
     return Outcome(STORE, "nothing found")
 
 
 def _look(
-    writer: Writer, params: Params, key: str, terms: Terms | None
-) -> Iterator[tuple[str, int]]:
+    writer: Writer, params: Params, people: Sequence[Traces], terms: Mapping[int, Terms]
+) -> Iterator[_Found]:
     for table, column in sorted(writer.graph.carrying):
         if not _kept_key(params, table, column):
-            rows = writer.holding(table, column, key)
-            if rows:
-                yield f"{table}.{column}", len(rows)
+            held = _holding(writer, table, column, {traces.key for traces in people})
+            for number, traces in enumerate(people):
+                if rows := held.get(traces.key):
+                    yield number, f"{table}.{column}", len(rows)
     for table, facts in writer.graph.tables.items():
         texts = [
             column
@@ -73,13 +95,26 @@ def _look(
             and not _kept_text(params, table, column)
             and (table, column) not in writer.graph.carrying
         ]
-        if terms is not None and texts:
-            counted: Counter[str] = Counter()
-            for _, named in mentions(writer, table, texts, terms):
-                counted.update(f"{table}.{column}" for column in named)
-            yield from counted.items()
-    if terms is not None:
+        if terms and texts:
+            for _, named in mentions_of(writer, table, texts, terms):
+                for number, columns in named.items():
+                    yield from ((number, f"{table}.{column}", 1) for column in columns)
+    if terms:
         yield from _look_at_copies(writer, terms)
+
+
+def _holding(writer: Writer, table: str, column: str, keys: set[str]) -> dict[str, list[Row]]:
+    """Rows whose column is one of the canonical keys, by key; a pass for up to 500 of them."""
+    declared = writer.graph.facts(table, column).type
+    forms = {key: key_forms(key, declared, writer.graph.dialect) for key in keys}
+    rows = writer.find(table, (column,), [(f,) for each in forms.values() for f in each or ()])
+    as_text = [(key,) for key, each in forms.items() if each is None]
+    if as_text:
+        rows += writer.find(table, (column,), as_text, spelled_alike=False)
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(canonical_text(row.values[column]), []).append(row)
+    return found
 
 
 def _kept_key(params: Params, table: str, column: str) -> bool:
@@ -101,12 +136,12 @@ def _kept_text(params: Params, table: str, column: str) -> bool:
     return erase is not None and erase.action == "retain" and column not in erase.columns
 
 
-def _look_at_copies(writer: Writer, terms: Terms) -> Iterator[tuple[str, int]]:
+def _look_at_copies(writer: Writer, terms: Mapping[int, Terms]) -> Iterator[_Found]:
     """Materialized views keep rows until they are refreshed."""
+    likes = dict.fromkeys(like for each in terms.values() for like in each.likes)
     for name in writer.graph.copies:
         row = sa.cast(sa.column(name), sa.Text())  # a table's name stands for its whole row
-        condition = may_name(row, terms, writer.graph.dialect)
+        condition = may_name(row, likes, writer.graph.dialect)
         statement = sa.select(row).select_from(sa.table(name)).where(condition)
-        count = sum(terms.names_in(text) for (text,) in writer.connection.execute(statement))
-        if count:
-            yield name, count
+        for (text,) in writer.connection.execute(statement):
+            yield from ((number, name, 1) for number, each in terms.items() if each.names_in(text))

@@ -137,7 +137,7 @@ class Writer:
     def delete(self, name: str, rows: Sequence[Row]) -> int:
         table = self.table(name)
         return sum(
-            self.connection.execute(sa.delete(table).where(self._these(table, some))).rowcount
+            self.connection.execute(sa.delete(table).where(self.these(table, some))).rowcount
             for some in chunks(rows, AT_ONCE)
         )
 
@@ -145,7 +145,7 @@ class Writer:
         table = self.table(name)
         return sum(
             self.connection.execute(
-                sa.update(table).where(self._these(table, some)).values(dict(changes))
+                sa.update(table).where(self.these(table, some)).values(dict(changes))
             ).rowcount
             for some in chunks(rows, AT_ONCE)
         )
@@ -159,7 +159,7 @@ class Writer:
             sa.literal(changes[n], facts.columns[n].type) if n in changes else table.c[n]
             for n in names
         ]
-        made = sa.select(*values).where(self._these(table, [row]))
+        made = sa.select(*values).where(self.these(table, [row]))
         kept = self.graph.linking(row.table)
         back = [*facts.identity, *kept]
         inserted = self.connection.execute(
@@ -189,13 +189,14 @@ class Writer:
         return sum(
             int(
                 self.connection.execute(
-                    sa.select(sa.func.count()).select_from(table).where(self._these(table, some))
+                    sa.select(sa.func.count()).select_from(table).where(self.these(table, some))
                 ).scalar_one()
             )
             for some in chunks(rows, AT_ONCE)
         )
 
-    def _these(self, table: sa.TableClause, rows: Sequence[Row]) -> sa.ColumnElement[bool]:
+    def these(self, table: sa.TableClause, rows: Sequence[Row]) -> sa.ColumnElement[bool]:
+        """The condition for rows of a `table`."""
         identity = [table.c[column] for column in self.graph.tables[table.name].identity]
         if len(identity) == 1:
             return identity[0].in_([row.identity[0] for row in rows])

@@ -540,11 +540,11 @@ def test_a_writer_who_adds_a_row_meanwhile_is_not_missed(
     other = threading.Thread(target=add)
     planned = erasure.Planner.make
 
-    def with_a_writer(self: Any, terms: Any) -> Any:
+    def with_a_writer(self: Any, terms: Any, **options: Any) -> Any:
         other.start()
         other.join(0.3)
         assert other.is_alive()  # it waits for the person's row
-        return planned(self, terms)
+        return planned(self, terms, **options)
 
     monkeypatch.setattr(erasure.Planner, "make", with_a_writer)
     outcome = erase(declare(parish.url))

@@ -81,7 +81,18 @@ def test_an_erasure_goes_through_every_store_in_its_order(desk: Desk) -> None:
     summary = desk.run()
     assert summary.closed == {asked: 1}
     assert desk.places.deeds == [
-        *("look", "suppress", "remember", "source", "forget", "compact", "purge"),
+        *(
+            "people",
+            "traces",
+            "models",
+            "look",
+            "suppress",
+            "remember",
+            "source",
+            "forget",
+            "compact",
+            "purge",
+        ),
         *("retrain", "retire", "purge", "look"),
     ]
     assert desk.places.trained == {f"{NAME}/1": {3, 5}, f"{NAME}/2": set(), f"{NAME}/3": {2, 5}}
