@@ -44,7 +44,7 @@ import os
 from airflow.sdk import DAG
 
 from dags.place import DAGS
-from dags.walking import MACROS, stage_task, walk_task
+from dags.walking import MACROS, done_task, stage_task, walk_task
 
 ROAD = json.loads((DAGS / "road.json").read_text(encoding="utf-8"))
 
@@ -84,4 +84,5 @@ with DAG(
         "run ended.",
         retries=5,
     )
-    [opened, *tasks.values(), promoted] >> closed.as_teardown(on_failure_fail_dagrun=True)
+    [opened, *tasks.values(), promoted] >> closed.as_teardown()
+    [promoted, closed] >> done_task()
