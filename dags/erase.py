@@ -40,6 +40,7 @@ from dags.approval import ask_for_approval
 from dags.doorbell import Doorbell
 from dags.notify import on_failure
 from dags.place import HOME, on_this_machine
+from dags.walking import done_task
 
 BELL = Doorbell(home=str(HOME), every_seconds=float(os.environ.get("LETHE_DOORBELL_SECONDS", "5")))
 REQUESTS = Asset("lethe-requests", watchers=[AssetWatcher(name="lethe-doorbell", trigger=BELL)])
@@ -74,7 +75,7 @@ with DAG(
         retries=0,  # the next sweep is the retry
         do_xcom_push=False,
     )
-    # However `run` ended; and the run of this DAG is as red as its tasks are.
-    run >> promote.as_teardown(on_failure_fail_dagrun=True)
+    run >> promote.as_teardown()  # however `run` ended
+    [run, promote] >> done_task()
     # Beside `run`: whatever made a version that waits, the next sweep asks for it.
     ask_for_approval()

@@ -45,7 +45,7 @@ from airflow.sdk import DAG
 from dags.approval import ask_for_approval
 from dags.notify import on_failure
 from dags.place import ROAD
-from dags.walking import MACROS, stage_task, walk_task
+from dags.walking import MACROS, done_task, stage_task, walk_task
 
 with DAG(
     "train",
@@ -84,5 +84,6 @@ with DAG(
         "run ended.",
         retries=5,
     )
-    [opened, *tasks.values(), promoted] >> closed.as_teardown(on_failure_fail_dagrun=True)
+    [opened, *tasks.values(), promoted] >> closed.as_teardown()
+    [promoted, closed] >> done_task()
     ask_for_approval(after=promoted)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow.providers.standard.operators.bash import BashOperator
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import BaseOperator
 
 from dags.place import EXECUTION, in_the_walk, on_this_machine, walk_name
@@ -50,6 +51,19 @@ def walk_task(name: str, **options: Any) -> BaseOperator:
         return in_a_pod(name, words, run=RUN, stage=None, **options)
     return BashOperator(
         task_id=name, bash_command=on_this_machine(*words), do_xcom_push=False, **options
+    )
+
+
+def done_task() -> BaseOperator:
+    """Comes last, after everything that must have worked.
+
+    Airflow judges a run by its last tasks, and one that runs whatever came before would make it
+    look well. This one does nothing, in the scheduler, and is red when anything before it is.
+    """
+    return EmptyOperator(
+        task_id="done",
+        doc_md="Does nothing; red when any task before it is, so that the run is.",
+        do_xcom_push=False,
     )
 
 

@@ -5,12 +5,24 @@ import os
 import sys
 
 from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import DAG, BaseOperator
 
 from dags.place import walk_name
 
 HEAVY = ("torch", "pandas", "numpy", "pipeline", "dvc", "mlflow", "sklearn", "pyarrow")
 
 RUNS = ("manual__2026-01-01T00:00:00+00:00", "ada@example.org; rm -rf /", "../../up")
+
+
+def judges(dag: DAG, task: BaseOperator) -> bool:
+    """Whether a run's state is taken from this task, as `DagRun._tis_for_dagrun_state` does."""
+    counted = [
+        later
+        for later in map(dag.get_task, task.downstream_task_ids)
+        if not later.is_teardown or later.on_failure_fail_dagrun
+    ]
+    return not counted and (not task.is_teardown or task.on_failure_fail_dagrun)
+
 
 bag = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
 sys.stdout.write(
@@ -25,12 +37,13 @@ sys.stdout.write(
                     "doc": dag.doc_md or "",
                     "max_active_runs": dag.max_active_runs,
                     "catchup": dag.catchup,
+                    "judged_by": sorted(task.task_id for task in dag.tasks if judges(dag, task)),
                     "schedule": type(dag.schedule).__name__,
                     "timetable": repr(dag.schedule),
                     "tasks": {
                         task.task_id: {
                             "before": sorted(task.get_flat_relative_ids(upstream=True)),
-                            "command": getattr(task, "bash_command", ""),
+                            "command": getattr(task, "bash_command", None),
                             "doc": task.doc_md or "",
                             "pool": task.pool,
                             "retries": task.retries,
@@ -43,6 +56,7 @@ sys.stdout.write(
                                 u["id"] for u in getattr(task, "assigned_users", None) or ()
                             ],
                             "told": len(task.on_failure_callback or ()),
+                            "rule": task.trigger_rule.value,
                         }
                         for task in dag.tasks
                     },

@@ -48,7 +48,7 @@ def test_parsing_imports_neither_the_pipeline_nor_what_is_heavy(looked: dict[str
 def test_train_has_the_stages_of_the_road_between_opening_and_closing_a_walk(
     train: dict[str, Any],
 ) -> None:
-    assert list(train["tasks"]) == ["open", *STAGES, "promote", "close"]
+    assert list(train["tasks"]) == ["open", *STAGES, "promote", "close", "done"]
     for stage in STAGES:
         command = train["tasks"][stage]["command"]
         assert command.endswith(f"exec dvc repro --single-item {stage}")
@@ -105,17 +105,29 @@ def test_erase_runs_by_the_bell_and_by_the_clock_one_at_a_time(erase: dict[str, 
     assert "*/5 * * * *" in erase["timetable"]
     assert "dags.doorbell.Doorbell" in erase["timetable"]
     assert erase["max_active_runs"] == 1
-    assert list(erase["tasks"]) == ["run", "promote"]
+    assert list(erase["tasks"]) == ["run", "promote", "done"]
     assert erase["tasks"]["run"]["command"].endswith("exec lethe erase run")
-    for task in erase["tasks"].values():
-        assert task["skips_on"] == [29], "another run is no failure; all else is"
+    for name in ("run", "promote"):
+        assert erase["tasks"][name]["skips_on"] == [29], "another run is no failure; all else is"
 
 
 def test_what_an_erasure_changed_is_committed_however_it_ended(erase: dict[str, Any]) -> None:
     promote = erase["tasks"]["promote"]
     assert promote["command"].endswith("exec lethe walk promote")
     assert promote["before"] == ["run"]
-    assert promote["teardown"], "so a red `run` stays what the DAG is judged by"
+    assert promote["teardown"]
+
+
+def test_a_run_is_red_when_any_of_its_tasks_is(looked: dict[str, Any]) -> None:
+    """Airflow judges by the last tasks: one that runs after a failure would hide it."""
+    for name, dag in looked["dags"].items():
+        assert dag["judged_by"] == ["done"], name
+        done = dag["tasks"]["done"]
+        assert done["rule"] == "all_success"
+        hides = [task for task, found in dag["tasks"].items() if found["teardown"]]
+        assert set(hides) <= set(done["before"]), name
+        firm = set(dag["tasks"]) - set(hides) - {"done"}
+        assert firm <= set(done["before"]), name
 
 
 def test_nothing_that_a_command_prints_is_kept_in_the_database(looked: dict[str, Any]) -> None:
@@ -136,6 +148,6 @@ def test_commands_run_in_the_pipelines_environment_without_airflows_path(
     looked: dict[str, Any],
 ) -> None:
     for dag in looked["dags"].values():
-        for task in dag["tasks"].values():
+        for task in (task for name, task in dag["tasks"].items() if name != "done"):
             assert "unset PYTHONPATH" in task["command"]
             assert 'PATH=/opt/lethe/bin:"$PATH"' in task["command"]

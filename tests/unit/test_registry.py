@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,9 @@ from safetensors.torch import save_file
 
 from pipeline.carried import carry_code
 from pipeline.errors import NotFound, ParamsInvalid
-from pipeline.params import load_params
+from pipeline.params import load_params, resolve_secret
 from pipeline.serve import Predictor, input_columns, output_columns
-from pipeline.stores.registry import NOT_PRIVATE, RUN_ID, Registry, Release
+from pipeline.stores.registry import NOT_PRIVATE, RUN_ID, Registry, Release, Version
 from pipeline.training.encoding import Encoder
 from pipeline.training.models import Architecture, build_model
 
@@ -228,3 +229,25 @@ def test_a_module_of_the_users_own_travels_too(
     assert (tmp_path / "code" / "ours.py").read_text() == "x = 1\n"
     with pytest.raises(ParamsInvalid, match="absent_module"):
         carry_code(tmp_path / "other", own_module="absent_module")
+
+
+def test_a_model_registered_in_a_walk_lies_in_its_home_and_serves_when_the_walk_is_gone(
+    release: Release, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk = here / ".lethe" / "walks" / "run-1"
+    walk.mkdir(parents=True)
+    shutil.copytree(here / "model", walk / "model")
+    monkeypatch.chdir(walk)
+    made = Registry.open(resolve_secret(URL)).register(release)
+    assert sorted(path.name for path in walk.iterdir()) == ["model"], "nothing of MLflow's"
+    monkeypatch.chdir(here)
+    shutil.rmtree(walk)
+    folder = mlflow_folder(Registry.open(URL), made)
+    assert folder.is_relative_to(here / "mlruns")
+    assert (folder / "artifacts" / "model" / "weights.safetensors").exists()
+
+
+def mlflow_folder(registry: Registry, version: Version) -> Path:
+    """Where MLflow says that a version's files are."""
+    place = registry.client.get_logged_model(version.logged_model).artifact_location
+    return Path(str(place).removeprefix("file://"))
