@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -48,20 +49,40 @@ def erase_from_source(
     Raises:
         ErasureRefused, SchemaMismatch: it cannot be done as declared; nothing was changed.
     """
+
+    def planned(writer: Writer) -> Plan:
+        walk = Walk(writer, params, traces.key, now=now).run()
+        planner = Planner(writer, params, walk, traces.key, now=now)
+        return planner.make(terms_of(traces), mentioned=mentioned)
+
+    return carry_out(params, planned, about=traces.key, compact=compact)
+
+
+def carry_out(
+    params: Params, planned: Callable[[Writer], Plan], *, about: str, compact: bool
+) -> Outcome:
+    """Plans and does it in one transaction, then overwrites what was deleted.
+
+    Args:
+        planned: decides by the writing connection.
+        about: what a call after a crash knows this one by.
+        compact: see `erase_from_source`; so is all else.
+    """
     marks = Marks()
     try:
         with folder_of(params) as folder:
             path = folder.copy if folder else None
             with open_writer(params, writing=True, path=path) as writer:
-                done, plan = _erase(writer, params, traces, now, mentioned)
+                plan = planned(writer)
+                done = _erase(writer, plan)
                 if done.count:
-                    marks.add(traces.key, done, [] if folder else _changed_tables(done))
+                    marks.add(about, done, [] if folder else _changed_tables(done))
             if folder is not None:
                 _rewrite(folder, plan, writer.graph)
     except (SourceUnavailable, Busy, DiskFull) as error:
         return Outcome(STORE, "not attempted", reason=str(error))
     if not done.count:
-        done = marks.done(traces.key) or done  # of a call that was killed after its transaction
+        done = marks.done(about) or done  # of a call that was killed after its transaction
     if not compact:
         return done
     try:
@@ -92,23 +113,14 @@ def _rewrite(folder: Folder, plan: Plan, graph: Graph) -> None:
         )
 
 
-def _erase(
-    writer: Writer,
-    params: Params,
-    traces: Traces,
-    now: dt.datetime,
-    mentioned: Mentioned | None,
-) -> tuple[Outcome, Plan]:
-    walk = Walk(writer, params, traces.key, now=now).run()
-    planner = Planner(writer, params, walk, traces.key, now=now)
-    plan = planner.make(terms_of(traces), mentioned=mentioned)
+def _erase(writer: Writer, plan: Plan) -> Outcome:
     counts: Counter[tuple[str, str]] = Counter()
     _carry_out(writer, plan, counts)
     if counts:
         writer.refresh_copies()
     _check_kept(writer, plan)
     remains = REMAINS if counts and writer.graph.dialect == "postgresql" else None
-    outcome = Outcome(
+    return Outcome(
         STORE,
         "erased" if counts else "nothing found",
         count=sum(counts.values()),
@@ -116,7 +128,6 @@ def _erase(
         reason=" ".join(filter(None, [_reported(plan), remains])) or None,
         retained=tuple(plan.retained[table] for table in sorted(plan.retained)),
     )
-    return outcome, plan
 
 
 def _reported(plan: Plan) -> str | None:

@@ -96,8 +96,15 @@ def past_retention(
     if retention is None:
         return None
     when = instant(table.c[retention.by], dialect)
-    cutoff = as_of - dt.timedelta(days=retention.days)
-    return when < instant_value(cutoff, dialect), when.is_(None)
+    past = older(table.c[retention.by], days=retention.days, dialect=dialect, as_of=as_of)
+    return past, when.is_(None)
+
+
+def older(
+    column: sa.ColumnElement[Any], *, days: int, dialect: str, as_of: dt.datetime
+) -> sa.ColumnElement[bool]:
+    """Whether a timestamp lies more than some days before `as_of`; null for what is no date."""
+    return instant(column, dialect) < instant_value(as_of - dt.timedelta(days=days), dialect)
 
 
 def consent_links(params: Params) -> tuple[Link, ...]:

@@ -196,7 +196,10 @@ class Walk:
             return True
         if follows:
             return False  # its link goes along with the person's row to its new key
-        raise ErasureRefused(
+        raise self._bound(row, edge)
+
+    def _bound(self, row: Row, edge: Edge) -> ErasureRefused:
+        return ErasureRefused(
             f"{row.table} has rows about somebody else that point at the person's row of "
             f"{edge.parent} by {', '.join(edge.columns)}, which cannot be null. Let it be null, or "
             "declare erase: {shared: delete} for the table."

@@ -77,8 +77,6 @@ class Writer:
         """
         wanted = list(dict.fromkeys(v for v in values if all(each is not None for each in v)))
         table = self.table(name)
-        identity = self.graph.tables[name].identity
-        taken = list(dict.fromkeys((*self.graph.linking(name), *also)))
         sides: list[sa.ColumnElement[Any]] = [table.c[column] for column in columns]
         if not spelled_alike and len(columns) == 1 and self.graph.dialect == "sqlite":
             forms = [key_forms(canonical_text(v), sides[0].type, "sqlite") for (v,) in wanted]
@@ -92,20 +90,31 @@ class Writer:
                 condition = sides[0].in_([value[0] for value in some])
             else:
                 condition = sa.tuple_(*sides).in_(some)
-            statement = sa.select(
-                *(table.c[c].label(f"i{n}") for n, c in enumerate(identity)),
-                *(table.c[c].label(f"v{n}") for n, c in enumerate(taken)),
-            ).where(condition)
-            if limit is not None:
-                statement = statement.limit(limit - len(found))
-            if self._locking:
-                statement = statement.with_for_update(of=table)
-            for row in self.connection.execute(statement):
-                key = tuple(row[: len(identity)])
-                found.append(Row(name, key, dict(zip(taken, row[len(identity) :], strict=True))))
-            if limit is not None and len(found) >= limit:
-                break
+            left = None if limit is None else limit - len(found)
+            found += self.where(table, condition, also=also, limit=left)
         return found
+
+    def where(
+        self,
+        table: sa.TableClause,
+        condition: sa.ColumnElement[bool],
+        *,
+        also: Sequence[str] = (),
+        limit: int | None = None,
+    ) -> Iterator[Row]:
+        """Rows of a `table` that a condition on its columns holds for; as `find` gives them."""
+        identity = self.graph.tables[table.name].identity
+        taken = list(dict.fromkeys((*self.graph.linking(table.name), *also)))
+        statement = sa.select(
+            *(table.c[c].label(f"i{n}") for n, c in enumerate(identity)),
+            *(table.c[c].label(f"v{n}") for n, c in enumerate(taken)),
+        )
+        statement = statement.where(condition).limit(limit)
+        if self._locking:
+            statement = statement.with_for_update(of=table)
+        for row in self.connection.execute(statement):
+            key, rest = tuple(row[: len(identity)]), row[len(identity) :]
+            yield Row(table.name, key, dict(zip(taken, rest, strict=True)))
 
     def children(self, edge: Edge, rows: Iterable[Row], **options: Any) -> list[Row]:
         """The rows of the edge's child table that point at any of the rows."""
