@@ -16,7 +16,7 @@ from pyroaring import BitMap
 from pipeline.stores.history_manifest import Manifest, NotAManifest
 
 TOKEN = "token"  # noqa: S105 - the column of shards
-_PARQUET = b"PAR1"
+PARQUET = b"PAR1"
 _FEW = 1000  # tokens that are looked for one by one rather than by opening the whole set
 
 
@@ -39,7 +39,7 @@ def held_of(source: bytes | Path, tokens: BitMap) -> BitMap:
     Raises:
         Unreadable: it is a damaged Parquet file.
     """
-    if _head(source) == _PARQUET:
+    if _head(source) == PARQUET:
         return _tokens_of(source) & tokens
     try:
         manifest = Manifest(source) if isinstance(source, bytes) else Manifest.opened(source)
@@ -59,7 +59,7 @@ def without(content: bytes, tokens: BitMap) -> bytes:
     Raises:
         Unreadable: it is neither a shard nor a manifest.
     """
-    if content[:4] != _PARQUET:
+    if content[:4] != PARQUET:
         try:
             Manifest(content)
         except NotAManifest as error:
@@ -92,7 +92,7 @@ def texts(content: bytes) -> Iterable[pa.ChunkedArray]:
     Raises:
         Unreadable: it is a damaged Parquet file.
     """
-    if content[:4] != _PARQUET:
+    if content[:4] != PARQUET:
         return
     try:
         table = pq.read_table(io.BytesIO(content))

@@ -23,6 +23,7 @@ from pipeline.records import Outcome
 from pipeline.stores.history_content import without
 from pipeline.stores.history_locks import (
     INDEX,
+    Made,
     branch_locks,
     commit_lock,
     committed_locks,
@@ -38,7 +39,7 @@ from pipeline.stores.history_objects import (
     open_remote,
     remote_names,
 )
-from pipeline.stores.history_survey import Shelf, md5_of, survey
+from pipeline.stores.history_survey import Shelf, Survey, md5_of, survey
 from pipeline.stores.history_worktree import (
     EMPTIED,
     Replacement,
@@ -74,6 +75,18 @@ def purge_history(
     Raises:
         LetheError: a worktree's `dvc.lock` is not YAML; nothing was changed.
     """
+    return purge_by(Purge, root, tokens, models=models, serving=serving)
+
+
+def purge_by(
+    kind: type["Purge"],
+    root: Path,
+    tokens: BitMap,
+    *,
+    models: Collection[str],
+    serving: Collection[str],
+) -> list[Outcome]:
+    """Purges in one way or another, with every worktree held in which nothing runs."""
     places = [Worktree(each) for each in worktrees(root)]
     with ExitStack() as held:
         busy: dict[Worktree, str] = {}
@@ -82,10 +95,12 @@ def purge_history(
                 held.enter_context(place.alone())
             except Busy as error:
                 busy[place] = str(error)
-        return _Purge(root, tokens, places, busy, set(models), set(serving)).run()
+        return kind(root, tokens, places, busy, set(models), set(serving)).run()
 
 
-class _Purge:
+class Purge:
+    """One purge of people; `pipeline.stores.history_lapse` has another, of older versions."""
+
     def __init__(
         self,
         root: Path,
@@ -109,24 +124,25 @@ class _Purge:
             for stages in (*self.locks.values(), *map(parse_lock, self.branches.values()))
             for made in stages
         ]
-        self.found = survey(
-            open_stores(root, [place.root for place in places]),
-            tokens,
-            [*committed, *self.live],
-            models=models,
-            serving=serving,
-            before=gone,
-        )
+        self.found = self.survey([*committed, *self.live], models, gone)
         self.written: dict[str, bytes] = {}
+
+    def survey(self, made: list[Made], models: set[str], before: set[str]) -> Survey:
+        return survey(
+            self.stores(), self.tokens, made, models=models, serving=self.serving, before=before
+        )
+
+    def stores(self) -> list[Objects | tuple[str, str]]:
+        return open_stores(self.root, [place.root for place in self.places])
 
     def run(self) -> list[Outcome]:
         self._remove_half_written()
-        self._plan()
+        self.plan()
         _write_journal(self.root, self.replaced, self.found.gone, written=False)
         for shelf in self.found.shelves:
             self._write_new(shelf)
         _write_journal(self.root, self.replaced, self.found.gone, written=True)
-        outcomes = [self._rewrite(place) for place in self.places]
+        outcomes = [self._rewritten(place) for place in self.places]
         if branches := self._turn_branches():
             outcomes.append(branches)
         outcomes.append(self._clear_temporary())
@@ -143,7 +159,7 @@ class _Purge:
                 if not psutil.pid_exists(int(staged.name.split(".")[-2])):
                     staged.unlink(missing_ok=True)
 
-    def _plan(self) -> None:
+    def plan(self) -> None:
         """What each output in use becomes; made from the stores' own bytes."""
         for old, new in list(self.replaced.items()):  # of a purge that was cut
             if not any(shelf.having(new.md5) for shelf in self.found.shelves):
@@ -211,18 +227,21 @@ class _Purge:
         except StoreUnavailable as error:
             shelf.failed = str(error)
 
-    def _rewrite(self, place: Worktree) -> Outcome:
+    def _rewritten(self, place: Worktree) -> Outcome:
         store = "workspace" if place.root == self.root.resolve() else f"worktree {place.root.name}"
         if place in self.busy:
             return Outcome(store, "not attempted", reason=self.busy[place])
-        changed = place.rewrite(
-            self.tokens,
+        return _outcome(store, self.rewrite(place, self.tokens))
+
+    def rewrite(self, place: Worktree, tokens: BitMap) -> list[str]:
+        """What a worktree has of these people; what was changed, by path."""
+        return place.rewrite(
+            tokens,
             replaced=self.replaced,
             gone=self.found.gone,
             models=self.found.models,
             serving=self.serving,
         )
-        return _outcome(store, changed)
 
     def _turn_branches(self) -> Outcome | None:
         """Branches that nobody has checked out get a commit that names the rewritten shards."""

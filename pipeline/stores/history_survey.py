@@ -7,7 +7,7 @@ names any of these. What a remaining folder or lock still names stays.
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,7 @@ def survey(
     models: Collection[str] = (),
     serving: Collection[str] = (),
     before: Collection[str] = (),
+    holding: Callable[[bytes | Path, str | None], bool] | None = None,
 ) -> Survey:
     """Looks through every store.
 
@@ -80,7 +81,9 @@ def survey(
         models: further `model` outputs that are to go.
         serving: `model` outputs that stay for now although their manifests are held.
         before: hashes that an interrupted purge had already found to go.
+        holding: whether a file is held, by its bytes and hash; by default one with a token.
     """
+    judged = holding or (lambda source, md5: holds(source, tokens))
     found = Survey([])
     verdicts: dict[str, bool] = {}
     for store in stores:
@@ -90,7 +93,7 @@ def survey(
         shelf = Shelf(store)
         found.shelves.append(shelf)
         try:
-            _look(shelf, tokens, verdicts, found.folders)
+            _look(shelf, judged, verdicts, found.folders)
         except StoreUnavailable as error:
             shelf.failed = str(error)
     found.held = {md5 for md5, held in verdicts.items() if held}
@@ -102,11 +105,13 @@ def survey(
         and model not in serving
         and stage.out(workspace.MANIFEST) in found.held | set(before)
     }
-    _decide(found, stages, before)
+    decide(found, stages, before)
     return found
 
 
-def _decide(found: Survey, stages: list[Made], before: Collection[str]) -> None:
+def decide(found: Survey, stages: Iterable[Made], before: Collection[str]) -> None:
+    """What goes, once it is known which files are held and which models must go."""
+    stages = list(stages)
     folders = {m for m in found.folders if found.touched(m)} | (found.models | set(before)) & set(
         found.folders
     )
@@ -130,7 +135,10 @@ def _decide(found: Survey, stages: list[Made], before: Collection[str]) -> None:
 
 
 def _look(
-    shelf: Shelf, tokens: BitMap, verdicts: dict[str, bool], folders: dict[str, Entries]
+    shelf: Shelf,
+    judged: Callable[[bytes | Path, str | None], bool],
+    verdicts: dict[str, bool],
+    folders: dict[str, Entries],
 ) -> None:
     shelf.objects = shelf.store.objects()
     for stored in shelf.objects:
@@ -148,14 +156,14 @@ def _look(
                     raise
                 shelf.unreadable.append(stored)
         elif md5 is not None and md5.endswith(".dir"):
-            entries = _entries(shelf.store.read(stored))
+            entries = entries_of(shelf.store.read(stored))
             if entries is None:
                 shelf.unreadable.append(stored)
             else:
                 folders[md5] = entries
         else:
             try:
-                held = holds(_source(shelf.store, stored), tokens)
+                held = judged(_source(shelf.store, stored), md5)
             except Unreadable:
                 shelf.unreadable.append(stored)
                 continue
@@ -170,7 +178,7 @@ def _source(store: Objects, stored: Object) -> bytes | Path:
     return store.path(stored) if isinstance(store, FolderObjects) else store.read(stored)
 
 
-def _entries(content: bytes) -> Entries | None:
+def entries_of(content: bytes) -> Entries | None:
     try:
         entries = json.loads(content)
     except ValueError:

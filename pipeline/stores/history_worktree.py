@@ -110,16 +110,20 @@ class Worktree:
                 if path.exists():
                     changed.append(path.relative_to(self.root).as_posix())
             # The lock, then the manifest, tell that the model must go: they outlive it.
-            model = self.root / workspace.MODEL
-            if model.is_symlink():
-                model.unlink()
-            elif model.exists():
-                shutil.rmtree(model)
-            model.mkdir()
-            workspace.write_whole(manifest, _NOBODY)
+            self.empty(workspace.MODEL, workspace.MANIFEST)
         if self._tell(replaced, gone, models):
             changed.append(LOCK.as_posix())
         return changed
+
+    def empty(self, folder: Path, listed: Path) -> None:
+        """Leaves an empty folder, and beside it a file that lists nobody."""
+        place = self.root / folder
+        if place.is_symlink():
+            place.unlink()
+        elif place.exists():
+            shutil.rmtree(place)
+        place.mkdir()
+        workspace.write_whole(self.root / listed, NOBODY)
 
     def _tell(self, replaced: Mapping[str, Replacement], gone: set[str], models: set[str]) -> bool:
         try:
@@ -169,8 +173,8 @@ def told_lock(
 ) -> str:
     """`dvc.lock` with new hashes for old; without stages of which an output is lost.
 
-    A stage whose model goes gets an empty one with an empty manifest, and forgets what it came
-    from, so that it is run again.
+    A stage whose model, or whole version of the shards, goes gets an empty one that lists
+    nobody, and forgets what it came from, so that it is run again.
     """
     from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
 
@@ -179,12 +183,12 @@ def told_lock(
     changed = False
     for name in list(stages):
         outs = stages[name].get("outs", ())
-        if any(_is(out, workspace.MODEL) and out.get("md5") in models for out in outs):
+        if any(_is(out, *_FOLDERS) and out.get("md5") in models for out in outs):
             for out in outs:
-                if _is(out, workspace.MODEL):
+                if _is(out, *_FOLDERS):
                     out["md5"], out["size"], out["nfiles"] = _EMPTY_FOLDER, 0, 0
-                elif _is(out, workspace.MANIFEST):
-                    out["md5"], out["size"] = md5_of(_NOBODY), len(_NOBODY)
+                elif _is(out, workspace.MANIFEST, workspace.SUBJECTS):
+                    out["md5"], out["size"] = md5_of(NOBODY), len(NOBODY)
             stages[name].pop("deps", None)
             changed = True
             continue
@@ -207,13 +211,14 @@ def folder_object(entries: Entries) -> tuple[str, bytes]:
     return f"{md5_of(content)}.dir", content
 
 
-def _is(out: Mapping[str, Any], path: Path) -> bool:
-    return out.get("path") == path.as_posix()
+def _is(out: Mapping[str, Any], *paths: Path) -> bool:
+    return out.get("path") in {path.as_posix() for path in paths}
 
 
-_NOBODY = BitMap().serialize()
+_FOLDERS = (workspace.MODEL, workspace.SHARDS)
+NOBODY = BitMap().serialize()
 _EMPTY_FOLDER, _EMPTY_FOLDER_BYTES = folder_object([])
-EMPTIED = {md5_of(_NOBODY): _NOBODY, _EMPTY_FOLDER: _EMPTY_FOLDER_BYTES}  # objects by hash
+EMPTIED = {md5_of(NOBODY): NOBODY, _EMPTY_FOLDER: _EMPTY_FOLDER_BYTES}  # objects by hash
 
 
 def _any_holds(folder: Path, tokens: BitMap) -> bool:
