@@ -16,6 +16,7 @@ from pipeline import workspace
 from pipeline.erase_command import erase
 from pipeline.errors import ApprovalRefused, BudgetExceeded, DiskFull, LetheError
 from pipeline.params import load_params, resolve_secret
+from pipeline.retain_command import retain
 from pipeline.stages import STAGES
 from pipeline.sweep.command import sweep
 from pipeline.terminal import PARAMS, AsJson, ParamsFile, now, say, say_json
@@ -274,6 +275,7 @@ def epsilon(
 
 
 app.command()(sweep)
+app.command()(retain)
 
 
 @app.command()

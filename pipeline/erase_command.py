@@ -78,11 +78,12 @@ def status(
 ) -> None:
     """Say how requests stand: dates, steps, and why one is still open."""
     from pipeline.rights import requesting
-    from pipeline.stores.requests import Requests
+    from pipeline.stores.requests import KINDS, Requests
 
     params = load_params(params_file)
     with Requests.open(resolve_secret(params.stores.ledger)) as requests:
-        found = requests.all() if request_id is None else [requests.find(request_id)]
+        found = [r for r in requests.all() if r.kind in KINDS]
+        found = found if request_id is None else [requests.find(request_id)]
     rows = [requesting.status(each, params, now=now()) for each in found]
     say_json(rows) if as_json else say(requesting.render_status(rows))
 

@@ -161,6 +161,12 @@ class RequestsOpen(LetheError):
     exit_code = 36
 
 
+class RetentionOpen(LetheError):
+    """Rows past their retention have not left everywhere yet; the next run goes on with them."""
+
+    exit_code = 39
+
+
 class ReceiptInvalid(LetheError):
     """A receipt was changed, is missing from its chain, or is signed by another key."""
 

@@ -229,6 +229,19 @@ class Registration:
 
 
 @dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class LapsedModels:
+    """What becomes of a model in use that learned from rows whose time is over since.
+
+    `retrain`: `next_training` keeps it until the road trains the next one anyway, so that
+        retention spends nobody's budget by itself; `automatic` trains anew if that has not
+        happened `delay_days` after the rows left.
+    """
+
+    retrain: Literal["next_training", "automatic"] = "next_training"
+    delay_days: int = Field(default=30, ge=0, le=366)
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
 class Erasure:
     """How an erasure goes on once everything but models is gone.
 
@@ -236,10 +249,12 @@ class Erasure:
         who remain pay for each retraining. At most 25: a request has a month.
     `retrain`: `automatic`, or `manual` to withdraw the models that somebody was in and leave
         it to a person to walk the road anew.
+    `retention`: the same of rows past their retention, for which nobody asked.
     """
 
     delay_days: int = Field(default=0, ge=0, le=25)
     retrain: Literal["automatic", "manual"] = "automatic"
+    retention: LapsedModels = Field(default_factory=LapsedModels)
 
 
 @dataclass(frozen=True, kw_only=True, config=_CLOSED)

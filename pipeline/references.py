@@ -3,8 +3,11 @@
 Both are kept with a pending request, encrypted by the vault, and never shown.
 """
 
+import base64
 import json
 from dataclasses import dataclass, field
+
+from pyroaring import BitMap
 
 from pipeline.errors import ParamsInvalid
 from pipeline.params import Params, resolve_secret
@@ -36,6 +39,43 @@ def read_sealed(content: bytes) -> Reference | Traces:
 def traces_to_bytes(traces: Traces) -> bytes:
     data = {"key": traces.key, "token": traces.token, "identifiers": list(traces.identifiers)}
     return json.dumps(data, sort_keys=True).encode()
+
+
+@dataclass(frozen=True)
+class Lapse:
+    """Whom a day's rows past their time were about, kept encrypted until all of it is done.
+
+    `tokens`: people who stay, and of whose records some went. `people`: who leave whole.
+    """
+
+    tokens: BitMap = field(default_factory=BitMap, repr=False)
+    people: tuple[Traces, ...] = field(default=(), repr=False)
+
+    @property
+    def leaving(self) -> BitMap:
+        """The tokens of those who leave whole."""
+        return BitMap(each.token for each in self.people if each.token is not None)
+
+    def joined(self, later: "Lapse") -> "Lapse":
+        """Both together; what was found of a person at first stays."""
+        known = {each.key for each in self.people}
+        fresh = tuple(each for each in later.people if each.key not in known)
+        people = (*self.people, *fresh)
+        return Lapse((self.tokens | later.tokens) - Lapse(people=people).leaving, people)
+
+    def to_bytes(self) -> bytes:
+        tokens = base64.b64encode(self.tokens.serialize()).decode()
+        people = [json.loads(traces_to_bytes(each)) for each in self.people]
+        return json.dumps({"tokens": tokens, "people": people}, sort_keys=True).encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Lapse":
+        data = json.loads(content)
+        people = (read_sealed(json.dumps(each).encode()) for each in data["people"])
+        return cls(
+            BitMap.deserialize(base64.b64decode(data["tokens"])),
+            tuple(each for each in people if isinstance(each, Traces)),
+        )
 
 
 def identifier_columns(params: Params) -> dict[str, str]:

@@ -15,8 +15,8 @@ from pipeline.consents import Decisions
 from pipeline.keys import load_key
 from pipeline.params import Params, resolve_secret
 from pipeline.records import Traces
-from pipeline.references import read_sealed
-from pipeline.stores.requests import OPEN, Request, Requests
+from pipeline.references import Lapse, read_sealed
+from pipeline.stores.requests import OPEN, RETENTION, Request, Requests
 from pipeline.stores.source_people import subjects_by
 from pipeline.stores.vault import Vault
 
@@ -75,20 +75,26 @@ def come_back(params: Params, stand: Standing) -> None:
 def carry_spend(params: Params, vault: Vault, tokens: dict[str, int], *, now: dt.datetime) -> int:
     """Charges everybody who comes back under a new token with what they had spent before.
 
+    Whoever was erased is known by their suppression. Who left when their time was over has
+    none, and is known by what the ledger remembers.
+
     Args:
         tokens: key → token of everybody who is used.
 
     Returns:
         How many people have been suppressed before; the same call again charges nothing more.
     """
-    back = vault.not_before(list(tokens), purpose=params.purpose)
-    if back:
-        from pipeline.stores.ledger import Ledger
+    from pipeline.stores.ledger import Ledger
 
-        with Ledger.open(resolve_secret(params.stores.ledger)) as ledger:
-            for key in back:
-                ledger.carry_over(vault.spend_entry(key), tokens[key], now=now)
-    return len(back)
+    suppressed = set(vault.not_before(list(tokens), purpose=params.purpose))
+    with Ledger.open(resolve_secret(params.stores.ledger)) as ledger:
+        remembered = ledger.remembered()
+        if remembered:
+            entries = vault.spend_entries(list(tokens))
+            for token, entry in zip(tokens.values(), entries, strict=True):
+                if entry in remembered:
+                    ledger.carry_over(entry, token, now=now)
+    return len(suppressed)
 
 
 def restore(vault: Vault, requests: Iterable[Request]) -> None:
@@ -104,7 +110,9 @@ def restore(vault: Vault, requests: Iterable[Request]) -> None:
 
 
 def concerns(request: Request, params: Params) -> bool:
-    """Whether a request is about what this road does."""
+    """Whether a request of a person is about what this road does."""
+    if request.kind == RETENTION:
+        return False
     return request.purpose is None or request.purpose == params.purpose
 
 
@@ -113,6 +121,12 @@ def _asked(params: Params, vault: Vault, requests: Iterable[Request]) -> set[str
     keys: set[str] = set()
     by_column: dict[str, list[str]] = {}
     for request in requests:
+        if request.kind == RETENTION:
+            if request.sealed is None or "seen" in request.marks:
+                continue  # they are gone; who is there is back
+            lapse = Lapse.from_bytes(vault.unseal(request.sealed, about=request.request_id))
+            keys |= {each.key for each in lapse.people}
+            continue
         if request.sealed is None or not concerns(request, params):
             continue
         about = read_sealed(vault.unseal(request.sealed, about=request.request_id))

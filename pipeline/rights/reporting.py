@@ -15,7 +15,7 @@ import pipeline
 from pipeline.card import Card
 from pipeline.records import Outcome
 from pipeline.rights.places import LEAVES
-from pipeline.stores.requests import Kind, Request
+from pipeline.stores.requests import RETENTION, Kind, Request
 
 _DEEDS = ("source", "vault", "history", "retired")  # steps that take something out of a store
 _HASH = re.compile(r"(m-)?[0-9a-f]{32}")
@@ -83,7 +83,7 @@ def receipt_facts(request: Request, *, closed_at: dt.datetime) -> dict[str, Any]
         "result": _result(outcomes, request.kind),
         "retained": [
             *(dict(each) for outcome in outcomes for each in outcome.retained),
-            *_kept_by_lethe(outcomes),
+            *_kept_by_lethe(outcomes, request.kind),
         ],
         "software": f"lethe {pipeline.__version__}",
         "steps": {step: mark.at.isoformat() for step, mark in request.marks.items()},
@@ -95,16 +95,12 @@ def receipt_facts(request: Request, *, closed_at: dt.datetime) -> dict[str, Any]
 
 def receipt_card(facts: Mapping[str, Any], *, digest: str) -> Card:
     """A receipt for a reader."""
-    asked = _KINDS.get(facts["kind"], facts["kind"])
-    purpose = f" for {facts['purpose']}" if facts["purpose"] else ""
-    summary = (
-        f"Somebody asked on {_day(facts['received_at'])} {asked}{purpose}. Outcome: "
-        f"{facts['result']}. Closed on {_day(facts['closed_at'])}, after a fresh look into every "
-        "store below found nothing left."
-    )
     return Card(
         title=f"Receipt {facts['number']}",
-        summary=summary,
+        summary=(
+            f"{_why(facts)} Outcome: {facts['result']}. Closed on {_day(facts['closed_at'])}, "
+            "after a fresh look into every store below found nothing left."
+        ),
         sections={
             "The request": [
                 ("request", facts["request"]),
@@ -116,10 +112,10 @@ def receipt_card(facts: Mapping[str, Any], *, digest: str) -> Card:
             "Where it was looked, and what was done": [
                 (each["store"], _said(each)) for each in facts["stores"]
             ],
-            "Models that had learned from the person": [
+            "Models that had learned from it": [
                 (each["version"], _ended(each)) for each in facts["models"]
             ]
-            or [("none", "no model version was trained on the person's data")],
+            or [("none", "no model version was trained on what is gone")],
             "What is kept, and why": [
                 (str(each.get("table", "")), _kept(each)) for each in facts["retained"]
             ]
@@ -135,6 +131,14 @@ def receipt_card(facts: Mapping[str, Any], *, digest: str) -> Card:
             ],
         },
     )
+
+
+def _why(facts: Mapping[str, Any]) -> str:
+    day = _day(facts["received_at"])
+    if facts["kind"] == RETENTION:
+        return f"On {day} data was past its declared retention; nobody had asked."
+    purpose = f" for {facts['purpose']}" if facts["purpose"] else ""
+    return f"Somebody asked on {day} {_KINDS.get(facts['kind'], facts['kind'])}{purpose}."
 
 
 def _second(pair: tuple[str, str]) -> str:
@@ -180,7 +184,7 @@ def _settle(
     return Outcome(store, "nothing found", retained=retained)
 
 
-def _kept_by_lethe(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
+def _kept_by_lethe(outcomes: Iterable[Outcome], kind: Kind) -> list[dict[str, Any]]:
     """What Lethe itself keeps, of everybody alike or of whom it knew."""
     kept = [
         {
@@ -190,6 +194,8 @@ def _kept_by_lethe(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
             "count": 1,
         }
     ]
+    if kind == RETENTION:  # who comes back is collected anew
+        kept.clear()
     if any(each.store == "vault" and each.result == "erased" for each in outcomes):
         kept.append(
             {
@@ -206,7 +212,7 @@ def _kept_by_lethe(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
 def _result(outcomes: Iterable[Outcome], kind: Kind) -> str:
     if not any(outcome.result == "erased" for outcome in outcomes):
         return "nothing found"
-    return "erased" if kind == "erase" else "left out of training"
+    return "erased" if kind in ("erase", RETENTION) else "left out of training"
 
 
 def _said(store: Mapping[str, Any]) -> str:

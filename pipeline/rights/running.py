@@ -18,7 +18,7 @@ from pipeline.rights.places import Sought
 from pipeline.rights.receipts import Signer
 from pipeline.rights.reporting import still_there
 from pipeline.rights.requesting import waits_until
-from pipeline.stores.requests import OPEN, Request, Requests
+from pipeline.stores.requests import OPEN, RETENTION, Request, Requests
 from pipeline.stores.source import Source
 from pipeline.stores.vault import Vault
 from pipeline.suppression import concerns, restore
@@ -91,7 +91,7 @@ def verify(params: Params, request_id: str | None, *, now: dt.datetime) -> dict[
                 )
             chosen = [request]
         else:
-            chosen = requests.all(state=OPEN)
+            chosen = [r for r in requests.all(state=OPEN) if r.kind != RETENTION]
         stores = _stores(params, vault)
         looks: dict[str, Any] = {r.request_id: None for r in chosen}  # not looked up yet
         sought: dict[str, Sought] = {}

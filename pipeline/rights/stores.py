@@ -73,7 +73,7 @@ class Stores:
     def models_of(self, people: Sequence[Traces]) -> list[tuple[list[str], list[str]]]:
         """By the ledger's manifests: they stay as they were when DVC's are rewritten."""
         return [
-            ([_name(v) for v in held], [_name(v) for v in held if v.aliases])
+            ([name_of(v) for v in held], [name_of(v) for v in held if v.aliases])
             for held in self._held(people)
         ]
 
@@ -126,7 +126,7 @@ class Stores:
     ) -> list[Outcome]:
         from pipeline.stores.history_purge import purge_history
 
-        in_use = {_name(v): v for v in self._registry.versions() if _name(v) in serving}
+        in_use = {name_of(v): v for v in self._registry.versions() if name_of(v) in serving}
         outcomes = purge_history(
             self._root,
             BitMap(tokens),
@@ -178,11 +178,26 @@ class Stores:
         )
 
     def retrain(self) -> Training:
+        try:
+            self.walk()
+        except StageFailed as error:
+            if error.exit_code in _FINAL_CODES:
+                return Training(None, str(error))
+            raise
+        made = workspace.read_json(workspace.report_path("register"))
+        return Training(f"{made['model']}/{made['version']}")
+
+    def walk(self, *targets: str) -> None:
+        """Walks the road, to its end or to a stage, and removes what still has subject keys.
+
+        Raises:
+            StageFailed: one failed. Busy: another walk is under way.
+        """
         workspace.take_failure()
         failed: str | None = None
         ours = True
         try:
-            for event in History(self._root).repro():
+            for event in History(self._root).repro(targets or None):
                 failed = event.stage if event.kind == "failed" else failed
         except Busy:
             ours = False  # what is there belongs to the walk that is under way
@@ -190,13 +205,9 @@ class Stores:
         finally:
             if ours:
                 workspace.remove_scratch()
-        if failed is None:
-            made = workspace.read_json(workspace.report_path("register"))
-            return Training(f"{made['model']}/{made['version']}")
-        code, message = workspace.take_failure() or (1, "the stage was ended from outside.")
-        if code in _FINAL_CODES:
-            return Training(None, f"{failed}: {message}")
-        raise StageFailed(failed, code, message)
+        if failed is not None:
+            code, message = workspace.take_failure() or (1, "the stage was ended from outside.")
+            raise StageFailed(failed, code, message)
 
     def retire(
         self, version: str, *, replaced_by: str | None, reason: str | None, now: dt.datetime
@@ -237,7 +248,7 @@ class Stores:
                 first = [next(in_source), self._look_in_vault(each.traces)]
             else:
                 first = [Outcome(s, "not attempted", reason=LEAVES) for s in ("source", "vault")]
-            seen.append([*first, *history, _in_registry([_name(v) for v in versions])])
+            seen.append([*first, *history, _in_registry([name_of(v) for v in versions])])
         return seen
 
     def _look_in_vault(self, traces: Traces) -> Outcome:
@@ -254,7 +265,7 @@ class Stores:
         return Ledger.open(resolve_secret(self._params.stores.ledger))
 
 
-def _name(version: Version) -> str:
+def name_of(version: Version) -> str:
     return f"{version.model}/{version.version}"
 
 

@@ -339,6 +339,10 @@ class Ledger:
         """
         self._carry(entry, None, lambda book: _runs_of(book, token), now)
 
+    def remembered(self) -> set[bytes]:
+        """Every entry that `remember` was given."""
+        return {bytes(row.entry) for row in self._book().carried}
+
     def carry_over(self, entry: bytes, token: int, *, now: dt.datetime | None = None) -> int:
         """Charges a person who returns under a new token with what `remember` kept.
 

@@ -21,8 +21,9 @@ from pipeline.errors import Busy, NotFound, ParamsInvalid
 from pipeline.stores.ledger_database import open_engine, transact
 from pipeline.stores.requests_database import MARKS, RECEIPTS, REQUESTS, bring_up
 
-Kind = Literal["erase", "withdraw", "object"]
-KINDS: tuple[Kind, ...] = ("erase", "withdraw", "object")
+Kind = Literal["erase", "withdraw", "object", "retention"]
+KINDS: tuple[Kind, ...] = ("erase", "withdraw", "object")  # what people ask for
+RETENTION: Kind = "retention"  # nobody asked: what a day's rows past their time came to
 OPEN, JOINED, CLOSED = "open", "joined", "closed"
 GENESIS = "0" * 64  # stands for the receipt before the first
 _RUN_LOCK = 0x1E7E5
@@ -41,7 +42,8 @@ class Request:
     """One request as it stands.
 
     `sealed` is what leads to the person, encrypted by the vault; None once closed.
-    `entry` stands for the person in a suppression; None until it was looked up.
+    `entry` stands for the person in a suppression; None until it was looked up, and of what
+    nobody asked for.
     """
 
     request_id: str
@@ -200,7 +202,7 @@ class Requests:
         request_id: str,
         *,
         sealed: bytes,
-        entry: bytes,
+        entry: bytes | None,
         found: Mapping[str, Any],
         now: dt.datetime,
     ) -> None:

@@ -258,8 +258,13 @@ class Vault:
                 suppressions.lift(connection, dict(zip(entries, moments, strict=True)))
 
     def spend_entry(self, key: str) -> bytes:
-        """What stands for a subject in the ledger's memory of what erased people spent."""
-        return keyed_hashes(derive(self._keys["suppression"], "spend"), [key.encode()])[0]
+        """What stands for a subject in the ledger's memory of what people who left had spent."""
+        return self.spend_entries([key])[0]
+
+    def spend_entries(self, keys: Sequence[str]) -> list[bytes]:
+        """The same of many."""
+        secret = derive(self._keys["suppression"], "spend")
+        return keyed_hashes(secret, [key.encode() for key in keys])
 
     def reference(self, content: bytes) -> bytes:
         """What tells two requests about one person together: it tells nothing without the key."""

@@ -11,7 +11,8 @@ from pyroaring import BitMap
 
 from pipeline.consents import decisions_now
 from pipeline.params import Params
-from pipeline.references import Reference
+from pipeline.records import Traces
+from pipeline.references import Lapse, Reference
 from pipeline.rights.requesting import receive
 from pipeline.stores.ledger import Ledger
 from pipeline.stores.requests import Kind, Requests
@@ -93,6 +94,45 @@ def test_a_withdrawal_for_another_purpose_keeps_nobody_out_of_this_one(params: P
     assert allowed(params) == EVERYBODY
     ask(other, "8")  # an erasure is for all
     assert "8" not in allowed(params)
+
+
+def test_while_retention_takes_somebody_out_they_are_out_and_whose_rows_lapse_stay(
+    params: Params,
+) -> None:
+    lapse = Lapse(BitMap([3]), (Traces("7", 1, ("ada@example.org",)),))
+    with (
+        Vault.open(params.stores.vault, KEY) as vault,
+        Requests.open(params.stores.ledger) as requests,
+    ):
+        sealed = vault.seal(lapse.to_bytes(), about="lapse")
+        requests.receive(
+            "lapse",
+            kind="retention",
+            purpose=None,
+            reference=b"r",
+            sealed=sealed,
+            received_at=ASKED,
+            due_at=NOW,
+        )
+        assert allowed(params) == ["10", "8", "9"]
+        requests.resolve("lapse", sealed=sealed, entry=None, found={}, now=NOW)
+        requests.mark("lapse", "vault", {}, now=NOW)
+        assert "7" not in allowed(params)
+        requests.mark("lapse", "seen", {}, now=NOW)  # what is left waits for a model alone
+        assert allowed(params) == EVERYBODY
+        requests.close("lapse", lambda n, before: ("text", "hash"), verified={}, now=NOW)
+        assert allowed(params) == EVERYBODY, "nothing keeps out who comes back"
+        assert vault.suppressions() == {}
+
+
+def test_what_is_kept_of_a_lapse_comes_back_as_it_was_and_grows_by_more() -> None:
+    first = Lapse(BitMap([1, 2]), (Traces("7", 7, ("a",)), Traces("8", None)))
+    again = Lapse.from_bytes(first.to_bytes())
+    assert (again, again.leaving) == (first, BitMap([7]))
+    later = Lapse(BitMap([3, 7]), (Traces("7", None), Traces("9", 2)))
+    both = first.joined(later)
+    assert both.tokens == BitMap([1, 3]), "who leaves whole is no more among who stays"
+    assert [(each.key, each.token) for each in both.people] == [("7", 7), ("8", None), ("9", 2)]
 
 
 def test_no_answer_of_an_open_request_counts_however_late_it_is(params: Params) -> None:

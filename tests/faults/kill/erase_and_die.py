@@ -27,10 +27,11 @@ def dying(done: Callable[..., Any]) -> Callable[..., Any]:
     return write
 
 
-def one_run(*, retrains: bool) -> None:
+def one_run(killed: int) -> None:
     for name in ("mark", "resolve", "close", "join"):
         setattr(Requests, name, dying(getattr(Requests, name)))
-    if retrains:
+    trained = killed and Path("reports/register.json").stat().st_mtime > STARTED
+    if not trained:
         Stores.retrain = dying(Stores.retrain)  # type: ignore[method-assign]
     running.run(
         load_params(),
@@ -39,14 +40,15 @@ def one_run(*, retrains: bool) -> None:
     )
 
 
-def main() -> None:
-    killed, trained = 0, False
+def until_one_ends(one: Callable[[int], None]) -> None:
+    """Forks one run after another, each told how many were killed before it."""
+    killed = 0
     while True:
         process = os.fork()
         if process == 0:
             code = 1
             try:
-                one_run(retrains=not trained)
+                one(killed)
                 code = 0
             except Exception:  # noqa: BLE001 - a fork must not go on as its parent
                 traceback.print_exc()
@@ -59,9 +61,8 @@ def main() -> None:
         killed += 1
         if killed > 100:
             raise SystemExit("a run that is killed after its first mark never gets on")
-        trained = trained or Path("reports/register.json").stat().st_mtime > STARTED
 
 
 STARTED = dt.datetime.now().timestamp()
 if __name__ == "__main__":
-    main()
+    until_one_ends(one_run)

@@ -1,0 +1,56 @@
+"""
+# retain
+
+Once a day `lethe retain` takes what is past its declared retention out of every store: source,
+vault, older versions of the shards, remotes, models that are not in use. Nobody asked for it and
+no deadline of a person hangs on it. It trains nothing unless `params.yaml` says
+`erasure.retention.retrain: automatic`.
+
+**When `run` is red**, the last line of its log says where something is left, and why. What left is
+gone; what did not is still open, and tomorrow's run goes on with it. Nobody needs to get up for
+it; look when it is red for the third day:
+
+- exit code 39: a store did not answer, a run is under way in a worktree, a fresh look found
+  something, or the source cannot lose the rows as declared. The line names the store, or the table
+  and what to declare in `params.yaml`. There is no need to clear the task.
+- 29, shown as skipped: an erasure is under way. People come first; tomorrow's run takes it up.
+- any other: `docs/exit-codes.md`; usually a key or an address that this machine lacks.
+
+**"rows have no date"** in the log is no failure: such rows never lapse until somebody dates them.
+Tell the owner of the source.
+
+`lethe retain --dry-run` counts what a run would take, by table; do that after every change of a
+retention in `params.yaml`, since what is deleted does not come back.
+
+Logs hold counts, table names and opaque ids only. Never paste rows into a note or a comment here.
+"""
+
+import datetime as dt
+import os
+
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import DAG
+from dags.notify import on_failure
+
+from dags.place import on_this_machine
+
+with DAG(
+    "retain",
+    description="Takes what is past its declared retention out of every store.",
+    doc_md=__doc__,
+    schedule=os.environ.get("LETHE_RETAIN_SCHEDULE", "30 3 * * *") or None,
+    start_date=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+    catchup=False,
+    max_active_runs=1,
+    is_paused_upon_creation=False,
+    default_args={"on_failure_callback": on_failure()},
+    tags=["lethe"],
+) as dag:
+    BashOperator(
+        task_id="run",
+        bash_command=on_this_machine("lethe", "retain"),
+        doc_md="`lethe retain`: resumable and idempotent, so it may be cleared at any time.",
+        skip_on_exit_code=29,
+        retries=0,  # tomorrow's run is the retry
+        do_xcom_push=False,
+    )
