@@ -30,9 +30,10 @@ import os
 
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG
-from dags.notify import on_failure
 
+from dags.notify import on_failure
 from dags.place import on_this_machine
+from dags.walking import done_task
 
 with DAG(
     "retain",
@@ -46,7 +47,7 @@ with DAG(
     default_args={"on_failure_callback": on_failure()},
     tags=["lethe"],
 ) as dag:
-    BashOperator(
+    run = BashOperator(
         task_id="run",
         bash_command=on_this_machine("lethe", "retain"),
         doc_md="`lethe retain`: resumable and idempotent, so it may be cleared at any time.",
@@ -54,3 +55,14 @@ with DAG(
         retries=0,  # tomorrow's run is the retry
         do_xcom_push=False,
     )
+    promote = BashOperator(
+        task_id="promote",
+        bash_command=on_this_machine("lethe", "walk", "promote"),
+        doc_md="`lethe walk promote`: commits the workspace's own `dvc.lock`, whose shards were made "
+        "anew.",
+        skip_on_exit_code=29,
+        retries=0,  # the sweep of `erase` does the same
+        do_xcom_push=False,
+    )
+    run >> promote.as_teardown()  # however `run` ended
+    [run, promote] >> done_task()

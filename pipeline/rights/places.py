@@ -8,8 +8,8 @@ from typing import Protocol
 from pipeline.records import Outcome, Traces
 from pipeline.references import Lapse, Reference
 from pipeline.stores.requests import Kind
-from pipeline.stores.source_mentions import Mentioned
 from pipeline.stores.source_lapse import Lapsed
+from pipeline.stores.source_mentions import Mentioned
 
 LEAVES = "stays: only its use for this purpose ends"  # source and vault, of a withdrawal
 

@@ -90,8 +90,7 @@ class Writer:
                 condition = sides[0].in_([value[0] for value in some])
             else:
                 condition = sa.tuple_(*sides).in_(some)
-            left = None if limit is None else limit - len(found)
-            found += self.where(table, condition, also=also, limit=left)
+            found += self.where(table, condition, also=also, limit=limit and limit - len(found))
         return found
 
     def where(
@@ -108,13 +107,12 @@ class Writer:
         statement = sa.select(
             *(table.c[c].label(f"i{n}") for n, c in enumerate(identity)),
             *(table.c[c].label(f"v{n}") for n, c in enumerate(taken)),
-        )
-        statement = statement.where(condition).limit(limit)
+        ).where(condition)
         if self._locking:
             statement = statement.with_for_update(of=table)
-        for row in self.connection.execute(statement):
-            key, rest = tuple(row[: len(identity)]), row[len(identity) :]
-            yield Row(table.name, key, dict(zip(taken, rest, strict=True)))
+        end = len(identity)
+        for row in self.connection.execute(statement.limit(limit)):
+            yield Row(table.name, tuple(row[:end]), dict(zip(taken, row[end:], strict=True)))
 
     def children(self, edge: Edge, rows: Iterable[Row], **options: Any) -> list[Row]:
         """The rows of the edge's child table that point at any of the rows."""

@@ -38,7 +38,7 @@ def erase(looked: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_files_parse_and_nothing_else_is_taken_for_a_dag(looked: dict[str, Any]) -> None:
     assert looked["errors"] == {}
-    assert sorted(looked["dags"]) == ["erase", "train"]
+    assert sorted(looked["dags"]) == ["erase", "retain", "train"]
 
 
 def test_parsing_imports_neither_the_pipeline_nor_what_is_heavy(looked: dict[str, Any]) -> None:
@@ -128,6 +128,17 @@ def test_a_run_is_red_when_any_of_its_tasks_is(looked: dict[str, Any]) -> None:
         assert set(hides) <= set(done["before"]), name
         firm = set(dag["tasks"]) - set(hides) - {"done"}
         assert firm <= set(done["before"]), name
+
+
+def test_retain_runs_by_the_clock_beside_no_erasure_and_trains_nothing(
+    looked: dict[str, Any],
+) -> None:
+    retain = looked["dags"]["retain"]
+    assert "30 3 * * *" in retain["timetable"]
+    assert list(retain["tasks"]) == ["run"]
+    assert retain["tasks"]["run"]["command"].endswith("exec lethe retain")
+    assert retain["tasks"]["run"]["skips_on"] == [29], "people come first; all else is a failure"
+    assert retain["tasks"]["run"]["retries"] == 0
 
 
 def test_nothing_that_a_command_prints_is_kept_in_the_database(looked: dict[str, Any]) -> None:
