@@ -71,8 +71,7 @@ class Writer:
         """Rows whose columns equal one of the values, none of them null; locked if writing.
 
         Args:
-            also: columns to take beside the linking ones.
-            limit: no more rows than this.
+            also: columns to take beside the linking ones; `limit`: no more rows than this.
             spelled_alike: whether both sides have one type; if not, they are compared as text.
         """
         wanted = list(dict.fromkeys(v for v in values if all(each is not None for each in v)))
