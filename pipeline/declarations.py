@@ -216,7 +216,7 @@ class Link:
 
 @dataclass(frozen=True, kw_only=True, config=_CLOSED)
 class Retention:
-    """Rows older than `days`, by column `by`, are never read."""
+    """Rows older than `days`, by column `by`, are never read, and leave by `lethe retain`."""
 
     days: int = Field(ge=1)
     by: str
@@ -231,9 +231,9 @@ class Erase:
     cut by themselves.
     `days` after `by` (a timestamp column; without one, after the erasure) a retained row's
     legal basis ends: what is older is deleted like everything else.
-    `shared`: what happens to a row that is about somebody else and points at the person too
-    (`unlink` nulls the link). Without it a link that can be null is nulled, a row of nothing
-    but links is deleted, and any other stops the erasure.
+    `shared`: what happens to a row that is about somebody else and points at the person too, or
+    that points at a row past its retention (`unlink` nulls the link). Without it a link that can
+    be null is nulled, a row of nothing but links is deleted, and any other stops it.
     """
 
     action: Literal["delete", "anonymize", "retain"]
