@@ -58,8 +58,7 @@ with DAG(
     promote = BashOperator(
         task_id="promote",
         bash_command=on_this_machine("lethe", "walk", "promote"),
-        doc_md="`lethe walk promote`: commits the workspace's own `dvc.lock`, whose shards were made "
-        "anew.",
+        doc_md="`lethe walk promote`: commits the `dvc.lock` of the workspace, with new shards.",
         skip_on_exit_code=29,
         retries=0,  # the sweep of `erase` does the same
         do_xcom_push=False,

@@ -135,7 +135,9 @@ def test_retain_runs_by_the_clock_beside_no_erasure_and_trains_nothing(
 ) -> None:
     retain = looked["dags"]["retain"]
     assert "30 3 * * *" in retain["timetable"]
-    assert list(retain["tasks"]) == ["run"]
+    assert list(retain["tasks"]) == ["run", "promote", "done"]
+    assert retain["tasks"]["promote"]["command"].endswith("exec lethe walk promote")
+    assert retain["tasks"]["promote"]["before"] == ["run"]
     assert retain["tasks"]["run"]["command"].endswith("exec lethe retain")
     assert retain["tasks"]["run"]["skips_on"] == [29], "people come first; all else is a failure"
     assert retain["tasks"]["run"]["retries"] == 0
