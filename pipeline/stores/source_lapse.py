@@ -9,12 +9,13 @@ person through it goes with it, links to it are cut.
 import datetime as dt
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.errors import Busy, ErasureRefused, LetheError
+from pipeline.errors import Busy, ErasureRefused, LetheError, ValueOutsideDomain
 from pipeline.params import Params
 from pipeline.records import Outcome
 from pipeline.stores import source_queries as queries
@@ -71,7 +72,11 @@ def look_for_lapsed(params: Params, *, as_of: dt.datetime) -> Lapsed:
         SourceUnavailable, Busy, SchemaMismatch, ErasureRefused: see `open_writer`.
         ValueOutsideDomain: PostgreSQL cannot read a text column as dates.
     """
-    with readable(params) as path, open_writer(params, writing=False, path=path) as writer:
+    with (
+        readable(params) as path,
+        open_writer(params, writing=False, path=path) as writer,
+        _readable_dates(),
+    ):
         rules = _rules(writer, params, as_of)
         found: dict[str, Counter[str]] = {"rows": Counter(), "blanked": Counter()}
         undated: Counter[str] = Counter()
@@ -116,8 +121,10 @@ def erase_lapsed(
 
     def planned(writer: Writer) -> Plan:
         rules = _rules(writer, params, as_of)
-        walk = _LapsedRows(writer, params, rules, now=as_of).run()
-        if not set(_keys(writer, params, rules)) <= known:
+        with _readable_dates():
+            walk = _LapsedRows(writer, params, rules, now=as_of).run()
+            keys = set(_keys(writer, params, rules))
+        if not keys <= known:
             raise Busy("Rows past their retention came in meanwhile; try again.")
         return Planner(writer, params, walk, _NOBODY, now=as_of).make(None)
 
@@ -190,6 +197,18 @@ class _LapsedRows(Walk):
             f"{', '.join(edge.columns)}, which cannot be null. Let it be null, or declare erase: "
             f"{{shared: delete}} for {row.table}: then they go together."
         )
+
+
+@contextmanager
+def _readable_dates() -> Iterator[None]:
+    """What PostgreSQL says of a text that is no date would show the text."""
+    try:
+        yield
+    except sa.exc.DataError:
+        raise ValueOutsideDomain(
+            "The database could not read a date of a column that retention goes by. Mend the "
+            "source, or declare another column; nothing was changed."
+        ) from None
 
 
 def _rules(writer: Writer, params: Params, as_of: dt.datetime) -> list[_Rule]:

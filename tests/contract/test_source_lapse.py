@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ErasureRefused
+from pipeline.errors import ErasureRefused, ValueOutsideDomain
 from pipeline.params import Params
 from pipeline.records import Outcome
 from pipeline.stores.source_compaction import compact_source
@@ -142,6 +142,24 @@ def test_a_date_that_cannot_be_read_is_undated(
     assert look_for_lapsed(params, as_of=NOW).undated == {"visits": 2}
     retain(params)
     assert [row[:2] for row in parish.rows("visits")][:2] == [(1, 1), (1, 2)]
+
+
+def test_a_text_that_postgresql_cannot_read_as_a_date_stops_it_and_is_not_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    postgres_urls: Callable[[], str],  # noqa: F811
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parish = Parish.build(postgres_urls())
+    parish.run("UPDATE visits SET day = 'last spring' WHERE person_id = 1 AND number = 1")
+    params = declare(parish.url, tables__visits__retention=VISITS)
+    for attempt in (
+        lambda: look_for_lapsed(params, as_of=NOW),
+        lambda: erase_lapsed(params, as_of=NOW, known=frozenset(), about="1"),
+    ):
+        with pytest.raises(ValueOutsideDomain) as refused:
+            attempt()
+        assert "spring" not in str(refused.value)
 
 
 def test_declared_columns_are_blanked_once_and_the_row_stays(make: Make) -> None:

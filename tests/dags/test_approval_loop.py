@@ -60,6 +60,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
             LETHE_BIN=str(tools),
             LETHE_SWEEP=NEVER,
             LETHE_TRAIN_SCHEDULE="",
+            LETHE_RETAIN_SCHEDULE="",
             LETHE_NOTIFY_WEBHOOK=address,
             AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS="kim:op,eve:admin",
         )

@@ -55,6 +55,7 @@ def loop(walked: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         workspace.root,
         LETHE_SWEEP=NEVER,
         LETHE_TRAIN_SCHEDULE="",
+        LETHE_RETAIN_SCHEDULE="",
         LETHE_DOORBELL_SECONDS="1",
     )
     airflow.start()
