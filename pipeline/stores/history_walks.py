@@ -128,11 +128,14 @@ def open_walk(home: Path, run: str) -> Walk:
     return walk
 
 
-def close_walk(home: Path, run: str) -> bool:
+def close_walk(home: Path, run: str, *, only_if: Callable[[Walk], bool] | None = None) -> bool:
     """Removes a walk with everything in it, whatever state it is in; whether there was one.
 
     What is left of its stages is ended first. A walk that a person works in at a terminal keeps
     its folder, but not what has subject keys.
+
+    Args:
+        only_if: asked once nobody else opens or closes it; a walk may have come to life.
 
     Raises:
         Busy: DVC or a training works in it at such a terminal.
@@ -141,6 +144,8 @@ def close_walk(home: Path, run: str) -> bool:
     if not walk.folder.exists() and not _admin_folders(walk):
         return False
     with _held(walk):
+        if only_if is not None and not only_if(walk):
+            return False
         _end(walk.processes(at_terminal=False))
         clear_scratch(walk)
         if walk.processes(at_terminal=True) and (walk.root / ".dvc").is_dir():
