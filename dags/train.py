@@ -31,8 +31,8 @@ started again alone once the run has ended: its worktree is gone, and with it wh
 Nobody's erasure waits for this DAG longer than a stage takes: a model with somebody in it who has
 asked to be erased cannot be registered, and a walk with them in it cannot be promoted.
 
-Two runs may be under way at once, each in its own worktree: one that waits for a device, or for
-somebody's approval, does not hold up tomorrow's. What is released is the one registered last.
+Two runs may be under way at once, each in its own worktree: one that waits for a device does not
+hold up tomorrow's. What is released is the one registered last.
 
 Logs hold counts and opaque ids only. Never paste rows of the source into a note or a comment here.
 """

@@ -58,6 +58,11 @@ gone() {
 trap stop EXIT
 trap 'exit 0' INT TERM
 start api-server api-server
+# A task that begins before the API server answers fails, whatever it would have done.
+for _ in $(seq 240); do
+    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && break
+    sleep 0.5
+done
 start scheduler scheduler --skip-serve-logs
 scheduler=${parts[-1]}
 start dag-processor dag-processor

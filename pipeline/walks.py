@@ -3,11 +3,11 @@
 import datetime as dt
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pyroaring import BitMap
 
-from pipeline.errors import NotFound
+from pipeline.errors import Busy, NotFound
 from pipeline.home import home
 from pipeline.params import Params, resolve_secret
 from pipeline.stores.history_promotion import Promoted, made_in, promote_own
@@ -89,18 +89,24 @@ def sweep(*, but: str | None = None, now: float | None = None) -> list[str]:
     after `SCRATCH_HOURS`.
     """
     moment = time.time() if now is None else now
+
+    def dead(walk: Walk) -> bool:
+        idle = walk.idle_seconds(moment) / 3600
+        return idle > (WALK_DAYS * 24 if walk.is_open else HALF_MADE_HOURS) and not in_use(walk)
+
+    def in_use(walk: Walk) -> bool:
+        return any(walk.processes(at_terminal=each) for each in (False, True))
+
     closed = []
     for walk in walks(home()):
-        idle = walk.idle_seconds(moment)
-        if walk.run == but or idle < HALF_MADE_HOURS * 3600:
+        if walk.run == but:
             continue
-        if walk.processes(at_terminal=False) or walk.processes(at_terminal=True):
-            continue
-        if idle > WALK_DAYS * 86_400 or not walk.is_open:
-            close_walk(walk.home, walk.run)
-            closed.append(walk.run)
-        elif idle > SCRATCH_HOURS * 3600:
-            clear_scratch(walk)
+        # What stands in the way of one is no reason for others; the next sweep tries again.
+        with suppress(Busy, OSError):
+            if dead(walk):
+                closed += [walk.run] if close_walk(walk.home, walk.run, only_if=dead) else []
+            elif walk.idle_seconds(moment) > SCRATCH_HOURS * 3600 and not in_use(walk):
+                clear_scratch(walk)
     return closed
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.stores.history_locks import parse_lock
-from pipeline.stores.history_walks import uncached_files
+from pipeline.stores.history_outputs import uncached_files
 from tests.forgotten_road import ADA, BO, CLEO, commit, dvc, git, make_road, people, walk
 
 

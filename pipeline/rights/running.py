@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import workspace
 from pipeline.errors import ParamsInvalid
+from pipeline.home import home, in_walk
 from pipeline.keys import load_key, load_receipt_key
 from pipeline.params import Params, resolve_secret
 from pipeline.records import Traces
@@ -34,7 +35,10 @@ def run(
 
     Raises:
         Busy: another process does. KeyInvalid: the vault's or the receipts' key is not there.
+        ParamsInvalid: this is a walk; people are erased, and models retrained, in its HOME.
     """
+    if in_walk():
+        raise ParamsInvalid(f"This is a walk. Run it in {home()}: it erases from walks as well.")
     signer = Signer(load_receipt_key(params.stores))  # before anything is erased
     with _opened(params) as (vault, requests):
         everything = requests.all()

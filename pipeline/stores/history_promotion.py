@@ -19,14 +19,14 @@ from pipeline.compiled import read_stages
 from pipeline.errors import Busy, PromotionRefused
 from pipeline.stores.history import History
 from pipeline.stores.history_locks import LOCK, Made, commit_lock, git, parse_lock
-from pipeline.stores.history_survey import md5_of
-from pipeline.stores.history_walks import (
-    Walk,
+from pipeline.stores.history_outputs import (
     check_out,
     missing_objects,
     uncached,
     uncached_files,
 )
+from pipeline.stores.history_survey import md5_of
+from pipeline.stores.history_walks import Walk
 from pipeline.stores.history_worktree import Worktree
 
 Objection = Callable[[BitMap], str | None]  # the people of the shards → why they may not be used

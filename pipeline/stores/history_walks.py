@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,9 +23,13 @@ from pipeline import workspace
 from pipeline.compiled import read_stages
 from pipeline.errors import Busy, LetheError, NotFound, ParamsInvalid
 from pipeline.home import WALKS
-from pipeline.stores.history_locks import LOCK, Made, git, parse_lock
-from pipeline.stores.history_objects import open_caches
-from pipeline.stores.history_survey import md5_of
+from pipeline.stores.history_locks import LOCK, git, parse_lock
+from pipeline.stores.history_outputs import (
+    check_out,
+    missing_objects,
+    outputs,
+    uncached_files,
+)
 from pipeline.stores.history_worktree import Worktree
 
 MARK = workspace.STATE / "walk.json"  # of an opened walk; its time is when it was last used
@@ -128,11 +131,14 @@ def open_walk(home: Path, run: str) -> Walk:
     return walk
 
 
-def close_walk(home: Path, run: str) -> bool:
+def close_walk(home: Path, run: str, *, only_if: Callable[[Walk], bool] | None = None) -> bool:
     """Removes a walk with everything in it, whatever state it is in; whether there was one.
 
     What is left of its stages is ended first. A walk that a person works in at a terminal keeps
     its folder, but not what has subject keys.
+
+    Args:
+        only_if: asked once nobody else opens or closes it; a walk may have come to life.
 
     Raises:
         Busy: DVC or a training works in it at such a terminal.
@@ -141,6 +147,8 @@ def close_walk(home: Path, run: str) -> bool:
     if not walk.folder.exists() and not _admin_folders(walk):
         return False
     with _held(walk):
+        if only_if is not None and not only_if(walk):
+            return False
         _end(walk.processes(at_terminal=False))
         clear_scratch(walk)
         if walk.processes(at_terminal=True) and (walk.root / ".dvc").is_dir():
@@ -190,85 +198,6 @@ def wait_for_walk(home: Path, run: str, *, seconds: float) -> Walk:
         time.sleep(_POLL_S)
 
 
-def uncached(road: Path) -> set[str]:
-    """The outputs of a `dvc.yaml` that DVC does not keep, by path."""
-    return {
-        path
-        for stage in read_stages(road).values()
-        for kind in ("outs", "metrics", "plots")
-        for entry in stage.get(kind, ())
-        if isinstance(entry, dict)
-        for path, options in entry.items()
-        if (options or {}).get("cache") is False
-    }
-
-
-def uncached_files(root: Path, made: tuple[Made, ...]) -> dict[str, bytes]:
-    """The reports and the like that are as the lock has them, by path; they are in no cache."""
-    found = {}
-    for path in uncached(root / "dvc.yaml"):
-        md5 = next((known for each in made if (known := each.outs.get(path))), None)
-        try:
-            content = (root / path).read_bytes()
-        except (FileNotFoundError, IsADirectoryError):
-            continue  # the folders with subject keys are never taken anywhere
-        if md5_of(content) == md5:
-            found[path] = content
-    return found
-
-
-def check_out(root: Path, made: tuple[Made, ...]) -> None:
-    """Puts what the lock names and the cache has in its place.
-
-    Raises:
-        Busy: another run holds the folder.
-        LetheError: DVC gives up.
-    """
-    left_out = uncached(root / "dvc.yaml")
-    targets = sorted({path for each in made for path in each.outs if path not in left_out})
-    if not targets:
-        return
-    from dvc.exceptions import DvcException
-    from dvc.lock import LockError
-    from dvc.repo import Repo
-
-    try:
-        with warnings.catch_warnings(), Repo(str(root)) as repo:
-            warnings.simplefilter("ignore")  # of DVC's own
-            repo.checkout([str(root.resolve() / path) for path in targets], force=True)
-    except LockError:
-        raise Busy(f"Another run holds {root}. Try again when it has ended.") from None
-    except DvcException as error:
-        raise LetheError(f"dvc checkout in {root}: {error}. Run it by hand to see more.") from None
-
-
-def missing_objects(home: Path, made: tuple[Made, ...]) -> list[str]:
-    """Paths whose objects, or some file of theirs, the cache of `home` does not have."""
-    left_out = uncached(home / "dvc.yaml")
-    caches = open_caches([home])
-    stored = {each.md5 for cache in caches for each in cache.objects()}
-    missing = []
-    for path, md5 in sorted({pair for each in made for pair in each.outs.items()}):
-        if path in left_out:
-            continue
-        wanted = {md5}
-        if md5.endswith(".dir") and md5 in stored:
-            wanted |= set(_members(home, md5))
-        if not wanted <= stored:
-            missing.append(path)
-    return missing
-
-
-def _members(home: Path, md5: str) -> list[str]:
-    import json
-
-    for cache in open_caches([home]):
-        path = cache.base / "files" / "md5" / md5[:2] / md5[2:]
-        if path.is_file():
-            return [str(entry["md5"]) for entry in json.loads(path.read_bytes())]
-    return []
-
-
 # ---------------------------------------------------------------------- opening
 
 
@@ -284,10 +213,9 @@ def _refuse_uncommitted(home: Path) -> None:
         raise ParamsInvalid(f"{home} has no dvc.yaml: there is no road to walk.")
     stages = read_stages(home / "dvc.yaml")
     read = {dep for stage in stages.values() for dep in stage.get("deps", ())}
-    paths = sorted({*DECIDES, *read})
+    paths = sorted({*DECIDES, *(read - outputs(home / "dvc.yaml"))})
     said = git(home, "status", "--porcelain", "--untracked-files=no", "--", *paths) or b""
     changed = [line[3:] for line in said.decode(errors="replace").splitlines()]
-    changed = [path for path in changed if not path.endswith(str(LOCK))]
     if changed:
         raise ParamsInvalid(
             f"{', '.join(sorted(changed))}: changed in {home} and not committed. A walk runs what "

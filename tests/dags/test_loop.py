@@ -69,14 +69,14 @@ def loop(walked: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         assert airflow.runs("erase") == [], "nobody has asked"
         said = workspace.lethe("erase", "request", "--email", email, "--json").stdout
         airflow.wait("the bell starts a run", lambda: airflow.runs("erase"), seconds=60)
-        airflow.wait("the request is carried out", lambda: _ended(airflow, "erase"), seconds=240)
+        airflow.wait("the request is carried out", lambda: _ended(airflow, "erase"), seconds=480)
         rang = airflow.runs("erase")
         # Somebody new agrees, so that the walk has something to release.
         with sqlite3.connect(workspace.root / "data" / "clinic.db") as clinic:
             clinic.execute("UPDATE consents SET answer = 'yes'")
         clinic.close()
         airflow.run("airflow", "dags", "trigger", "train")
-        airflow.wait("the road is walked", lambda: _ended(airflow, "train"), seconds=180)
+        airflow.wait("the road is walked", lambda: _ended(airflow, "train"), seconds=480)
         (asked,) = json.loads(said)
         made = Loop(
             workspace, airflow, str(asked["request"]), head, people, rang, airflow.runs("train")

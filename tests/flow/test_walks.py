@@ -31,6 +31,9 @@ def test_who_asks_while_a_walk_is_under_way_is_neither_registered_nor_promoted(
         assert not (walk.root / ".lethe" / name).exists(), "the stores are HOME's"
     for name in ("mlflow.db", "mlruns", "secrets", "data/clinic.db"):
         assert not (walk.root / name).exists(), name
+    code = ("python", "-c", "import pipeline; print(pipeline.__file__)")
+    runs = walk.run(*code, PYTHONPATH=str(walk.root)).stdout.strip()
+    assert Path(runs).is_relative_to(walk.root), "as a task of the schedule: the committed code"
     before = (home.root / "dvc.lock").read_bytes()
     assert (walk.root / "dvc.lock").read_bytes() != before, "there is something to release"
 

@@ -16,12 +16,15 @@ from pyroaring import BitMap
 
 from pipeline import walks, workspace
 from pipeline.errors import Busy, NotFound, ParamsInvalid
+from pipeline.params import load_params
+from pipeline.rights import running as running_erasures
 from pipeline.stores import history_walks
 from pipeline.stores.history_objects import FolderObjects, open_remote
 from pipeline.stores.history_promotion import made_in, promote
 from pipeline.stores.history_purge import purge_history
 from pipeline.stores.history_verify import verify_history
 from pipeline.stores.history_walks import Walk, close_walk, open_walk, wait_for_walk
+from pipeline.terminal import now
 from tests.forgotten_road import (
     ADA,
     BO,
@@ -128,6 +131,8 @@ def test_an_open_walk_is_gone_on_with(released: Home) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from pipeline.params import load_params
+from pipeline.rights import running as running_erasures
 from pipeline.stores import history_walks
 setattr(history_walks, sys.argv[2], lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 history_walks.open_walk(Path(sys.argv[1]), "run-1")
@@ -173,7 +178,11 @@ def test_what_decides_and_is_not_committed_is_refused_by_its_name(
 
 def test_what_decides_nothing_may_be_edited_at_any_time(released: Home) -> None:
     (released.root / "README.md").write_text("Edited.\n")
-    (released.root / "dvc.lock").write_bytes(released.second["dvc.lock"])
+    git(released.root, "add", "--force", "reports")
+    git(released.root, "commit", "--quiet", "--message", "Keep the reports in git")
+    for name, content in released.second.items():  # as a promotion leaves them
+        (released.root / name).write_bytes(content)
+    assert git(released.root, "status", "--porcelain", "reports/train.json")
     assert open_walk(released.root, "run-1").is_open
 
 
@@ -396,8 +405,35 @@ def test_walks_of_dead_runs_go_and_what_is_in_use_or_waits_stays(
     assert walks.sweep(now=later + 1.5 * DAY) == []
     assert waiting.is_open, "a run may wait that long for a device"
     assert not (waiting.root / workspace.MINIMIZED).exists(), "but keys do not"
+    with monkeypatch.context() as patch:
+        patch.setattr(walks, "close_walk", _busy)
+        assert walks.sweep(now=later + 30 * DAY) == [], "and stands in the way of nobody else"
     with running(waiting.root, "register"):
         assert walks.sweep(now=later + 30 * DAY) == []
     assert walks.sweep(now=later + 30 * DAY, but="waiting") == []
     assert walks.sweep(now=later + 30 * DAY) == ["waiting"]
     assert left(home, "waiting") == left(home, "half") == []
+
+
+def test_a_walk_that_comes_to_life_while_it_is_taken_for_dead_stays(
+    released: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(released.root)
+    walk = open_walk(released.root, "run-1")
+    os.utime(walk.root / history_walks.MARK, (0, 0))
+    assert not close_walk(released.root, "run-1", only_if=lambda each: not each.is_open)
+    assert walk.is_open
+
+
+def test_people_are_erased_in_home_and_not_in_a_walk(
+    released: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk = open_walk(released.root, "run-1")
+    monkeypatch.chdir(walk.root)
+    with pytest.raises(ParamsInvalid, match=f"Run it in {released.root}"):
+        running_erasures.run(load_params(), clock=now, tell=print)
+    assert not (released.root / ".lethe" / "vault.db").exists()
+
+
+def _busy(*_: object, **__: object) -> bool:
+    raise Busy("A run is under way.")
