@@ -72,10 +72,11 @@ def test_residue_in_free_pages_is_seen_and_then_overwritten(parish: Parish, tmp_
     assert verify_source(params, found).result == "nothing found"
 
 
-@pytest.mark.parametrize("whose", ["1", "2", "3"])
+@pytest.mark.parametrize(("whose", "block"), [("1", 2**23), ("2", 17), ("3", 2**23)])
 def test_residue_of_any_of_several_people_is_seen(
-    parish: Parish, tmp_path: Path, whose: str
+    parish: Parish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str, block: int
 ) -> None:
+    monkeypatch.setattr("pipeline.stores.source_bytes._BLOCK", block)
     params = declare(parish.url)
     found = [traces(params, key) for key in ("1", "2", "3")]
     (mail,) = [v for each in found for v in each.identifiers if "@" in v and each.key == whose]
