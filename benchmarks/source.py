@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from ruamel.yaml import YAML
 
-from pipeline.params import Params, parse_params
+from pipeline.params import parse_params
 from pipeline.stores.source_compaction import compact_source
 from pipeline.stores.source_erasure import erase_from_source
 from pipeline.stores.source_traces import traces
@@ -64,12 +64,10 @@ _Made = TypeVar("_Made")
 
 def measure() -> list[tuple[str, str, str]]:
     """Seconds by the wall clock and of CPU; the source is built anew and not counted."""
-    params = _declared(Path("params.yaml").absolute())
+    params = parse_params(declared(Path("params.yaml").absolute(), "sqlite:///big.db"))
     rows: list[tuple[str, str, str]] = []
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
-        with sqlite3.connect("big.db", isolation_level=None) as made:
-            made.executescript(_TABLES.format(subjects=SUBJECTS, records=RECORDS))
-        made.close()
+        build(Path("big.db"), SUBJECTS)
 
         def timed(what: str, step: Callable[[], _Made]) -> _Made:
             wall, cpu = time.perf_counter(), time.process_time()
@@ -88,16 +86,23 @@ def measure() -> list[tuple[str, str, str]]:
     return rows
 
 
-def _declared(path: Path) -> Params:
+def build(path: Path, subjects: int) -> None:
+    """A clinic with five encounters a person, notes, invoices and consents."""
+    made = sqlite3.connect(path, isolation_level=None)
+    made.executescript(_TABLES.format(subjects=subjects, records=5 * subjects))
+    made.close()
+
+
+def declared(path: Path, url: str) -> dict[str, Any]:
     """The project's declarations, without the encounters' columns that this source lacks."""
     raw: dict[str, Any] = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    raw["source"]["url"] = "sqlite:///big.db"
+    raw["source"]["url"] = url
     encounters = raw["tables"]["encounters"]
     there = "encounter_id patient_id admitted_at age time_in_hospital number_inpatient diag_1"
     kept = (*there.split(), "insulin", "readmitted")
     encounters["columns"] = {name: encounters["columns"][name] for name in kept}
     encounters["unused"] = []
-    return parse_params(raw)
+    return raw
 
 
 if __name__ == "__main__":

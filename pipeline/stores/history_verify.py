@@ -128,6 +128,7 @@ class Verification:
         """Of each of the people, one a store."""
         looks = [*self.at_stores(), *self.at_worktrees([path.resolve() for path in skip])]
         git = self.at_git() if self.sweep else None
+        self.sweep.flush()
         return [
             [each.outcome(number) for each in looks]
             + ([git.outcome(number)] if git is not None and needles(each.traces) else [])
@@ -157,7 +158,6 @@ class Verification:
                         stages.append(_run_of(store, stored))
             except StoreUnavailable as error:
                 look.failed = runs.failed = str(error)
-        self.sweep.flush()
         self._models(stages, held)
         return looks
 
@@ -225,7 +225,6 @@ class Verification:
                 below = path.relative_to(place)
                 where = temporary if any(below.is_relative_to(t) for t in _TEMPORARY) else look
                 self._look_in(path, below.as_posix(), where)
-        self.sweep.flush()
         return [*looks, temporary]
 
     def _look_in(self, path: Path, name: str, look: _Look) -> None:
@@ -244,7 +243,6 @@ class Verification:
         look = _Look("git history")
         for name, content in git_objects(self.root):
             self._sweep(content, name, look, set())
-        self.sweep.flush()
         return look
 
 

@@ -4,14 +4,20 @@ A regular expression of Python's tries value after value at every place; RE2 ste
 however many there are. It has no look-around, so what it says is where to look more closely.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_AT_ONCE = 250  # values of one automaton: with many more it no longer fits RE2's own memory
+# Of one automaton; with many more it no longer fits RE2's own memory.
+_AT_ONCE = 250  # values
+_LETTERS = 100_000  # of their patterns
+CASED = 0x1F000  # no letter after it has two cases
+_LONGEST = 200  # of a value, of which what comes after is left to the closer look
 SPACE = r"\s\pZ\x{0b}\x{1c}-\x{1f}\x{85}"  # within a class: every space of Python's
-_OTHER = r"(?:[^\x00-\x7f]|[iks])"  # what any letter beyond ASCII is in another case
 
 
 class AnyOf:
@@ -21,22 +27,26 @@ class AnyOf:
     """
 
     def __init__(self, patterns: Iterable[str], *, kind: pa.DataType) -> None:
-        distinct = list(dict.fromkeys(patterns))
         self._kind = kind
-        self._automata = [
-            "|".join(distinct[start : start + _AT_ONCE])
-            for start in range(0, len(distinct), _AT_ONCE)
-        ]
+        groups: list[list[str]] = []
+        letters = 0
+        for pattern in dict.fromkeys(patterns):
+            letters += len(pattern)
+            if not groups or len(groups[-1]) == _AT_ONCE or letters > _LETTERS:
+                groups.append([])
+                letters = len(pattern)
+            groups[-1].append(pattern)
+        self._automata = ["|".join(group) for group in groups]
 
     @classmethod
     def of_bytes(cls, values: Iterable[bytes]) -> "AnyOf":
         """For raw bytes."""
-        spelled = ("".join(rf"\x{{{byte:02x}}}" for byte in value) for value in values)
+        spelled = ("".join(rf"\x{{{b:02x}}}" for b in value[:_LONGEST]) for value in values)
         return cls(spelled, kind=pa.large_binary())
 
     @classmethod
     def of_texts(cls, patterns: Iterable[str]) -> "AnyOf":
-        """For UTF-8; of patterns made with `literal` and `SPACE`."""
+        """For UTF-8; of patterns as `pattern_of` makes them."""
         return cls(patterns, kind=pa.large_utf8())
 
     def is_in(self, content: bytes) -> bool:
@@ -57,14 +67,41 @@ class AnyOf:
         return sorted(found)
 
 
-def literal(text: str) -> str:
-    """A pattern that matches a text wherever Python's `re.IGNORECASE` does, and maybe more."""
-    return "".join(map(_letter, text))
+def literal(text: str) -> list[str]:
+    """Units that match a text wherever Python's `re.IGNORECASE` does, and maybe more."""
+    return list(map(_letter, text))
 
 
+def pattern_of(units: Iterable[str]) -> str:
+    """A pattern of units, each of which matches something of its own; cut if it is long."""
+    return "".join(islice(units, _LONGEST))
+
+
+@cache
 def _letter(letter: str) -> str:
-    if not letter.isascii():
-        return _OTHER
-    if letter in "iI":
-        return r"[iI\x{130}\x{131}]"
-    return letter if letter.isalnum() else rf"\x{{{ord(letter):02x}}}"
+    if letter.isascii() and letter not in "iIkKsS":
+        return letter if letter.isalnum() else rf"\x{{{ord(letter):02x}}}"
+    if letter in "iI\u0130\u0131":
+        alike = set("iI\u0130\u0131")  # Python takes the Turkish ones for the others' cases
+    else:
+        alike = _by_lower()[letter.lower()] | _by_upper()[letter.upper()] | {letter}
+    return "[" + "".join(rf"\x{{{ord(each):x}}}" for each in sorted(alike)) + "]"
+
+
+@cache
+def _by_lower() -> Mapping[str, set[str]]:
+    """Letters of every script by their small one."""
+    return _grouped(str.lower)
+
+
+@cache
+def _by_upper() -> Mapping[str, set[str]]:
+    return _grouped(str.upper)
+
+
+def _grouped(case: Callable[[str], str]) -> Mapping[str, set[str]]:
+    found: dict[str, set[str]] = defaultdict(set)
+    for each in map(chr, range(CASED)):
+        if each.lower() != each or each.upper() != each:
+            found[case(each)].add(each)
+    return found

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.params import Params, resolve_secret
-from pipeline.stores.scanning import AnyOf, literal
+from pipeline.stores.scanning import AnyOf, literal, pattern_of
 from pipeline.stores.source_mentions import Terms
 from pipeline.stores.source_passes import as_one, rows_with
 from pipeline.stores.source_writer import Writer
@@ -63,7 +63,7 @@ def _live(writer: Writer, values: Mapping[bytes, str]) -> set[bytes]:
     """Those that any row still has, if only inside a longer one."""
     left = set(values)
     inside = ["%" + re.sub(r"([%_\\])", r"\\\1", value) + "%" for value in values.values()]
-    sought = AnyOf.of_texts(map(literal, values.values()))
+    sought = AnyOf.of_texts(pattern_of(literal(value)) for value in values.values())
 
     def may(whole: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
         return sa.or_(*(whole.like(each, escape="\\") for each in inside))

@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql
 from pipeline.declarations import Column
 from pipeline.params import Params, resolve_secret
 from pipeline.records import Traces
-from pipeline.stores.scanning import SPACE, AnyOf, literal
+from pipeline.stores.scanning import SPACE, AnyOf, literal, pattern_of
 from pipeline.stores.source_passes import rows_with
 from pipeline.stores.source_writer import Row, Writer, open_writer
 
@@ -71,7 +71,8 @@ class Terms:
     @classmethod
     def of(cls, values: Iterable[str]) -> "Terms | None":
         """Terms for values that `is_telling` lets through; None without any."""
-        distinct = sorted({value.strip() for value in values if value.strip()}, key=len)[::-1]
+        said = {value.strip() for value in values if any(c.isalpha() or c.isdigit() for c in value)}
+        distinct = sorted(said, key=len)[::-1]
         if not distinct:
             return None
         patterns = [each for value in distinct for each in _patterns(value)]
@@ -124,16 +125,26 @@ def _bounded(pattern: str) -> str:
 def _filters(value: str) -> Iterator[str]:
     """`_patterns` without its bounds, which miss nothing of it."""
     if "@" in value:
-        yield literal(value)
+        yield pattern_of(literal(value))
     elif _is_number(value):
-        yield rf"[{SPACE}().\-/]*".join(map(literal, filter(str.isdigit, value)))
+        between = rf"[{SPACE}().\-/]*"
+        first, *others = literal("".join(filter(str.isdigit, value)))
+        yield pattern_of([first, *(between + digit for digit in others)])
     else:
         for form in dict.fromkeys(unicodedata.normalize(f, value) for f in ("NFC", "NFD")):
-            words = [literal(word).replace(literal("'"), "['’]") for word in form.split()]
-            spaces = f"[{SPACE}]+"
-            yield spaces.join(words)
-            if _is_name(form.split()):
-                yield f"{words[-1]},?{spaces}{spaces.join(words[:-1])}"
+            words = form.split()
+            yield pattern_of(_spaced(words))
+            if _is_name(words):
+                last = [*_spaced(words[-1:]), ",?"]
+                yield pattern_of([*last, f"[{SPACE}]+", *_spaced(words[:-1])])
+
+
+def _spaced(words: Sequence[str]) -> list[str]:
+    units: list[str] = []
+    for word in words:
+        units += [f"[{SPACE}]+"] if units else []
+        units += ["['’]" if letter == "'" else literal(letter)[0] for letter in word]
+    return units
 
 
 def _likes(value: str) -> Iterator[str]:

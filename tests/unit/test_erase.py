@@ -1,7 +1,7 @@
 """Carrying requests out: in order, in batches, through failures, and proved at the end."""
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -164,6 +164,61 @@ def test_ten_requests_are_one_training_and_ten_receipts(desk: Desk, tmp_path: Pa
     (tmp_path / "receipts.pub").write_bytes(Signer(SEED).public_pem)
     public = read_public_key(tmp_path / "receipts.pub")
     assert check([r.text for r in desk.requests.receipts()], [public]).last == 10
+
+
+def test_a_hundred_requests_go_through_each_store_as_often_as_one(desk: Desk) -> None:
+    more = [f"reader {number}" for number in range(98)]
+    desk.places.source |= set(more)
+    desk.places.emails |= {who: f"{who}@example.org" for who in more}
+    asked = [desk.ask("ada"), desk.ask("dan@example.org", column="readers.email")]
+    asked += [desk.ask(who) for who in more]
+    assert set(desk.run().closed) == set(asked)
+    once = ("people", "traces", "models", "mentioned", "compact", "retrain")
+    passes = {deed: desk.places.deeds.count(deed) for deed in (*once, "look", "purge")}
+    assert passes == {**dict.fromkeys(once, 1), "look": 2, "purge": 2}
+    assert desk.places.deeds[-1] == "look", "the last look is after everything"
+    assert desk.places.deeds.count("source") == 100
+
+
+def test_what_stands_in_the_way_of_one_is_told_of_them_alone(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [desk.ask(who) for who in ("ada", "bo", "dan", "nobody")]
+    gone = desk.ask("x@example.org", column="readers.fax")  # no longer declared
+    people = desk.places.people
+
+    def refused(references: Sequence[Reference]) -> list[list[str]]:
+        if any(each.column == "readers.fax" for each in references):
+            raise SourceUnavailable("No chain of links leads to it.")
+        return people(references)
+
+    monkeypatch.setattr(desk.places, "people", refused)
+    summary = desk.run()
+    assert set(summary.closed) == set(asked)
+    assert summary.problems == {gone: "No chain of links leads to it."}
+    assert desk.places.trainings == 1
+
+
+def test_two_requests_of_one_batch_that_are_one_persons_have_one_receipt(desk: Desk) -> None:
+    by_mail = desk.ask("dan@example.org", column="readers.email")
+    by_key, ada = desk.ask("dan"), desk.ask("ada")
+    summary = desk.run()
+    assert summary.joined == {by_key: by_mail}
+    assert set(summary.closed) == {by_mail, ada}
+    assert desk.places.deeds.count("source") == 2
+
+
+def test_one_of_a_batch_whose_data_came_back_stays_open_alone(desk: Desk) -> None:
+    ada, dan = desk.ask("ada"), desk.ask("dan")
+
+    def during(deed: str) -> None:
+        if deed == "retire":
+            desk.places.source.add("dan")  # a replica that lagged
+
+    desk.places.after = during
+    summary = desk.run()
+    assert set(summary.closed) == {ada}
+    assert "source: still there" in summary.problems[dan]
 
 
 def test_receipts_of_a_batch_tell_each_person_apart(desk: Desk) -> None:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from pyroaring import BitMap
 
 from pipeline.records import Traces
-from pipeline.stores import history_verify, source_bytes
+from pipeline.stores import history_verify, source_bytes, source_passes
 from pipeline.stores.history_objects import FolderObjects
 from pipeline.stores.history_verify import Sought, verify_histories, verify_history
 from pipeline.stores.searching import needles
@@ -110,6 +110,34 @@ def test_many_people_are_looked_for_in_the_source_in_as_many_passes_as_one(
     assert len(files) == 2, "the file was gone through once more, for all"
     assert many == one
     assert sum(one.values()) >= len(SCHEMA) - 3, "else nothing is counted here"
+
+
+@pytest.mark.parametrize("number", [-(2**63), -5, 50, 69, 89, 700, 2**63 - 1])
+@pytest.mark.parametrize("length", [0, 5_000])
+def test_every_row_is_swept_whatever_its_number_and_length(
+    parish: Parish, monkeypatch: pytest.MonkeyPatch, number: int, length: int
+) -> None:
+    monkeypatch.setattr(source_passes, "_ROWS", (3, 7))
+    monkeypatch.setattr(source_passes, "_BYTES", 200)  # longer ones are taken a row at a time
+    params = declare(parish.url)
+    somebody = Traces("900", None, ("somebody@example.org",))
+    body = "x " * length + "To Somebody@example.org"
+    assert verify_source(params, somebody).result == "nothing found"
+    parish.run(
+        f"DELETE FROM notices WHERE notice = {number}",
+        f"INSERT INTO notices VALUES ({number}, '{body}', NULL, NULL)",
+    )
+    seen = verify_source(params, somebody)
+    assert (seen.count, seen.places) == (1, ("notices.body",))
+
+
+def test_a_text_that_is_no_utf8_hides_nobody(parish: Parish) -> None:
+    params = declare(parish.url)
+    somebody = Traces("900", None, ("somebody@example.org",))
+    parish.run("INSERT INTO notices VALUES (800, CAST(x'fffe41' AS TEXT), NULL, NULL)")
+    assert verify_source(params, somebody).result == "nothing found"
+    parish.run("INSERT INTO letters VALUES (1, 'to somebody@example.org')")
+    assert verify_source(params, somebody).places == ("letters.body",)
 
 
 def test_what_is_told_of_many_is_what_is_told_of_each(parish: Parish) -> None:

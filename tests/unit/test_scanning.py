@@ -1,12 +1,14 @@
 """The sweep for many values misses nothing that a look for each alone finds."""
 
+import re
+import sys
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.stores.scanning import AnyOf
+from pipeline.stores.scanning import CASED, AnyOf, literal, pattern_of
 from pipeline.stores.searching import Needles, Sweep
 from pipeline.stores.source_mentions import Terms
 
@@ -37,6 +39,7 @@ SPELLINGS = (
 )
 
 
+@settings(deadline=None)
 @given(
     value=st.sampled_from(VALUES),
     spelling=st.sampled_from(SPELLINGS),
@@ -53,6 +56,17 @@ def test_whatever_a_persons_pattern_finds_the_sweep_has_seen(
         sought = AnyOf.of_texts(terms.filters)
         assert sought.places(["nobody", text]) == [1]
         assert sought.is_in(b"\xff" + text.encode(errors="surrogatepass"))
+
+
+def test_every_letter_is_found_in_every_case_that_python_knows() -> None:
+    cased = [c for c in map(chr, range(0x2FFF)) if c.lower() != c or c.upper() != c]
+    for letter in "iksµßẞΣςθƃéЖъﬆᾳ\u0130\u0131\u017f\u212a\u1e9b":
+        pattern = re.compile(re.escape(letter), re.IGNORECASE)
+        same = [each for each in cased if pattern.fullmatch(each)]
+        sought = AnyOf.of_texts([pattern_of(literal(letter))])
+        assert sought.places(same) == list(range(len(same))), letter
+    beyond = map(chr, range(CASED, sys.maxunicode + 1))
+    assert all(each.lower() == each.upper() for each in beyond)
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS[:5])
@@ -72,6 +86,22 @@ def test_each_of_very_many_values_is_found_and_nobody_else() -> None:
     assert sought.is_in(texts[599].encode())
     assert not sought.is_in(texts[600].encode())
     assert not AnyOf.of_bytes([]).is_in(b"anything")
+
+
+def test_values_of_any_length_and_script_are_found_together() -> None:
+    values = [f"{'Жёлтый улица ' * 30}{n} дом" for n in range(60)]
+    values += ["Long Row " * 3_000 + "9", "O'Brien " + "x" * 5_000 + " y 7"]
+    each = [Terms.of([value]) for value in values]
+    sought = AnyOf.of_texts(pattern for terms in each if terms for pattern in terms.filters)
+    texts = [f"at {value.upper()}." for value in values]
+    assert all(terms and terms.names_in(t) for terms, t in zip(each, texts, strict=True))
+    assert sought.places([*texts, "at дом 7"]) == list(range(len(values)))
+    raw = AnyOf.of_bytes(value.encode() for value in values)
+    assert raw.places([value.encode() for value in values]) == list(range(len(values)))
+
+
+def test_what_says_nothing_names_nobody() -> None:
+    assert Terms.of(["-", " ", "(?)", "½"]) is None
 
 
 def test_bytes_are_told_apart_whatever_they_are() -> None:

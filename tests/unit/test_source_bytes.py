@@ -9,7 +9,7 @@ from pipeline.records import Outcome
 from pipeline.stores.source_compaction import MARKS, compact_source
 from pipeline.stores.source_erasure import erase_from_source
 from pipeline.stores.source_traces import traces
-from pipeline.stores.source_verify import verify_source
+from pipeline.stores.source_verify import verify_source, verify_sources
 from tests.traps import NOW, ROWS, SCHEMA, Parish, declare, sqlite_url
 
 SECRETS = (b"Ada Quill", b"ada.quill@example.org", b"(212) 555-0107", b"Dear Ada")
@@ -70,6 +70,27 @@ def test_residue_in_free_pages_is_seen_and_then_overwritten(parish: Parish, tmp_
     erase_from_source(params, found, now=NOW)
     assert b"ada.quill@example.org" not in on_disk(tmp_path)
     assert verify_source(params, found).result == "nothing found"
+
+
+@pytest.mark.parametrize(("whose", "block"), [("1", 2**23), ("2", 17), ("3", 2**23)])
+def test_residue_of_any_of_several_people_is_seen(
+    parish: Parish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str, block: int
+) -> None:
+    monkeypatch.setattr("pipeline.stores.source_bytes._BLOCK", block)
+    params = declare(parish.url)
+    found = [traces(params, key) for key in ("1", "2", "3")]
+    (mail,) = [v for each in found for v in each.identifiers if "@" in v and each.key == whose]
+    for each in found:
+        erase_from_source(params, each, now=NOW)
+    with sqlite3.connect(tmp_path / "parish.db") as connection:
+        connection.execute("PRAGMA secure_delete = OFF")
+        connection.execute("INSERT INTO notices VALUES (9, ?, NULL, NULL)", [f"{mail} " * 400])
+        connection.commit()
+        connection.execute("DELETE FROM notices WHERE notice = 9")
+    connection.close()
+    assert {each.places for each in verify_sources(params, found)} == {("the file's free space",)}
+    compact_source(params)
+    assert {each.result for each in verify_sources(params, found)} == {"nothing found"}
 
 
 def test_somebody_elses_longer_value_is_no_residue(parish: Parish) -> None:
