@@ -91,8 +91,8 @@ class Places(Protocol):
         """Takes the person out of the source; looks by itself where they were not looked for."""
         ...
 
-    def compact(self) -> None:
-        """Overwrites what the source still has of rows that it deleted."""
+    def compact(self, *, vault: bool) -> None:
+        """Overwrites what the source, and the vault if told to, still have of deleted rows."""
         ...
 
     def forget(self, traces: Traces) -> Outcome:
