@@ -12,10 +12,10 @@ UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench mlflow airflow clean
+.PHONY: help demo test check bench mlflow airflow demo-airflow clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(VENV)/bin/uv:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -56,6 +56,9 @@ mlflow: $(VENV)/ready ## browse the registry on this machine
 
 airflow: $(VENV)/ready $(AIRFLOW)/ready ## run the schedules on this machine: training, and the erasures
 	@infra/airflow.sh
+
+demo-airflow: $(VENV)/ready $(AIRFLOW)/ready ## somebody asks to be forgotten, and Airflow does it while you watch
+	@python infra/demo_airflow.py
 
 clean: ## remove the environments; data, keys and models stay
 	rm -rf $(VENV) $(AIRFLOW) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -15,6 +15,10 @@ export AIRFLOW__CORE__DAGS_FOLDER=$root/dags
 export AIRFLOW__CORE__LOAD_EXAMPLES=False
 export AIRFLOW__CORE__EXECUTOR=LocalExecutor
 export AIRFLOW__CORE__PARALLELISM=${AIRFLOW__CORE__PARALLELISM:-4}
+# What a killed scheduler was at is looked for every so many seconds, and a task whose beginning is
+# answered late, by a server that has just started, does not fail.
+export AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL=30
+export AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT=60
 export AIRFLOW__CORE__EXECUTION_API_SERVER_URL=http://127.0.0.1:$port/execution/
 export AIRFLOW__API__HOST=127.0.0.1
 export AIRFLOW__API__PORT=$port
@@ -22,6 +26,14 @@ export AIRFLOW__API__BASE_URL=http://127.0.0.1:$port
 export AIRFLOW__API__WORKERS=1
 export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED=False
 export SCARF_ANALYTICS=false DO_NOT_TRACK=1
+# On PostgreSQL one driver does for both of Airflow's ways to ask; it would take another for one.
+case ${AIRFLOW__DATABASE__SQL_ALCHEMY_CONN:-} in
+postgresql:* | postgresql+psycopg:*)
+    conn=postgresql+psycopg:${AIRFLOW__DATABASE__SQL_ALCHEMY_CONN#*:}
+    export AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=$conn
+    export AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC=${AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC:-$conn}
+    ;;
+esac
 
 if [ $# -gt 0 ]; then
     exec "$@"
@@ -35,10 +47,12 @@ airflow pools import "$root/infra/airflow-pools.json" >>"$AIRFLOW_HOME/migrate.l
 # Logs are read from the folder: no part serves them on the network.
 parts=()
 scheduler=
+# Each part is a process group of its own, so that nothing of one that was killed is left.
+set -m
 start() {
     local name=$1
     shift
-    airflow "$@" >"$AIRFLOW_HOME/$name.log" 2>&1 &
+    airflow "$@" </dev/null >"$AIRFLOW_HOME/$name.log" 2>&1 &
     parts+=($!)
 }
 # The scheduler first, so that tasks that are ending can still tell the API server. What does not
@@ -47,7 +61,7 @@ stop() {
     trap - EXIT INT TERM
     kill "$scheduler" 2>/dev/null && gone 15 "$scheduler" || true
     kill "${parts[@]}" 2>/dev/null && gone 15 "${parts[@]}" || true
-    kill -KILL "${parts[@]}" 2>/dev/null || true
+    kill -KILL "${parts[@]/#/-}" 2>/dev/null || true
     wait || true
 }
 gone() {

@@ -109,7 +109,7 @@ class FakePlaces:
         self.after("source")
         return _outcome("source", ["people: 1 deleted"] if there else [], KEPT if there else ())
 
-    def compact(self) -> None:
+    def compact(self, *, vault: bool) -> None:
         self._do("compact")
 
     def forget(self, traces: Traces) -> Outcome:

@@ -22,7 +22,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-_PASSWORD = "invented-for-tests"  # also what no error message may show
+PASSWORD = "invented-for-tests"  # also what no error message may show
 _SECONDS = 60
 
 
@@ -31,11 +31,43 @@ class Server:
     """A running server with the superuser `lethe`."""
 
     port: int
+    binaries: Path
     folder: Path
     process: subprocess.Popen[bytes]
 
     def url(self, database: str) -> str:
-        return f"postgresql://lethe:{_PASSWORD}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://lethe:{PASSWORD}@127.0.0.1:{self.port}/{database}"
+
+    def own(self, name: str) -> str:
+        """The URL of a new database that belongs to a new role, which may do nothing else."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
+            connection.execute(f"CREATE DATABASE {name} OWNER {name}")
+            connection.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
+        return f"postgresql+psycopg://{name}:{PASSWORD}@127.0.0.1:{self.port}/{name}"
+
+    def dump(self, database: str) -> str:
+        """Every row of a database as text, its statistics included; bytes as hexadecimals."""
+        done = subprocess.run(
+            [str(self.binaries / "pg_dump"), "--inserts", self.url(database)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        with psycopg.connect(self.url(database)) as connection:
+            seen = connection.execute("SELECT s::text FROM pg_stats AS s").fetchall()
+        return "\n".join([done.stdout, *(row for (row,) in seen)])
+
+    def files(self, database: str) -> list[Path]:
+        """The files of a database as they lie on disk now, dead rows included; not its log."""
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            connection.execute("CHECKPOINT")
+            found = connection.execute(
+                "SELECT oid FROM pg_database WHERE datname = %s", (database,)
+            ).fetchone()
+        if found is None:
+            raise LookupError(database)
+        return [p for p in (self.folder / "data/base" / str(found[0])).rglob("*") if p.is_file()]
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)  # fast shutdown: clients are cut off
@@ -63,7 +95,7 @@ def _start(binaries: Path) -> Server:
             *("setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups")
         ]
     with tempfile.NamedTemporaryFile("w") as password:
-        password.write(_PASSWORD)
+        password.write(PASSWORD)
         password.flush()
         Path(password.name).chmod(0o644)
         data = folder / "data"
@@ -93,7 +125,7 @@ def _start(binaries: Path) -> Server:
             stderr=log,
             cwd="/",
         )
-    server = Server(port, folder, process)
+    server = Server(port, binaries, folder, process)
     deadline = time.monotonic() + _SECONDS
     while True:
         try:

@@ -170,7 +170,7 @@ class Erasure:
         if not batch:
             return
         try:
-            self._places.compact()
+            self._places.compact(vault=any("history" not in r.marks for r in batch))
             self._purge(batch)
             starts = min(waits_until(request, self._params) for request in batch)
             if starts > self._clock():

@@ -160,7 +160,7 @@ class Retention:
     # ------------------------------------------------------------------ all together
 
     def _together(self, batch: Sequence[Request]) -> None:
-        self._places.compact()
+        self._places.compact(vault=any("remade" not in r.marks for r in batch))
         self._remake([request for request in batch if "remade" not in request.marks])
         self._purge([r for r in map(self._anew, batch) if "history" not in r.marks])
         seen = [r for r in map(self._anew, batch) if "history" in r.marks]

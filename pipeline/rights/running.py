@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import workspace
-from pipeline.errors import ParamsInvalid
+from pipeline.errors import Busy, ParamsInvalid, SourceUnavailable
 from pipeline.home import home, in_walk
 from pipeline.keys import load_key, load_receipt_key
 from pipeline.params import Params, resolve_secret
@@ -47,6 +47,10 @@ def run(
         if any(r.state == OPEN and concerns(r, params) for r in everything):
             stores = _stores(params, vault)
             summary = Erasure(params, stores, requests, signer, clock=clock, tell=tell).run()
+        try:
+            requests.overwrite(now=clock())
+        except (Busy, SourceUnavailable) as error:  # nothing waits for it but the next run
+            tell(str(error))
         if receipts := requests.receipts():  # those of a run that was ended before this, too
             showing.write_missing(receipts, workspace.RECEIPTS)
             workspace.write_whole(workspace.RECEIPTS / showing.PUBLIC_KEY, signer.public_pem)

@@ -27,6 +27,7 @@ from pipeline.stores.registry import RUN_ID, Registry, Version
 from pipeline.stores.source_mentions import Mentioned, find_mentions
 from pipeline.stores.source_people import subjects_by
 from pipeline.stores.vault import Vault
+from pipeline.stores.vault_database import REVEALS, SUBJECTS
 from pipeline.training.accounting import epsilon_pld, epsilon_rdp
 
 # What trying again does not mend: without a new model the old one is withdrawn.
@@ -110,10 +111,13 @@ class Stores:
 
         return erase_from_source(self._params, traces, now=now, compact=False, mentioned=mentioned)
 
-    def compact(self) -> None:
+    def compact(self, *, vault: bool) -> None:
+        from pipeline.stores.postgres_space import write_anew
         from pipeline.stores.source_compaction import compact_source
 
         compact_source(self._params)
+        if vault:
+            write_anew(resolve_secret(self._params.stores.vault), [SUBJECTS.name, REVEALS.name])
 
     def forget(self, traces: Traces) -> Outcome:
         rows = self._vault.forget([traces.key])

@@ -19,12 +19,14 @@ import sqlalchemy as sa
 
 from pipeline.errors import Busy, NotFound, ParamsInvalid
 from pipeline.stores.ledger_database import open_engine, transact
+from pipeline.stores.postgres_space import write_anew
 from pipeline.stores.requests_database import MARKS, RECEIPTS, REQUESTS, bring_up
 
 Kind = Literal["erase", "withdraw", "object", "retention"]
 KINDS: tuple[Kind, ...] = ("erase", "withdraw", "object")  # what people ask for
 RETENTION: Kind = "retention"  # nobody asked: what a day's rows past their time came to
 OPEN, JOINED, CLOSED = "open", "joined", "closed"
+OVERWRITTEN = "overwritten"  # mark: no file of the database has what the request dropped
 GENESIS = "0" * 64  # stands for the receipt before the first
 _RUN_LOCK = 0x1E7E5
 
@@ -280,6 +282,22 @@ class Requests:
             return made
 
         return transact(self._engine, work, write=True)
+
+    def overwrite(self, *, now: dt.datetime) -> None:
+        """Leaves nothing of what closed requests dropped in PostgreSQL's files; SQLite never does.
+
+        Each request is marked when it was done, so whatever ends this, the next call does it.
+
+        Raises:
+            Busy, SourceUnavailable: see `write_anew`.
+        """
+        if self._engine.dialect.name != "postgresql":
+            return
+        ended = [r.request_id for r in self.all() if r.state != OPEN and OVERWRITTEN not in r.marks]
+        if ended:
+            write_anew(self._engine.url.render_as_string(hide_password=False), [REQUESTS.name])
+        for request_id in ended:
+            self.mark(request_id, OVERWRITTEN, {}, now=now)
 
     def receipts(self) -> list[StoredReceipt]:
         """Every receipt, in the order of their chain."""

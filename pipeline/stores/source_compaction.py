@@ -1,7 +1,9 @@
 """Overwrites the space of deleted rows, and remembers across a crash that it must be done.
 
 Until then a deleted row's bytes are still in the database's files. SQLite's file is rebuilt
-without them; PostgreSQL's dead rows are vacuumed, and its log and backups are its own.
+without them; PostgreSQL's dead rows are vacuumed and its statistics gathered anew, so that no
+statement shows them. To write a source's tables anew would shut everybody else out, so what a
+vacuum leaves in its pages, its log and its backups are its own.
 """
 
 import hashlib
@@ -19,8 +21,9 @@ from pipeline.workspace import STATE, read_json, write_json
 
 MARKS = STATE / "source-erasures.json"
 REMAINS = (
-    "PostgreSQL: dead rows are vacuumed; its write-ahead log, replicas and backups keep them "
-    "until they are recycled by their own schedule."
+    "PostgreSQL: dead rows are vacuumed and its statistics are new; no statement shows them. "
+    "Pages may keep bytes until they are used again or the tables written anew (VACUUM FULL); its "
+    "write-ahead log, replicas and backups keep them by their own schedule."
 )
 
 
@@ -124,9 +127,10 @@ def _vacuum(connection: sa.Connection, tables: list[str]) -> None:
     notices: list[str] = []
     raw.add_notice_handler(lambda notice: notices.append(notice.sqlstate or ""))
     for table in tables:
-        raw.execute(f"VACUUM {quoted(table)}")
+        raw.execute(f"VACUUM (ANALYZE) {quoted(table)}")
     if "01000" in notices:  # a warning, not an error: skipped for want of the right
         raise SourceUnavailable(
             f"Deleted rows of {', '.join(tables)} still lie in the database's files: the role may "
             "not vacuum. Grant it MAINTAIN (or ownership); the next call goes on."
         )
+    raw.execute("VACUUM pg_statistic")  # the owner's of the database; to others a warning

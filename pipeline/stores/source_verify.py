@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from pipeline.errors import LetheError
 from pipeline.params import Params
 from pipeline.records import Outcome, Traces
+from pipeline.stores.postgres_space import in_statistics
 from pipeline.stores.source_bytes import residue
 from pipeline.stores.source_compaction import Marks
 from pipeline.stores.source_mentions import Terms, may_name, mentions_of, terms_of
@@ -48,6 +49,9 @@ def verify_sources(params: Params, people: Sequence[Traces]) -> list[Outcome]:
             unseen = {number: each for number, each in terms.items() if not found[number]}
             if residue(writer, params, unseen):
                 marks.wait([FREE_SPACE])
+            for number, table, column in _known(writer, params, people, terms):
+                marks.wait([table])  # to be gathered anew
+                found[number][f"the statistics of {table}.{column}"] += 1
         waiting = marks.tables
     except LetheError as error:
         return [Outcome(STORE, "not attempted", reason=str(error)) for _ in people]
@@ -134,6 +138,31 @@ def _kept_key(params: Params, table: str, column: str) -> bool:
 def _kept_text(params: Params, table: str, column: str) -> bool:
     erase = params.tables[table].erase
     return erase is not None and erase.action == "retain" and column not in erase.columns
+
+
+def _known(
+    writer: Writer, params: Params, people: Sequence[Traces], terms: Mapping[int, Terms]
+) -> Iterator[tuple[int, str, str]]:
+    """(who, table, column): PostgreSQL's planner remembers values of rows that are gone."""
+    if writer.graph.dialect != "postgresql":
+        return
+    named = [
+        (table, name)
+        for table, declared in params.tables.items()
+        for name, column in declared.columns.items()
+        if column.role == "identifier" and not _kept_text(params, table, name)
+    ]
+    keys = [each for each in writer.graph.carrying if not _kept_key(params, *each)]
+    told = {n: (terms[n].values if n in terms else ()) for n in range(len(people))}
+    for columns, said in (
+        (keys, {number: (traces.key,) for number, traces in enumerate(people)}),
+        (named, told),
+    ):
+        everybody = [value for values in said.values() for value in values]
+        if in_statistics(writer.connection, columns, everybody):  # seldom: then whose it is
+            for number, values in said.items():
+                for table, column in in_statistics(writer.connection, columns, values):
+                    yield number, table, column
 
 
 def _look_at_copies(writer: Writer, terms: Mapping[int, Terms]) -> Iterator[_Found]:

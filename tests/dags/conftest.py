@@ -1,16 +1,20 @@
 """What the tests of the schedules share: Airflow, started and asked as an operator does."""
 
+import json
 import os
 import signal
 import socket
 import sqlite3
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.conftest import BIN, PROJECT
@@ -55,7 +59,7 @@ class Airflow:
         return done.stdout
 
     def start(self) -> None:
-        self.folder.mkdir(parents=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "start.log").open("wb") as said:
             self._process = subprocess.Popen(
                 [str(SCRIPT)],
@@ -78,8 +82,40 @@ class Airflow:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(timeout=10)
 
+    def listens(self) -> bool:
+        """Whether the doorbell was heard to start."""
+        said = self.folder / "triggerer.log"
+        return said.exists() and "trigger ID 1 starting" in said.read_text()
+
+    def ended(self) -> bool:
+        """Whether all of it ended by itself."""
+        return self._process is not None and self._process.poll() is not None
+
+    def rest(self, path: str, body: object = None, *, token: str | None = None) -> tuple[int, Any]:
+        """What the API server answers to a GET, or to a POST of `body`; status and JSON."""
+        headers = {"Content-Type": "application/json"}
+        asked = urllib.request.Request(
+            f"http://127.0.0.1:{self.environment['AIRFLOW_PORT']}{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            headers=headers | ({"Authorization": f"Bearer {token}"} if token else {}),
+        )
+        try:
+            with urllib.request.urlopen(asked, timeout=30) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
     def ask(self, statement: str, *values: str) -> list[Any]:
         """Rows of its database; none before there is one."""
+        url = self.environment.get("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN")
+        if url is not None:
+            with (
+                suppress(psycopg.errors.UndefinedTable),
+                psycopg.connect(url.replace("+psycopg", "")) as connected,
+            ):
+                return connected.execute(statement.replace("?", "%s").encode(), values).fetchall()
+            return []
         path = self.folder / "airflow.db"
         if not path.exists():
             return []
@@ -113,8 +149,15 @@ class Airflow:
         return found
 
     def tasks(self, dag: str) -> dict[str, str]:
-        """The state of each task of a DAG's runs."""
-        return dict(self.ask("SELECT task_id, state FROM task_instance WHERE dag_id = ?", dag))
+        """The state of each task of a DAG's runs, of the last where there were several."""
+        return dict(
+            self.ask(
+                "SELECT task.task_id, task.state FROM task_instance AS task JOIN dag_run AS run "
+                "ON task.run_id = run.run_id AND task.dag_id = run.dag_id "
+                "WHERE task.dag_id = ? ORDER BY run.id",
+                dag,
+            )
+        )
 
     def story(self) -> str:
         """What an operator would look at."""
@@ -124,6 +167,13 @@ class Airflow:
             told.append(f"--- {path.relative_to(self.folder)}")
             told.extend(path.read_text(errors="replace").splitlines()[-15:])
         return "\n".join(line[:500] for line in told)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The loops come first: they take longest, and workers steal from each other's ends, so no
+    two of them make one loop each."""
+    here = Path(__file__).with_name("test_loop").as_posix()
+    items.sort(key=lambda item: not item.path.as_posix().startswith(here))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -60,12 +60,7 @@ def loop(walked: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     )
     airflow.start()
     try:
-        started = airflow.folder / "triggerer.log"
-        airflow.wait(
-            "the doorbell is listening",
-            lambda: started.exists() and "trigger ID 1 starting" in started.read_text(),
-            seconds=120,
-        )
+        airflow.wait("the doorbell is listening", airflow.listens, seconds=120)
         assert airflow.runs("erase") == [], "nobody has asked"
         said = workspace.lethe("erase", "request", "--email", email, "--json").stdout
         airflow.wait("the bell starts a run", lambda: airflow.runs("erase"), seconds=60)

@@ -105,7 +105,7 @@ class FakeStores:
         self.after("forget")
         return _outcome("vault", ["vault_subjects"] if there is not None else [])
 
-    def compact(self) -> None:
+    def compact(self, *, vault: bool) -> None:
         self._do("compact")
 
     def remake(self) -> None:
