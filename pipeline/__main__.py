@@ -16,6 +16,7 @@ from pipeline import workspace
 from pipeline.erase_command import erase
 from pipeline.errors import ApprovalRefused, BudgetExceeded, DiskFull, LetheError
 from pipeline.params import load_params, resolve_secret
+from pipeline.pod_command import pod
 from pipeline.retain_command import retain
 from pipeline.stages import STAGES
 from pipeline.sweep.command import sweep
@@ -83,6 +84,7 @@ _STAGE_HELP = {
     "register": "Register the model, if everything it claims holds.",
 }
 app.add_typer(erase, name="erase")
+app.add_typer(pod, name="pod")
 app.add_typer(walk, name="walk")
 for _name in STAGES:
     _command = budget if _name == "budget" else _stage(_name)

@@ -18,6 +18,7 @@ _META: dict[str, type] = {
     "executor": str,
     "gpu": bool,
     "subject_keys": bool,
+    "resumes": bool,
     "retries": int,
 }
 
@@ -46,13 +47,13 @@ def compile_road(stages: dict[str, Any], approvers: Sequence[str] = ()) -> dict[
         ParamsInvalid: a stage lacks a key of `meta`, or has one of another type or name; or
             stages wait for one another.
     """
-    made = {name: _outputs(stage) for name, stage in stages.items()}
+    made = {name: outputs(stage) for name, stage in stages.items()}
     after = {
         name: sorted(
             other
             for other, outputs in made.items()
             if other != name
-            and any(_meets(need, output) for need in stage.get("deps", ()) for output in outputs)
+            and any(meets(need, output) for need in stage.get("deps", ()) for output in outputs)
         )
         for name, stage in stages.items()
     }
@@ -79,13 +80,13 @@ def compile_road(stages: dict[str, Any], approvers: Sequence[str] = ()) -> dict[
     }
 
 
-def _outputs(stage: dict[str, Any]) -> list[str]:
+def outputs(stage: dict[str, Any]) -> list[str]:
     """Everything that a stage makes; metrics and plots are read by later stages too."""
     entries = [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, ())]
     return [path for entry in entries for path in ([entry] if isinstance(entry, str) else entry)]
 
 
-def _meets(need: str, output: str) -> bool:
+def meets(need: str, output: str) -> bool:
     """Whether one is the other, or lies in it."""
     one, other = PurePosixPath(need), PurePosixPath(output)
     return one == other or one in other.parents or other in one.parents

@@ -185,6 +185,12 @@ class ErasureRefused(LetheError):
     exit_code = 33
 
 
+class WalkEnded(LetheError):
+    """What a stage in a pod starts from is not there, or not what it was; its walk is over."""
+
+    exit_code = 35
+
+
 class ApprovalRefused(LetheError):
     """A version cannot be promoted by this person, or not any more."""
 

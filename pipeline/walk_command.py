@@ -1,10 +1,13 @@
 """`lethe walk …`: the road in a worktree of its own, and the one writer that promotes it."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.terminal import PARAMS, ParamsFile, now, say
+
+if TYPE_CHECKING:
+    from pipeline.stores.history_promotion import Promoted
 
 walk = typer.Typer(
     help="Walk the road in a git worktree of its own, and release what came of it.",
@@ -50,7 +53,11 @@ def promote(
     from pipeline.params import load_params
 
     params = load_params(params_file)
-    made = walks.promote(params, run, now=now()) if run else walks.promote_home(params)
+    say_released(walks.promote(params, run, now=now()) if run else walks.promote_home(params))
+
+
+def say_released(made: "Promoted | None") -> None:
+    """What came of a promotion, in a line."""
     if made is None:
         say("Nothing to release.")
     elif made.commit is None:

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from pyroaring import BitMap
@@ -56,6 +56,15 @@ def promote(params: Params, run: str, *, now: dt.datetime) -> Promoted:
     walk = Walk.of(home(), run)
     if not walk.is_open:
         raise NotFound(f"Walk {run} is not open. `lethe walk open {run}`, and walk the road in it.")
+    return release(params, run, made_in(walk), now=now)
+
+
+def release(params: Params, run: str, files: Mapping[str, bytes], *, now: dt.datetime) -> Promoted:
+    """Releases a lock and its reports, wherever they were made.
+
+    Raises:
+        PromotionRefused, Busy: as `promote`.
+    """
 
     def objection(subjects: BitMap) -> str | None:
         from pipeline.stages.register import count_withdrawn
@@ -66,7 +75,7 @@ def promote(params: Params, run: str, *, now: dt.datetime) -> Promoted:
         return f"{gone} people in the walk's shards have withdrawn or were erased since."
 
     with _alone(params):
-        return promote_files(walk.home, run, made_in(walk), objection=objection)
+        return promote_files(home(), run, files, objection=objection)
 
 
 def promote_home(params: Params) -> Promoted | None:

@@ -128,10 +128,13 @@ class Stores:
     def purge(
         self, tokens: Sequence[int], *, serving: Sequence[str], retired: Sequence[str]
     ) -> list[Outcome]:
+        from pipeline.pod_home import fence
         from pipeline.stores.history_purge import purge_history
 
         in_use = {name_of(v): v for v in self._registry.versions() if name_of(v) in serving}
-        outcomes = purge_history(
+        walks = fence(self._root, BitMap(tokens))  # first: then their locks are known here
+        outcomes = [walks] if walks else []
+        outcomes += purge_history(
             self._root,
             BitMap(tokens),
             models=self._model_hashes(retired),
@@ -226,6 +229,7 @@ class Stores:
         return withdraw(self._registry, model, number, reason=why, now=now)
 
     def look(self, people: Sequence[Sought]) -> list[list[Outcome]]:
+        from pipeline.pod_home import fence
         from pipeline.stores.history_verify import Sought as InHistory
         from pipeline.stores.history_verify import verify_histories
         from pipeline.stores.source_verify import verify_sources
@@ -246,12 +250,15 @@ class Stores:
             skip=self._other_stores(),
         )
         seen = []
+        tokens = BitMap(t for each in people if (t := each.traces.token) is not None)
+        away = fence(self._root, tokens)  # once for all: nobody's request ends before a walk did
         held = self._held([each.traces for each in people])
         for each, history, versions in zip(people, in_history, held, strict=True):
             if each.kind == "erase":
                 first = [next(in_source), self._look_in_vault(each.traces)]
             else:
                 first = [Outcome(s, "not attempted", reason=LEAVES) for s in ("source", "vault")]
+            first += [away] if away else []
             seen.append([*first, *history, _in_registry([name_of(v) for v in versions])])
         return seen
 

@@ -11,7 +11,14 @@ from pipeline.params import load_params
 from pipeline.stages import STAGES
 from tests.conftest import PROJECT, Workspace
 
-META = {"pool": "cpu", "executor": "cpu", "gpu": False, "subject_keys": False, "retries": 1}
+META = {
+    "pool": "cpu",
+    "executor": "cpu",
+    "gpu": False,
+    "subject_keys": False,
+    "resumes": False,
+    "retries": 1,
+}
 
 
 def _stage(**parts: Any) -> dict[str, Any]:
@@ -70,7 +77,9 @@ def test_meta_that_says_too_little_or_something_else_is_refused(
 
 
 def test_a_stage_without_meta_is_refused() -> None:
-    with pytest.raises(ParamsInvalid, match="look at executor, gpu, pool, retries, subject_keys"):
+    with pytest.raises(
+        ParamsInvalid, match="look at executor, gpu, pool, resumes, retries, subject_keys"
+    ):
         compile_road({"one": {"cmd": "true"}})
 
 
