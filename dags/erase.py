@@ -33,14 +33,13 @@ configuration of a run: Airflow keeps them.
 import datetime as dt
 import os
 
-from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, AssetWatcher, CronTriggerTimetable
 
 from dags.approval import ask_for_approval
 from dags.doorbell import Doorbell
 from dags.notify import on_failure
-from dags.place import HOME, on_this_machine
-from dags.walking import done_task
+from dags.place import HOME
+from dags.walking import done_task, home_task
 
 BELL = Doorbell(home=str(HOME), every_seconds=float(os.environ.get("LETHE_DOORBELL_SECONDS", "5")))
 REQUESTS = Asset("lethe-requests", watchers=[AssetWatcher(name="lethe-doorbell", trigger=BELL)])
@@ -58,22 +57,20 @@ with DAG(
     default_args={"on_failure_callback": on_failure()},
     tags=["lethe"],
 ) as dag:
-    run = BashOperator(
-        task_id="run",
-        bash_command=on_this_machine("lethe", "erase", "run"),
+    run = home_task(
+        "run",
+        *("lethe", "erase", "run"),
         doc_md="`lethe erase run`: resumable and idempotent, so it may be cleared at any time.",
         skip_on_exit_code=29,
         retries=0,  # the next sweep is the retry
-        do_xcom_push=False,
     )
-    promote = BashOperator(
-        task_id="promote",
-        bash_command=on_this_machine("lethe", "walk", "promote"),
+    promote = home_task(
+        "promote",
+        *("lethe", "walk", "promote"),
         doc_md="`lethe walk promote`: commits the workspace's own `dvc.lock`, if it changed, and "
         "closes walks that dead runs left behind.",
         skip_on_exit_code=29,
         retries=0,  # the next sweep is the retry
-        do_xcom_push=False,
     )
     run >> promote.as_teardown()  # however `run` ended
     [run, promote] >> done_task()

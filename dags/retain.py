@@ -28,12 +28,10 @@ Logs hold counts, table names and opaque ids only. Never paste rows into a note 
 import datetime as dt
 import os
 
-from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG
 
 from dags.notify import on_failure
-from dags.place import on_this_machine
-from dags.walking import done_task
+from dags.walking import done_task, home_task
 
 with DAG(
     "retain",
@@ -47,21 +45,19 @@ with DAG(
     default_args={"on_failure_callback": on_failure()},
     tags=["lethe"],
 ) as dag:
-    run = BashOperator(
-        task_id="run",
-        bash_command=on_this_machine("lethe", "retain"),
+    run = home_task(
+        "run",
+        *("lethe", "retain"),
         doc_md="`lethe retain`: resumable and idempotent, so it may be cleared at any time.",
         skip_on_exit_code=29,
         retries=0,  # tomorrow's run is the retry
-        do_xcom_push=False,
     )
-    promote = BashOperator(
-        task_id="promote",
-        bash_command=on_this_machine("lethe", "walk", "promote"),
+    promote = home_task(
+        "promote",
+        *("lethe", "walk", "promote"),
         doc_md="`lethe walk promote`: commits the `dvc.lock` of the workspace, with new shards.",
         skip_on_exit_code=29,
         retries=0,  # the sweep of `erase` does the same
-        do_xcom_push=False,
     )
     run >> promote.as_teardown()  # however `run` ended
     [run, promote] >> done_task()

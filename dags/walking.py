@@ -30,9 +30,9 @@ def stage_task(stage: Mapping[str, Any]) -> BaseOperator:
         "retry_delay": _MINUTE,
     }
     if _in_pods():
-        from dags.pods import in_a_pod
+        from dags.pods import stage_pod
 
-        return in_a_pod(stage["name"], words, run=RUN, stage=stage, **options)
+        return stage_pod(stage, run=RUN, **options)
     return BashOperator(
         task_id=stage["name"],
         bash_command=in_the_walk(RUN, *words),
@@ -46,9 +46,9 @@ def walk_task(name: str, **options: Any) -> BaseOperator:
     words = ("lethe", "walk", name, RUN)
     options = {"retry_delay": _MINUTE, **options}
     if _in_pods():
-        from dags.pods import in_a_pod
+        from dags.pods import walk_pod
 
-        return in_a_pod(name, words, run=RUN, stage=None, **options)
+        return walk_pod(name, run=RUN, **options)
     return BashOperator(
         task_id=name, bash_command=on_this_machine(*words), do_xcom_push=False, **options
     )
@@ -64,6 +64,17 @@ def done_task() -> BaseOperator:
         task_id="done",
         doc_md="Does nothing; red when any task before it is, so that the run is.",
         do_xcom_push=False,
+    )
+
+
+def home_task(task_id: str, *words: str, **options: Any) -> BaseOperator:
+    """A command of the workspace itself."""
+    if _in_pods():
+        from dags.pods import home_pod
+
+        return home_pod(task_id, *words[1:], **options)  # `lethe` is the image's entrypoint
+    return BashOperator(
+        task_id=task_id, bash_command=on_this_machine(*words), do_xcom_push=False, **options
     )
 
 

@@ -9,7 +9,17 @@ from airflow.sdk import DAG, BaseOperator
 
 from dags.place import walk_name
 
-HEAVY = ("torch", "pandas", "numpy", "pipeline", "dvc", "mlflow", "sklearn", "pyarrow")
+HEAVY = (
+    "torch",
+    "pandas",
+    "numpy",
+    "pipeline",
+    "dvc",
+    "mlflow",
+    "sklearn",
+    "pyarrow",
+    "kubernetes",
+)
 
 RUNS = ("manual__2026-01-01T00:00:00+00:00", "ada@example.org; rm -rf /", "../../up")
 
