@@ -252,20 +252,44 @@ class Stores:
         seen = []
         tokens = BitMap(t for each in people if (t := each.traces.token) is not None)
         away = fence(self._root, tokens)  # once for all: nobody's request ends before a walk did
-        held = self._held([each.traces for each in people])
-        for each, history, versions in zip(people, in_history, held, strict=True):
+        in_registry = self._look_in_registry(people)
+        for each, history, registry in zip(people, in_history, in_registry, strict=True):
             if each.kind == "erase":
                 first = [next(in_source), self._look_in_vault(each.traces)]
             else:
                 first = [Outcome(s, "not attempted", reason=LEAVES) for s in ("source", "vault")]
             first += [away] if away else []
-            seen.append([*first, *history, _in_registry([name_of(v) for v in versions])])
+            seen.append([*first, *history, registry])
         return seen
 
     def _look_in_vault(self, traces: Traces) -> Outcome:
         if int(self._vault.lookup([traces.key])[0]) < 0:
             return Outcome("vault", "nothing found")
         return Outcome("vault", "not attempted", 1, ("vault_subjects",), "the row is there")
+
+    def _look_in_registry(self, people: Sequence[Sought]) -> list[Outcome]:
+        """Versions that were trained on somebody, what is left of those that went, and traces."""
+        from pipeline.stores.registry_retire import tombstone
+        from pipeline.stores.registry_verify import Sought as InRegistry
+        from pipeline.stores.registry_verify import verify_registries
+
+        models = {model for each in people for model in each.models}
+        stones = {model: tombstone(self._registry, *_parts(model)) for model in models}
+        looked = verify_registries(
+            self._registry,
+            [
+                InRegistry(
+                    tuple(stone for model in each.models if (stone := stones[model]) is not None),
+                    each.traces if each.kind == "erase" else None,
+                )
+                for each in people
+            ],
+        )
+        held = self._held([each.traces for each in people])
+        return [
+            _still_held([name_of(version) for version in versions]) if versions else outcome
+            for versions, outcome in zip(held, looked, strict=True)
+        ]
 
     def _other_stores(self) -> list[Path]:
         """Files that another store looks into by itself: a source in files."""
@@ -285,11 +309,9 @@ def _parts(version: str) -> tuple[str, int]:
     return model, int(number)
 
 
-def _in_registry(left: Sequence[str]) -> Outcome:
-    if left:
-        reason = f"{len(left)} versions were trained on the person"
-        return Outcome("registry", "not attempted", len(left), tuple(left), reason)
-    return Outcome("registry", "nothing found")
+def _still_held(versions: Sequence[str]) -> Outcome:
+    reason = f"{len(versions)} versions were trained on the person"
+    return Outcome("registry", "not attempted", len(versions), tuple(versions), reason)
 
 
 def _sought(traces: Traces) -> Traces:

@@ -18,6 +18,7 @@ from typing import Any
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read while MLflow is imported
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of MLflow's own imports

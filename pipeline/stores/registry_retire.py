@@ -9,7 +9,7 @@ garbage collector's, which a server does not offer to its clients.
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ STORE = "registry"
 _GATE = "gate"  # register's tag: "open", or why a version was not promoted by itself
 _CHAMPION = "champion"
 _PREFIX = "retired."
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 # What a version still answers for; none of it is about one person.
 ACCOUNTED = (
     *("K", "accountant", "adjacency", "audit", "clip_norm", "data_md5", "delta", "dvc_lock_md5"),
@@ -241,12 +242,14 @@ def _collect(registry: Registry, stone: Tombstone) -> str | None:
     with quiet():
         store = _get_store(registry.url)
         for place in stone.artifacts:
-            _remove_artifacts(place)
+            _remove_artifacts(place, registry.url)
         for model in stone.logged_models:
             _ignoring_absent(store.delete_logged_model, model)
         for run in stone.runs:
             _ignoring_absent(store.delete_run, run)
         if not hasattr(store, "_hard_delete_run"):
+            if not any(is_there(store.get_run, run) for run in stone.runs):
+                return None
             return (
                 "MLflow's server marks deletions and does not remove on a client's word. On it, "
                 f"run: mlflow gc --run-ids {','.join(stone.runs)} "
@@ -282,19 +285,30 @@ def _remove_rest(engine: sa.Engine, stone: Tombstone) -> None:
             connection.exec_driver_sql("VACUUM")
 
 
-def _ignoring_absent(delete: Any, name: str) -> None:
+def is_there(get: Callable[..., object], *names: str) -> bool:
+    """Whether MLflow knows something by that name, marked as deleted or not."""
+    try:
+        get(*names)
+    except MlflowException as error:
+        if error.error_code not in _ABSENT:
+            raise
+        return False
+    return True
+
+
+def _ignoring_absent(delete: Callable[[str], object], name: str) -> None:
     try:
         delete(name)
     except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_STATE"):
+        if error.error_code not in (*_ABSENT, "INVALID_STATE"):
             raise
 
 
-def _remove_artifacts(place: str) -> None:
+def _remove_artifacts(place: str, url: str) -> None:
     folder = local_folder(place)
     if folder is not None and not folder.exists():
         return
-    get_artifact_repository(place).delete_artifacts()
+    get_artifact_repository(place, tracking_uri=url).delete_artifacts()
     if folder is not None:  # the folder that is named by the id
         for each in (folder, folder.parent):
             if each.is_dir() and not any(each.iterdir()):

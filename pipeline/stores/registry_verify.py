@@ -1,46 +1,75 @@
 """A fresh look into MLflow: its tables by SQL of our own, and the folders of its artifacts.
 
-Asks no client of MLflow's, which shows what is marked as deleted to nobody.
+Asks no client of MLflow's, which shows what is marked as deleted to nobody; only where MLflow is
+a server is it asked, and that is said.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
+from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
 
 from pipeline.records import Outcome, Traces
-from pipeline.stores.registry import Registry
-from pipeline.stores.registry_retire import STORE, Tombstone, local_folder
+from pipeline.stores.registry import Registry, quiet
+from pipeline.stores.registry_retire import STORE, Tombstone, is_there, local_folder
 from pipeline.stores.searching import Needles, needles
 
 _STONES = "registered_model_tags"  # where tombstones are; they name what is gone
 
 
+@dataclass(frozen=True)
+class Sought:
+    """What must be gone for one person: versions by their tombstones, and who it is.
+
+    `traces` is None where the person stays and only versions go. MLflow has no tokens, so only
+    what leads to the person is sought.
+    """
+
+    gone: tuple[Tombstone, ...] = ()
+    traces: Traces | None = None
+
+    @property
+    def needles(self) -> Needles:
+        """Whole names, addresses and long keys. What is short or made of digits alone stands
+        among MLflow's numbers, hashes and ids by chance."""
+        if self.traces is None:
+            return needles(None)
+        told = (self.traces.key, *self.traces.identifiers)
+        words = tuple(value for value in told if not value.strip().isdigit())
+        return Needles(needles(Traces("", None, words)).anywhere, ())
+
+
+def verify_registries(registry: Registry, people: Sequence[Sought]) -> list[Outcome]:
+    """Looks afresh for versions that are to be gone, and for people's keys and identifiers.
+
+    "nothing found" is what an erasure waits for. Anything found, or a place that cannot be
+    looked into from here, is "not attempted", with the reason. One look serves all as long as
+    it finds nothing; where it does, each person gets one of their own.
+    """
+    stones = tuple({(s.model, s.version): s for each in people for s in each.gone}.values())
+    values = {value for each in people for value in each.needles.anywhere}
+    together = _look(registry, stones, Needles(tuple(sorted(values)), ()))
+    if len(people) < 2 or together.result == "nothing found":
+        return [together] * len(people)
+    return [_look(registry, each.gone, each.needles) for each in people]
+
+
 def verify_registry(
     registry: Registry, gone: Iterable[Tombstone] = (), *, traces: Traces | None = None
 ) -> Outcome:
-    """Looks for versions that are to be gone, and for a person's key and identifiers.
+    """`verify_registries` for one person."""
+    (outcome,) = verify_registries(registry, [Sought(tuple(gone), traces)])
+    return outcome
 
-    "nothing found" is what an erasure waits for. Anything found, or a place that cannot be
-    looked into from here, is "not attempted", with the reason.
 
-    Args:
-        gone: the tombstones of the versions that must have left nothing.
-        traces: the person; MLflow has no tokens, so only bytes are sought.
-    """
-    stones = list(gone)
-    sought = needles(traces)
-    try:
-        url = sa.make_url(registry.url)
-        if url.get_backend_name() not in ("sqlite", "postgresql"):
-            raise sa.exc.ArgumentError
-    except sa.exc.ArgumentError:
-        return Outcome(
-            STORE,
-            "not attempted",
-            reason="the registry is behind a server; verify where its database and files are",
-        )
+def _look(registry: Registry, stones: Sequence[Tombstone], sought: Needles) -> Outcome:
+    url = _database(registry.url)
+    if url is None:
+        return _through_server(registry, stones, sought)
     engine = sa.create_engine(_driver(url), poolclass=sa.NullPool, hide_parameters=True)
     try:
         found = list(_rows(engine, stones, sought))
@@ -60,21 +89,79 @@ def verify_registry(
         for place in folders:
             if (folder := local_folder(place)) is not None:
                 found += _files(folder, sought)
-    if found:
-        places = tuple(sorted(set(found)))
-        reason = f"something is still in {len(places)} places"
-        return Outcome(STORE, "not attempted", len(places), places, reason)
-    if away:
+    if away and not found:
         reason = f"{len(set(away))} artifact locations are on no disk of this machine"
         return Outcome(STORE, "not attempted", reason=reason)
-    return Outcome(STORE, "nothing found")
+    return _outcome(found)
+
+
+def _outcome(found: Sequence[str], reason: str | None = None) -> Outcome:
+    if not found:
+        return Outcome(STORE, "nothing found", reason=reason)
+    places = tuple(sorted(set(found)))
+    told = f"something is still in {len(places)} places"
+    return Outcome(STORE, "not attempted", len(places), places, told)
+
+
+def _database(url: str) -> sa.URL | None:
+    try:
+        made = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        return None
+    return made if made.get_backend_name() in ("sqlite", "postgresql") else None
+
+
+def _through_server(registry: Registry, stones: Sequence[Tombstone], sought: Needles) -> Outcome:
+    """What a server tells of its database. Files of artifacts are behind it: those of retired
+    versions it was told to remove, and others are not opened."""
+    client = registry.client
+    try:
+        with quiet():
+            found = [
+                f"model_versions {stone.model}/{stone.version}"
+                for stone in stones
+                if is_there(client.get_model_version, stone.model, str(stone.version))
+            ]
+            found += [r for stone in stones for r in stone.runs if is_there(client.get_run, r)]
+            if sought:
+                found += [place for place, text in _told(registry) if sought.in_text(text)]
+    except MlflowException as error:
+        return Outcome(
+            STORE, "not attempted", reason=f"MLflow's server does not answer ({error.error_code})"
+        )
+    return _outcome(found, "as MLflow's server tells; its files were not opened")
+
+
+def _told(registry: Registry) -> Iterator[tuple[str, str]]:
+    """Every text that people can have written into MLflow: (where, text)."""
+    client = registry.client
+    for version in registry.versions():
+        where = f"{version.model}/{version.version}"
+        for name, value in version.tags.items():
+            yield f"{where} tag {name}", f"{name} {value}"
+        described = client.get_model_version(version.model, str(version.version)).description
+        yield f"{where} description", str(described or "")
+    for model in client.search_registered_models():
+        yield f"{model.name} description", str(model.description or "")
+        for name, value in model.tags.items():
+            yield f"{model.name} tag {name}", f"{name} {value}"
+    experiments = [each.experiment_id for each in client.search_experiments(ViewType.ALL)]
+    token: str | None = None
+    while True:
+        page = client.search_runs(experiments, "", ViewType.ALL, page_token=token)
+        for run in page:
+            for name, value in {**run.data.tags, **run.data.params}.items():
+                yield f"run {run.info.run_id} {name}", f"{name} {value}"
+        token = page.token
+        if not token:
+            return
 
 
 def _driver(url: sa.URL) -> sa.URL:
     return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
 
 
-def _rows(engine: sa.Engine, stones: list[Tombstone], sought: Needles) -> Iterator[str]:
+def _rows(engine: sa.Engine, stones: Sequence[Tombstone], sought: Needles) -> Iterator[str]:
     """Tables and columns with a gone version's id, or a trace of the person."""
     ids = {each for stone in stones for each in (*stone.runs, *stone.logged_models)}
     metadata = sa.MetaData()
@@ -102,7 +189,7 @@ def _rows(engine: sa.Engine, stones: list[Tombstone], sought: Needles) -> Iterat
 
 
 def _versions(
-    connection: sa.Connection, versions: sa.Table, stones: list[Tombstone]
+    connection: sa.Connection, versions: sa.Table, stones: Sequence[Tombstone]
 ) -> Iterator[str]:
     for stone in stones:
         row = connection.execute(

@@ -1,8 +1,16 @@
 """A retired version serves no more and leaves nothing; looked at with SQL and in the folders."""
 
 import datetime as dt
+import os
 import shutil
+import signal
+import socket
 import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +23,7 @@ from pipeline.serve import Predictor, input_columns, output_columns
 from pipeline.stores import registry_retire
 from pipeline.stores.registry import RUN_ID, Registry, Release, Version
 from pipeline.stores.registry_retire import retire, tombstone, tombstones, withdraw
-from pipeline.stores.registry_verify import verify_registry
+from pipeline.stores.registry_verify import Sought, verify_registries, verify_registry
 from tests.postgres import postgres_server, postgres_url, postgres_urls
 from tests.unit.test_registry import URL, write_model
 
@@ -259,10 +267,12 @@ def test_the_fresh_look_sees_a_version_that_still_serves(registry: Registry) -> 
     assert seen.places == ("model_versions readmission/2",)
 
 
+ADA = Traces(key="P-0004711", token=12, identifiers=("Ada Quill",))
+
+
 @pytest.mark.parametrize("where", ["tag", "artifact", "free page"])
 def test_the_fresh_look_sees_a_person(here: Path, registry: Registry, where: str) -> None:
-    traces = Traces(key="P-0004711", token=12, identifiers=("Ada Quill",))
-    assert verify_registry(registry, traces=traces).result == "nothing found"
+    assert verify_registry(registry, traces=ADA).result == "nothing found"
     version = registry.find("readmission", "2")
     if where == "artifact":
         registry.client.log_text(version.run, "asked by Ada Quill", "note.txt")
@@ -273,15 +283,111 @@ def test_the_fresh_look_sees_a_person(here: Path, registry: Registry, where: str
             store.execute("PRAGMA secure_delete = OFF")
             store.execute("DELETE FROM model_version_tags WHERE key = 'asked_by'")
         assert rows(here, "Ada") == set()
-    seen = verify_registry(registry, traces=traces)
+    seen = verify_registry(registry, traces=ADA)
     assert seen.result == "not attempted"
     assert seen.count >= 1
     assert "Ada" not in f"{seen}"
 
 
-def test_a_server_is_not_called_clean() -> None:
+def test_a_server_that_does_not_answer_is_not_called_clean(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     server = Registry.open("http://127.0.0.1:1")
-    assert verify_registry(server).result == "not attempted"
+    seen = verify_registry(server, traces=ADA)
+    assert seen.result == "not attempted"
+    assert "does not answer" in str(seen.reason)
+
+
+@pytest.fixture
+def served(here: Path) -> Iterator[str]:
+    """MLflow's own server on the loopback, with its database and its artifacts in `served/`."""
+    (here / "served").mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
+            *("--host", "127.0.0.1", "--port", str(port)),
+            *("--backend-store-uri", f"sqlite:///{here}/served/mlflow.db"),
+            *("--artifacts-destination", f"{here}/served/artifacts"),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _until_it_answers(f"{url}/health", server)
+        yield url
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=30)
+
+
+def _until_it_answers(url: str, server: "subprocess.Popen[bytes]") -> None:
+    until = time.monotonic() + 120
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            assert server.poll() is None, "the server ended"
+            assert time.monotonic() < until, "the server does not answer"
+            time.sleep(0.2)
+
+
+def test_on_a_server_a_version_is_gone_once_its_garbage_collector_ran(
+    here: Path, served: str
+) -> None:
+    registry = Registry.open(served)
+    first, second = register(registry), register(registry, run_id="run-2")
+    registry.alias(first, "champion")
+    artifacts = here / "served" / "artifacts"
+    assert [path for path in artifacts.rglob("*") if first.logged_model in str(path)]
+    done = retire(registry, "readmission", 1, replaced_by=2, now=NOW)
+    assert done.result == "not attempted"
+    assert registry.find("readmission", "@champion").version == 2
+    stone = tombstone(registry, "readmission", 1)
+    assert stone is not None
+    assert verify_registry(registry, [stone]).places == (first.run,)
+    assert not [
+        path
+        for path in artifacts.rglob("*")
+        if path.is_file() and {first.run, first.logged_model} & set(path.parts)
+    ], "files are removed at once; what waits for the collector is rows"
+    told = str(done.reason).partition("run: mlflow ")[2].split()
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "mlflow", *told),
+            *("--backend-store-uri", f"sqlite:///{here}/served/mlflow.db"),
+            *("--artifacts-destination", f"{here}/served/artifacts"),
+        ],
+        check=True,
+        capture_output=True,
+        env=os.environ | {"MLFLOW_TRACKING_URI": served},
+    )
+    assert retire(registry, "readmission", 1, replaced_by=2, now=NOW).result == "erased"
+    seen = verify_registry(registry, [stone], traces=ADA)
+    assert (seen.result, seen.reason) == (
+        "nothing found",
+        "as MLflow's server tells; its files were not opened",
+    )
+    registry.tag(registry.find("readmission", str(second.version)), "asked_by", "Ada Quill")
+    assert verify_registry(registry, traces=ADA).places == ("readmission/2 tag asked_by",)
+
+
+def test_several_people_are_told_apart_and_what_stands_there_by_chance_is_nobody(
+    registry: Registry,
+) -> None:
+    registry.tag(registry.find("readmission", "2"), "asked_by", "Ada Quill")
+    chance = Traces(key="20", token=13, identifiers=("1999", "run-1"))  # steps, records, a run
+    bo = Traces(key="P-0004712", token=14, identifiers=("Bo Lindqvist",))
+    looked = verify_registries(registry, [Sought((), each) for each in (bo, ADA, chance)])
+    assert [outcome.count > 0 for outcome in looked] == [False, True, False]
+    assert verify_registries(registry, []) == []
 
 
 def test_on_postgresql_a_retired_version_leaves_nothing_too(here: Path, postgres_url: str) -> None:
