@@ -153,7 +153,11 @@ def _run(*words: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    defaults = {"LETHE_TRAIN_SCHEDULE": "", "LETHE_DOORBELL_SECONDS": "2"}
+    defaults = {
+        "LETHE_TRAIN_SCHEDULE": "",
+        "LETHE_RETAIN_SCHEDULE": "",
+        "LETHE_DOORBELL_SECONDS": "2",
+    }
     ours = {
         "AIRFLOW_HOME": str(AIRFLOW),
         "AIRFLOW_PORT": PORT,

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from pipeline.errors import ParamsInvalid
 
 ROAD = Path("dags/road.json")
-_META: dict[str, type] = {
+META: dict[str, type] = {
     "pool": str,
     "executor": str,
     "gpu": bool,
@@ -93,15 +93,15 @@ def meets(need: str, output: str) -> bool:
 
 
 def _meta(name: str, meta: dict[str, Any]) -> dict[str, Any]:
-    wrong = sorted(meta.keys() ^ _META.keys()) or sorted(
-        key for key, kind in _META.items() if type(meta[key]) is not kind
+    wrong = sorted(meta.keys() ^ META.keys()) or sorted(
+        key for key, kind in META.items() if type(meta[key]) is not kind
     )
     if wrong:
         raise ParamsInvalid(
-            f"dvc.yaml, stage {name}: `meta` has exactly {', '.join(_META)}, each of its own type; "
+            f"dvc.yaml, stage {name}: `meta` has exactly {', '.join(META)}, each of its own type; "
             f"look at {', '.join(wrong)}."
         )
-    return {key: meta[key] for key in _META}
+    return {key: meta[key] for key in META}
 
 
 def _ordered(after: dict[str, list[str]]) -> list[str]:

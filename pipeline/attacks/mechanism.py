@@ -47,6 +47,7 @@ CLIP_TOLERANCE = 1e-4  # of the clip: float32 sums of a few hundred people
 REFERENCE_TOLERANCE = 1e-3  # of the clip: another order of the same float32 operations
 _PEOPLE_AT_ONCE = 512
 _REFERENCE_PEOPLE = 24
+_GRID_VALUES = 4_096  # of a sum at least, to hold against the grid of discrete noise
 _NOISE_VALUES = 60_000
 _DRAWN_NUMBERS = 40_000_000
 
@@ -294,7 +295,10 @@ def check_noise(step_of: StepOf, plan: Plan, data: PersonData) -> list[Check]:
     ends = np.cumsum([min(z.numel(), _NOISE_VALUES) for z in shapes])[:-1]
     by_tensor = [variance_p(part.ravel()) for part in np.split(rows, ends, axis=1)]
     few = np.concatenate([rows[:40], other[None]])
-    grid = [step.noisy(sums) for sums in (zeros, *sizes.values())] + [second.noisy(zeros)]
+    # One value in a hundred is small enough for float32 to show what lies beside the grid.
+    releases = math.ceil(_GRID_VALUES / coordinates)
+    grid = [step.noisy(sums) for sums in (zeros, *sizes.values()) for _ in range(releases)]
+    grid.append(second.noisy(zeros))
     columns = rows[:, np.linspace(0, rows.shape[1] - 1, min(rows.shape[1], 200)).astype(int)].T
     every = rows.ravel()
     return [

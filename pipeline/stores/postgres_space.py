@@ -7,7 +7,10 @@ ANALYZE keeps values of rows for the planner, a person's key among them, and sho
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 
 from pipeline.errors import Busy, SourceUnavailable
@@ -56,6 +59,33 @@ def write_anew(url: str, tables: Sequence[str]) -> None:
         ) from None
     finally:
         engine.dispose()
+
+
+def forget_statistics_if_empty(connection: sa.Connection, table: str) -> None:
+    """Takes from the planner what it knows of a table that has no rows any more.
+
+    ANALYZE leaves the statistics of an empty table as they were. Giving a column the type that it
+    has ends them, and rewrites nothing. Where that may not be (a view stands on the column, the
+    role does not own the table), they stay, and the fresh look finds them.
+
+    Args:
+        connection: in autocommit.
+    """
+    raw: Any = connection.connection.driver_connection
+    name = connection.dialect.identifier_preparer.quote_identifier(table)
+    known = raw.execute(
+        "SELECT a.attname, format_type(a.atttypid, a.atttypmod) "
+        "FROM pg_attribute a JOIN pg_stats s ON s.attname = a.attname AND s.tablename = %s AND s.schemaname = current_schema() "
+        "WHERE a.attrelid = to_regclass(%s)",
+        (table, name),
+    ).fetchall()
+    if not known or raw.execute(f"SELECT EXISTS (SELECT FROM {name})").fetchone()[0]:
+        return
+    for column, kind in known:
+        quoted = connection.dialect.identifier_preparer.quote_identifier(column)
+        with suppress(psycopg.errors.Error), raw.transaction():
+            raw.execute(f"SET LOCAL lock_timeout = '{_PATIENCE_S}s'")
+            raw.execute(f"ALTER TABLE {name} ALTER COLUMN {quoted} TYPE {kind}")
 
 
 _KNOWN = sa.text(

@@ -107,7 +107,10 @@ class Requests:
         Raises:
             Busy: another process works on them.
         """
-        busy = Busy("Another `lethe erase run` is under way. It takes up new requests by itself.")
+        busy = Busy(
+            "Another `lethe erase run`, `lethe retain` or promotion is under way. What was asked "
+            "meanwhile is taken up by it or by the next run."
+        )
         if self._engine.dialect.name == "postgresql":
             with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as held:
                 if not held.execute(sa.select(sa.func.pg_try_advisory_lock(_RUN_LOCK))).scalar():

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from pipeline.errors import Busy, SourceUnavailable
 from pipeline.params import Params
 from pipeline.records import Outcome
+from pipeline.stores.postgres_space import forget_statistics_if_empty
 from pipeline.stores.source_writer import source_engine, writing_errors
 from pipeline.workspace import STATE, read_json, write_json
 
@@ -128,6 +129,7 @@ def _vacuum(connection: sa.Connection, tables: list[str]) -> None:
     raw.add_notice_handler(lambda notice: notices.append(notice.sqlstate or ""))
     for table in tables:
         raw.execute(f"VACUUM (ANALYZE) {quoted(table)}")
+        forget_statistics_if_empty(connection, table)
     if "01000" in notices:  # a warning, not an error: skipped for want of the right
         raise SourceUnavailable(
             f"Deleted rows of {', '.join(tables)} still lie in the database's files: the role may "

@@ -49,7 +49,9 @@ def verify_sources(params: Params, people: Sequence[Traces]) -> list[Outcome]:
             unseen = {number: each for number, each in terms.items() if not found[number]}
             if residue(writer, params, unseen):
                 marks.wait([FREE_SPACE])
-            for number, table, column in _known(writer, params, people, terms):
+            # Who is there is in the statistics too, and no gathering anew takes them out.
+            gone = {number: each for number, each in enumerate(people) if not found[number]}
+            for number, table, column in _known(writer, params, gone, terms):
                 marks.wait([table])  # to be gathered anew
                 found[number][f"the statistics of {table}.{column}"] += 1
         waiting = marks.tables
@@ -141,7 +143,7 @@ def _kept_text(params: Params, table: str, column: str) -> bool:
 
 
 def _known(
-    writer: Writer, params: Params, people: Sequence[Traces], terms: Mapping[int, Terms]
+    writer: Writer, params: Params, people: Mapping[int, Traces], terms: Mapping[int, Terms]
 ) -> Iterator[tuple[int, str, str]]:
     """(who, table, column): PostgreSQL's planner remembers values of rows that are gone."""
     if writer.graph.dialect != "postgresql":
@@ -153,9 +155,9 @@ def _known(
         if column.role == "identifier" and not _kept_text(params, table, name)
     ]
     keys = [each for each in writer.graph.carrying if not _kept_key(params, *each)]
-    told = {n: (terms[n].values if n in terms else ()) for n in range(len(people))}
+    told = {n: (terms[n].values if n in terms else ()) for n in people}
     for columns, said in (
-        (keys, {number: (traces.key,) for number, traces in enumerate(people)}),
+        (keys, {number: (traces.key,) for number, traces in people.items()}),
         (named, told),
     ):
         everybody = [value for values in said.values() for value in values]

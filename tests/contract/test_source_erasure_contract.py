@@ -140,7 +140,7 @@ def test_everybody_can_be_erased_in_turn(make: Make) -> None:
     for key in ("3", "1", "4", "2"):
         found = traces(params, key)
         assert erase_from_source(params, found, now=NOW).result == "erased"
-        assert verify_source(params, found).result == "nothing found"
+        assert (seen := verify_source(params, found)).result == "nothing found", (key, seen)
     left = {name: rows for name, rows in parish.everything().items() if rows}
     assert set(left) == {"addresses", "bills", "circles", "notices"}
     assert [row[1] for row in left["bills"]] == [None, None, None]

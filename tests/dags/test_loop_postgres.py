@@ -165,6 +165,7 @@ def _walked(server: Server, folder: Path) -> Loop:
         workspace.root,
         LETHE_SWEEP=NEVER,
         LETHE_TRAIN_SCHEDULE="",
+        LETHE_RETAIN_SCHEDULE="",
         LETHE_DOORBELL_SECONDS="1",
         AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=urls["airflow"],
         **{f"LETHE_{name.upper()}_URL": urls[name] for name in STORES},

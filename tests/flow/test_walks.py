@@ -72,4 +72,5 @@ def _person(home: Workspace, tokens: BitMap) -> str:
     key = read_key_file(home.root / "secrets" / "lethe.key")
     with Vault.open(f"sqlite:///{home.root / '.lethe' / 'vault.db'}", key) as vault:
         found = vault.lookup(keys).tolist()
-    return str(next(k for k, token in zip(keys, found, strict=True) if token in tokens))
+    known = {key: token for key, token in zip(keys, found, strict=True) if token >= 0}
+    return str(next(key for key, token in known.items() if token in tokens))
