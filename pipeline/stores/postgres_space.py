@@ -75,7 +75,8 @@ def forget_statistics_if_empty(connection: sa.Connection, table: str) -> None:
     name = connection.dialect.identifier_preparer.quote_identifier(table)
     known = raw.execute(
         "SELECT a.attname, format_type(a.atttypid, a.atttypmod) "
-        "FROM pg_attribute a JOIN pg_stats s ON s.attname = a.attname AND s.tablename = %s AND s.schemaname = current_schema() "
+        "FROM pg_attribute a JOIN pg_stats s ON s.attname = a.attname "
+        "AND s.tablename = %s AND s.schemaname = current_schema() "
         "WHERE a.attrelid = to_regclass(%s)",
         (table, name),
     ).fetchall()
