@@ -12,6 +12,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from pipeline.records import Outcome, Traces
 from pipeline.stores.registry import Registry, quiet
@@ -79,20 +80,21 @@ def _look(registry: Registry, stones: Sequence[Tombstone], sought: Needles) -> O
         return Outcome(STORE, "not attempted", reason=f"its database does not answer ({kind})")
     finally:
         engine.dispose()
-    away = [place for place in folders if local_folder(place) is None]
     if url.get_backend_name() == "sqlite" and url.database and sought:
         found += _free_pages(Path(url.database), sought)
-    for stone in stones:
-        found += [place for place in stone.artifacts if _exists(place)]
-        away += [place for place in stone.artifacts if local_folder(place) is None]
+    try:
+        artifacts = dict.fromkeys(place for stone in stones for place in stone.artifacts)
+        found += [place for place in artifacts if _exists(place, registry.url)]
+    except Exception as error:  # noqa: BLE001 - whatever a storage raises, it is no answer
+        told = f"where artifacts are kept does not answer ({type(error).__name__})"
+        return Outcome(STORE, "not attempted", reason=told)
+    away = [place for place in folders if local_folder(place) is None]
     if sought:
         for place in folders:
             if (folder := local_folder(place)) is not None:
                 found += _files(folder, sought)
-    if away and not found:
-        reason = f"{len(set(away))} artifact locations are on no disk of this machine"
-        return Outcome(STORE, "not attempted", reason=reason)
-    return _outcome(found)
+    note = "files of models that stay are beyond this machine and were not opened" if away else None
+    return _outcome(found, note)
 
 
 def _outcome(found: Sequence[str], reason: str | None = None) -> Outcome:
@@ -211,9 +213,11 @@ def _artifact_folders(engine: sa.Engine) -> list[str]:
         ]
 
 
-def _exists(place: str) -> bool:
+def _exists(place: str, url: str) -> bool:
     folder = local_folder(place)
-    return folder is not None and folder.exists()
+    if folder is None:
+        return bool(get_artifact_repository(place, tracking_uri=url).list_artifacts())
+    return folder.exists()
 
 
 def _free_pages(database: Path, sought: Needles) -> list[str]:

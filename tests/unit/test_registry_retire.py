@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from pipeline.errors import NotFound, RegistrationRefused
 from pipeline.records import Traces
@@ -377,6 +378,48 @@ def test_on_a_server_a_version_is_gone_once_its_garbage_collector_ran(
     )
     registry.tag(registry.find("readmission", str(second.version)), "asked_by", "Ada Quill")
     assert verify_registry(registry, traces=ADA).places == ("readmission/2 tag asked_by",)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket for artifacts in a real S3 API on this machine (moto's server)."""
+    moto = pytest.importorskip("moto.server", reason="S3 needs moto")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "MLFLOW_S3_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    request = urllib.request.Request(f"http://{host}:{port}/models", method="PUT")
+    urllib.request.urlopen(request, timeout=30).close()
+    yield "s3://models/artifacts"
+    server.stop()
+
+
+def test_artifacts_in_a_bucket_go_too_and_are_looked_for_there(
+    here: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry.open(URL)
+    registry.client.create_experiment("readmission", artifact_location=bucket)
+    register(registry), register(registry, run_id="run-2")
+    assert retire(registry, "readmission", 1, replaced_by=2, now=NOW).result == "erased"
+    stone = tombstone(registry, "readmission", 1)
+    assert stone is not None
+    assert all(place.startswith(bucket) for place in stone.artifacts)
+    seen = verify_registry(registry, [stone], traces=ADA)
+    assert (seen.result, seen.reason) == (
+        "nothing found",
+        "files of models that stay are beyond this machine and were not opened",
+    )
+    left = stone.artifacts[0]
+    get_artifact_repository(left).log_artifact(str(here / "model" / "model.json"))
+    assert verify_registry(registry, [stone]).places == (left,)
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://127.0.0.1:1")
+    assert "does not answer" in str(verify_registry(registry, [stone]).reason)
 
 
 def test_several_people_are_told_apart_and_what_stands_there_by_chance_is_nobody(
