@@ -11,7 +11,8 @@ model's card is in MLflow.
 
 **When `champion` is red**, its log says why: a newer version waits instead (answer that one), or
 somebody in this one has withdrawn since (the next training is without them). Nothing was promoted.
-**When `approve` is red**, nobody answered within 30 days; clear it to ask again.
+**When `approve` is red**, nobody answered within 30 days, or somebody did within a second of being
+asked, which Airflow loses; clear it to ask again.
 
 No training and no erasure waits for this DAG. After an erasure the old version is gone at once;
 until its replacement is approved, no version is champion.
