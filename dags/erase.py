@@ -39,7 +39,7 @@ from dags.approval import ask_for_approval
 from dags.doorbell import Doorbell
 from dags.notify import on_failure
 from dags.place import HOME
-from dags.walking import done_task, home_task
+from dags.walking import run_and_promote
 
 BELL = Doorbell(home=str(HOME), every_seconds=float(os.environ.get("LETHE_DOORBELL_SECONDS", "5")))
 REQUESTS = Asset("lethe-requests", watchers=[AssetWatcher(name="lethe-doorbell", trigger=BELL)])
@@ -57,22 +57,10 @@ with DAG(
     default_args={"on_failure_callback": on_failure()},
     tags=["lethe"],
 ) as dag:
-    run = home_task(
-        "run",
+    run_and_promote(
         *("lethe", "erase", "run"),
-        doc_md="`lethe erase run`: resumable and idempotent, so it may be cleared at any time.",
-        skip_on_exit_code=29,
-        retries=0,  # the next sweep is the retry
+        retry="The next sweep",
+        changed="if it changed, and closes walks that dead runs left behind",
     )
-    promote = home_task(
-        "promote",
-        *("lethe", "walk", "promote"),
-        doc_md="`lethe walk promote`: commits the workspace's own `dvc.lock`, if it changed, and "
-        "closes walks that dead runs left behind.",
-        skip_on_exit_code=29,
-        retries=0,  # the next sweep is the retry
-    )
-    run >> promote.as_teardown()  # however `run` ended
-    [run, promote] >> done_task()
     # Beside `run`: whatever made a version that waits, the next sweep asks for it.
     ask_for_approval()

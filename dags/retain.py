@@ -31,7 +31,7 @@ import os
 from airflow.sdk import DAG
 
 from dags.notify import on_failure
-from dags.walking import done_task, home_task
+from dags.walking import run_and_promote
 
 with DAG(
     "retain",
@@ -45,19 +45,4 @@ with DAG(
     default_args={"on_failure_callback": on_failure()},
     tags=["lethe"],
 ) as dag:
-    run = home_task(
-        "run",
-        *("lethe", "retain"),
-        doc_md="`lethe retain`: resumable and idempotent, so it may be cleared at any time.",
-        skip_on_exit_code=29,
-        retries=0,  # tomorrow's run is the retry
-    )
-    promote = home_task(
-        "promote",
-        *("lethe", "walk", "promote"),
-        doc_md="`lethe walk promote`: commits the `dvc.lock` of the workspace, with new shards.",
-        skip_on_exit_code=29,
-        retries=0,  # the sweep of `erase` does the same
-    )
-    run >> promote.as_teardown()  # however `run` ended
-    [run, promote] >> done_task()
+    run_and_promote(*("lethe", "retain"), retry="Tomorrow's run", changed="with the new shards")

@@ -78,6 +78,33 @@ def home_task(task_id: str, *words: str, **options: Any) -> BaseOperator:
     )
 
 
+def run_and_promote(*words: str, retry: str, changed: str) -> None:
+    """A DAG of one command of the workspace, after which the `dvc.lock` that it changed is kept.
+
+    Args:
+        words: the command; resumable and idempotent.
+        retry: what tries again after a failure, for whoever reads the task at night.
+        changed: what `promote` does besides or why there is something to commit.
+    """
+    run = home_task(
+        "run",
+        *words,
+        doc_md=f"`{' '.join(words)}`: resumable and idempotent, so it may be cleared at any time. "
+        f"{retry} is the retry.",
+        skip_on_exit_code=29,
+        retries=0,
+    )
+    promote = home_task(
+        "promote",
+        *("lethe", "walk", "promote"),
+        doc_md=f"`lethe walk promote`: commits the workspace's own `dvc.lock`, {changed}.",
+        skip_on_exit_code=29,
+        retries=0,  # the next sweep of `erase` does the same
+    )
+    run >> promote.as_teardown()  # however `run` ended
+    [run, promote] >> done_task()
+
+
 def _in_pods() -> bool:
     if EXECUTION not in ("machine", "pods"):
         raise ValueError(f"LETHE_EXECUTION is machine or pods, not {EXECUTION!r}.")

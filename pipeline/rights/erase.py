@@ -19,7 +19,7 @@ from pipeline.records import Outcome, Traces
 from pipeline.rights.looking_up import LookUp, about
 from pipeline.rights.places import LEAVES, Places, Sought, Training
 from pipeline.rights.receipts import Signer
-from pipeline.rights.reporting import receipt_facts, still_there, what_became
+from pipeline.rights.reporting import in_words, receipt_facts, still_there, what_became
 from pipeline.rights.requesting import waits_until
 from pipeline.stores.requests import OPEN, Mark, Request, Requests
 from pipeline.stores.source_mentions import Mentioned
@@ -289,7 +289,7 @@ class Erasure:
         if left:
             # Everything is done again: what was taken for gone came back, or never went.
             self._requests.unmark(request.request_id, "source", "vault", "history", "retired")
-            told = "; ".join(_told(outcome) for outcome in left)
+            told = in_words(left)
             # A place may be a file that somebody named after the person: not for a log.
             raise RequestsOpen(f"{told}. `lethe erase verify {request.request_id}` says where")
         now = self._clock()
@@ -331,7 +331,7 @@ class Erasure:
         """Marks a step that was done everywhere; otherwise it is tried again next time."""
         failed = [o for o in outcomes if o.result == "not attempted" and o.reason != LEAVES]
         if failed:
-            raise RequestsOpen("; ".join(_told(outcome) for outcome in failed))
+            raise RequestsOpen(in_words(failed))
         self._mark(request, step, outcomes)
 
     def _mark_or_tell(self, request: Request, step: str, outcomes: Sequence[Outcome]) -> None:
@@ -352,9 +352,3 @@ class Erasure:
 def _named(requests: Iterable[Request], what: str) -> list[str]:
     """The versions that the look-up of any of these requests named."""
     return sorted({each for request in requests for each in request.marks["found"].content[what]})
-
-
-def _told(outcome: Outcome) -> str:
-    if outcome.result == "not attempted":
-        return f"{outcome.store}: {outcome.reason}"
-    return f"{outcome.store}: {outcome.count} still there"

@@ -43,6 +43,16 @@ def still_there(outcome: Outcome) -> bool:
     return outcome.count > 0 or (outcome.result == "not attempted" and outcome.reason != LEAVES)
 
 
+def in_words(outcomes: Iterable[Outcome]) -> str:
+    """Why a request stays open, store by store, without places: they may name the person."""
+    return "; ".join(
+        f"{each.store}: {each.reason}"
+        if each.result == "not attempted"
+        else f"{each.store}: {each.count} still there"
+        for each in outcomes
+    )
+
+
 def settled(request: Request) -> list[Outcome]:
     """What became of every store, after the last look."""
     there, seen = _by_store(request, ("found",)), _by_store(request, ("verified",))

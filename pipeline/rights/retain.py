@@ -23,7 +23,7 @@ from pipeline.references import Lapse
 from pipeline.rights.deadlines import due
 from pipeline.rights.places import LapsingPlaces
 from pipeline.rights.receipts import Signer
-from pipeline.rights.reporting import outcome_from, receipt_facts, still_there
+from pipeline.rights.reporting import in_words, outcome_from, receipt_facts, still_there
 from pipeline.stores.requests import OPEN, RETENTION, Mark, Request, Requests
 from pipeline.stores.source_lapse import Lapsed
 
@@ -285,7 +285,7 @@ class Retention:
                 if "seen" not in request.marks:
                     steps += ["vault", *(["source"] if source else [])]
                 self._requests.unmark(request.request_id, *steps)
-            raise RetentionOpen("; ".join(_told(outcome) for outcome in left))
+            raise RetentionOpen(in_words(left))
         for request in batch:
             if "retired" in request.marks:
                 self._receipt(request, seen)
@@ -333,7 +333,7 @@ class Retention:
 
     def _mark_or_raise(self, request: Request, step: str, outcomes: Sequence[Outcome]) -> None:
         if failed := [outcome for outcome in outcomes if outcome.result == "not attempted"]:
-            raise RetentionOpen("; ".join(_told(outcome) for outcome in failed))
+            raise RetentionOpen(in_words(failed))
         self._mark(request, step, outcomes)
 
     def _mark_or_tell(self, request: Request, step: str, outcomes: Sequence[Outcome]) -> None:
@@ -373,9 +373,3 @@ def _there(request: Request, lapsed: Lapsed) -> Outcome:
 
 def _as_of(request: Request) -> dt.datetime:
     return dt.datetime.fromisoformat(request.marks["found"].content["as_of"])
-
-
-def _told(outcome: Outcome) -> str:
-    if outcome.result == "not attempted":
-        return f"{outcome.store}: {outcome.reason}"
-    return f"{outcome.store}: {outcome.count} still there"

@@ -40,7 +40,7 @@ class Asked:
     heard: list[dict[str, str]] = field(default_factory=list)
     refused: int = 0
     shown: dict[str, Any] = field(default_factory=dict)
-    before: str = ""
+    early: bool = False
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def _answered(airflow: Airflow, made: Asked) -> None:
     airflow.run("airflow", "dags", "trigger", "erase")
     airflow.wait("the version waits", lambda: _waiting(airflow), seconds=120)
     made.shown = _call(airflow, "kim", "GET", f"{_RUN}/hitlDetails")
-    made.before = ((airflow.folder.parent / "workspace" / "approved").exists() and "early") or ""
+    made.early = (airflow.folder.parent / "workspace" / "approved").exists()
     try:
         _call(airflow, "eve", "PATCH", f"{_RUN}/hitlDetails", {"chosen_options": ["Approve"]})
     except urllib.error.HTTPError as error:
@@ -181,7 +181,7 @@ def test_nobody_but_an_approver_can_answer(asked: Asked) -> None:
 
 
 def test_it_serves_once_the_approver_says_so_in_their_name(asked: Asked) -> None:
-    assert asked.before == "", "nothing was approved before"
+    assert not asked.early, "nothing was approved before"
     approved = Path(asked.airflow.environment["LETHE_HOME"]) / "approved"
     assert approved.read_text() == "approve readmission/3 --by kim\n"
     assert asked.airflow.runs("approve") == [("readmission-3", "operator_triggered", "success")]
