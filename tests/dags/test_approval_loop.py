@@ -5,12 +5,10 @@ which version waits and writes down what it was asked to approve.
 """
 
 import json
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import pytest
 
 from tests.conftest import PROJECT
 from tests.dags.conftest import Airflow
+from tests.dags.hook import Webhook
 
 NEVER = "0 0 29 2 *"
 LETHE = """#!/bin/sh
@@ -54,7 +53,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
     (tools / "lethe").write_text(LETHE)
     (tools / "lethe").chmod(0o700)
     heard: list[dict[str, str]] = []
-    with _Webhook(heard) as address:
+    with Webhook(heard) as address:
         airflow = Airflow(
             folder / "airflow",
             home,
@@ -144,30 +143,6 @@ def _call(
     with urllib.request.urlopen(request, timeout=30) as answer:
         found: dict[str, Any] = json.load(answer)
         return found
-
-
-class _Webhook:
-    """A webhook on the loopback."""
-
-    def __init__(self, heard: list[dict[str, str]]) -> None:
-        class Hook(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *words: object) -> None:
-                pass
-
-        self._server = HTTPServer(("127.0.0.1", 0), Hook)
-
-    def __enter__(self) -> str:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{self._server.server_port}/hook"
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 def test_the_approvers_see_what_the_version_costs(asked: Asked) -> None:

@@ -6,26 +6,13 @@ Prints what came to the webhook, by what the run before had come to.
 import json
 import os
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
-heard: list[object] = []
+from tests.dags.hook import Webhook
 
-
-class Hook(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *words: object) -> None:
-        pass
-
-
-server = HTTPServer(("127.0.0.1", 0), Hook)
-threading.Thread(target=server.serve_forever, daemon=True).start()
-os.environ["LETHE_NOTIFY_WEBHOOK"] = f"http://127.0.0.1:{server.server_port}/a-secret"
+heard: list[dict[str, str]] = []
+hook = Webhook(heard)
+os.environ["LETHE_NOTIFY_WEBHOOK"] = hook.__enter__()
 os.environ["LETHE_NOTIFY_EMAIL"] = "night@example.org, dpo@example.org"
 
 from dags.notify import on_failure  # noqa: E402 - the environment comes first
@@ -38,7 +25,7 @@ class Unknown:
         raise RuntimeError("no supervisor")
 
 
-def told(before: str | None) -> list[object]:
+def told(before: str | None) -> list[dict[str, str]]:
     """What came after a failure, when the run before was in that state."""
     heard.clear()
     ti = {
@@ -63,5 +50,5 @@ found = {
     "kept": sorted(vars(webhook)) and repr({k: v for k, v in vars(webhook).items() if k == "text"}),
     "mail": {"to": mail.to, "subject": mail.subject, "text": mail.html_content},
 }
-server.shutdown()
+hook.__exit__()
 sys.stdout.write("TOLD" + json.dumps(found) + "\n")
