@@ -10,10 +10,10 @@ import numpy as np
 from pyroaring import BitMap
 
 from benchmarks.timing import Row
-from pipeline.params import Budget
-from pipeline.stores.ledger import Ledger
-from pipeline.training.accounting import dp_sgd_event, epsilon_pld, epsilon_rdp
-from pipeline.training.plan import Plan
+from lethe.config.params import Budget
+from lethe.ledger.ledger import Ledger
+from lethe.privacy.accounting import dp_sgd_event, epsilon_pld, epsilon_rdp
+from lethe.privacy.plan import Plan
 
 SUBJECTS, RUNS, DIFFERENT = 1_000_000, 24, 1_000
 _DELTA = 1e-7

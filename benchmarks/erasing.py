@@ -30,13 +30,13 @@ from ruamel.yaml import YAML
 
 from benchmarks import source
 from benchmarks.timing import Row
-from pipeline.keys import load_key
-from pipeline.params import Params, load_params, resolve_secret
-from pipeline.partition import held_out, shard_of
-from pipeline.planning import plan_from
-from pipeline.stores.ledger import Ledger
-from pipeline.stores.registry import RUN_ID, Registry, Release
-from pipeline.stores.vault import Vault
+from lethe.config.keys import load_key
+from lethe.config.params import Params, load_params, resolve_secret
+from lethe.data.partition import held_out, shard_of
+from lethe.ledger.ledger import Ledger
+from lethe.privacy.planning import plan_from
+from lethe.stores.registry.registry import RUN_ID, Registry, Release
+from lethe.stores.vault.vault import Vault
 
 PROJECT = Path(__file__).parents[1]
 SUBJECTS, SHARDS, VERSIONS = 1_000_000, 64, 2
@@ -100,7 +100,11 @@ def _erase(root: Path, keys: list[str]) -> dict[str, Any]:
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     words = [sys.executable, "-P", "-m", "benchmarks.erasing", str(out)]  # not the clone's
     subprocess.run(
-        words, cwd=root, env=os.environ | {"PYTHONPATH": str(PROJECT)}, check=True, stdout=2
+        words,
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": f"{PROJECT}/pipeline:{PROJECT}"},
+        check=True,
+        stdout=2,
     )
     wall = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -112,8 +116,8 @@ def _erase(root: Path, keys: list[str]) -> dict[str, Any]:
 
 def run_and_time(out: Path) -> None:
     """`lethe erase run` in this process, with the seconds of each step written to a file."""
-    from pipeline.rights import running
-    from pipeline.rights.stores import Stores
+    from lethe.rights import erasure_service
+    from lethe.rights.workspace_stores import Stores
 
     steps: dict[str, list[float]] = {}
 
@@ -140,7 +144,7 @@ def run_and_time(out: Path) -> None:
         names[method] = lambda step=step: step  # type: ignore[misc]
     for method, name in names.items():
         setattr(Stores, method, timed(getattr(Stores, method), name))
-    summary = running.run(load_params(), clock=lambda: dt.datetime.now(dt.UTC), tell=print)
+    summary = erasure_service.run(load_params(), clock=lambda: dt.datetime.now(dt.UTC), tell=print)
     if summary.problems or not summary.closed:
         raise RuntimeError(f"the benchmark's requests stay open: {summary.problems}")
     out.write_text(json.dumps(steps))

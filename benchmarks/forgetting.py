@@ -14,7 +14,7 @@ from pyroaring import BitMap
 
 from benchmarks import erasing
 from benchmarks.timing import Row
-from pipeline.stores.history_lookup import look_up
+from lethe.stores.dvc.lookup import look_up
 
 SUBJECTS = 1_000_000
 VERSIONS, DISTINCT = 1_000, 25  # of 2.5 MB each; the rest are hard links to these

@@ -36,13 +36,13 @@ from pyroaring import BitMap
 from torch import Tensor, nn
 
 from benchmarks.scattering import CHANNELS, scattered
-from pipeline.errors import NotFound
-from pipeline.params import Optimizer
-from pipeline.training.accounting import epsilon_pld, epsilon_rdp, solve_noise_multiplier
-from pipeline.training.batches import PersonData
-from pipeline.training.loop import train
-from pipeline.training.models import class_loss
-from pipeline.training.plan import Plan
+from lethe.config.params import Optimizer
+from lethe.core.errors import NotFound
+from lethe.data.batches import PersonData
+from lethe.privacy.accounting import epsilon_pld, epsilon_rdp, solve_noise_multiplier
+from lethe.privacy.plan import Plan
+from lethe.training.loop import train
+from lethe.training.models import class_loss
 
 EPSILON, DELTA = 2.93, 1e-5
 RUNS = 5

@@ -12,14 +12,16 @@ from pathlib import Path
 from pyroaring import BitMap
 
 from benchmarks.timing import Row
-from pipeline.params import load_params
-from pipeline.training.batches import held_out_records, person_data, shard_paths
-from pipeline.training.encoding import Encoder
-from pipeline.training.evaluate import evaluate
-from pipeline.training.loop import train_plain
-from pipeline.training.models import Architecture, build_model, loss_for
-from pipeline.training.plan import Plan
-from pipeline.workspace import MANIFEST, PLAN, SHARDS, read_json, report_path
+from lethe.config.params import load_params
+from lethe.config.workspace import MANIFEST, PLAN, SHARDS, report_path
+from lethe.core.files import read_json
+from lethe.data.batches import held_out_records, person_data
+from lethe.data.encoding import Encoder
+from lethe.data.shards import shard_paths
+from lethe.privacy.plan import Plan
+from lethe.training.evaluate import evaluate
+from lethe.training.loop import train_plain
+from lethe.training.models import Architecture, build_model, loss_for
 
 PROJECT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 from ruamel.yaml import YAML
 
-from pipeline.params import parse_params
-from pipeline.stores.source_compaction import compact_source
-from pipeline.stores.source_erasure import erase_from_source
-from pipeline.stores.source_traces import traces
-from pipeline.stores.source_verify import verify_source
+from lethe.config.params import parse_params
+from lethe.stores.source.compact import compact_source
+from lethe.stores.source.erase import erase_from_source
+from lethe.stores.source.identifiers import traces
+from lethe.stores.source.verify import verify_source
 
 SUBJECTS, RECORDS = 1_000_000, 5_000_000
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)

@@ -15,13 +15,13 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from benchmarks.timing import Step
-from pipeline.training.clipping import make_engine
-from pipeline.training.contract import Engine, LossFn
-from pipeline.training.engines import OpacusGhostEngine
-from pipeline.training.loop import DpStep
-from pipeline.training.models import binary_loss, class_loss
-from pipeline.training.plan import Plan
-from pipeline.training.sampling import Keystream
+from lethe.privacy.noise.sampling import Keystream
+from lethe.privacy.plan import Plan
+from lethe.training.engines.choose import make_engine
+from lethe.training.engines.contract import Engine, LossFn
+from lethe.training.engines.reference import OpacusGhostEngine
+from lethe.training.loop import DpStep
+from lethe.training.models import binary_loss, class_loss
 
 SUBJECTS = 2048
 SAMPLE_RATE = 0.05

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from benchmarks.timing import Row
-from pipeline.stores.vault import Vault
+from lethe.stores.vault.vault import Vault
 
 SUBJECTS = 300_000
 

@@ -37,7 +37,7 @@ def in_the_walk(run: str, *words: str) -> str:
     """
     return (
         f"{_prepared()} && walk=$({shlex.join(('lethe', 'walk', 'wait', run))}) && "
-        f'cd "$walk" && export PYTHONPATH="$walk" && exec {shlex.join(words)}'
+        f'cd "$walk" && export PYTHONPATH="$walk/pipeline:$walk" && exec {shlex.join(words)}'
     )
 
 

@@ -240,9 +240,9 @@ def _wait(there: Callable[[], Any]) -> Any:
 
 
 def _erase(login: Login) -> None:
-    from pipeline.params import load_params, resolve_secret
-    from pipeline.stores.registry import Registry
-    from pipeline.stores.requests import Requests
+    from lethe.config.params import load_params, resolve_secret
+    from lethe.stores.registry.registry import Registry
+    from lethe.stores.requests.requests import Requests
 
     params = load_params()
     name = params.registration.name

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.forgotten_road import past, past_template  # noqa: F401
+from tests.past_pipeline import past, past_template  # noqa: F401
 from tests.released_home import released, released_template  # noqa: F401
 
 PROJECT = Path(__file__).parents[1]

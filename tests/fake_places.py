@@ -5,12 +5,12 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from pipeline.errors import LetheError
-from pipeline.records import Outcome, Traces
-from pipeline.references import Reference
-from pipeline.rights.places import LEAVES, Cost, Sought, Training
-from pipeline.stores.requests import Kind
-from pipeline.stores.source_mentions import Mentioned
+from lethe.core.errors import LetheError
+from lethe.core.outcomes import Outcome, Traces
+from lethe.people.references import Reference
+from lethe.rights.stores import LEAVES, Cost, Sought, Training
+from lethe.stores.requests.requests import Kind
+from lethe.stores.source.mentions import Mentioned
 
 NAME = "reading"
 KEPT = ({"table": "invoices", "basis": "tax law", "until": "2036-01-01", "count": 2},)

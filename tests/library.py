@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
-from pipeline.params import Params, parse_params
+from lethe.config.params import Params, parse_params
 
 NOW = dt.datetime(2026, 6, 1, 12, tzinfo=dt.UTC)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.stores.history_locks import parse_lock
-from pipeline.stores.history_outputs import uncached_files
-from tests.forgotten_road import ADA, BO, CLEO, commit, dvc, git, make_road, people, walk
+from lethe.stores.dvc.git import parse_lock
+from lethe.stores.dvc.outputs import uncached_files
+from tests.past_pipeline import ADA, BO, CLEO, commit, dvc, git, make_road, people, walk
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import workspace
-from pipeline.params import Params, parse_params
-from pipeline.training.encoding import Encoder
-from pipeline.training.plan import Plan
+from lethe.config import workspace
+from lethe.config.params import Params, parse_params
+from lethe.core.files import write_json
+from lethe.data.encoding import Encoder
+from lethe.privacy.plan import Plan
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 PEOPLE, HELD_OUT = 400, 100
@@ -132,5 +133,5 @@ def write_people(declared: Params) -> None:
     for shard in range(declared.shards):
         part = frame[frame["token"] % declared.shards == shard].reset_index(drop=True)
         part.to_parquet(workspace.SHARDS / workspace.shard_name(shard))
-    workspace.write_json(workspace.PLAN, plan_of(declared).to_data())
-    workspace.write_json(workspace.ENCODING, Encoder.from_params(declared).to_data())
+    write_json(workspace.PLAN, plan_of(declared).to_data())
+    write_json(workspace.ENCODING, Encoder.from_params(declared).to_data())

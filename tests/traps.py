@@ -18,7 +18,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.params import Params, parse_params
+from lethe.config.params import Params, parse_params
 
 NOW = dt.datetime(2026, 6, 1, 12, tzinfo=dt.UTC)
 

@@ -13,7 +13,7 @@ HEAVY = (
     "torch",
     "pandas",
     "numpy",
-    "pipeline",
+    "lethe",
     "dvc",
     "mlflow",
     "sklearn",

@@ -21,7 +21,7 @@ logging.disable()
 from dags import pods  # noqa: E402
 from dags.place import DAGS, PROJECT, ROAD  # noqa: E402
 
-HEAVY = ("torch", "pandas", "numpy", "pipeline", "dvc", "mlflow", "sklearn", "pyarrow")
+HEAVY = ("torch", "pandas", "numpy", "lethe", "dvc", "mlflow", "sklearn", "pyarrow")
 
 
 def asked(task: pods.LethePod, dag: DAG) -> dict[str, Any]:

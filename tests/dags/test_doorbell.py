@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.stores.requests import Requests
+from lethe.stores.requests.requests import Requests
 from tests.dags.conftest import Airflow
 from tests.postgres import postgres_server, postgres_url, postgres_urls  # noqa: F401
 

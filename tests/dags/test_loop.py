@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.keys import read_key_file
-from pipeline.stages import STAGES
-from pipeline.stores.ledger import Ledger
-from pipeline.stores.registry import Registry
-from pipeline.stores.vault import Vault
+from lethe.config.keys import read_key_file
+from lethe.ledger.ledger import Ledger
+from lethe.stages import STAGES
+from lethe.stores.registry.registry import Registry
+from lethe.stores.vault.vault import Vault
 from tests.conftest import Workspace, copy_workspace
 from tests.dags.conftest import Airflow
 

@@ -23,13 +23,13 @@ import psycopg
 import pytest
 from pyroaring import BitMap
 
-from pipeline.keys import read_key_file
-from pipeline.records import Traces
-from pipeline.stores.history_content import holds
-from pipeline.stores.ledger import Ledger, Reservation
-from pipeline.stores.registry import Registry
-from pipeline.stores.searching import needles
-from pipeline.stores.vault import Vault
+from lethe.config.keys import read_key_file
+from lethe.core.outcomes import Traces
+from lethe.ledger.ledger import Ledger, Reservation
+from lethe.stores.dvc.content import holds
+from lethe.stores.registry.registry import Registry
+from lethe.stores.search.needles import needles
+from lethe.stores.vault.vault import Vault
 from tests.conftest import Workspace, make_workspace
 from tests.dags.conftest import Airflow
 from tests.postgres import PASSWORD, Server, postgres_server  # noqa: F401

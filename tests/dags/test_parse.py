@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.stages import STAGES
+from lethe.stages import STAGES
 from tests.conftest import PROJECT
 from tests.dags.conftest import Airflow
 
@@ -53,7 +53,9 @@ def test_train_has_the_stages_of_the_road_between_opening_and_closing_a_walk(
         command = train["tasks"][stage]["command"]
         assert command.endswith(f"exec dvc repro --single-item {stage}")
         assert f"lethe walk wait '{RUN}'" in command
-        assert 'cd "$walk" && export PYTHONPATH="$walk"' in command, "its own code runs"
+        assert 'cd "$walk" && export PYTHONPATH="$walk/pipeline:$walk"' in command, (
+            "its own code runs"
+        )
     for name in ("open", "promote", "close"):
         assert train["tasks"][name]["command"].endswith(f"exec lethe walk {name} '{RUN}'")
 

@@ -11,7 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from dags.place import walk_name
-from pipeline.stages import STAGES
+from lethe.stages import STAGES
 from tests.conftest import PROJECT
 from tests.dags.conftest import Airflow
 

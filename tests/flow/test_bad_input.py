@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import errors
+from lethe.core import errors
 from tests.conftest import Workspace, make_workspace
 
 
@@ -202,7 +202,7 @@ def _assert_nothing_came_of_it(workspace: Workspace) -> None:
     assert not list(workspace.root.glob("**/.*.tmp"))
     ledger = workspace.root / ".lethe" / "ledger.db"
     if ledger.exists():
-        from pipeline.stores.ledger import Ledger
+        from lethe.ledger.ledger import Ledger
 
         with Ledger.open(f"sqlite:///{ledger}") as opened:
             assert opened.head()[0] == 0

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.keys import read_key_file
-from pipeline.rights.requesting import STEPS
-from pipeline.stores.ledger import Ledger
-from pipeline.stores.registry import Registry
-from pipeline.stores.vault import Vault
+from lethe.config.keys import read_key_file
+from lethe.ledger.ledger import Ledger
+from lethe.rights.intake import STEPS
+from lethe.stores.registry.registry import Registry
+from lethe.stores.vault.vault import Vault
 from tests.conftest import Workspace, copy_workspace
 
-ERASE_AND_DIE = Path(__file__).parents[1] / "faults" / "kill" / "erase_and_die.py"
+ERASE_AND_DIE = Path(__file__).parent / "kill" / "erase_and_die.py"
 KEPT = ["suppressions (vault, requests)", "ledger"]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.stores.registry import NOT_PRIVATE, Registry
+from lethe.stores.registry.registry import NOT_PRIVATE, Registry
 from tests.conftest import Workspace
 
 CHARGED = {"epsilon", "epsilon_rdp"}  # follow from the plan alone

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from pyroaring import BitMap
 
-from pipeline.compiled import compile_road, read_stages
-from pipeline.keys import read_key_file
-from pipeline.stages import STAGES
-from pipeline.stores.ledger import Ledger
-from pipeline.stores.registry import Registry
-from pipeline.stores.vault import Vault
+from lethe.config.keys import read_key_file
+from lethe.ledger.ledger import Ledger
+from lethe.stages import STAGES
+from lethe.stores.dvc.graph import compile_road, read_stages
+from lethe.stores.registry.registry import Registry
+from lethe.stores.vault.vault import Vault
 from tests.conftest import PROJECT, Workspace
 from tests.pods import KEYS, Cluster, contents, make_cluster, people, unpacked, wait_for
 

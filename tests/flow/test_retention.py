@@ -14,11 +14,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.stores.registry import Registry
+from lethe.stores.registry.registry import Registry
 from tests.conftest import Workspace, copy_workspace
 from tests.flow.test_erasure import _ledger, _report, _vault
 
-RETAIN_AND_DIE = Path(__file__).parents[1] / "faults" / "kill" / "retain_and_die.py"
+RETAIN_AND_DIE = Path(__file__).parent / "kill" / "retain_and_die.py"
 MARK = "lapsed-mark-5f1c"  # in rows that are past, in columns that nothing reads
 OLD = "2012-01-01 00:00:00.000000"
 

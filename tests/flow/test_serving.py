@@ -13,14 +13,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.declarations import Column, Generalization
-from pipeline.errors import NotFinite, SchemaMismatch, ValueOutsideDomain
-from pipeline.generalize import generalize
-from pipeline.serve import Predictor, input_columns, output_columns
-from pipeline.stores.registry import Registry, Release
-from pipeline.training.encoding import Encoder
-from pipeline.training.models import Architecture, build_model
-from tests.unit.test_registry import PROJECT, RECORD, here, prepared, release
+from lethe.config.tables import Column, Generalization
+from lethe.core.errors import NotFinite, SchemaMismatch, ValueOutsideDomain
+from lethe.data.encoding import Encoder
+from lethe.data.generalize import generalize
+from lethe.registration.serving import Predictor, input_columns, output_columns
+from lethe.stores.registry.registry import Registry, Release
+from lethe.training.models import Architecture, build_model
+from tests.stores.registry.test_registry import PROJECT, RECORD, here, prepared, release
 
 __all__ = ["here", "prepared", "release"]
 
@@ -145,12 +145,12 @@ def test_a_machine_without_lethe_can_serve_it(here: Path, release: Release, tmp_
         "sys.meta_path[:] = [f for f in sys.meta_path if '__editable__' not in repr(f)]\n"
         f"sys.path[:] = [p for p in sys.path if p != {str(PROJECT)!r}]\n"
         "import importlib.util\n"
-        "assert importlib.util.find_spec('pipeline') is None\n"
+        "assert importlib.util.find_spec('lethe') is None\n"
         "import pandas as pd, mlflow\n"
         f"mlflow.set_tracking_uri('sqlite:///{here / 'mlflow.db'}')\n"
         "model = mlflow.pyfunc.load_model('models:/readmission@candidate')\n"
-        "import pipeline\n"
-        f"assert not pipeline.__file__.startswith({str(PROJECT)!r}), pipeline.__file__\n"
+        "import lethe\n"
+        f"assert not lethe.__file__.startswith({str(PROJECT)!r}), lethe.__file__\n"
         "rows = pd.DataFrame(json.load(open('rows.json')))\n"
         "rows.loc[1, :] = None\n"
         "out = model.predict(rows)\n"

@@ -1,0 +1,231 @@
+"""Does what was written down agree: plan, ledger, manifest, model and report?
+
+Everything is computed anew from the plan's fields and the shards: an accountant, a
+ledger or a trainer that was told something else contradicts it.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import dp_accounting as dp
+import numpy as np
+import pandas as pd
+from dp_accounting.pld import PLDAccountant
+from dp_accounting.rdp import RdpAccountant
+from pyroaring import BitMap
+
+from lethe.attacks.statistics import Check, at_most, holds
+from lethe.data import batches
+from lethe.data.batches import PersonData
+from lethe.data.encoding import Encoder
+from lethe.privacy.plan import ADJACENCY, SAMPLING, UNIT, Plan
+
+
+class Charged(Protocol):
+    """A run as the ledger has it: what was charged, and to whom."""
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def event(self) -> dp.DpEvent: ...
+    @property
+    def eligible(self) -> BitMap: ...
+    @property
+    def records_per_person(self) -> int: ...
+    @property
+    def delta(self) -> float: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def adjacency(self) -> str: ...
+    @property
+    def sampling(self) -> str: ...
+
+
+# Two accountings of the same event may differ by their grids, not by more.
+_ACCOUNTING_TOLERANCE = 2e-3
+
+
+def check_people(
+    plan: Plan,
+    data: PersonData,
+    manifest: BitMap,
+    *,
+    paths: Sequence[Path],
+    encoder: Encoder,
+) -> list[Check]:
+    """Who trained, counted from the shards without the trainer's code."""
+    columns = ["token", "held_out", encoder.label]
+    rows = pd.concat([pd.read_parquet(path, columns=columns) for path in paths])
+    labelled = rows[rows[encoder.label].notna()]
+    held = BitMap(rows.loc[rows["held_out"].astype(bool), "token"].to_numpy(np.uint32))
+    counts = labelled.groupby("token").size().reindex(data.tokens, fill_value=0).to_numpy()
+    expected = np.minimum(counts, plan.records_per_person)
+    return [
+        holds(
+            "people.manifest",
+            BitMap(data.tokens) == manifest and len(data) == len(manifest),
+            meaning="everybody of the manifest has one place, and nobody else",
+        ),
+        at_most(
+            "people.held_out",
+            len(manifest & held),
+            0,
+            meaning="nobody trains who is held out",
+        ),
+        at_most(
+            "people.records",
+            int((data.mask.sum(1).numpy() != expected).sum()) + int((~np.isfinite(expected)).sum()),
+            0,
+            meaning="everybody has their records, and no more than the plan allows",
+        ),
+        at_most(
+            "people.places",
+            data.mask.shape[1],
+            plan.records_per_person,
+            meaning="there is no place for more records than the plan allows",
+        ),
+        at_most(
+            "people.most_records",
+            _records_of_the_busiest(plan, paths, encoder, manifest),
+            plan.records_per_person,
+            meaning="a person with many records comes with as many as the plan allows",
+        ),
+    ]
+
+
+def _records_of_the_busiest(
+    plan: Plan, paths: Sequence[Path], encoder: Encoder, manifest: BitMap
+) -> float:
+    """Records left of a person who has twice as many as the plan allows."""
+    for path in paths:
+        frame = encoder.labelled(pd.read_parquet(path))
+        mine = frame[frame["token"].isin(list(manifest))]
+        if mine.empty:
+            continue
+        many = 2 * plan.records_per_person
+        copies = pd.concat([mine.iloc[:1]] * many, ignore_index=True)
+        copies["rank"] = np.arange(many, dtype=np.int32)
+        found = batches.person_rows(
+            copies,
+            encoder,
+            people=BitMap(copies["token"].to_numpy(np.uint32)),
+            records_per_person=plan.records_per_person,
+        )
+        return float(found.mask.sum())
+    return math.nan
+
+
+def check_accounting(
+    plan: Plan,
+    *,
+    described: Mapping[str, Any],
+    report: Mapping[str, Any],
+    record: Charged | None,
+    manifest: BitMap,
+) -> list[Check]:
+    """The plan of `data/plan.json` against the model, the report and the ledger.
+
+    Args:
+        described: the model's `model.json`.
+        report: of train.
+        record: the ledger's run of this model; None if it knows none.
+    """
+    event = event_of(plan)
+    rdp, pld = _epsilons(event, plan.delta)
+    run_ids = {described.get("run_id"), report.get("run_id")}
+    return [
+        holds(
+            "accounting.plan",
+            plan.to_data() == described.get("plan") == report.get("plan"),
+            meaning="plan, model and report have one plan",
+        ),
+        holds(
+            "accounting.event",
+            plan.event == event,
+            meaning="the plan's privacy event says what the plan's fields say",
+        ),
+        at_most(
+            "accounting.epsilon_rdp",
+            rdp,
+            _number(report, "epsilon_rdp") * (1 + _ACCOUNTING_TOLERANCE),
+            meaning="the claimed epsilon (RDP) is not below what the plan costs",
+        ),
+        at_most(
+            "accounting.epsilon",
+            pld,
+            _number(report, "epsilon") * (1 + _ACCOUNTING_TOLERANCE),
+            meaning="the claimed epsilon (PLD) is not below what the plan costs",
+        ),
+        holds(
+            "accounting.statement",
+            [report.get(k) for k in ("delta", "unit", "adjacency", "sampling", "noise")]
+            == [plan.delta, UNIT, ADJACENCY, SAMPLING, plan.noise],
+            meaning="delta, unit, adjacency, sampling and noise are the plan's",
+        ),
+        at_most(
+            "accounting.steps",
+            # A report that does not count its steps is taken at its plan's word.
+            _number({"steps": plan.steps, **report}, "steps"),
+            plan.steps,
+            meaning="no more steps were taken than were paid for",
+        ),
+        holds(
+            "accounting.subjects",
+            report.get("subjects") == len(manifest)
+            and report.get("manifest_md5")
+            == hashlib.md5(manifest.serialize(), usedforsecurity=False).hexdigest(),
+            meaning="the report is about the manifest's people",
+        ),
+        holds(
+            "accounting.reserved",
+            record is not None and run_ids == {record.run_id},
+            meaning="the ledger knows the run that made the model",
+        ),
+        holds(
+            "accounting.settled",
+            record is not None and record.state == "settled",
+            meaning="the run's spend is settled",
+        ),
+        holds(
+            "accounting.charged",
+            record is not None
+            and record.event == event
+            and record.records_per_person == plan.records_per_person
+            and [record.delta, record.unit, record.adjacency, record.sampling]
+            == [plan.delta, UNIT, ADJACENCY, SAMPLING],
+            meaning="the ledger was charged for what the plan does",
+        ),
+        at_most(
+            "accounting.covered",
+            len(manifest) if record is None else len(manifest - record.eligible),
+            0,
+            meaning="everybody who trained was charged",
+        ),
+    ]
+
+
+def event_of(plan: Plan) -> dp.DpEvent:
+    """The event that the plan's fields describe; on purpose not `Plan.event`."""
+    drawn = dp.PoissonSampledDpEvent(
+        sampling_probability=plan.sample_rate, event=dp.GaussianDpEvent(plan.noise_multiplier)
+    )
+    return dp.SelfComposedDpEvent(event=drawn, count=plan.steps)
+
+
+def _epsilons(event: dp.DpEvent, delta: float) -> tuple[float, float]:
+    return (
+        float(RdpAccountant().compose(event).get_epsilon(delta)),
+        float(PLDAccountant().compose(event).get_epsilon(delta)),
+    )
+
+
+def _number(report: Mapping[str, Any], name: str) -> float:
+    """A report's number; NaN, which passes no check, if there is none."""
+    value = report.get(name)
+    return float(value) if isinstance(value, int | float) else math.nan

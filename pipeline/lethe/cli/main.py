@@ -1,0 +1,364 @@
+"""The `lethe` command: one thin function per sub-command, and how errors reach a person."""
+
+import errno
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from lethe.cli.erase import erase
+from lethe.cli.pod import pod
+from lethe.cli.retain import retain
+from lethe.cli.run import walk
+from lethe.cli.sweep import sweep
+from lethe.cli.terminal import PARAMS, AsJson, ParamsFile, now, say, say_json
+from lethe.config import workspace
+from lethe.config.params import load_params, resolve_secret
+from lethe.core.errors import ApprovalRefused, BudgetExceeded, DiskFull, LetheError
+from lethe.core.files import write_json, write_whole
+from lethe.stages import STAGES
+
+app = typer.Typer(
+    help="A machine-learning pipeline that can forget.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _stage(name: str) -> Callable[..., None]:
+    def command(params_file: ParamsFile = PARAMS) -> None:
+        params = load_params(params_file)
+        importlib.import_module(f"lethe.stages.{name}").run(params, now=now())
+
+    return command
+
+
+def budget(
+    params_file: ParamsFile = PARAMS,
+    subject: Annotated[
+        str | None, typer.Option(help="Only look: one person, by their key in the source.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Only look: write the plot (PNG) to this file."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Only look: print JSON.")] = False,
+) -> None:
+    params = load_params(params_file)
+    from lethe.registration import spending
+
+    looks = as_json or subject is not None or plot is not None
+    refused: BudgetExceeded | None = None
+    if not looks:
+        try:
+            importlib.import_module("lethe.stages.budget").run(params, now=now())
+        except BudgetExceeded as error:  # the table says who, and by how much
+            refused, plot = error, None
+        else:
+            plot = workspace.PLOTS / "budget.png"
+    report = spending.spending(params, key=subject)
+    if plot is not None:
+        from lethe.reports.plots import budget_plot
+
+        write_whole(plot, budget_plot(report))
+    say_json(report) if as_json else say(spending.render_budget(report))
+    if refused is not None:
+        raise refused
+
+
+_STAGE_HELP = {
+    "minimize": "Select the declared columns, drop what is past retention, generalize.",
+    "consent": "Keep the subjects whose latest answer for the purpose is yes.",
+    "pseudonymize": "Replace subject keys by tokens from the vault.",
+    "validate": "Hold the data against its declarations.",
+    "budget": "Plan the training; say what people spent, have left, and the next run would cost.",
+    "train": "Reserve the budget, train with person-level privacy, settle.",
+    "audit": "Attack the model and check the mechanism.",
+    "register": "Register the model, if everything it claims holds.",
+}
+app.add_typer(erase, name="erase")
+app.add_typer(pod, name="pod")
+app.add_typer(walk, name="walk")
+for _name in STAGES:
+    _command = budget if _name == "budget" else _stage(_name)
+    app.command(_name, help=_STAGE_HELP[_name])(_command)
+
+
+@app.command(hidden=True)
+def assist(device: Annotated[str, typer.Argument(help="As training.device.")]) -> None:
+    """Be one of the further processes of a training; `train` starts it, not a person."""
+    from lethe.stages import train
+
+    train.assist(device)
+
+
+@app.command()
+def run(
+    params_file: ParamsFile = PARAMS,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train again even if nothing changed; spends again.")
+    ] = False,
+) -> None:
+    """Walk the whole road and say what came of it."""
+    from lethe.cli import progress as road
+
+    road.walk(load_params(params_file), force=force, console=Console())
+
+
+@app.command()
+def check(params_file: ParamsFile = PARAMS) -> None:
+    """Check params.yaml, and the source against it, without reading people's data."""
+    params = load_params(params_file)
+    from lethe.stores.source.read import Source
+
+    with Source.open(params) as source:
+        source.check(params)
+    say(
+        f"{params_file} is sound: {len(params.tables)} tables, "
+        f"{len(params.taken_columns())} columns taken for {params.purpose}."
+    )
+
+
+@app.command()
+def key(params_file: ParamsFile = PARAMS) -> None:
+    """Create the key files (0600): the vault's, and the one that signs receipts of erasures."""
+    from lethe.config.keys import create_key_file, read_key_file, receipt_key_file
+    from lethe.rights.receipt_files import PUBLIC_KEY
+    from lethe.rights.receipts import Signer
+
+    stores = load_params(params_file).stores
+    path, receipts = Path(stores.key_file), receipt_key_file(stores)
+    if path.exists():
+        say(f"{path} exists; kept.")
+    else:
+        create_key_file(path)
+        say(f"Created {path}. Keep a copy apart from the data: without it no token leads anywhere.")
+    if not receipts.exists():
+        create_key_file(receipts)
+        public = receipts.with_name(PUBLIC_KEY)
+        write_whole(public, Signer(read_key_file(receipts)).public_pem)
+        say(f"Created {receipts}, and {public} to check receipts with: give that to anybody.")
+
+
+@app.command()
+def sample(
+    params_file: ParamsFile = PARAMS,
+    patients: Annotated[int, typer.Option(min=1, help="How many to generate.")] = 70_000,
+    encounters: Annotated[
+        Path | None, typer.Option(help="The real diabetic_data.csv or .csv.gz to build from.")
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch that file from the UCI repository first.")
+    ] = False,
+    url: Annotated[
+        str | None,
+        typer.Option(envvar="LETHE_DIABETES_URL", help="Where --download finds the zip file."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same clinic.")] = 1,
+    consent_share: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of patients who agree.")
+    ] = 0.85,
+) -> None:
+    """Build the demonstration clinic; its identities are invented (Faker)."""
+    from lethe.sample import build_clinic, download_diabetes
+
+    params = load_params(params_file)
+    if download:
+        encounters = encounters or Path("data/diabetic_data.csv")
+        download_diabetes(encounters, url=url)
+    summary = build_clinic(
+        resolve_secret(params.source.url),
+        patients=patients,
+        encounters_file=encounters,
+        seed=seed,
+        consent_share=consent_share,
+        now=now(),
+    )
+    say(str(summary))
+
+
+@app.command("compile")
+def compile_(params_file: ParamsFile = PARAMS) -> None:
+    """Write dags/road.json, the road of dvc.yaml as the scheduler reads it."""
+    from lethe.stores.dvc.graph import ROAD, compile_road, read_stages
+
+    approvers = load_params(params_file).registration.approvers
+    road = compile_road(read_stages(Path("dvc.yaml")), approvers)
+    write_json(ROAD, road)
+    say(f"Wrote {len(road['stages'])} stages to {ROAD}.")
+
+
+@app.command()
+def approve(
+    version: Annotated[
+        str | None, typer.Argument(help="MODEL/VERSION; without it: what waits.")
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="One of registration.approvers.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Kept with the version.")] = None,
+    waiting: Annotated[
+        bool, typer.Option("--waiting", help="Print the name alone; 40 if nothing waits.")
+    ] = False,
+    params_file: ParamsFile = PARAMS,
+) -> None:
+    """Say which version waits for a person's approval, or make it champion."""
+    from lethe.registration import approval
+
+    params = load_params(params_file)
+    if version is not None:
+        if by is None:
+            raise typer.BadParameter("Say --by whom it is approved.")
+        say(approval.approve(params, version, by=by, reason=reason, now=now()))
+        return
+    found = approval.waiting(params)
+    if found is None and waiting:
+        raise ApprovalRefused("No version waits for approval.")
+    if found is None:
+        say("No version waits for approval.")
+    else:
+        say(found.name if waiting else found.facts)
+
+
+@app.command()
+def lineage(
+    model: Annotated[str | None, typer.Option(help="NAME/VERSION or NAME@ALIAS.")] = None,
+    subject: Annotated[str | None, typer.Option(help="A subject's key in the source.")] = None,
+    params_file: ParamsFile = PARAMS,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a model was trained on, or which models and datasets a person is in."""
+    from lethe.people import lineage as answers
+
+    if (model is None) == (subject is None):
+        raise typer.BadParameter("Give either --model NAME/VERSION or --subject KEY.")
+    params = load_params(params_file)
+    if model is not None:
+        found = answers.model_lineage(params, model)
+        say_json(found) if as_json else say(answers.render_model(found))
+    elif subject is not None:
+        found = answers.subject_lineage(params, subject)
+        say_json(found) if as_json else say(answers.render_subject(found))
+
+
+@app.command()
+def epsilon(
+    subjects: Annotated[int | None, typer.Option(help="People in the training set.")] = None,
+    batch_size: Annotated[float | None, typer.Option(help="Expected people a step.")] = None,
+    noise_multiplier: Annotated[float | None, typer.Option(help="Noise over clip norm.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Expected passes over the people.")] = None,
+    delta: Annotated[float, typer.Option(help="Failure probability.")] = 1e-5,
+    sample_rate: Annotated[float | None, typer.Option(help="Instead of the two sizes.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Instead of epochs.")] = None,
+    target_epsilon: Annotated[
+        float | None, typer.Option(help="Solve for the noise multiplier instead.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a training with these numbers costs a person, and on what assumptions."""
+    from lethe.privacy.statement import from_options
+
+    statement = from_options(
+        subjects=subjects,
+        batch_size=batch_size,
+        noise_multiplier=noise_multiplier,
+        epochs=epochs,
+        delta=delta,
+        sample_rate=sample_rate,
+        steps=steps,
+        target_epsilon=target_epsilon,
+    )
+    say_json(statement.to_data()) if as_json else say(str(statement))
+
+
+app.command()(sweep)
+app.command()(retain)
+
+
+@app.command()
+def reveal(
+    token: Annotated[int, typer.Argument(help="The token.")],
+    reason: Annotated[str, typer.Option(help="Why; it is logged before the answer is given.")],
+    params_file: ParamsFile = PARAMS,
+) -> None:
+    """Say which subject a token stands for; the question is logged in the vault."""
+    from lethe.config.keys import load_key
+    from lethe.stores.vault.vault import Vault
+
+    params = load_params(params_file)
+    with Vault.open(
+        resolve_secret(params.stores.vault), load_key(params.stores), create=False
+    ) as vault:
+        say(vault.reveal(token, reason=reason, who=_operator(), now=now()))
+
+
+@app.command("rotate-key")
+def rotate_key(
+    new_key_file: Annotated[Path, typer.Option(help="Where the new key goes (0600).")],
+    params_file: ParamsFile = PARAMS,
+) -> None:
+    """Re-encrypt the vault under a new key; the old one opens nothing afterwards."""
+    from lethe.config.keys import create_key_file, load_key, read_key_file
+    from lethe.stores.vault.vault import Vault
+
+    params = load_params(params_file)
+    old = load_key(params.stores)
+    if not new_key_file.exists():
+        create_key_file(new_key_file)
+    with Vault.open(resolve_secret(params.stores.vault), old, create=False) as vault:
+        vault.rotate(read_key_file(new_key_file))
+    say(
+        f"The vault now opens with {new_key_file} only. Put it at {params.stores.key_file} (or in "
+        "$LETHE_KEY) and destroy the old one."
+    )
+
+
+def _operator() -> str:
+    import getpass
+
+    return getpass.getuser()
+
+
+def main() -> None:
+    """Runs the command; a user's error is one line on stderr and an exit code of its own."""
+    os.umask(0o077)  # what a stage leaves behind is its owner's unless said otherwise
+    try:
+        app(standalone_mode=True)
+    except LetheError as error:
+        _fail(error)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _fail(DiskFull("No space is left on the device that the run writes to. Free some."))
+        _internal(error)
+    except Exception as error:  # noqa: BLE001 - the last door: a message may hold a value of a person
+        _internal(error)
+
+
+def _fail(error: LetheError) -> None:
+    message = " ".join(str(error).split())
+    workspace.write_failure(error.exit_code, message)
+    typer.echo(f"lethe: error: {message}", err=True)
+    sys.exit(error.exit_code)
+
+
+def _internal(error: Exception) -> None:
+    """Says where it broke, not what it held: the message may quote a row."""
+    if os.environ.get("LETHE_TRACEBACK") == "1":
+        traceback.print_exception(error)
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if "lethe" in frame.filename
+    ]
+    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "start"
+    message = (
+        f"internal error {type(error).__name__} at {where}. Set LETHE_TRACEBACK=1 to see it "
+        "whole; it may then show personal data."
+    )
+    workspace.write_failure(1, message)
+    typer.echo(f"lethe: {message}", err=True)
+    sys.exit(1)

@@ -1,0 +1,92 @@
+"""`lethe pod`: what a walk in pods is made of, for a scheduler that starts each in a pod."""
+
+import re
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lethe.cli.terminal import PARAMS, ParamsFile, now, say
+from lethe.core.errors import ParamsInvalid
+
+pod = typer.Typer(
+    help="Walk the road in pods: each stage in a folder of its own.", no_args_is_help=True
+)
+
+_NAME = r"[a-z0-9](?:[-a-z0-9]{0,38}[a-z0-9])?"
+Run = Annotated[str, typer.Option(help="The walk's opaque id: small letters, digits, hyphens.")]
+Remote = Annotated[
+    str,
+    typer.Option(
+        envvar="LETHE_GIT_REMOTE", show_envvar=True, help="The git remote that has the walks."
+    ),
+]
+
+
+@pod.command("open")
+def open_(run: Run, remote: Remote) -> None:
+    """In the workspace: open a walk at its release, for pods to go on with."""
+    from lethe.runs.pods.home import open_walk
+
+    open_walk(Path.cwd(), _checked(run), remote=remote)
+    say(f"Walk {run} is open.")
+
+
+@pod.command()
+def stage(
+    name: Annotated[str, typer.Argument(help="The stage, as dvc.yaml names it.")],
+    run: Run,
+    remote: Remote,
+    folder: Annotated[
+        Path, typer.Option(help="Where to work: empty, or this walk's own of an earlier try.")
+    ] = Path("work"),
+    watch_seconds: Annotated[
+        float, typer.Option(min=0.1, help="How often to look whether the walk was revoked.")
+    ] = 30.0,
+) -> None:
+    """In a pod: fetch what the stage reads, run it, and send what it made."""
+    from lethe.runs.pods.stage import run_stage
+
+    # A first process of a pod has no default for it; and what it started must end with it.
+    signal.signal(signal.SIGTERM, _end)
+    run_stage(
+        name,
+        run=_checked(run),
+        remote=remote,
+        folder=folder.resolve(),
+        watch_seconds=watch_seconds,
+    )
+    say(f"{name} of walk {run} is done.")
+
+
+@pod.command()
+def promote(run: Run, params_file: ParamsFile = PARAMS) -> None:
+    """In the workspace: release what a walk made, as `lethe walk promote` does."""
+    from lethe.cli.run import say_released
+    from lethe.config.params import load_params
+    from lethe.runs.pods.home import promote_walk
+
+    say_released(promote_walk(load_params(params_file), Path.cwd(), _checked(run), now=now()))
+
+
+@pod.command()
+def close(run: Run) -> None:
+    """In the workspace: end a walk, and remove what it left on the remotes unless promoted."""
+    from lethe.runs.pods.home import close_walk
+
+    count = close_walk(Path.cwd(), _checked(run))
+    say(f"Walk {run} is closed; {count} objects that nothing else names went.")
+
+
+def _end(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def _checked(run: str) -> str:
+    if not re.fullmatch(_NAME, run):
+        raise ParamsInvalid(
+            "--run is an opaque id of at most 40 small letters, digits and hyphens, such as the "
+            "scheduler's own for the run."
+        )
+    return run

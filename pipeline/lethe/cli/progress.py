@@ -1,0 +1,168 @@
+"""The whole road, walked and told: what `lethe run` shows while it goes and when it ends."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.panel import Panel
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from lethe.config import workspace
+from lethe.config.params import Params
+from lethe.core.errors import Busy
+from lethe.core.files import read_json
+from lethe.runs.stages import StageFailed
+from lethe.stages import STAGES
+
+
+class _Progress:
+    """One line a stage: what it is doing, how long it took, and its one telling number."""
+
+    def __init__(self) -> None:
+        self.state = dict.fromkeys(STAGES, "waiting")
+        self.seconds: dict[str, float] = {}
+        self.started = 0.0
+        self.spinner = Spinner("dots")
+
+    def begin(self, stage: str) -> None:
+        self.state[stage] = "running"
+        self.started = time.monotonic()
+
+    def end(self, stage: str, state: str) -> None:
+        if self.state[stage] == "running":
+            self.seconds[stage] = time.monotonic() - self.started
+        self.state[stage] = state
+
+    def __rich__(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        marks = {"waiting": "·", "done": "✓", "unchanged": "=", "failed": "✗"}
+        for stage, state in self.state.items():
+            mark = self.spinner if state == "running" else Text(marks[state])
+            took = f"{self.seconds[stage]:5.1f} s" if stage in self.seconds else ""
+            table.add_row(mark, stage, took, _headline(stage) if state == "done" else state)
+        return table
+
+
+def walk(params: Params, *, force: bool, console: Console) -> None:
+    """Runs what changed of the road, shows it, and ends with a summary.
+
+    What still has subject keys is removed however it ends.
+
+    Raises:
+        StageFailed: with the failed stage's own exit code.
+    """
+    from lethe.stores.dvc.repro import History
+
+    workspace.take_failure()
+    history = History(Path.cwd())
+    progress = _Progress()
+    failed: str | None = None
+    ours = True
+    try:
+        with Live(progress, console=console, refresh_per_second=8, transient=False):
+            for event in history.repro(force=force):
+                if event.kind == "started":
+                    progress.begin(event.stage)
+                elif event.kind == "failed":
+                    failed = event.stage
+                    progress.end(event.stage, "failed")
+                else:
+                    progress.end(event.stage, "done" if event.kind == "finished" else "unchanged")
+    except Busy:
+        ours = False  # what is there belongs to the walk that is under way
+        console.print()  # the last frame of the progress ends without a new line
+        raise
+    finally:
+        if ours:
+            workspace.remove_scratch()
+    if failed is not None:
+        code, message = workspace.take_failure() or (
+            1,
+            "the stage was ended from outside (killed or out of memory). Run again: it resumes.",
+        )
+        console.print()
+        raise StageFailed(failed, code, message)
+    console.print()
+    console.print(summary(params))
+
+
+def summary(params: Params) -> Panel:
+    """What came of the road, in a person's words: who is in it, what it costs, what is next."""
+    table = Table.grid(padding=(0, 2))
+    for what, said in _facts(params, {stage: _report(stage) for stage in STAGES}):
+        table.add_row(Text(what, style="bold"), Text(said))
+    title = f"Lethe · {params.purpose}"
+    return Panel(table, title=title, title_align="left", expand=False, padding=(1, 2))
+
+
+def _facts(params: Params, reports: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    consent, trained = reports["consent"], reports["train"]
+    plan, audit, registered = trained["plan"], reports["audit"], reports["register"]
+    reasons = "; ".join(f"{why}: {count:,}" for why, count in sorted(consent["left_out"].items()))
+    metrics = trained["metrics"]
+    measured = ", ".join(
+        f"{name.replace('_', ' ')} {metrics[name]['value']:.3f}"
+        for name in ("auc", "accuracy", "log_loss", "base_rate")
+        if name in metrics
+    )
+    name = f"{registered['model']}/{registered['version']}"
+    return [
+        ("asked", f"{consent['subjects_in']:,} people with records within retention"),
+        ("agreed", f"{consent['subjects']:,} people ({reasons or 'nobody left out'})"),
+        ("trained on", f"{trained['subjects']:,} people, {trained['records']:,} records"),
+        (
+            "costs each",
+            f"epsilon {trained['epsilon']:.3f} (PLD), {trained['epsilon_rdp']:.3f} (RDP) at delta "
+            f"{trained['delta']:g}, per {trained['unit']}; budget {params.budget.epsilon:g}",
+        ),
+        (
+            "on terms",
+            f"{trained['adjacency']}; {trained['sampling']}, q={plan['sample_rate']:g}; "
+            f"{plan['steps']} steps; {plan['noise']} noise, multiplier "
+            f"{plan['noise_multiplier']:.3f}; "
+            f"at most {plan['records_per_person']} records a person",
+        ),
+        ("measured", f"{measured} on held-out people (not private)"),
+        ("attacked", _attack_in_words(audit)),
+        ("registered", f"{name}, {' and '.join(registered['aliases']) or 'no alias'}"),
+        ("next", f"lethe lineage --model {name}    make mlflow"),
+    ]
+
+
+def _attack_in_words(audit: dict[str, Any]) -> str:
+    attack = audit["attack"]
+    held = f"{len(audit['checks'])} checks held"
+    if "auc" not in attack:
+        return held
+    return f"{held}; membership attack AUC {attack['auc']:.3f} (0.5 is a coin; not private)"
+
+
+def _headline(stage: str) -> str:
+    """The one number that a stage's report is about."""
+    report = _report(stage)
+    match stage:
+        case "minimize":
+            return f"{report['records']:,} records, {len(report['columns'])} columns"
+        case "consent" | "pseudonymize":
+            return f"{report['subjects']:,} people"
+        case "validate":
+            return "the data is what it was declared to be"
+        case "budget":
+            return f"this run costs epsilon {report['epsilon_pld']:.3f}"
+        case "train":
+            return f"{report['plan']['steps']} steps, engine {report['engine']}"
+        case "audit":
+            return _attack_in_words(report)
+        case _:
+            return f"{report['model']}/{report['version']}"
+
+
+def _report(stage: str) -> dict[str, Any]:
+    try:
+        return read_json(workspace.report_path(stage))
+    except FileNotFoundError:
+        return {}

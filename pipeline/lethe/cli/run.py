@@ -1,0 +1,77 @@
+"""`lethe walk …`: the road in a worktree of its own, and the one writer that promotes it."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lethe.cli.terminal import PARAMS, ParamsFile, now, say
+
+if TYPE_CHECKING:
+    from lethe.runs.promotion import Promoted
+
+walk = typer.Typer(
+    help="Walk the road in a git worktree of its own, and release what came of it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+Run = Annotated[str, typer.Argument(help="The run: letters, digits, `_`, `-` and `.`.")]
+
+
+@walk.command("open")
+def open_(run: Run) -> None:
+    """Open a walk and say where it is; one that is open is gone on with.
+
+    It begins at HOME's commit, with HOME's dvc.lock and outputs.
+    """
+    from lethe.runs import service
+
+    say(str(service.start(run).root))
+
+
+@walk.command()
+def wait(
+    run: Run,
+    seconds: Annotated[float, typer.Option(min=0, help="How long at most.")] = 900,
+) -> None:
+    """Say where an open walk is, once nothing else holds it, such as an erasure at work in it."""
+    from lethe.runs import service
+
+    say(str(service.wait(run, seconds=seconds).root))
+
+
+@walk.command()
+def promote(
+    run: Annotated[str | None, typer.Argument(help="The run; HOME's own lock without it.")] = None,
+    params_file: ParamsFile = PARAMS,
+) -> None:
+    """Commit a walk's dvc.lock to the branch that HOME has checked out, and its outputs there.
+
+    Refuses with 34 what was not registered, is older than what is released, or names what an
+    erasure took; ends with 29 while an erasure or another promotion is under way.
+    """
+    from lethe.config.params import load_params
+    from lethe.runs import service
+
+    params = load_params(params_file)
+    say_released(service.promote(params, run, now=now()) if run else service.promote_home(params))
+
+
+def say_released(made: "Promoted | None") -> None:
+    """What came of a promotion, in a line."""
+    if made is None:
+        say("Nothing to release.")
+    elif made.commit is None:
+        say(f"{made.version} is released already.")
+    else:
+        say(f"Released {made.version} in commit {made.commit[:12]}.")
+
+
+@walk.command()
+def close(run: Run) -> None:
+    """Remove a walk and everything in it, whatever state it is in.
+
+    What is left of its stages is ended. Reservations and checkpoints stay: they are HOME's.
+    """
+    from lethe.runs import service
+
+    say("Closed." if service.end(run) else "There was no such walk.")

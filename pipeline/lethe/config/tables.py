@@ -1,0 +1,326 @@
+"""What the tables and columns of the source are: the part of `params.yaml` about data.
+
+Each class checks itself at construction; what several of them must agree on is
+checked by `lethe.config.params`.
+"""
+
+import math
+from typing import Literal
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
+
+_CLOSED = ConfigDict(extra="forbid")
+
+Role = Literal[
+    "subject_key",  # names the person; replaced by a token, never leaves source and vault
+    "link",  # a key of a row or to another row; joins in SQL, never leaves the source
+    "identifier",  # points at a person by itself (name, e-mail, phone)
+    "quasi_identifier",  # points at a person together with others; must be generalized
+    "feature",
+    "label",
+    "text",  # free text: scrubbed or refused
+    "timestamp",  # when the row came to be: for retention and order, never trained on
+    "consent",  # a column of the consent table
+    "unused",  # there, but not needed for this purpose: never read
+]
+ColumnType = Literal["integer", "real", "boolean", "category", "date", "timestamp", "text"]
+
+# The first letter of an ICD-9 code or its number's range; published chapters of the
+# classification (WHO, ICD-9, 1977), shortened to the groups of Strack et al. (2014), table 2.
+ICD9_GROUPS = (
+    "circulatory",
+    "respiratory",
+    "digestive",
+    "diabetes",
+    "injury",
+    "musculoskeletal",
+    "genitourinary",
+    "neoplasms",
+    "other",
+)
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Generalization:
+    """How a value is made coarser before it is stored; exactly one kind.
+
+    `bins`: numeric edges; a value becomes the half-open interval that has it.
+    `bottom`, `top`: numeric values beyond are set to the limit (bottom and top coding).
+    `groups`: category → its raw values; `others` names the group of everything else.
+    `prefix`: the first characters of a text, upper case (postcodes).
+    `icd9`: an ICD-9 code becomes its chapter.
+    `year`: a date becomes its year.
+    `age_at`: a birth date becomes whole years at that timestamp column of the records'
+        table; with `bins` the interval of it.
+    """
+
+    bins: tuple[float, ...] | None = None
+    bottom: float | None = None
+    top: float | None = None
+    groups: dict[str, tuple[str, ...]] | None = None
+    others: str | None = None
+    prefix: int | None = Field(default=None, ge=1)
+    icd9: bool = False
+    year: bool = False
+    age_at: str | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Generalization":
+        kinds = [
+            bool(self.bins) and not self.age_at,
+            self.bottom is not None or self.top is not None,
+            bool(self.groups),
+            self.prefix is not None,
+            self.icd9,
+            self.year,
+            bool(self.age_at),
+        ]
+        if sum(kinds) != 1:
+            raise ValueError("declare exactly one kind of generalization")
+        if self.bins is not None and (
+            len(self.bins) < 2
+            or any(a >= b for a, b in zip(self.bins, self.bins[1:], strict=False))
+        ):
+            raise ValueError(f"bins must be two or more rising edges, not {list(self.bins)}")
+        if self.others is not None and not self.groups:
+            raise ValueError("others names the remaining group of `groups`; declare groups")
+        if self.bottom is not None and self.top is not None and self.bottom >= self.top:
+            raise ValueError(f"bottom={self.bottom:g} must be below top={self.top:g}")
+        return self
+
+    @property
+    def intervals(self) -> tuple[str, ...] | None:
+        """Names of the half-open intervals that `bins` makes, e.g. `[0,30)`."""
+        if self.bins is None:
+            return None
+        return tuple(f"[{a:g},{b:g})" for a, b in zip(self.bins, self.bins[1:], strict=False))
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Column:
+    """One column: what it is, what may be in it, and why it is needed.
+
+    `mentions`, of texts and identifiers: what an erasure does where somebody else's row names
+    the person; `redact` takes the words out, `report` (of texts the default) leaves it to a
+    human.
+    """
+
+    role: Role
+    type: ColumnType = "text"
+    why: str | None = None
+    domain: tuple[str, ...] | None = None
+    bounds: tuple[float, float] | None = None
+    outside: Literal["reject", "clip", "null"] = "reject"
+    missing: tuple[str, ...] = ()
+    generalize: Generalization | None = None
+    positive: tuple[str, ...] | None = None
+    scrub: Literal["refuse", "presidio"] = "refuse"
+    buckets: int = Field(default=32, ge=2, le=65536)
+    names_people: bool = False
+    mentions: Literal["redact", "report"] | None = None
+
+    @property
+    def taken(self) -> bool:
+        """Whether minimize lets the column's (generalized) values through."""
+        return self.role in ("feature", "quasi_identifier", "label") or (
+            self.role == "text" and self.scrub == "presidio"
+        )
+
+    @property
+    def categories(self) -> tuple[str, ...] | None:
+        """Every value that can leave minimize, for what is categorical then; public."""
+        g = self.generalize
+        if g is not None:
+            if g.intervals is not None:
+                return g.intervals
+            if g.icd9:
+                return ICD9_GROUPS
+            if g.groups is not None:
+                return (*g.groups, *((g.others,) if g.others else ()))
+        if self.type == "boolean":
+            return ("false", "true")
+        return self.domain
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """Least and greatest number that can leave minimize, for what is numeric then; public."""
+        g = self.generalize
+        if self.categories is not None:
+            return None
+        if g is not None and (g.bottom is not None or g.top is not None):
+            low, high = self.bounds or (-math.inf, math.inf)
+            return (
+                low if g.bottom is None else max(low, g.bottom),
+                high if g.top is None else min(high, g.top),
+            )
+        return self.bounds
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Column":
+        if self.role not in ("unused", "link", "consent") and not (self.why or "").strip():
+            raise ValueError(f"role {self.role} needs `why`: what the column is needed for")
+        if self.mentions is not None and self.role not in ("text", "identifier"):
+            raise ValueError(f"mentions belongs to role text or identifier, not {self.role}")
+        if self.bounds is not None and not (
+            self.bounds[0] < self.bounds[1] and all(map(math.isfinite, self.bounds))
+        ):
+            raise ValueError(f"bounds must be two finite rising numbers, not {list(self.bounds)}")
+        if self.domain is not None and (
+            len(self.domain) == 0 or len(set(self.domain)) != len(self.domain)
+        ):
+            raise ValueError("domain must list at least one value, and each once")
+        g = self.generalize
+        numeric = self.type in ("integer", "real")
+        if g is not None:
+            if (
+                g.bottom is not None or g.top is not None or (g.bins and not g.age_at)
+            ) and not numeric:
+                raise ValueError(f"bins, bottom and top need type integer or real, not {self.type}")
+            if (g.year or g.age_at) and self.type not in ("date", "timestamp"):
+                raise ValueError(f"year and age_at need type date or timestamp, not {self.type}")
+            if (g.groups or g.icd9 or g.prefix) and self.type not in ("category", "text"):
+                raise ValueError(f"groups, icd9 and prefix need type category, not {self.type}")
+        if self.outside == "clip" and not (numeric or (g is not None and (g.year or g.age_at))):
+            raise ValueError("outside: clip needs a number; use reject or null for categories")
+        if self.role == "quasi_identifier" and g is None:
+            raise ValueError("a quasi_identifier needs `generalize`, or is a feature")
+        if self.role in ("feature", "quasi_identifier", "label"):
+            limits = self.limits
+            if self.categories is None and (limits is None or not all(map(math.isfinite, limits))):
+                raise ValueError(
+                    f"a {self.role} needs a declared domain, bounds or bins: they come from "
+                    "public knowledge, never from the data"
+                )
+        if self.role == "label":
+            if self.categories is None:
+                raise ValueError("the label must be categorical: declare a domain or bins")
+            unknown = set(self.positive or ()) - set(self.categories)
+            if unknown:
+                raise ValueError(
+                    f"positive names {sorted(unknown)}, not in {list(self.categories)}"
+                )
+        elif self.positive is not None:
+            raise ValueError("positive belongs to the label")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Link:
+    """Rows of one table point at a row of another (many to one)."""
+
+    columns: tuple[str, ...]
+    table: str
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Retention:
+    """Rows older than `days`, by column `by`, are never read, and leave by `lethe retain`."""
+
+    days: int = Field(ge=1)
+    by: str
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Erase:
+    """What an erasure does to this table's rows about the person.
+
+    `columns` are blanked in rows that are anonymized or retained: null, or where the database
+    allows none, `replace`'s value, or for text the word `erased`. Links to rows that go are
+    cut by themselves.
+    `days` after `by` (a timestamp column; without one, after the erasure) a retained row's
+    legal basis ends: what is older is deleted like everything else.
+    `shared`: what happens to a row that is about somebody else and points at the person too, or
+    that points at a row past its retention (`unlink` nulls the link). Without it a link that can
+    be null is nulled, a row of nothing but links is deleted, and any other stops it.
+    """
+
+    action: Literal["delete", "anonymize", "retain"]
+    columns: tuple[str, ...] = ()
+    replace: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    basis: str | None = None
+    days: int | None = Field(default=None, ge=1)
+    by: str | None = None
+    shared: Literal["delete", "unlink"] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Erase":
+        if self.action == "anonymize" and not self.columns:
+            raise ValueError("erase: anonymize needs the columns to blank")
+        if self.action == "retain" and not (self.basis and self.days):
+            raise ValueError("erase: retain needs its legal basis (Art. 17(3)) and days")
+        if self.action == "delete" and self.columns:
+            raise ValueError("erase: delete takes whole rows; columns is for anonymize and retain")
+        stray = sorted(set(self.replace) - set(self.columns))
+        if stray:
+            raise ValueError(f"erase: replace names {stray}, which columns does not")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_CLOSED)
+class Table:
+    """One table of the source.
+
+    `about`: `person` if its rows are about the person that their links lead to; `shared` if
+    people's rows point at them (an address of two): one goes with the last that does.
+    `links` maps own columns to another table's: `{patient_id: patients.patient_id}`;
+    a composite key is written with commas: `{"a, b": "t.a, t.b"}`.
+    `not_links` names columns that look like a link to a person and are none.
+    """
+
+    columns: dict[str, Column]
+    about: Literal["person", "nobody", "shared"] = "person"
+    links: dict[str, str] = Field(default_factory=dict)
+    not_links: tuple[str, ...] = ()
+    retention: Retention | None = None
+    erase: Erase | None = None
+    unused: tuple[str, ...] = ()
+
+    @property
+    def parsed_links(self) -> tuple[Link, ...]:
+        found = []
+        for own, other in self.links.items():
+            targets = [part.strip() for part in other.split(",")]
+            if any(target.count(".") != 1 for target in targets):
+                raise ValueError(f"link {own!r}: write the target as table.column, not {other!r}")
+            tables = {target.split(".")[0] for target in targets}
+            columns = tuple(part.strip() for part in own.split(","))
+            if len(tables) != 1 or len(columns) != len(targets):
+                raise ValueError(f"link {own!r} → {other!r}: one table, as many columns each side")
+            references = tuple(target.split(".")[1] for target in targets)
+            found.append(Link(columns=columns, table=tables.pop(), references=references))
+        return tuple(found)
+
+    @property
+    def declared(self) -> frozenset[str]:
+        """Every column that the declaration knows, the unused ones included."""
+        return frozenset(self.columns) | frozenset(self.unused)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Table":
+        both = set(self.columns) & set(self.unused)
+        if both:
+            raise ValueError(f"columns {sorted(both)} are declared and listed as unused")
+        if self.retention is not None:
+            by = self.columns.get(self.retention.by)
+            if by is None or by.role != "timestamp":
+                raise ValueError(
+                    f"retention.by={self.retention.by!r} must be a column with role timestamp"
+                )
+        for link in self.parsed_links:
+            for column in link.columns:
+                if column not in self.columns:
+                    raise ValueError(f"link column {column!r} is not declared in this table")
+        erase = self.erase
+        for column in (*erase.columns, *filter(None, [erase.by])) if erase else ():
+            if column not in self.declared:
+                raise ValueError(f"erase names column {column!r}, which is not declared")
+        if erase is not None and erase.by is not None:
+            by = self.columns.get(erase.by)
+            if by is None or by.role != "timestamp":
+                raise ValueError(f"erase.by={erase.by!r} must be a column with role timestamp")
+        for column in self.not_links:
+            if column not in self.declared:
+                raise ValueError(f"not_links names column {column!r}, which is not declared")
+        return self

@@ -1,0 +1,135 @@
+"""Whom a request is about: as it was said, before anybody was looked up, and as it was found.
+
+Both are kept with a pending request, encrypted by the vault, and never shown.
+"""
+
+import base64
+import json
+from dataclasses import dataclass, field
+
+from pyroaring import BitMap
+
+from lethe.config.params import Params, resolve_secret
+from lethe.core.errors import ParamsInvalid
+from lethe.core.outcomes import Traces
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a request says of its person: the subject's key, or the value of an identifier.
+
+    `column` is `table.column` of a declared identifier; None for the subject's key.
+    """
+
+    column: str | None
+    value: str = field(repr=False)
+
+    def to_bytes(self) -> bytes:
+        return json.dumps({"column": self.column, "value": self.value}, sort_keys=True).encode()
+
+
+def read_sealed(content: bytes) -> Reference | Traces:
+    """What was kept with a request: what it said, or since it was looked up, what was found."""
+    data = json.loads(content)
+    if "value" in data:
+        return Reference(data["column"], data["value"])
+    return Traces(data["key"], data["token"], tuple(data["identifiers"]))
+
+
+def traces_to_bytes(traces: Traces) -> bytes:
+    data = {"key": traces.key, "token": traces.token, "identifiers": list(traces.identifiers)}
+    return json.dumps(data, sort_keys=True).encode()
+
+
+@dataclass(frozen=True)
+class Lapse:
+    """Whom a day's rows past their time were about, kept encrypted until all of it is done.
+
+    `tokens`: people who stay, and of whose records some went. `people`: who leave whole.
+    """
+
+    tokens: BitMap = field(default_factory=BitMap, repr=False)
+    people: tuple[Traces, ...] = field(default=(), repr=False)
+
+    @property
+    def leaving(self) -> BitMap:
+        """The tokens of those who leave whole."""
+        return BitMap(each.token for each in self.people if each.token is not None)
+
+    def joined(self, later: "Lapse") -> "Lapse":
+        """Both together; what was found of a person at first stays."""
+        known = {each.key for each in self.people}
+        fresh = tuple(each for each in later.people if each.key not in known)
+        people = (*self.people, *fresh)
+        return Lapse((self.tokens | later.tokens) - Lapse(people=people).leaving, people)
+
+    def to_bytes(self) -> bytes:
+        tokens = base64.b64encode(self.tokens.serialize()).decode()
+        people = [json.loads(traces_to_bytes(each)) for each in self.people]
+        return json.dumps({"tokens": tokens, "people": people}, sort_keys=True).encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Lapse":
+        data = json.loads(content)
+        people = (read_sealed(json.dumps(each).encode()) for each in data["people"])
+        return cls(
+            BitMap.deserialize(base64.b64decode(data["tokens"])),
+            tuple(each for each in people if isinstance(each, Traces)),
+        )
+
+
+def identifier_columns(params: Params) -> dict[str, str]:
+    """How a declared identifier may be named → `table.column`: in full, or by its column alone
+    where one table has it."""
+    found = [
+        (table, column)
+        for table, declared in params.tables.items()
+        for column, about in declared.columns.items()
+        if about.role == "identifier"
+    ]
+    columns = [column for _, column in found]
+    names = {f"{table}.{column}": f"{table}.{column}" for table, column in found}
+    return names | {c: f"{t}.{c}" for t, c in found if columns.count(c) == 1}
+
+
+def refer(params: Params, name: str | None, value: str) -> Reference:
+    """A reference by a declared identifier's name, or by the subject's key.
+
+    Args:
+        name: `column` or `table.column`, in any case; None or the key's own name for the
+            subject's key.
+
+    Raises:
+        ParamsInvalid: no such identifier is declared, or there is no value. Neither says
+            anything of people.
+    """
+    value = value.strip()
+    if not value:
+        raise ParamsInvalid("A request needs to say whom it is about: the value is empty.")
+    if name in (
+        None,
+        "subject",
+        params.subject.key,
+        f"{params.subject.table}.{params.subject.key}",
+    ):
+        return Reference(None, value)
+    if resolve_secret(params.source.url).partition(":")[0] in ("csv", "parquet"):
+        raise ParamsInvalid(
+            "A folder of files is never searched by identifiers. Give the subject's key."
+        )
+    known = identifier_columns(params)
+    alike = {known[each] for each in known if _plain(each) == _plain(str(name))}
+    if name in known:
+        alike = {known[name]}
+    if len(alike) != 1:
+        shown = ", ".join(sorted(set(known.values()))) or "none"
+        raise ParamsInvalid(
+            f"{name!r} is not a declared identifier, or several; declared: {shown}. Name it by "
+            "--identifier COLUMN=VALUE."
+        )
+    return Reference(alike.pop(), value)
+
+
+def _plain(name: str) -> str:
+    """`eMail`, `e_mail` and `email` are one name to a person."""
+    return "".join(each for each in name.casefold() if each.isalnum() or each == ".")

@@ -1,0 +1,97 @@
+"""What the registry's door looks at, and what it says about it; no store, no file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lethe.config.params import Registration
+
+if TYPE_CHECKING:
+    from lethe.privacy.plan import Plan
+
+CANDIDATE = "candidate"
+CHAMPION = "champion"
+GATE = "gate"  # tag: "open", or why the version was not promoted by itself
+WITHDRAWN = "withdrawn"  # tag: how many people of the version have withdrawn since
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that the door looks at, gathered beforehand; counts, hashes and prices."""
+
+    validation: Mapping[str, Any]
+    audit: Mapping[str, Any]
+    training: Mapping[str, Any]
+    plan: "Plan"
+    described_run: str
+    run_state: str
+    run_plan_digest: str
+    run_manifest_md5: str
+    largest_spend: float
+    budget: float
+    manifest_md5: str
+    subjects: int
+    withdrawn: int
+    recorded: Mapping[str, str | None]
+    used: Mapping[str, str | None]
+    model_is_recorded: bool
+
+
+def objections(evidence: Evidence) -> list[str]:
+    """Every reason against registering; none if the door is open.
+
+    Default deny: what a report does not say is not so.
+    """
+    e = evidence
+    run_id = e.training.get("run_id")
+    found = {
+        "validation did not pass (lethe validate)": e.validation.get("passed") is not True,
+        "the audit did not pass (lethe audit)": e.audit.get("passed") is not True,
+        "the audit is of another training (lethe audit)": e.audit.get("run_id") != run_id,
+        "the model is of another training (lethe train)": e.described_run != run_id,
+        f"the training's spend is {e.run_state}, not settled": e.run_state != "settled",
+        "the ledger was charged for another plan": e.run_plan_digest != e.plan.digest,
+        "the ledger was charged for other people": e.run_manifest_md5 != e.manifest_md5,
+        "the training followed another plan": e.training.get("plan") != e.plan.to_data(),
+        f"somebody in it has spent epsilon {e.largest_spend:.4g} of {e.budget:g}": not (
+            e.largest_spend <= e.budget
+        ),
+        "the manifest is not the one that was trained on": (
+            e.training.get("manifest_md5") != e.manifest_md5
+            or e.training.get("subjects") != e.subjects
+        ),
+        f"{e.withdrawn} people in it have withdrawn, were erased or are unknown since": (
+            e.withdrawn != 0
+        ),
+        "dvc.lock does not name all of what is registered (dvc repro)": not all(
+            e.recorded.values()
+        ),
+        "the manifest is not the one that dvc.lock names": (
+            e.recorded.get("manifest") != e.manifest_md5
+        ),
+        "the data changed after the training": e.used.get("train") != e.recorded.get("data"),
+        "the data changed after the validation": (e.used.get("validate") != e.recorded.get("data")),
+        "the model's files are not those that dvc.lock names": not e.model_is_recorded,
+    }
+    return [reason for reason, holds in found.items() if holds]
+
+
+def closed_gate(metrics: Mapping[str, Mapping[str, Any]], registration: Registration) -> list[str]:
+    """Why a version is not promoted by itself; nothing if it is."""
+    reasons = []
+    if registration.promote == "approval":
+        reasons.append(awaits_approval(registration))
+    elif registration.promote != "automatic":
+        reasons.append(f"registration.promote is {registration.promote}")
+    auc = metrics.get("auc", {}).get("value")
+    if auc is None:
+        if registration.min_auc > 0:
+            reasons.append("no auc was measured")
+    elif not auc >= registration.min_auc:
+        reasons.append(f"auc {auc:.4f} is below min_auc {registration.min_auc:g}")
+    return reasons
+
+
+def awaits_approval(registration: Registration) -> str:
+    """The reason that an approver's word alone removes."""
+    return f"waits for approval by {' or '.join(registration.approvers)}"

@@ -1,0 +1,231 @@
+"""What people have spent, what is left, and what the next run would cost: for a person to read.
+
+Only looks: nothing is reserved, no file is written, and no store that is not there is made.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import count
+from typing import Any, Protocol
+
+from pyroaring import BitMap
+
+from lethe.config import workspace
+from lethe.config.keys import load_key
+from lethe.config.params import Budget, Params, resolve_secret
+from lethe.core.errors import NotFound
+from lethe.ledger.classes import ClassPrice, SpendClass
+from lethe.ledger.ledger import Ledger
+from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
+from lethe.privacy.plan import ADJACENCY, UNIT, Plan
+from lethe.privacy.planning import plan_from
+from lethe.registration.rollback import refuse_rolled_back
+from lethe.stores.vault.vault import Vault
+
+_BAR = 24  # characters that stand for the whole budget
+_LISTED = 20  # classes of a table; the rest are one line
+_EXACT = 256  # classes whose PLD is worked out; for the rest RDP, which is never less
+
+
+class Book(Protocol):
+    """What this needs of a ledger."""
+
+    def classes(
+        self, tokens: BitMap | None = None, *, delta: float | None = None
+    ) -> list[SpendClass]: ...
+    def price(self, plan: Plan, eligible: BitMap, budget: Budget) -> list[ClassPrice]: ...
+
+
+def spending(params: Params, *, key: str | None = None) -> dict[str, Any]:
+    """Everybody's spending as the ledger has it now, or one person's, and the next run's price.
+
+    Guarantees: changes no file and makes none. A key that is not known is answered as a
+        person who was never charged.
+
+    Args:
+        key: of one person, as the source has it; it is looked up in the vault and not shown.
+
+    Raises:
+        LedgerInvalid: the ledger is damaged, of a newer schema, or was rolled back.
+        KeyInvalid, VaultMismatch: `key` is given, and the vault cannot be opened.
+    """
+    plan = plan_from(params)
+    with _ledger(params) as ledger:
+        refuse_rolled_back(params, ledger)
+        drawn = _drawn_next()
+        if key is None:
+            people = None
+        else:
+            token = _token(params, key)
+            people = BitMap([_never_charged(ledger, drawn) if token is None else token])
+        return budget_report(ledger, params.budget, people=people, plan=plan, drawn=drawn)
+
+
+def budget_report(
+    ledger: Book,
+    budget: Budget,
+    *,
+    people: BitMap | None = None,
+    plan: Plan | None = None,
+    drawn: BitMap | None = None,
+) -> dict[str, Any]:
+    """Classes of people with the same history, the largest first.
+
+    Args:
+        people: whose histories; if not given, everybody's who was ever charged or would be next.
+        plan: the next run, for what it would bring each class to.
+        drawn: from whom the next run would draw; from all of `people` if not given.
+
+    Returns:
+        JSON-ready: `classes` of `subjects, runs, epsilon_rdp, epsilon_pld, remaining`; with a
+        plan also `in_next_run`, and where that is true `epsilon_rdp_after` and
+        `epsilon_pld_after`; `delta`, `epsilon` (the budget), and `next` (the plan's own price,
+        and how many of the people it would bring above the budget).
+    """
+    if people is None:
+        people = BitMap.union(drawn or BitMap(), *(each.members for each in ledger.classes()))
+    report: dict[str, Any] = {
+        "adjacency": ADJACENCY,
+        "delta": budget.delta,
+        "epsilon": budget.epsilon,
+        "not_private": ["classes.subjects", "next.over_budget", "next.subjects"],
+        "unit": UNIT,
+    }
+    if plan is None:
+        return report | {
+            "classes": _as_they_are(ledger.classes(people, delta=budget.delta), budget)
+        }
+    inside = people if drawn is None else people & drawn
+    classes = [
+        {
+            "subjects": each.subjects,
+            "runs": each.runs,
+            "epsilon_rdp": each.epsilon_rdp_before,
+            "epsilon_pld": each.epsilon_pld_before,
+            "remaining": each.remaining,
+            "in_next_run": True,
+            "epsilon_rdp_after": each.epsilon_rdp_after,
+            "epsilon_pld_after": each.epsilon_pld_after,
+        }
+        for each in ledger.price(plan, inside, budget)
+    ]
+    outside = _as_they_are(ledger.classes(people - inside, delta=budget.delta), budget)
+    classes += [each | {"in_next_run": False} for each in outside]
+    over = [each for each in classes if not each.get("epsilon_rdp_after", 0.0) <= budget.epsilon]
+    return report | {
+        "classes": sorted(classes, key=lambda each: -int(each["subjects"])),
+        "next": {
+            "epsilon_rdp": epsilon_rdp([plan.event], budget.delta),
+            "epsilon_pld": epsilon_pld([plan.event], budget.delta),
+            "steps": plan.steps,
+            "sample_rate": plan.sample_rate,
+            "noise": plan.noise,
+            "noise_multiplier": plan.noise_multiplier,
+            "subjects": len(inside),
+            "over_budget": sum(each["subjects"] for each in over),
+            "policy": budget.over_budget,
+        },
+    }
+
+
+def subject_report(
+    ledger: Book, budget: Budget, token: int, *, plan: Plan | None = None
+) -> dict[str, Any]:
+    """The same for one person, who is a class of one."""
+    return budget_report(ledger, budget, people=BitMap([token]), plan=plan)
+
+
+def render_budget(report: Mapping[str, Any]) -> str:
+    """The report as a table with a bar for each class: spent █, the next run ▒, left ·."""
+    limit, classes = float(report["epsilon"]), list(report["classes"])
+    lines = [
+        f"Budget: epsilon {limit:g} at delta {report['delta']:g} per {report['unit']} (RDP is what "
+        "it is held to; PLD beside it)."
+    ]
+    ahead = report.get("next")
+    if ahead:
+        lines.append(
+            f"The next run costs epsilon {ahead['epsilon_rdp']:.3f} (RDP), "
+            f"{ahead['epsilon_pld']:.3f} (PLD) by itself."
+        )
+    if not any(each["runs"] for each in classes):
+        lines.append("Nobody has been charged for anything.")
+    if not classes:
+        return "\n".join(lines)
+    titles = ["subjects", "runs", "RDP", "PLD", "left"] + (["after"] if ahead else [])
+    lines += ["", "  ".join(f"{title:>9}" for title in titles)]
+    for each in classes[:_LISTED]:
+        after = each.get("epsilon_rdp_after")
+        cells = [
+            f"{each['subjects']:>9,}",
+            f"{each['runs']:>9}",
+            *(f"{each[name]:>9.3f}" for name in ("epsilon_rdp", "epsilon_pld", "remaining")),
+            *([f"{'-' if after is None else format(after, '.3f'):>9}"] if ahead else []),
+            _bar(each["epsilon_rdp"], after, limit),
+        ]
+        lines.append("  ".join(cells) + (" over" if after is not None and after > limit else ""))
+    rest: Sequence[Mapping[str, Any]] = classes[_LISTED:]
+    if rest:
+        lines.append(
+            f"and {sum(each['subjects'] for each in rest):,} people in {len(rest)} more classes, "
+            f"with at least {min(each['remaining'] for each in rest):.3f} left"
+        )
+    if ahead and any(each.get("in_next_run") is False for each in classes):
+        lines.append("after -: not in the next run (withdrawn, erased, held out, or unknown)")
+    if ahead and ahead["over_budget"]:
+        what = "leaves them out" if ahead["policy"] == "leave_out" else "is refused"
+        who = "1 person" if ahead["over_budget"] == 1 else f"{ahead['over_budget']:,} people"
+        lines.append(f"{who} would be above the budget: the next run {what}.")
+    return "\n".join(lines)
+
+
+def _as_they_are(classes: Sequence[SpendClass], budget: Budget) -> list[dict[str, Any]]:
+    return [
+        {
+            "subjects": each.subjects,
+            "runs": len(each.run_ids),
+            "epsilon_rdp": each.epsilon_rdp,
+            "epsilon_pld": each.epsilon_pld if rank < _EXACT else each.epsilon_rdp,
+            "remaining": max(0.0, budget.epsilon - each.epsilon_rdp),
+        }
+        for rank, each in enumerate(classes)
+    ]
+
+
+def _bar(spent: float, after: float | None, limit: float) -> str:
+    filled = min(_BAR, round(_BAR * spent / limit))
+    coming = 0 if after is None else min(_BAR, round(_BAR * after / limit)) - filled
+    return "█" * filled + "▒" * coming + "·" * (_BAR - filled - coming)
+
+
+def _ledger(params: Params) -> Ledger:
+    try:
+        return Ledger.open(resolve_secret(params.stores.ledger), create=False)
+    except NotFound:
+        return Ledger.open("sqlite://")  # an empty one, in memory
+
+
+def _drawn_next() -> BitMap | None:
+    from lethe.data.shards import eligible_people, shard_paths
+
+    return (
+        eligible_people(shard_paths(workspace.SHARDS))
+        if any(workspace.SHARDS.glob("shard-*.parquet"))
+        else None
+    )
+
+
+def _token(params: Params, key: str) -> int | None:
+    try:
+        with Vault.open(
+            resolve_secret(params.stores.vault), load_key(params.stores), create=False
+        ) as vault:
+            token = int(vault.lookup([key])[0])
+    except NotFound:
+        return None  # no vault: nobody is known
+    return token if token >= 0 else None
+
+
+def _never_charged(ledger: Book, drawn: BitMap | None) -> int:
+    """A number that stands for nobody, so that who is unknown is looked at like anybody else."""
+    used = BitMap.union(drawn or BitMap(), *(each.members for each in ledger.classes()))
+    return next(number for number in count() if number not in used)

@@ -1,0 +1,41 @@
+"""By when a request must be answered.
+
+Source: Art. 12(3) GDPR: one month of receipt, by two further months where necessary, of which
+the person is told within the first. A month ends on the day of its date, or on the last day
+of a month that has no such date (Regulation (EEC, Euratom) No 1182/71, Art. 3(2)(c)).
+"""
+
+import calendar
+import datetime as dt
+
+from lethe.core.errors import ParamsInvalid
+
+MONTHS = 1
+FURTHER_MONTHS = 2
+
+
+def due(received_at: dt.datetime) -> dt.datetime:
+    """When a request must be answered at the latest."""
+    return add_months(received_at, MONTHS)
+
+
+def extended(received_at: dt.datetime, *, now: dt.datetime) -> dt.datetime:
+    """The same with the two further months.
+
+    Raises:
+        ParamsInvalid: the first month is over, and so is the time to tell the person.
+    """
+    if now > due(received_at):
+        raise ParamsInvalid(
+            f"The first month ended on {due(received_at):%Y-%m-%d}; an extension had to be told "
+            "to the person before. Answer the request now."
+        )
+    return add_months(received_at, MONTHS + FURTHER_MONTHS)
+
+
+def add_months(moment: dt.datetime, months: int) -> dt.datetime:
+    """The same time of the day, months later; the last day of a month that is too short."""
+    whole = moment.month - 1 + months
+    year, month = moment.year + whole // 12, whole % 12 + 1
+    day = min(moment.day, calendar.monthrange(year, month)[1])
+    return moment.replace(year=year, month=month, day=day)

@@ -1,0 +1,189 @@
+"""Carrying requests out on this machine: what `lethe erase run`, `verify` and a dry run do."""
+
+import datetime as dt
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lethe.config import workspace
+from lethe.config.home import home, in_walk
+from lethe.config.keys import load_key, load_receipt_key
+from lethe.config.params import Params, resolve_secret
+from lethe.core.errors import Busy, ParamsInvalid, SourceUnavailable
+from lethe.core.files import write_whole
+from lethe.core.outcomes import Traces
+from lethe.people.references import read_sealed
+from lethe.people.suppression import concerns, restore
+from lethe.rights import receipt_files
+from lethe.rights.erasure import Erasure, Summary
+from lethe.rights.intake import waits_until
+from lethe.rights.receipt_facts import still_there
+from lethe.rights.receipts import Signer
+from lethe.rights.stores import Sought
+from lethe.stores.requests.requests import OPEN, RETENTION, Request, Requests
+from lethe.stores.source.read import Source
+from lethe.stores.vault.vault import Vault
+
+if TYPE_CHECKING:
+    from lethe.rights.workspace_stores import Stores
+
+
+def run(
+    params: Params, *, clock: Callable[[], dt.datetime], tell: Callable[[str], None]
+) -> Summary:
+    """Carries every open request out, and leaves new receipts in `receipts/`.
+
+    Raises:
+        Busy: another process does. KeyInvalid: the vault's or the receipts' key is not there.
+        ParamsInvalid: this is a walk; people are erased, and models retrained, in its HOME.
+    """
+    if in_walk():
+        raise ParamsInvalid(f"This is a walk. Run it in {home()}: it erases from walks as well.")
+    signer = Signer(load_receipt_key(params.stores))  # before anything is erased
+    with _opened(params) as (vault, requests):
+        everything = requests.all()
+        restore(vault, everything)
+        summary = Summary()
+        if any(r.state == OPEN and concerns(r, params) for r in everything):
+            stores = _stores(params, vault)
+            summary = Erasure(params, stores, requests, signer, clock=clock, tell=tell).run()
+        try:
+            requests.overwrite(now=clock())
+        except (Busy, SourceUnavailable) as error:  # nothing waits for it but the next run
+            tell(str(error))
+        if receipts := requests.receipts():  # those of a run that was ended before this, too
+            receipt_files.write_missing(receipts, workspace.RECEIPTS)
+            write_whole(workspace.RECEIPTS / receipt_files.PUBLIC_KEY, signer.public_pem)
+    return summary
+
+
+def forecast(params: Params, *, now: dt.datetime) -> str:
+    """What `run` would do now and what it would cost; changes nothing."""
+    with _opened(params) as (vault, requests):
+        waiting = [r for r in requests.all(state=OPEN) if concerns(r, params)]
+        if not waiting:
+            return "Nothing to do."
+        stores = _stores(params, vault)
+        tokens = [t for t in (_token(vault, request) for request in waiting) if t is not None]
+        cost = stores.cost(tokens)
+    starts = min(waits_until(request, params) for request in waiting)
+    lines = [f"Open requests: {len(waiting)}; the first is due {_first_due(waiting):%Y-%m-%d}."]
+    if starts > now:
+        lines.append(f"Erased from the data at once; models are trained anew from {starts:%F}.")
+    if params.erasure.retrain == "manual":
+        lines.append("Models that anybody was in are withdrawn, and none is trained.")
+    elif cost is not None:
+        lines.append(f"If anybody was in a model in use, one retraining costs {cost}.")
+    return "\n".join(lines)
+
+
+def verify(params: Params, request_id: str | None, *, now: dt.datetime) -> dict[str, Any]:
+    """A fresh look for everybody who has an open request, and for erased people who came back.
+
+    Returns:
+        `requests`: outcomes by request id; `came_back`: how many people of the source are
+        suppressed, or have a token although they are; `still_there`: how many findings.
+
+    Raises:
+        NotFound: no such request. ParamsInvalid: it is closed, and nothing leads to its person.
+    """
+    with _opened(params) as (vault, requests):
+        restore(vault, requests.all())
+        if request_id is not None:
+            request = requests.find(request_id)
+            if request.state != OPEN:
+                raise ParamsInvalid(
+                    f"Request {request_id} is {request.state}: nothing leads to its person any "
+                    "more. Its receipt says what was seen then; lethe erase verify alone looks "
+                    "for everybody who came back."
+                )
+            chosen = [request]
+        else:
+            chosen = [r for r in requests.all(state=OPEN) if r.kind != RETENTION]
+        stores = _stores(params, vault)
+        looks: dict[str, Any] = {r.request_id: None for r in chosen}  # not looked up yet
+        sought: dict[str, Sought] = {}
+        for request in chosen:
+            traces = _traces(vault, request)
+            if traces is not None:
+                models = request.marks["found"].content["models"] if request.marks else []
+                sought[request.request_id] = Sought(traces, request.kind, tuple(models))
+        findings = 0
+        if sought:
+            for asked, seen in zip(sought, stores.look(list(sought.values())), strict=True):
+                findings += sum(still_there(outcome) for outcome in seen)
+                looks[asked] = [outcome.to_data() for outcome in seen]
+        back = _came_back(params, vault)
+    return {"requests": looks, "came_back": back, "still_there": findings + sum(back.values())}
+
+
+_PLACES_SHOWN = 10  # of a store; --json has all
+
+
+def render_verify(found: dict[str, Any]) -> str:
+    """`verify` for a reader."""
+    lines = []
+    for request_id, seen in found["requests"].items():
+        lines.append(f"{request_id}: {'not looked up yet' if seen is None else ''}".rstrip(": "))
+        for each in seen or ():
+            said = f"{each['count']} found" if each["count"] else each["result"]
+            lines.append(f"  {each['store']:<22} {said}{_because(each['reason'])}")
+            if each["result"] == "not attempted":
+                lines += [f"    {place}" for place in each["places"][:_PLACES_SHOWN]]
+    for where, count in found["came_back"].items():
+        lines.append(f"erased people who are back in the {where}: {count}")
+    return "\n".join(lines)
+
+
+def _because(reason: str | None) -> str:
+    return f" ({reason})" if reason else ""
+
+
+def _came_back(params: Params, vault: Vault) -> dict[str, int]:
+    """How many people are in the source, or have a token, who are erased and did not agree since.
+
+    They are used nowhere; yet a source that a backup brought back should lose them again.
+    """
+    source = tokens = 0
+    if vault.suppressions():
+        with Source.open(params) as opened:
+            for keys in opened.subjects():
+                people = keys.dropna().tolist()
+                out = vault.suppressed(people)
+                source += int(out.sum())
+                tokens += int((vault.lookup(people)[out] >= 0).sum())
+    return {"source": source, "vault": tokens}
+
+
+def _first_due(requests: list[Request]) -> dt.datetime:
+    return min(request.due_at for request in requests)
+
+
+def _traces(vault: Vault, request: Request) -> Traces | None:
+    if request.sealed is None:
+        return None
+    about = read_sealed(vault.unseal(request.sealed, about=request.request_id))
+    return about if isinstance(about, Traces) else None
+
+
+def _token(vault: Vault, request: Request) -> int | None:
+    traces = _traces(vault, request)
+    return None if traces is None else traces.token
+
+
+def _stores(params: Params, vault: Vault) -> "Stores":
+    """Not at the top: who has nothing to do needs neither MLflow nor the accountants."""
+    from lethe.rights.workspace_stores import Stores
+
+    return Stores(params, vault, Path.cwd())
+
+
+@contextmanager
+def _opened(params: Params) -> Iterator[tuple[Vault, Requests]]:
+    key = load_key(params.stores)
+    with (
+        Vault.open(resolve_secret(params.stores.vault), key) as vault,
+        Requests.open(resolve_secret(params.stores.ledger)) as requests,
+    ):
+        yield vault, requests

@@ -1,0 +1,97 @@
+"""Carrying retention out on this machine: what `lethe retain` and its dry run do."""
+
+import datetime as dt
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lethe.config import workspace
+from lethe.config.keys import load_key, load_receipt_key
+from lethe.config.params import Params, resolve_secret
+from lethe.core.files import write_whole
+from lethe.rights import receipt_files
+from lethe.rights.receipts import Signer
+from lethe.rights.retention import Retention, Summary
+from lethe.stores.requests.requests import OPEN, RETENTION, Requests
+from lethe.stores.source.expire import look_for_lapsed
+from lethe.stores.vault.vault import Vault
+
+
+def run(
+    params: Params, *, clock: Callable[[], dt.datetime], tell: Callable[[str], None]
+) -> Summary:
+    """Takes out what is past its retention, and leaves new receipts in `receipts/`.
+
+    Raises:
+        Busy: another process carries requests out.
+        KeyInvalid: the vault's or the receipts' key is not there.
+        LetheError: the source cannot be looked through.
+    """
+    from lethe.rights.retention_stores import (
+        LapsingStores,  # not at the top: MLflow, the accountants
+    )
+
+    signer = Signer(load_receipt_key(params.stores))  # before anything is deleted
+    with (
+        Vault.open(resolve_secret(params.stores.vault), load_key(params.stores)) as vault,
+        Requests.open(resolve_secret(params.stores.ledger)) as requests,
+    ):
+        places = LapsingStores(params, vault, Path.cwd())
+        summary = Retention(params, places, requests, signer, clock=clock, tell=tell).run()
+        if receipts := requests.receipts():
+            receipt_files.write_missing(receipts, workspace.RECEIPTS)
+            write_whole(workspace.RECEIPTS / receipt_files.PUBLIC_KEY, signer.public_pem)
+    return summary
+
+
+def forecast(params: Params, *, now: dt.datetime) -> dict[str, Any]:
+    """What `run` would do now, in counts; changes nothing.
+
+    Returns:
+        By table: `rows` that go, `blanked` that stay without the declared columns, `undated`;
+        `people` who leave whole; `open`: how many earlier days wait for something; `models`:
+        what is declared for models in use, and `cost` of a training if one may be started.
+    """
+    lapsed = look_for_lapsed(params, as_of=now)
+    with Requests.open(resolve_secret(params.stores.ledger)) as requests:
+        waiting = [r for r in requests.all(state=OPEN) if r.kind == RETENTION]
+    cost: str | None = None
+    if params.erasure.retention.retrain == "automatic":
+        from lethe.rights.retention_stores import LapsingStores
+
+        key = load_key(params.stores)
+        with Vault.open(resolve_secret(params.stores.vault), key) as vault:
+            found = LapsingStores(params, vault, Path.cwd()).cost([])
+        cost = None if found is None else str(found)
+    return {
+        "rows": lapsed.rows,
+        "blanked": lapsed.blanked,
+        "undated": lapsed.undated,
+        "people": len(lapsed.people),
+        "open": len(waiting),
+        "models": params.erasure.retention.retrain,
+        "cost": cost,
+    }
+
+
+def render_forecast(found: dict[str, Any]) -> str:
+    """`forecast` for a reader."""
+    lines = [f"{table}: {count} rows go." for table, count in found["rows"].items()]
+    for table, count in found["blanked"].items():
+        lines.append(f"{table}: {count} rows stay without the columns that only retention kept.")
+    if found["people"]:
+        lines.append(f"People who leave whole: {found['people']}.")
+    lines += undated(found["undated"])
+    if found["open"]:
+        lines.append(f"Earlier days that are not done yet: {found['open']}.")
+    if found["cost"]:
+        lines.append(f"If a model in use learned from them, one training costs {found['cost']}.")
+    return "\n".join(lines) or "Nothing is past its retention."
+
+
+def undated(counts: dict[str, int]) -> list[str]:
+    """What is told of rows whose time cannot be known."""
+    return [
+        f"{table}: {count} rows have no date that can be read, so they never lapse; give them one."
+        for table, count in counts.items()
+    ]

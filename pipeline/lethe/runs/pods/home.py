@@ -1,0 +1,172 @@
+"""What the workspace does for its walks in pods: open one, take what it came to, close it.
+
+And what an erasure asks of walks that are under way where it cannot reach: one that has somebody's
+keys or is sending objects is waited for; one that has the person in its data is revoked, so that
+its next step ends, and is waited for until it is closed, volumes and all.
+"""
+
+import datetime as dt
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyroaring import BitMap
+
+from lethe.config import workspace
+from lethe.config.params import Params
+from lethe.core.errors import NotFound, StoreUnavailable, WalkEnded
+from lethe.core.outcomes import Outcome
+from lethe.runs.pods.graph import Road, report_files
+from lethe.runs.pods.objects import (
+    content_of,
+    fetch_into_cache,
+    forget_unnamed,
+    push,
+    refuse_relative_remote,
+)
+from lethe.runs.pods.refs import Refs, Walk, note_remote, remote_of
+from lethe.stores.dvc.content import holds
+from lethe.stores.dvc.git import LOCK, git, parse_lock
+
+if TYPE_CHECKING:
+    from lethe.runs.promotion import Promoted
+
+STORE = "walks in pods"  # in receipts
+_PEOPLE = (workspace.SUBJECTS, workspace.MANIFEST)
+
+
+def open_walk(root: Path, run: str, *, remote: str) -> None:
+    """Puts a walk's ref on the git remote: this release, this `dvc.lock`, these reports.
+
+    Opened again, it stays as it is: its stages go on where they were.
+
+    Raises:
+        NotFound: there is no commit to begin at.
+        WalkEnded: this run was revoked.
+        ParamsInvalid: pods would not find DVC's remote.
+        StoreUnavailable: the git remote does not answer.
+    """
+    refuse_relative_remote(root)
+    note_remote(root, remote)  # before anything is there: an erasure must look
+    refs = Refs(root, remote)
+    walk = refs.find(run)
+    if walk is not None:
+        if walk.state == "revoked":
+            raise WalkEnded(f"Walk {run} was revoked. Close it, and start a new run.")
+        return
+    base = (git(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}") or b"").decode().strip()
+    if not base:
+        raise NotFound("There is no commit here. Pods start from one: commit the workspace first.")
+    below = (git(root, "rev-parse", "--show-prefix") or b"").decode().strip()
+    road = Road(root)
+    files = report_files(root, road)
+    made = [path for path in road.all_cached() if LOCK.as_posix() in files]
+    push(root, made)  # else a stage that has nothing to do would do it, and spend, again
+    refs.begin(run, base=base, below=below, files=files)
+
+
+def promote_walk(params: Params, root: Path, run: str, *, now: dt.datetime) -> "Promoted":
+    """Releases what a walk in pods made, by the door that every walk goes through.
+
+    Raises:
+        WalkEnded: it was revoked or closed, or is still at work.
+        PromotionRefused: it cannot be released.
+        Busy: an erasure or another promotion is under way.
+        StoreUnavailable: a remote does not answer.
+    """
+    from lethe.runs.service import release
+
+    walk = came_to(root, run)
+    fetch_into_cache(root, walk.lock or b"")
+    return release(params, run, walk.files, now=now)
+
+
+def came_to(root: Path, run: str) -> Walk:
+    """The walk as its last stage left it; its lock and reports are `files`.
+
+    Raises:
+        WalkEnded: it was revoked or closed, or is still at work.
+        StoreUnavailable: the git remote does not answer.
+    """
+    walk = _refs(root).find(run)
+    if walk is None or walk.state != "idle":
+        state = "closed" if walk is None else walk.state
+        raise WalkEnded(f"Walk {run} has nothing to promote: it is {state}. Start a new run.")
+    return walk
+
+
+def close_walk(root: Path, run: str) -> int:
+    """Ends a walk: its ref goes, and what only its lock named on DVC's remotes; how many objects.
+
+    Closed again, it finds nothing. Whatever of the walk still runs cannot name anything any more.
+
+    Raises:
+        WalkEnded: a stage of it swapped the ref just now; close again.
+        StoreUnavailable: a remote does not answer; close again.
+    """
+    if remote_of(root) is None:
+        return 0  # it was not even opened
+    refs = _refs(root)
+    walk = refs.find(run)
+    if walk is None:
+        return 0
+    if walk.state != "revoked":
+        walk = refs.swap(walk, "revoked")
+    refs.forget(walk)  # here alone: the remote's goes last, so that a close that was cut goes on
+    count = forget_unnamed(root, walk.lock or b"")
+    refs.end(walk)
+    return count
+
+
+def fence(root: Path, tokens: BitMap) -> Outcome | None:
+    """Sees to walks in pods before and after people are purged; None where there never was one.
+
+    Guarantees: "nothing found" means that no walk that is under way has subject keys, is sending
+        objects, or has one of the people in its data; and none can come to have one of them, for
+        they are suppressed.
+    """
+    if remote_of(root) is None:
+        return None
+    refs = _refs(root)
+    try:
+        waited = [walk.run for walk in refs.all() if not _passed(root, refs, walk, tokens)]
+    except StoreUnavailable as error:
+        return Outcome(STORE, "not attempted", reason=str(error))
+    if not waited:
+        return Outcome(STORE, "nothing found")
+    reason = (
+        f"{len(waited)} walks are under way with subject keys, with objects on their way, or with "
+        "the person, and end at their next step. Once they are closed the next sweep goes on; "
+        "`lethe pod close RUN` ends one that nobody closed"
+    )
+    return Outcome(STORE, "not attempted", len(waited), tuple(waited), reason)
+
+
+def _passed(root: Path, refs: Refs, walk: Walk, tokens: BitMap) -> bool:
+    """Whether an erasure need not wait for a walk; revokes it if it has one of the people."""
+    if walk.state in ("keys", "pushing", "revoked"):
+        return False
+    if not _has(root, walk, tokens):
+        return True
+    with suppress(WalkEnded):  # if it went on just now, the next sweep sees how it is then
+        refs.swap(walk, "revoked")
+    return False
+
+
+def _has(root: Path, walk: Walk, tokens: BitMap) -> bool:
+    """Whether one of the people is in its data; also if what says so is not to be found."""
+    for made in parse_lock(walk.lock or b""):
+        for path in _PEOPLE:
+            md5 = made.out(path)
+            if md5 is not None:
+                content = content_of(root, md5)
+                if content is None or holds(content, tokens):
+                    return True
+    return False
+
+
+def _refs(root: Path) -> Refs:
+    remote = remote_of(root)
+    if remote is None:
+        raise NotFound("This workspace never opened a walk in pods: git config lethe.walks.")
+    return Refs(root, remote)

@@ -1,0 +1,288 @@
+"""One stage of a walk in a pod: an empty folder, the stage's inputs, the stage, its outputs.
+
+What is between two pods is on two remotes: git's has the walk's `dvc.lock` and reports, by one
+ref a run (`lethe.runs.pods.refs`); DVC's has the objects that this lock names. What still has
+subject keys is in neither: the stages that read or write it share one folder on a volume of the
+run's own, and it is cleared as soon as the last of them has read it.
+
+The order is the guarantee. The ref names objects before the first of them is on its way, so that
+an erasure finds whatever a killed pod left; and a pod whose walk was revoked meanwhile cannot name
+anything, so it sends nothing.
+"""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import chdir, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from lethe.config import workspace
+from lethe.config.params import Params, load_params, resolve_secret
+from lethe.core.errors import Busy, LetheError, ParamsInvalid, WalkEnded
+from lethe.core.files import write_whole
+from lethe.runs.pods.graph import ROAD, Road, report_files
+from lethe.runs.pods.objects import clear_held, pull, pull_own, push, refuse_relative_remote
+from lethe.runs.pods.refs import Refs, Walk
+from lethe.runs.stages import StageFailed
+from lethe.stores.dvc.git import LOCK
+from lethe.stores.dvc.repro import History
+
+_HOLD = Path(".git/lethe-pod.lock")
+_LAID = Path(".git/lethe-laid")  # the ref that the folder was last brought to
+_SQLITE = "sqlite:///"
+
+
+def run_stage(stage: str, *, run: str, remote: str, folder: Path, watch_seconds: float) -> None:
+    """Runs one stage of a walk; again after it was killed, it goes on, and does nothing twice.
+
+    Args:
+        run: the walk's opaque id.
+        remote: the git remote that has the walk's ref.
+        folder: empty, or that of an earlier try; of a stage that sees subject keys, the one that
+            these stages share.
+        watch_seconds: how often to look whether the walk was revoked while the stage runs.
+
+    Raises:
+        WalkEnded: the walk was revoked or closed, or lacks what the stage starts from.
+        StageFailed: the stage's own error, with its own exit code.
+        ParamsInvalid: a store's address means another place in a pod.
+        StoreUnavailable: a remote does not answer; the stage may be tried again.
+        Busy: another pod holds the folder.
+    """
+    with _alone(folder):
+        refs = Refs(folder, remote, depth=2)
+        walk = _open_walk(refs, run)
+        root = _lay(folder, walk)
+        road = Road(root)
+        road.refuse_unknown(stage)
+        _refuse_other_places(root)
+        _refuse_other_code(root)
+        _bring_inputs(root, road, stage)
+        if stage in road.with_keys:
+            walk = _swap(refs, walk, folder, state="keys")
+        with chdir(root):
+            workspace.take_failure()
+        with _watched(refs, walk, watch_seconds):
+            _repro(root, stage)
+        _publish(refs, walk, folder, root, road, stage)
+
+
+def _open_walk(refs: Refs, run: str) -> Walk:
+    walk = refs.find(run)
+    if walk is None or walk.state == "revoked":
+        raise _over(run)
+    return walk
+
+
+def _over(run: str) -> WalkEnded:
+    return WalkEnded(
+        f"Walk {run} is over: it was revoked because somebody in it was erased, or it was closed, "
+        "or never opened. Nothing of this stage was kept. Start a new run."
+    )
+
+
+def _lay(folder: Path, walk: Walk) -> Path:
+    """Brings the folder to the walk's release, lock and reports; the workspace in it.
+
+    A folder that is there already is left as it is: it may have more than the ref, of a try that
+    was killed.
+    """
+    root = folder / walk.below
+    laid = folder / _LAID
+    if laid.exists() and laid.read_text() == walk.commit:
+        clear_held(root)
+        return root
+    if (root / ROAD).exists():
+        for path in Road(root).reports():
+            (root / path).unlink(missing_ok=True)
+    _git(folder, "checkout", "--quiet", "--force", "--detach", walk.base)
+    clear_held(root)
+    for path, content in walk.files.items():
+        write_whole(root / path, content)
+    laid.write_text(walk.commit)
+    return root
+
+
+def _swap(
+    refs: Refs,
+    walk: Walk,
+    folder: Path,
+    *,
+    state: Any,
+    files: Mapping[str, bytes] | None = None,
+) -> Walk:
+    if walk.state == state and files in (None, walk.files):
+        return walk
+    after = refs.swap(walk, state, files)
+    (folder / _LAID).write_text(after.commit)
+    return after
+
+
+def _bring_inputs(root: Path, road: Road, stage: str) -> None:
+    remote, scratch = road.inputs(stage)
+    absent = [path for path in scratch if not (root / path).exists()]
+    if absent:
+        raise WalkEnded(
+            f"{stage} cannot begin: {', '.join(absent)} is not in the shared folder. It never "
+            "leaves there; start again from the first stage, or a new run."
+        )
+    if (root / LOCK).exists():
+        pull(root, remote, stage=stage)
+        own = road.cached(stage)
+        if not pull_own(root, own):
+            for path in own:  # a part of an output is no output
+                gone = root / path
+                shutil.rmtree(gone) if gone.is_dir() else gone.unlink(missing_ok=True)
+
+
+def _repro(root: Path, stage: str) -> None:
+    for event in History(root).repro([stage], single=True):
+        if event.kind == "failed":
+            with chdir(root):
+                code, message = workspace.take_failure() or (
+                    1,
+                    "the stage was ended from outside (killed or out of memory). Try it again.",
+                )
+            raise StageFailed(stage, code, message)
+
+
+def _publish(refs: Refs, walk: Walk, folder: Path, root: Path, road: Road, stage: str) -> None:
+    files = report_files(root, road)
+    outs = road.cached(stage)
+    waits = stage in road.with_keys and stage != road.with_keys[-1]
+    after = "keys" if waits else "idle"
+    if outs and (walk.state != after or files != walk.files):
+        walk = _swap(refs, walk, folder, state="pushing", files=files)
+        push(root, outs)
+    if not waits and stage in road.with_keys:
+        with chdir(root):
+            workspace.remove_scratch()
+    _swap(refs, walk, folder, state=after, files=files)
+
+
+@contextmanager
+def _watched(refs: Refs, walk: Walk, seconds: float) -> Iterator[None]:
+    """Ends what runs inside when its walk is revoked or closed: a training can take hours."""
+    ended, lost = threading.Event(), threading.Event()
+
+    def look() -> None:
+        while not ended.wait(seconds):
+            if refs.peek(walk.run) not in (None, walk.commit):
+                lost.set()
+                _end_children()
+                return
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield
+    except LetheError:
+        if lost.is_set():
+            raise _over(walk.run) from None
+        raise
+    finally:
+        ended.set()
+        watcher.join()
+    if lost.is_set():
+        raise _over(walk.run)
+
+
+def _end_children() -> None:
+    """DVC and the stage that it runs; the walk itself ends by its own word."""
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            child.terminate()
+    _, left = psutil.wait_procs(children, timeout=10)
+    for child in left:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
+def _refuse_other_places(root: Path) -> None:
+    """Stores of a pod's own would be empty; a ledger that forgot would charge everybody anew.
+
+    Raises:
+        ParamsInvalid: an address is relative, or a SQLite file or folder that is not there.
+    """
+    refuse_relative_remote(root)
+    params = load_params(root / "params.yaml")
+    for name, declared in _addresses(params).items():
+        if declared.startswith("env:") and declared.removeprefix("env:") not in os.environ:
+            continue  # this stage is not given it; one that needs it says so
+        url = resolve_secret(declared)
+        kind, _, rest = url.partition(":")
+        if url.startswith(_SQLITE):
+            path = Path(url.removeprefix(_SQLITE))
+        elif kind in ("csv", "parquet"):
+            path = Path(rest)
+        else:
+            continue
+        if not path.is_absolute() or not path.exists():
+            raise ParamsInvalid(
+                f"params.yaml: {name} is a file that this pod does not have. In pods every store "
+                "has an address that all of them reach; write env:NAME and give the variable."
+            )
+
+
+def _addresses(params: Params) -> dict[str, str]:
+    stores = params.stores
+    return {
+        "source.url": params.source.url,
+        "stores.vault": stores.vault,
+        "stores.ledger": stores.ledger,
+        "stores.registry": stores.registry,
+    }
+
+
+def _refuse_other_code(root: Path) -> None:
+    """The registry names the release's commit: what runs must be that code, not the image's own.
+
+    Raises:
+        WalkEnded: the image was built from other code.
+    """
+    here = Path(__file__).parents[2]
+    released = root / "pipeline" / "lethe"
+    theirs = {path.relative_to(released) for path in released.rglob("*.py")}
+    ours = {path.relative_to(here) for path in here.rglob("*.py")}
+    differ = sorted(
+        path
+        for path in ours | theirs
+        if path not in ours
+        or path not in theirs
+        or (here / path).read_bytes() != (released / path).read_bytes()
+    )
+    if differ:
+        raise WalkEnded(
+            f"The image was built from other code than the release: {len(differ)} files of "
+            f"pipeline/lethe/ differ, {differ[0]} among them. Build the image from the release."
+        )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds the folder against another pod on the same machine; the ref holds all others."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not (folder / ".git").exists():
+        _git(folder, "init", "--quiet")
+    with (folder / _HOLD).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy("Another pod holds this folder. Wait for it to end.") from None
+        yield
+
+
+def _git(folder: Path, *words: str) -> None:
+    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, check=False)
+    if done.returncode:
+        raise WalkEnded(
+            f"git {words[0]} ended with {done.returncode} in the pod's folder. Start the stage in "
+            "an empty folder."
+        )

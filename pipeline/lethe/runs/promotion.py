@@ -1,0 +1,207 @@
+"""Promotion: what a walk made becomes what HOME releases, by the one writer that there is.
+
+It is the walk's `dvc.lock`, committed on the branch that HOME has checked out; nothing else is, and
+nothing that somebody has staged there. Everything is checked first: that the walk went through
+the registry's door, that nothing newer is released, and that every object is still there, since an
+erasure may have taken some from the cache.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyroaring import BitMap
+
+from lethe.config import workspace
+from lethe.core.errors import Busy, PromotionRefused
+from lethe.core.files import read_json, write_whole
+from lethe.runs.worktree import Walk
+from lethe.stores.dvc.git import LOCK, Made, commit_lock, git, parse_lock
+from lethe.stores.dvc.graph import read_stages
+from lethe.stores.dvc.outputs import check_out, missing_objects, uncached, uncached_files
+from lethe.stores.dvc.repro import History
+from lethe.stores.dvc.survey import md5_of
+from lethe.stores.dvc.worktree import Worktree
+
+Objection = Callable[[BitMap], str | None]  # the people of the shards → why they may not be used
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """What came of a promotion: the model version that is released, and the commit, if one was
+    made."""
+
+    version: str
+    commit: str | None
+
+
+def made_in(walk: Walk) -> dict[str, bytes]:
+    """The lock of a walk and the reports that it names, by path."""
+    content = History(walk.root).lock_bytes()
+    if content is None:
+        return {}
+    return {str(LOCK): content, **uncached_files(walk.root, parse_lock(content))}
+
+
+def promote(home: Path, run: str, files: Mapping[str, bytes], *, objection: Objection) -> Promoted:
+    """Releases what a walk made. Done again, it finishes what was cut, or finds it done.
+
+    Guarantees: one commit that changes `dvc.lock` alone, on the branch that HOME has checked out;
+        what is released was registered, and every object that it names is in HOME's cache.
+
+    Args:
+        run: the walk, for messages.
+        files: its `dvc.lock` and reports, by path.
+
+    Raises:
+        PromotionRefused: it cannot be released; HOME is as it was.
+        Busy: a run holds HOME.
+    """
+    content = files.get(str(LOCK))
+    if content is None:
+        raise PromotionRefused(f"Walk {run} has no {LOCK}: no stage has run in it.")
+    made = parse_lock(content)
+    with Worktree(home).alone():
+        branch = _branch(home)
+        if unfinished := _unfinished(home, made):
+            raise PromotionRefused(
+                f"{', '.join(unfinished)}: not passed with what the stages before made. What was "
+                "not registered is not released. Walk the road to its end."
+            )
+        if missing := missing_objects(home, made):
+            raise PromotionRefused(
+                f"DVC's cache does not have {', '.join(missing)} as walk {run} made it: somebody "
+                "in it was erased meanwhile. Walk the road anew."
+            )
+        registered = _registered(files, made)
+        before = History(home).lock_bytes()
+        if before != content:
+            _refuse_older(home, registered)
+            if reason := objection(_subjects(home, made)):
+                raise PromotionRefused(f"{reason} Walk the road anew.")
+            if before is not None and before != _committed(home, branch):
+                _commit(home, branch, before, "Keep the lock that was not committed")
+            for path in uncached(home / "dvc.yaml") & files.keys():
+                write_whole(home / path, files[path])
+            write_whole(home / LOCK, content)
+        commit = _commit(home, branch, content, f"Release {_name(registered)} of {run}")
+    check_out(home, made)
+    return Promoted(_name(registered), commit)
+
+
+def promote_own(home: Path) -> Promoted | None:
+    """Commits HOME's own `dvc.lock`, which an erasure or its retraining changed.
+
+    One whose stages have not all passed stays uncommitted, unless the committed one names what is
+    gone.
+
+    Returns:
+        None where there is nothing to commit.
+
+    Raises:
+        PromotionRefused: no branch is checked out. Busy: a run holds HOME.
+    """
+    history = History(home)
+    if history.lock_bytes() in (None, _committed(home, "HEAD")):
+        return None
+    with Worktree(home).alone():
+        content = history.lock_bytes() or b""
+        made = parse_lock(content)
+        branch = _branch(home)
+        stale = missing_objects(home, parse_lock(_committed(home, branch) or b""))
+        if (_unfinished(home, made) or missing_objects(home, made)) and not stale:
+            return None
+        try:
+            name = _name(_registered(uncached_files(home, made), made))
+        except PromotionRefused:
+            name = "the shards without a model"
+        return Promoted(name, _commit(home, branch, content, f"Release {name}"))
+
+
+def _branch(home: Path) -> str:
+    """The full name of the branch that is checked out."""
+    if git(home, "rev-parse", "--git-dir") is None:
+        raise PromotionRefused(f"{home} is in no git repository, so there is nothing to commit to.")
+    name = (git(home, "symbolic-ref", "--quiet", "HEAD") or b"").decode().strip()
+    if not name:
+        raise PromotionRefused(
+            f"{home} has no branch checked out (its HEAD is detached), so there is none to release "
+            "to. `git switch` to the release branch there."
+        )
+    if git(home, "ls-files", "--unmerged", "--", str(LOCK)):
+        raise PromotionRefused(
+            f"{LOCK} of {home} is in a merge that is not resolved. Resolve it, or `git merge "
+            "--abort`."
+        )
+    return name
+
+
+def _committed(home: Path, branch: str) -> bytes | None:
+    return git(home, "cat-file", "blob", f"{branch}:./{LOCK}")
+
+
+def _unfinished(home: Path, made: tuple[Made, ...]) -> list[str]:
+    """Stages that have not run, or not with what the stages before them made."""
+    stages = {each.stage: each for each in made}
+    outs = {path: md5 for each in made for path, md5 in each.outs.items()}
+    return [
+        name
+        for name in read_stages(home / "dvc.yaml")
+        if name not in stages
+        or any(outs.get(path, md5) != md5 for path, md5 in stages[name].deps.items())
+    ]
+
+
+def _registered(files: Mapping[str, bytes], made: tuple[Made, ...]) -> Mapping[str, Any]:
+    """What `register` reported, if that is the report that the lock names."""
+    path = workspace.report_path("register").as_posix()
+    md5 = next((found for each in made if (found := each.outs.get(path))), None)
+    content = files.get(path, b"")
+    if md5 is None or md5_of(content) != md5:
+        raise PromotionRefused(
+            f"{path} is not the one that {LOCK} names, so nobody can tell what was registered. "
+            "Walk the road to its end."
+        )
+    report: Mapping[str, Any] = json.loads(content)
+    return report
+
+
+def _refuse_older(home: Path, registered: Mapping[str, Any]) -> None:
+    """Of two walks, the one that was registered last is released, whichever is promoted last."""
+    try:
+        there = read_json(home / workspace.report_path("register"))
+    except (OSError, ValueError):
+        return
+    same = there.get("model") == registered.get("model")
+    if same and int(there.get("version", 0)) > int(registered.get("version", 0)):
+        raise PromotionRefused(
+            f"{_name(there)} is released already, and this walk's {_name(registered)} is older. "
+            "There is nothing to do."
+        )
+
+
+def _name(report: Mapping[str, Any]) -> str:
+    return f"{report.get('model')}/{report.get('version')}"
+
+
+def _subjects(home: Path, made: tuple[Made, ...]) -> BitMap:
+    path = workspace.SUBJECTS.as_posix()
+    md5 = next((found for each in made if (found := each.outs.get(path))), None)
+    return BitMap() if md5 is None else History(home).read_manifest(md5)
+
+
+def _commit(home: Path, branch: str, content: bytes, message: str) -> str | None:
+    """Commits a lock, and says so to the index, where else it would be staged to go back."""
+    made: str | None = None
+    if _committed(home, branch) != content:
+        if not commit_lock(home, branch, content, message=message):
+            raise Busy(f"{branch} moved meanwhile, or git refuses to commit. Try again.")
+        made = (git(home, "rev-parse", branch) or b"").decode().strip()
+    blob = (git(home, "rev-parse", f"{branch}:./{LOCK}") or b"").decode().strip()
+    below = (git(home, "rev-parse", "--show-prefix") or b"").decode().strip()
+    entry = f"100644,{blob},{below}{LOCK}"
+    if git(home, "update-index", "--add", "--cacheinfo", entry) is None:
+        raise Busy(f"git's index of {home} is held by another command. Try again.")
+    return made

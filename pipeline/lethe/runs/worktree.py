@@ -1,0 +1,337 @@
+"""Walks: one git worktree for each run of the road, which shares HOME's cache and remotes.
+
+A walk is detached at HOME's commit and begins with HOME's `dvc.lock` and outputs, so what did not
+change is not run again. Whatever becomes of it, HOME stays as it is until the walk is promoted
+(`lethe.runs.promotion`). It is registered as a worktree before HOME's lock is read: an
+erasure that looked for worktrees too early to see it has already taken the person from what it
+begins with.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from lethe.config import workspace
+from lethe.config.home import WALKS
+from lethe.core.errors import Busy, LetheError, NotFound, ParamsInvalid
+from lethe.core.files import write_json, write_whole
+from lethe.stores.dvc.git import LOCK, git, parse_lock
+from lethe.stores.dvc.graph import read_stages
+from lethe.stores.dvc.outputs import check_out, missing_objects, outputs, uncached_files
+from lethe.stores.dvc.worktree import Worktree
+
+MARK = workspace.STATE / "walk.json"  # of an opened walk; its time is when it was last used
+SCRATCH = (workspace.MINIMIZED, workspace.CONSENTED, workspace.TEMPORARY)  # may have subject keys
+# What decides what a run does, beside what a stage of dvc.yaml depends on.
+DECIDES = ("params.yaml", "dvc.yaml", ".dvc/config", ".dvcignore", "pipeline")
+_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_PATIENCE_S = 10  # what a process may take to end when it is told to
+_POLL_S = 1.0
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One walk of `home`.
+
+    `folder` is the worktree; `root` stands in it where HOME stands in its own repository.
+    """
+
+    home: Path
+    run: str
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.home / WALKS / self.run
+
+    @classmethod
+    def of(cls, home: Path, run: str) -> "Walk":
+        """The walk of a run, opened or not.
+
+        Raises:
+            ParamsInvalid: `run` cannot name a folder.
+        """
+        if not _RUN.fullmatch(run) or run.endswith((".lock", ".")) or ".." in run:
+            raise ParamsInvalid(
+                "A run is named by letters, digits, `_`, `-` and `.`, 100 at most. Give the id "
+                "that `lethe walk open` was given."
+            )
+        below = (git(home, "rev-parse", "--show-prefix") or b"").decode().strip()
+        return cls(home, run, home / WALKS / run / below)
+
+    @property
+    def is_open(self) -> bool:
+        return (self.root / MARK).is_file()
+
+    def touch(self) -> None:
+        """Says that it is in use."""
+        os.utime(self.root / MARK)
+
+    def idle_seconds(self, now: float) -> float:
+        """How long nothing has worked in it, as files tell.
+
+        Args:
+            now: seconds since the epoch.
+        """
+        signs = (MARK, LOCK, Path(".dvc/tmp/lock"), Path(".dvc/tmp/rwlock"))
+        times = [_mtime(path) for path in (self.folder, *(self.root / sign for sign in signs))]
+        return now - max(times)
+
+    def processes(self, *, at_terminal: bool) -> list[psutil.Process]:
+        """What works in it: its stages and their children, or what a person has at a terminal."""
+        folder = self.folder.resolve()
+        found = []
+        for process in psutil.process_iter():
+            try:
+                inside = Path(process.cwd()).is_relative_to(folder)
+                if inside and process.pid != os.getpid():
+                    found += [process] if bool(process.terminal()) == at_terminal else []
+            except (psutil.Error, OSError):
+                continue  # ended meanwhile, or another user's
+        return found
+
+
+def open_walk(home: Path, run: str) -> Walk:
+    """Opens the walk of a run; one that is open is given as it is, to go on with.
+
+    Raises:
+        ParamsInvalid: HOME has uncommitted changes in what decides, or no commit to begin at.
+        NotFound: HOME's lock names outputs that are not in the cache.
+    """
+    walk = Walk.of(home, run)
+    with _held(walk):
+        if walk.is_open and _registered(walk):
+            walk.touch()
+            return walk
+        _refuse_uncommitted(home)
+        _remove(walk)  # what an `open` that was killed left
+        made = False
+        try:
+            _add_worktree(walk)
+            _share(walk)
+            _begin(walk)
+            commit = (git(walk.root, "rev-parse", "HEAD") or b"").decode().strip()
+            write_json(walk.root / MARK, {"commit": commit, "run": run})
+            made = True
+        finally:
+            if not made:
+                _remove(walk)
+    return walk
+
+
+def close_walk(home: Path, run: str, *, only_if: Callable[[Walk], bool] | None = None) -> bool:
+    """Removes a walk with everything in it, whatever state it is in; whether there was one.
+
+    What is left of its stages is ended first. A walk that a person works in at a terminal keeps
+    its folder, but not what has subject keys.
+
+    Args:
+        only_if: asked once nobody else opens or closes it; a walk may have come to life.
+
+    Raises:
+        Busy: DVC or a training works in it at such a terminal.
+    """
+    walk = Walk.of(home, run)
+    if not walk.folder.exists() and not _admin_folders(walk):
+        return False
+    with _held(walk):
+        if only_if is not None and not only_if(walk):
+            return False
+        _end(walk.processes(at_terminal=False))
+        clear_scratch(walk)
+        if walk.processes(at_terminal=True) and (walk.root / ".dvc").is_dir():
+            with Worktree(walk.root).alone():
+                pass
+        _remove(walk)
+    return True
+
+
+def walks(home: Path) -> list[Walk]:
+    """Every walk that there is something of, by name."""
+    folder = home / WALKS
+    names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    return [Walk.of(home, name) for name in sorted(names) if _RUN.fullmatch(name)]
+
+
+def clear_scratch(walk: Walk) -> bool:
+    """Removes what may have subject keys; whether there was any."""
+    found = [path for each in SCRATCH if (path := walk.root / each).exists()]
+    for path in found:
+        shutil.rmtree(path)
+    return bool(found)
+
+
+def wait_for_walk(home: Path, run: str, *, seconds: float) -> Walk:
+    """Waits until nothing else holds an open walk, such as an erasure that looks through it.
+
+    Raises:
+        NotFound: it is not open.
+        Busy: it is held for longer than that.
+    """
+    walk = Walk.of(home, run)
+    until = time.monotonic() + seconds
+    while True:
+        if not walk.is_open:
+            raise NotFound(
+                f"Walk {run} is not open: it was closed when its run ended. Open it again, and "
+                "start with the first stage."
+            )
+        try:
+            with Worktree(walk.root).alone():
+                walk.touch()
+                return walk
+        except Busy:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(_POLL_S)
+
+
+# ---------------------------------------------------------------------- opening
+
+
+def _refuse_uncommitted(home: Path) -> None:
+    """A walk runs what is committed. Where HOME says otherwise, nobody can tell what is meant.
+
+    Every other command reads HOME's files as they are: an erasure would then go by other
+    declarations than the training, and a column that was just taken out would be read once more.
+    """
+    if git(home, "rev-parse", "--verify", "--quiet", "HEAD^{commit}") is None:
+        raise ParamsInvalid(f"{home} has no commit: a walk begins at one. Commit the road first.")
+    if not (home / "dvc.yaml").is_file():
+        raise ParamsInvalid(f"{home} has no dvc.yaml: there is no road to walk.")
+    stages = read_stages(home / "dvc.yaml")
+    read = {dep for stage in stages.values() for dep in stage.get("deps", ())}
+    paths = sorted({*DECIDES, *(read - outputs(home / "dvc.yaml"))})
+    said = git(home, "status", "--porcelain", "--untracked-files=no", "--", *paths) or b""
+    changed = [line[3:] for line in said.decode(errors="replace").splitlines()]
+    if changed:
+        raise ParamsInvalid(
+            f"{', '.join(sorted(changed))}: changed in {home} and not committed. A walk runs what "
+            "is committed, every other command what lies there. Commit it, or `git restore` it."
+        )
+
+
+def _add_worktree(walk: Walk) -> None:
+    walks_folder = walk.home / WALKS
+    walks_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    walks_folder.chmod(0o700)
+    walk.folder.mkdir(mode=0o700)
+    words = ("worktree", "add", "--quiet", "--force", "--detach", str(walk.folder), "HEAD")
+    if git(walk.home, "-c", "core.hooksPath=/dev/null", *words) is None:
+        raise LetheError(f"git makes no worktree in {walks_folder}. Try `git worktree prune`.")
+    if not (walk.root / ".dvc").is_dir():
+        raise ParamsInvalid(f"{walk.home}: .dvc/config is not committed. Commit it, and dvc.yaml.")
+
+
+def _share(walk: Walk) -> None:
+    """DVC's settings of HOME, relative ones included: one cache, the same remotes."""
+    from dvc.config import Config, merge
+
+    there = Config(str(walk.home / ".dvc"), validate=False)
+    settings: dict[str, dict[str, object]] = {}
+    for level in ("repo", "local"):
+        merge(settings, there.load_one(level))
+    configured = there.get("cache", {}).get("dir")
+    shared = Path(str(configured)) if configured else walk.home / ".dvc" / "cache"
+    settings["cache"]["dir"] = str(shared.resolve())
+    settings["core"]["site_cache_dir"] = str((walk.root / workspace.STATE / "dvc").resolve())
+    own = Config(str(walk.root / ".dvc"), validate=False)
+    with own.edit("local") as local:
+        merge(local, settings)
+    (walk.root / ".dvc" / "config.local").chmod(0o600)  # a remote's password may stand there
+
+
+def _begin(walk: Walk) -> None:
+    """HOME's lock as it lies there, and what it names."""
+    try:
+        content = (walk.home / LOCK).read_bytes()
+    except FileNotFoundError:
+        (walk.root / LOCK).unlink(missing_ok=True)
+        return
+    made = parse_lock(content)
+    if missing := missing_objects(walk.home, made):
+        raise NotFound(
+            f"DVC's cache does not have {', '.join(missing)} as HOME's {LOCK} names it. Run "
+            "`dvc pull` there: without it the walk would train, and charge everybody, again."
+        )
+    write_whole(walk.root / LOCK, content)
+    for path, report in uncached_files(walk.home, made).items():
+        write_whole(walk.root / path, report)
+    check_out(walk.root, made)
+
+
+# ---------------------------------------------------------------------- closing
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    """Every command that a stage runs may be ended: it resumes, or is done again."""
+    for signal in (psutil.Process.terminate, psutil.Process.kill):
+        for process in processes:
+            _tell(process, signal)
+        _, processes = psutil.wait_procs(processes, timeout=_PATIENCE_S)
+
+
+def _tell(process: psutil.Process, signal: Callable[[psutil.Process], None]) -> None:
+    try:
+        signal(process)
+    except psutil.Error:
+        return  # ended meanwhile
+
+
+def _remove(walk: Walk) -> None:
+    """What says that it is open goes first, what git knows of it last."""
+    (walk.root / MARK).unlink(missing_ok=True)
+    clear_scratch(walk)
+    if walk.folder.exists():
+        shutil.rmtree(walk.folder)
+    for admin in _admin_folders(walk):
+        shutil.rmtree(admin)
+
+
+def _admin_folders(walk: Walk) -> list[Path]:
+    """Where git keeps what it knows of the worktree, also one that was never finished."""
+    common = (git(walk.home, "rev-parse", "--git-common-dir") or b"").decode().strip()
+    found = []
+    for path in (walk.home / common / "worktrees").glob("*/gitdir") if common else ():
+        if (path.parent / path.read_text().strip()).parent.resolve() == walk.folder.resolve():
+            found.append(path.parent)
+    return found
+
+
+def _registered(walk: Walk) -> bool:
+    return git(walk.root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}") is not None and bool(
+        _admin_folders(walk)
+    )
+
+
+@contextmanager
+def _held(walk: Walk) -> Iterator[None]:
+    """One `open` or `close` of a walk at a time; others wait."""
+    path = walk.folder.with_name(f"{walk.run}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    while True:
+        with path.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+                continue  # it went with a walk that was closed meanwhile
+            try:
+                yield
+            finally:
+                if not walk.folder.exists():
+                    path.unlink(missing_ok=True)
+            return
+
+
+def _mtime(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

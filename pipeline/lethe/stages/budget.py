@@ -1,0 +1,103 @@
+"""budget: make the plan, say what it costs everybody, and refuse it before it runs.
+
+Nothing is reserved here; train does that, by the same rules, before it draws anything.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from lethe.config import workspace
+from lethe.config.params import Params, resolve_secret
+from lethe.core.files import write_json, write_whole
+from lethe.data.encoding import Encoder
+from lethe.data.shards import eligible_people, shard_paths
+from lethe.ledger.admission import check_subjects
+from lethe.ledger.classes import ClassPrice
+from lethe.ledger.ledger import Ledger
+from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
+from lethe.privacy.plan import ADJACENCY, SAMPLING, UNIT, Plan
+from lethe.privacy.planning import plan_from
+
+_CLASSES = 100  # listed one by one; the rest are summed up as one
+
+
+def run(params: Params, *, now: datetime) -> dict[str, Any]:
+    """Plans the training and prices it; writes `data/plan.json` and `reports/budget.json`.
+
+    Guarantees: reads who may train and nothing else of them; the ledger stays as it is.
+
+    Raises:
+        NotFound: there are no shards yet.
+        TooFewSubjects: fewer than `subject.minimum` may train.
+        TrainingRefused: delta is not below 1/subjects.
+        BudgetExceeded: the run would bring somebody above the budget, and the policy is
+            `refuse`; or everybody.
+    """
+    eligible = eligible_people(shard_paths(workspace.SHARDS))
+    plan = plan_from(params)
+    check_subjects(plan, len(eligible), minimum=params.subject.minimum)
+    with Ledger.open(resolve_secret(params.stores.ledger)) as ledger:
+        prices = ledger.price(plan, eligible, params.budget)
+        _, left_out = ledger.admissible(plan, eligible, params.budget)
+    report = budget_report(plan, prices, subjects=len(eligible), left_out=left_out, params=params)
+    write_whole(workspace.PLOTS / "budget.csv", plot(prices).encode())
+    write_json(workspace.ENCODING, Encoder.from_params(params).to_data())
+    write_json(workspace.PLAN, plan.to_data())
+    write_json(workspace.report_path("budget"), report)
+    return report
+
+
+def budget_report(
+    plan: Plan, prices: Sequence[ClassPrice], *, subjects: int, left_out: int, params: Params
+) -> dict[str, Any]:
+    """What the run costs alone, and what it brings each class of people to."""
+    return {
+        "adjacency": ADJACENCY,
+        "budget": {
+            "delta": params.budget.delta,
+            "epsilon": params.budget.epsilon,
+            "over_budget": params.budget.over_budget,
+        },
+        "classes": [asdict(price) for price in _summed_up(prices)],
+        "delta": plan.delta,
+        "epsilon_pld": epsilon_pld([plan.event], plan.delta),
+        "epsilon_rdp": epsilon_rdp([plan.event], plan.delta),
+        "left_out": left_out,
+        "not_private": ["classes.subjects", "left_out", "subjects"],
+        "plan": plan.to_data(),
+        "plan_digest": plan.digest,
+        "remaining": min(price.remaining for price in prices),
+        "sampling": SAMPLING,
+        "subjects": subjects,
+        "unit": UNIT,
+    }
+
+
+def plot(prices: Sequence[ClassPrice]) -> str:
+    """The classes before and after the run, as CSV."""
+    lines = ["class,subjects,when,epsilon_rdp,epsilon_pld"]
+    for number, price in enumerate(_summed_up(prices), start=1):
+        for when in ("before", "after"):
+            rdp, pld = getattr(price, f"epsilon_rdp_{when}"), getattr(price, f"epsilon_pld_{when}")
+            lines.append(f"{number},{price.subjects},{when},{rdp:.6f},{pld:.6f}")
+    return "\n".join(lines) + "\n"
+
+
+def _summed_up(prices: Sequence[ClassPrice]) -> list[ClassPrice]:
+    """The largest classes, and the others as one with the worst of their numbers."""
+    listed, rest = list(prices[:_CLASSES]), prices[_CLASSES:]
+    if rest:
+        listed.append(
+            ClassPrice(
+                subjects=sum(price.subjects for price in rest),
+                runs=max(price.runs for price in rest),
+                epsilon_rdp_before=max(price.epsilon_rdp_before for price in rest),
+                epsilon_pld_before=max(price.epsilon_pld_before for price in rest),
+                epsilon_rdp_after=max(price.epsilon_rdp_after for price in rest),
+                epsilon_pld_after=max(price.epsilon_pld_after for price in rest),
+                remaining=min(price.remaining for price in rest),
+            )
+        )
+    return listed

@@ -1,0 +1,114 @@
+"""consent: keeps the subjects whose latest answer for the purpose is yes.
+
+Reads `data/minimized` and the consent table, writes `data/consented` and counts.
+"""
+
+import datetime as dt
+from collections import Counter
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lethe.config.params import Params
+from lethe.config.workspace import CONSENTED, MINIMIZED, report_path, shard_name, whole_directory
+from lethe.core.errors import NobodyConsents, NotFound, TooFewSubjects
+from lethe.core.files import write_json
+from lethe.people.consents import Decisions, read_decisions, snapshot
+from lethe.people.suppression import come_back, standing
+from lethe.stores.source.read import Source
+
+NO_ANSWER = "no answer for this purpose"
+KEPT_OUT = "has asked to be left out, or was erased"
+
+
+def consent(records: pa.Table, willing: pd.Index) -> pa.Table:
+    """The records of willing subjects, as they were.
+
+    Guarantees: a record whose subject is not among `willing`, or null, is absent; the rest
+        keep their order and schema.
+    Shapes: records with `subject` → the same columns.
+    """
+    agreed = pa.array(willing, type=records.schema.field("subject").type)
+    return records.filter(pc.is_in(records["subject"], value_set=agreed, skip_nulls=True))
+
+
+def left_out(subjects: pd.Index, decisions: Decisions, allowed: pd.Index) -> Counter[str]:
+    """How many of these subjects are not kept, by reason."""
+    unwilling = subjects.difference(decisions.willing)
+    answers = decisions.latest.reindex(unwilling)
+    reasons: Counter[str] = Counter()
+    for answer, count in answers.value_counts(dropna=True).items():
+        reasons[f"latest answer is {answer}"] += int(count)
+    if unanswered := int(answers.isna().sum()):
+        reasons[NO_ANSWER] += unanswered
+    if kept_out := len(subjects.intersection(decisions.willing).difference(allowed)):
+        reasons[KEPT_OUT] += kept_out
+    return reasons
+
+
+def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
+    """Runs the stage.
+
+    Guarantees: `data/consented` is readable by its owner alone and holds nobody whose latest
+        answer up to the snapshot is not yes, who has an open request that concerns the
+        purpose, or who is suppressed and has not agreed since; the report holds counts only.
+
+    Raises:
+        ConsentInvalid: the consent table does not hold; see `read_decisions`.
+        NobodyConsents, TooFewSubjects: too few are left.
+        NotFound: minimize has not run.
+    """
+    names = [shard_name(shard) for shard in range(params.shards)]
+    if sorted(path.name for path in MINIMIZED.glob("*.parquet")) != names:
+        raise NotFound(
+            f"{MINIMIZED} does not hold the {params.shards} declared shards. Run lethe minimize."
+        )
+    with Source.open(params) as source:
+        decisions = read_decisions(source, params, as_of=snapshot(params, now), now=now)
+    stand = standing(params, decisions)
+    if stand.fresh:
+        come_back(params, stand)
+    subjects = records_in = willing = records = 0
+    reasons: Counter[str] = Counter()
+    with whole_directory(CONSENTED, private=True) as folder:
+        for name in names:
+            everything = pq.read_table(MINIMIZED / name)
+            kept = consent(everything, stand.allowed)
+            pq.write_table(kept, folder / name, compression="zstd")
+            everybody = _people(everything)
+            subjects += len(everybody)
+            willing += len(_people(kept))
+            records_in += everything.num_rows
+            records += kept.num_rows
+            reasons += left_out(everybody, decisions, stand.allowed)
+        _refuse_few(willing, params)
+    report: dict[str, Any] = {
+        "purpose": params.purpose,
+        "subjects_in": subjects,
+        "subjects": willing,
+        "left_out": dict(reasons),
+        "records_in": records_in,
+        "records": records,
+    }
+    write_json(report_path("consent"), report)
+    return report
+
+
+def _people(records: pa.Table) -> pd.Index:
+    return pd.Index(pc.unique(records["subject"]).drop_null().to_pylist(), dtype="str")
+
+
+def _refuse_few(willing: int, params: Params) -> None:
+    if willing == 0:
+        raise NobodyConsents(
+            f"Nobody's latest answer for purpose {params.purpose!r} is yes. Ask people, or check "
+            "that purpose and consent in params.yaml name what the source has."
+        )
+    if willing < params.subject.minimum:
+        raise TooFewSubjects(
+            f"{willing} subjects with records consent; subject.minimum is "
+            f"{params.subject.minimum}. Ask more people, or lower it if so few may be learned from."
+        )

@@ -1,0 +1,161 @@
+"""register: the only door to the registry.
+
+Opens for a model that is validated, settled, audited and within budget, whose people have
+all agreed to this day, and whose every hash agrees with what ran. Otherwise it says each
+reason. Walked through again for the same training, it registers nothing, but looks anew at
+who has withdrawn. What still has subject keys ends here.
+"""
+
+import datetime as dt
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pyroaring import BitMap
+
+from lethe.config import workspace
+from lethe.config.params import Params, resolve_secret
+from lethe.core.errors import NotFound, RegistrationRefused
+from lethe.core.files import md5, read_json, write_json
+from lethe.people.withdrawn import count_withdrawn
+from lethe.registration.gate import (
+    CANDIDATE,
+    CHAMPION,
+    GATE,
+    WITHDRAWN,
+    Evidence,
+    objections,
+)
+from lethe.stores.dvc.repro import History
+from lethe.stores.registry.registry import COMPLETE, RUN_ID, Registry, Version
+
+
+def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
+    """Registers the model of the last training, once.
+
+    Raises:
+        RegistrationRefused: a condition does not hold; names each. Nothing is registered.
+        LedgerInvalid: the ledger lacks the training of a version: it was rolled back.
+        NotFound: an earlier stage has not run.
+    """
+    try:
+        return _register(params, now)
+    finally:
+        # However it ends: the next walk reads the source again anyway.
+        workspace.remove_scratch()
+
+
+def _register(params: Params, now: dt.datetime) -> dict[str, Any]:
+    training = _report("train")
+    manifest = _read(workspace.MANIFEST)
+    if not BitMap.deserialize(manifest):
+        raise NotFound("The model went in an erasure. Train again without the person: lethe run.")
+    withdrawn = count_withdrawn(params, BitMap.deserialize(manifest), now)
+    registry = Registry.open(resolve_secret(params.stores.registry))
+    name = params.registration.name
+    _refuse_rolled_back(params, registry)
+    version = registry.of_run(name, str(training.get("run_id")))
+    if version is not None and (withdrawn or version.tags.get(WITHDRAWN)):
+        registry.tag(version, WITHDRAWN, str(withdrawn))
+    if version is not None and withdrawn:
+        raise RegistrationRefused(
+            f"Model {name}/{version.version} is registered, but {withdrawn} people in it have "
+            "withdrawn or were erased since. Train again without them: lethe run."
+        )
+    if version is None:
+        version = _first_time(params, registry, training, manifest, withdrawn)
+    if version.tags.get(COMPLETE) != "true":
+        registry.alias(version, CANDIDATE)
+        if version.tags.get(GATE) == "open":
+            registry.alias(version, CHAMPION)
+        registry.tag(version, COMPLETE, "true")
+    version = registry.find(name, str(version.version))
+    gate = version.tags.get(GATE, "open")
+    report: dict[str, Any] = {
+        "aliases": list(version.aliases),
+        "model": name,
+        "reasons": [] if gate == "open" else gate.split("; "),
+        "run_id": version.tags[RUN_ID],
+        "status": version.status,
+        "version": version.version,
+    }
+    write_json(workspace.report_path("register"), report)
+    return report
+
+
+def _refuse_rolled_back(params: Params, registry: Registry) -> None:
+    """Also where nothing is registered: it is what every walk comes by."""
+    from lethe.ledger.ledger import Ledger
+    from lethe.registration.rollback import refuse_rolled_back
+
+    with Ledger.open(resolve_secret(params.stores.ledger)) as ledger:
+        refuse_rolled_back(params, ledger, registry)
+
+
+def _first_time(
+    params: Params,
+    registry: Registry,
+    training: Mapping[str, Any],
+    manifest: bytes,
+    withdrawn: int,
+) -> Version:
+    # Not at the top: a walk that registers nothing needs no torch.
+    from lethe.ledger.ledger import Ledger
+    from lethe.privacy.plan import Plan
+    from lethe.registration.facts import release_of
+
+    history = History(Path.cwd())
+    described = read_json(workspace.MODEL / "model.json")
+    audit, validation = _report("audit"), _report("validate")
+    plan = Plan.from_data(read_json(workspace.PLAN))
+    tokens = BitMap.deserialize(manifest)
+    recorded = {
+        "data": history.out_md5(workspace.SHARDS),
+        "subjects": history.out_md5(workspace.SUBJECTS),
+        "manifest": history.out_md5(workspace.MANIFEST),
+        "model": history.out_md5(workspace.MODEL),
+    }
+    with Ledger.open(resolve_secret(params.stores.ledger)) as ledger:
+        run_id = str(training.get("run_id"))
+        record = ledger.run(run_id)
+        classes = ledger.classes(tokens, delta=params.budget.delta)
+        spent = max((each.epsilon_rdp for each in classes), default=0.0)
+        rows, head = ledger.head()
+    evidence = Evidence(
+        validation=validation,
+        audit=audit,
+        training=training,
+        plan=plan,
+        described_run=str(described.get("run_id")),
+        run_state=record.state,
+        run_plan_digest=record.plan_digest,
+        run_manifest_md5=record.manifest_md5,
+        largest_spend=spent,
+        budget=params.budget.epsilon,
+        manifest_md5=md5(manifest),
+        subjects=len(tokens),
+        withdrawn=withdrawn,
+        recorded=recorded,
+        used={s: history.used_md5(s, workspace.SHARDS) for s in ("train", "validate")},
+        model_is_recorded=bool(recorded["model"])
+        and history.holds(workspace.MODEL, str(recorded["model"])),
+    )
+    reasons = objections(evidence)
+    if reasons:
+        raise RegistrationRefused(f"Nothing was registered: {'; '.join(reasons)}.")
+    return registry.register(
+        release_of(params, evidence, history, ledger_rows=rows, ledger_head=head)
+    )
+
+
+def _report(stage: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(_read(workspace.report_path(stage)))
+    return found
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise NotFound(f"{path} does not exist. Walk the road up to here: lethe run.") from None

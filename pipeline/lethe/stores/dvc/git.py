@@ -1,0 +1,285 @@
+"""What every `dvc.lock` says was made of what: of each commit of each branch, of the worktrees.
+
+Locks of commits never change, so what was read of one is kept by its git blob in
+`.lethe/locks.json`: hashes and paths, nothing of a person. As long as no branch moved, not
+even git's log is asked again.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lethe.config import workspace
+from lethe.core.errors import LetheError
+from lethe.core.files import read_json, write_whole
+
+LOCK = Path("dvc.lock")
+INDEX = workspace.STATE / "locks.json"
+_FORMAT = 1
+_SECONDS = 120
+_MESSAGE = "Name the shards that an erasure rewrote"
+_COMMITTER = {
+    f"GIT_{role}_{what}": value
+    for role in ("AUTHOR", "COMMITTER")
+    for what, value in (("NAME", "lethe"), ("EMAIL", "lethe@localhost"))
+}
+_LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+
+
+@dataclass(frozen=True)
+class Made:
+    """What one stage made, by path → md5, and from what; of a lock or of the run-cache."""
+
+    stage: str
+    outs: Mapping[str, str]
+    deps: Mapping[str, str]
+
+    def out(self, path: Path) -> str | None:
+        return self.outs.get(path.as_posix())
+
+
+@dataclass(frozen=True)
+class Lock:
+    """One version of `dvc.lock`, and the first commit that has it."""
+
+    commit: str
+    stages: tuple[Made, ...]
+
+    def out(self, path: Path) -> str | None:
+        return next((md5 for made in self.stages if (md5 := made.out(path))), None)
+
+
+def parse_lock(content: bytes) -> tuple[Made, ...]:
+    """The stages of a lock.
+
+    Raises:
+        LetheError: it is no YAML, as a merge conflict leaves it.
+    """
+    parsed = _yaml(content)
+    stages = parsed.get("stages") if isinstance(parsed, dict) else None
+    if not isinstance(stages, dict):
+        return ()
+    return tuple(_made(name, stage) for name, stage in stages.items() if isinstance(stage, dict))
+
+
+def parse_run(content: bytes) -> Made:
+    """An entry of the run-cache.
+
+    Raises:
+        LetheError: it is no YAML.
+    """
+    parsed = _yaml(content)
+    return _made("", parsed if isinstance(parsed, dict) else {})
+
+
+def _made(name: str, stage: dict[str, Any]) -> Made:
+    def hashes(kind: str) -> dict[str, str]:
+        return {
+            str(each["path"]): str(each["md5"])
+            for each in stage.get(kind) or ()
+            if isinstance(each, dict) and each.get("md5") and each.get("path")
+        }
+
+    return Made(name, hashes("outs"), hashes("deps"))
+
+
+def _yaml(content: bytes) -> Any:
+    try:
+        return yaml.load(content, Loader=_LOADER)  # noqa: S506 - either is a safe one
+    except yaml.YAMLError:
+        raise LetheError(
+            f"{LOCK} is not YAML. Resolve it, or delete it and run `dvc commit`."
+        ) from None
+
+
+def committed_locks(root: Path) -> list[Lock]:
+    """Every different lock of every commit that a branch, tag, experiment or worktree leads to.
+
+    Each once, oldest first. Commits that only the reflog knows count too: their objects may
+    still be in a cache.
+    """
+    refs = git(root, "for-each-ref", "--format=%(objectname) %(refname)") or b""
+    heads = git(root, "worktree", "list", "--porcelain") or b""
+    state = hashlib.sha256(refs + heads).hexdigest()
+    index = _read_index(root)
+    if index.get("state") != state:
+        index = _indexed(root, index.get("blobs", {}), state)
+    blobs = index["blobs"]
+    return [Lock(commit, _from_data(blobs[blob])) for blob, commit in index["order"]]
+
+
+def _indexed(root: Path, known: dict[str, Any], state: str) -> dict[str, Any]:
+    order = list(_lock_blobs(root))
+    wanted = [blob for blob, _ in order if blob not in known]
+    blobs = {blob: known[blob] for blob, _ in order if blob in known}
+    for blob, content in _contents(root, wanted):
+        blobs[blob] = [[m.stage, dict(m.outs), dict(m.deps)] for m in _lenient(content)]
+    index = {"format": _FORMAT, "state": state, "blobs": blobs, "order": order}
+    if order:
+        write_whole(root / INDEX, json.dumps(index).encode(), private=True)
+    return index
+
+
+def _lenient(content: bytes) -> tuple[Made, ...]:
+    """A committed lock that is no YAML names nothing; it cannot be mended any more."""
+    try:
+        return parse_lock(content)
+    except LetheError:
+        return ()
+
+
+def _from_data(stages: list[Any]) -> tuple[Made, ...]:
+    return tuple(Made(stage, outs, deps) for stage, outs, deps in stages)
+
+
+def _read_index(root: Path) -> dict[str, Any]:
+    try:
+        index = read_json(root / INDEX)
+    except (OSError, ValueError):
+        return {}
+    return index if index.get("format") == _FORMAT else {}
+
+
+def _lock_blobs(root: Path) -> Iterator[tuple[str, str]]:
+    """(blob, first commit) of each different lock, oldest first."""
+    log = git(
+        root,
+        *("log", "--all", "--reflog", "--reverse", "--topo-order", "--full-history", "-m"),
+        *("--raw", "--no-abbrev", "--no-renames", "--format=%H", "--", str(LOCK)),
+    )
+    commit, seen = "", set()
+    for line in (log or b"").decode().splitlines():
+        if not line.startswith(":"):
+            commit = line.strip() or commit
+            continue
+        blob = line.split()[3]
+        if blob not in seen and set(blob) != {"0"}:
+            seen.add(blob)
+            yield blob, commit
+
+
+def _contents(root: Path, blobs: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    """The contents of git's blobs, by one process."""
+    wanted = list(blobs)
+    if not wanted:
+        return
+    out = git(root, "cat-file", "--batch", stdin="\n".join(wanted).encode() + b"\n") or b""
+    at = 0
+    while at < len(out):
+        end = out.index(b"\n", at)
+        words = out[at:end].split()
+        if len(words) != 3:  # missing
+            at = end + 1
+            continue
+        size = int(words[2])
+        yield words[0].decode(), out[end + 1 : end + 1 + size]
+        at = end + 1 + size + 1
+
+
+def git_objects(root: Path) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of every object in git's store, whether anything leads to it or not."""
+    try:
+        process = subprocess.Popen(
+            ["git", "cat-file", "--batch", "--batch-all-objects"],
+            cwd=root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
+        )
+    except FileNotFoundError:
+        return
+    with process:
+        stream = process.stdout
+        while stream is not None and (header := stream.readline().split()):
+            content = stream.read(int(header[2]))
+            stream.read(1)
+            yield header[0].decode(), content
+
+
+def worktrees(root: Path) -> list[Path]:
+    """The folders, in every worktree, that stand where `root` does in its own; root first.
+
+    Raises:
+        LetheError: never; a worktree that is gone is left out.
+    """
+    listed = git(root, "worktree", "list", "--porcelain") or b""
+    below = (git(root, "rev-parse", "--show-prefix") or b"").decode().strip()
+    found = [root.resolve()]
+    for line in listed.decode().splitlines():
+        if line.startswith("worktree "):
+            place = (Path(line.removeprefix("worktree ")) / below).resolve()
+            if place not in found and (place / ".dvc").is_dir():
+                found.append(place)
+    return found
+
+
+def branch_locks(root: Path) -> dict[str, bytes]:
+    """The lock at the tip of each local branch that no worktree has checked out, by full name."""
+    checked_out = {
+        line.removeprefix("branch ")
+        for line in (git(root, "worktree", "list", "--porcelain") or b"").decode().splitlines()
+        if line.startswith("branch ")
+    }
+    names = (git(root, "for-each-ref", "--format=%(refname)", "refs/heads") or b"").decode()
+    found = {}
+    for name in names.split():
+        content = git(root, "cat-file", "blob", f"{name}:./{LOCK}")
+        if name not in checked_out and content is not None:
+            found[name] = content
+    return found
+
+
+def commit_lock(root: Path, branch: str, content: bytes, *, message: str = _MESSAGE) -> bool:
+    """Puts one commit on top of a branch that changes its lock alone; whether that was done.
+
+    No worktree, index or other file is touched and no hook runs; a branch that moved meanwhile is
+    left to the next time. The committer is git's own, if it knows one, and else `lethe`.
+    """
+    tip = (git(root, "rev-parse", f"{branch}^{{commit}}") or b"").decode().strip()
+    below = (git(root, "rev-parse", "--show-prefix") or b"").decode().strip()
+    blob = (git(root, "hash-object", "-w", "--stdin", stdin=content) or b"").decode().strip()
+    if not tip or not blob:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        alone = {"GIT_INDEX_FILE": str(Path(folder) / "index"), **committer(root)}
+        entry = f"100644,{blob},{below}{LOCK}"
+        git(root, "read-tree", tip, more=alone)
+        git(root, "update-index", "--add", "--cacheinfo", entry, more=alone)
+        tree = (git(root, "write-tree", more=alone) or b"").decode().strip()
+        made = git(root, "commit-tree", tree, "-p", tip, "-m", message, more=alone) or b""
+    commit = made.decode().strip()
+    turn = ("update-ref", branch, commit, tip)
+    return bool(commit) and git(root, *turn, more=committer(root)) is not None
+
+
+def committer(root: Path) -> Mapping[str, str]:
+    """What git needs to be told of who commits; nothing where its settings say so."""
+    known = all(git(root, "config", "--get", f"user.{each}") for each in ("name", "email"))
+    return {} if known else _COMMITTER
+
+
+def git(
+    root: Path, *words: str, stdin: bytes | None = None, more: Mapping[str, str] | None = None
+) -> bytes | None:
+    """What git answers; None where there is no git, no repository or no such thing."""
+    try:
+        done = subprocess.run(
+            ["git", *words],
+            cwd=root,
+            env=os.environ | (more or {}),
+            input=stdin,
+            capture_output=True,
+            check=False,
+            timeout=_SECONDS,
+        )
+    except FileNotFoundError:
+        return None
+    return done.stdout if done.returncode == 0 else None

@@ -1,0 +1,326 @@
+"""MLflow: model versions, what is known about each, and who may find them.
+
+The only module that knows MLflow's stores. Nothing here is about a person: versions carry
+counts, hashes and prices. No input example is logged (MLflow would keep its rows), no data
+set, and telemetry is off.
+"""
+
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read while MLflow is imported
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of MLflow's own imports
+    import mlflow
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import ModelSignature
+    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+    from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
+
+from lethe.config.home import home, in_walk
+from lethe.core.errors import NotFound, ParamsInvalid
+from lethe.stores.registry.bundle import carry_code, requirements
+
+RUN_ID = "run_id"  # tag: the ledger's id of the training, one version each
+COMPLETE = "complete"  # tag: everything about the version was written, aliases included
+NOT_PRIVATE = "_not_private"  # ends the name of a metric that no noise protects
+
+_SERVED = """\
+from mlflow.models import set_model
+
+from lethe.registration.serving import LetheModel
+
+set_model(LetheModel())
+"""
+
+
+@dataclass(frozen=True)
+class Release:
+    """Everything about a model that is to be registered.
+
+    `metrics`: name → value; the name of one that is not private must end with `NOT_PRIVATE`.
+    `files`: name → content of what is attached to the run (dvc.lock, the model card).
+    """
+
+    name: str
+    folder: Path
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    tags: Mapping[str, str]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    description: str = ""
+    own_module: str | None = None
+
+
+@dataclass(frozen=True)
+class Version:
+    """One registered version; `status` is its tag of that name, or MLflow's own."""
+
+    model: str
+    version: int
+    status: str
+    aliases: tuple[str, ...]
+    tags: Mapping[str, str]
+    run: str
+    logged_model: str
+
+
+class Registry:
+    """The registry at one URL; open it with `Registry.open`."""
+
+    def __init__(self, client: MlflowClient, url: str) -> None:
+        self._client = client
+        self._url = url
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's own client, for the other modules of this store."""
+        return self._client
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    @classmethod
+    def open(cls, url: str) -> "Registry":
+        """A SQLAlchemy URL (artifacts then lie in `mlruns/` of HOME) or an MLflow server's."""
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        url = _absolute(url)
+        with quiet():
+            return cls(MlflowClient(tracking_uri=url, registry_uri=url), url)
+
+    def register(self, release: Release) -> Version:
+        """Registers a model version, with everything that is known about it, or nothing.
+
+        The version appears last, with all of its tags at once. What an interrupted attempt for
+        the same training left behind is removed first.
+
+        Raises:
+            NotFound: the folder has no model.
+        """
+        if not release.folder.is_dir():
+            raise NotFound(f"There is no model in {release.folder}. Run lethe train.")
+        with quiet(), self._everywhere():
+            experiment = self._experiment(release.name)
+            self._forget_attempts(experiment, release)
+            run = self._client.create_run(
+                experiment,
+                run_name=release.tags[RUN_ID],
+                tags={"mlflow.user": "lethe", "mlflow.source.name": "lethe", **release.tags},
+            ).info.run_id
+            self._client.log_batch(
+                run,
+                metrics=[Metric(k, v, 0, 0) for k, v in release.metrics.items()],
+                params=[Param(k, str(v)) for k, v in release.parameters.items()],
+                tags=[
+                    RunTag(f"metric.{k}.private", str(not k.endswith(NOT_PRIVATE)).lower())
+                    for k in release.metrics
+                ],
+            )
+            with tempfile.TemporaryDirectory() as temporary:
+                logged = self._log_model(release, run, Path(temporary))
+                for name, content in release.files.items():
+                    path = Path(temporary) / name
+                    path.write_bytes(content)
+                    self._client.log_artifact(run, str(path))
+            self._client.set_terminated(run)
+            self._ensure_model(release.name)
+            made = self._client.create_model_version(
+                release.name,
+                f"models:/{logged}",
+                run_id=run,
+                tags=dict(release.tags),
+                description=release.description,
+                model_id=logged,
+            )
+            return self.find(release.name, str(made.version))
+
+    def find(self, name: str, version: str) -> Version:
+        """A version by its number, or by `@alias`.
+
+        Raises:
+            NotFound: there is none.
+        """
+        try:
+            with quiet():
+                if version.startswith("@"):
+                    number = self._client.get_model_version_by_alias(name, version[1:]).version
+                else:
+                    number = version
+                # Only this call gives the aliases as well.
+                return _version(self._client.get_model_version(name, str(number)))
+        except MlflowException as error:
+            if error.error_code in _ABSENT:
+                raise NotFound(
+                    f"The registry has no version {version!r} of a model {name!r}. `make mlflow` "
+                    "shows what it has."
+                ) from None
+            raise
+
+    def versions(self, name: str | None = None) -> list[Version]:
+        """Every version of a model, or of all; by name, then number."""
+        with quiet():
+            condition = f"name = '{_quotable(name)}'" if name is not None else None
+            found = []
+            token: str | None = None
+            while True:
+                page = self._client.search_model_versions(condition, page_token=token)
+                found += [_version(each) for each in page]
+                token = page.token
+                if not token:
+                    break
+            aliases = {each.model: self._aliases(each.model) for each in found}
+        return sorted(
+            (
+                Version(**{**vars(each), "aliases": aliases[each.model].get(each.version, ())})
+                for each in found
+            ),
+            key=lambda each: (each.model, each.version),
+        )
+
+    def of_run(self, name: str, run_id: str) -> Version | None:
+        """The version that came of a training, by the ledger's id."""
+        return next((v for v in self.versions(name) if v.tags.get(RUN_ID) == run_id), None)
+
+    def tag(self, version: Version, key: str, value: str) -> None:
+        with quiet():
+            self._client.set_model_version_tag(version.model, str(version.version), key, value)
+
+    def alias(self, version: Version, alias: str) -> None:
+        """Points an alias at a version, and away from any other."""
+        with quiet():
+            self._client.set_registered_model_alias(version.model, alias, str(version.version))
+
+    def metrics(self, version: Version) -> dict[str, float]:
+        """The metrics of the version's run, by the names that say which are not private."""
+        with quiet():
+            return dict(self._client.get_run(version.run).data.metrics)
+
+    @contextmanager
+    def _everywhere(self) -> Iterator[None]:
+        """Parts of MLflow ask a global for the store, whatever client they were called on."""
+        before = (mlflow.get_tracking_uri(), mlflow.get_registry_uri())
+        mlflow.set_tracking_uri(self._url)
+        mlflow.set_registry_uri(self._url)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(before[0])
+            mlflow.set_registry_uri(before[1])
+
+    def _experiment(self, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found:
+            known: str = found.experiment_id
+            return known
+        place = None  # MLflow's own choice: a server's, or `mlruns/` here
+        if in_walk() and not self._url.startswith(("http://", "https://", "databricks")):
+            place = str(home() / "mlruns" / name)  # what is here ends with the walk
+        made: str = self._client.create_experiment(name, artifact_location=place)
+        return made
+
+    def _ensure_model(self, name: str) -> None:
+        try:
+            self._client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code not in _ABSENT:
+                raise
+            self._client.create_registered_model(name)
+
+    def _aliases(self, name: str) -> dict[int, tuple[str, ...]]:
+        by_version: dict[int, list[str]] = {}
+        for alias, number in self._client.get_registered_model(name).aliases.items():
+            by_version.setdefault(int(number), []).append(alias)
+        return {number: tuple(sorted(names)) for number, names in by_version.items()}
+
+    def _forget_attempts(self, experiment: str, release: Release) -> None:
+        condition = f"tags.{RUN_ID} = '{_quotable(release.tags[RUN_ID])}'"
+        for run in self._client.search_runs([experiment], condition):
+            self._client.delete_run(run.info.run_id)
+        for logged in self._client.search_logged_models([experiment], condition):
+            self._client.delete_logged_model(logged.model_id)
+
+    def _log_model(self, release: Release, run: str, temporary: Path) -> str:
+        entry = temporary / "served.py"
+        entry.write_text(_SERVED, encoding="utf-8")
+        code = temporary / "code"
+        carry_code(code, own_module=release.own_module)
+        with mlflow.start_run(run_id=run):
+            info = mlflow.pyfunc.log_model(
+                name=release.name,
+                python_model=str(entry),
+                artifacts={"model": str(release.folder.resolve())},
+                code_paths=[str(path) for path in sorted(code.iterdir())],
+                pip_requirements=requirements(),
+                # Any: the same column is integer, float with gaps or text by driver.
+                signature=ModelSignature(
+                    inputs=Schema([ColSpec(AnyType(), name) for name in release.inputs]),
+                    outputs=Schema([ColSpec(DataType.double, n) for n in release.outputs]),
+                ),
+                tags={RUN_ID: release.tags[RUN_ID]},
+            )
+        logged: str = info.model_id
+        return logged
+
+
+def _version(found: ModelVersion) -> Version:
+    tags = dict(found.tags)
+    return Version(
+        model=found.name,
+        version=int(found.version),
+        status=tags.get("status", found.status.lower()),
+        aliases=tuple(sorted(found.aliases or ())),
+        tags=tags,
+        run=found.run_id,
+        logged_model=found.source.removeprefix("models:/"),
+    )
+
+
+def exists(url: str) -> bool:
+    """False where there is certainly none: to ask MLflow for a file would make it."""
+    absolute = _absolute(url)
+    file = absolute.removeprefix("sqlite:///")
+    return file == absolute or Path(file).exists()
+
+
+def _absolute(url: str) -> str:
+    """A SQLite file by its whole path: MLflow keeps stores open by URL, wherever it is then."""
+    file = url.removeprefix("sqlite:///")
+    if file == url or file.startswith("/") or file in ("", ":memory:"):
+        return url
+    return f"sqlite:///{Path(file).resolve()}"
+
+
+def _quotable(text: str) -> str:
+    """A value that can stand between quotes in MLflow's filters, which cannot escape them."""
+    if "'" in text or "\\" in text:
+        raise ParamsInvalid(f"{json.dumps(text)} cannot name a model: it has a quote in it.")
+    return text
+
+
+_ABSENT = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), "INVALID_PARAMETER_VALUE")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps MLflow's advice (log an example of your data!) and its deprecations to itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

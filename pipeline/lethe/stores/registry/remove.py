@@ -1,0 +1,335 @@
+"""Retiring a model version: it serves no more, and nothing is left of it but what it answers for.
+
+The order: aliases turn to the replacement; what must stay is written down (a tag of the
+registered model, `retired.VERSION`, where MLflow shows it); then the version, its logged model
+and its run go, from MLflow's database and its artifacts. Each step may be done again, so a
+power cut between two of them is harmless. MLflow's own deletions only mark; what removes is its
+garbage collector's, which a server does not offer to its clients.
+"""
+
+import datetime as dt
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import sqlalchemy as sa
+from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.tracking._tracking_service.utils import _get_store
+
+from lethe.core.errors import NotFound, RegistrationRefused
+from lethe.core.outcomes import Outcome
+from lethe.stores.registry.registry import RUN_ID, Registry, Version, quiet
+
+STORE = "registry"
+_GATE = "gate"  # register's tag: "open", or why a version was not promoted by itself
+_CHAMPION = "champion"
+_PREFIX = "retired."
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
+# What a version still answers for; none of it is about one person.
+ACCOUNTED = (
+    *("K", "accountant", "adjacency", "audit", "clip_norm", "data_md5", "delta", "dvc_lock_md5"),
+    *("engine", "epsilon", "epsilon_rdp", "git_commit", "git_dirty", "ledger_head", "ledger_rows"),
+    *("manifest_md5", "model_md5", "purpose", "q", "records", RUN_ID, "sampling", "sigma"),
+    *("steps", "subjects", "subjects_md5", "unit", "validation"),
+)
+
+
+@dataclass(frozen=True)
+class Tombstone:
+    """What stays of a version that is gone.
+
+    `status` is "retired" (something took its place) or "withdrawn"; `facts` are its tags in
+    `ACCOUNTED`; `runs` and `logged_models` are MLflow's ids and `artifacts` its places, by which
+    to see that they are gone. `done` is false while it goes.
+    """
+
+    model: str
+    version: int
+    status: str
+    registered_at: str
+    retired_at: str
+    replaced_by: int | None
+    reason: str
+    facts: Mapping[str, str]
+    runs: tuple[str, ...] = ()
+    logged_models: tuple[str, ...] = ()
+    artifacts: tuple[str, ...] = field(default=())
+    done: bool = False
+
+
+def retire(
+    registry: Registry, model: str, version: int, *, replaced_by: int, now: dt.datetime
+) -> Outcome:
+    """Removes a version that another one replaces.
+
+    The aliases that point at it turn to the other first; `champion` only if the other's own
+    gate is open, else the model is left without one. Done again, it goes on, or finds nothing.
+
+    Raises:
+        NotFound: there is no such version, nor its replacement.
+        RegistrationRefused: it would replace itself.
+    """
+    if replaced_by == version:
+        raise RegistrationRefused(f"Model {model}/{version} cannot replace itself. Train anew.")
+    successor = registry.find(model, str(replaced_by))
+    return _remove(
+        registry,
+        model,
+        version,
+        status="retired",
+        successor=successor,
+        reason=f"replaced by version {replaced_by}",
+        now=now,
+    )
+
+
+def withdraw(
+    registry: Registry, model: str, version: int, *, reason: str, now: dt.datetime
+) -> Outcome:
+    """Removes a version that nothing replaces, say for want of budget; its aliases end.
+
+    Raises:
+        NotFound: there is no such version.
+    """
+    return _remove(
+        registry, model, version, status="withdrawn", successor=None, reason=reason, now=now
+    )
+
+
+def tombstone(registry: Registry, model: str, version: int) -> Tombstone | None:
+    """What stays of a version that was retired or withdrawn; None if it was not."""
+    return next((each for each in tombstones(registry, model) if each.version == version), None)
+
+
+def retired_version(registry: Registry, model: str, version: str) -> Version | None:
+    """A version that is gone, as far as it still answers: its facts, and its status."""
+    stone = tombstone(registry, model, int(version)) if version.isdigit() else None
+    if stone is None:
+        return None
+    return Version(model, stone.version, stone.status, (), stone.facts, run="", logged_model="")
+
+
+def tombstones(registry: Registry, model: str) -> list[Tombstone]:
+    """Every version of a model that is gone, by number."""
+    with quiet():
+        try:
+            tags = registry.client.get_registered_model(model).tags
+        except MlflowException:
+            return []
+    found = [_from_json(text) for name, text in tags.items() if name.startswith(_PREFIX)]
+    return sorted(found, key=lambda each: each.version)
+
+
+def _remove(
+    registry: Registry,
+    model: str,
+    version: int,
+    *,
+    status: str,
+    successor: Version | None,
+    reason: str,
+    now: dt.datetime,
+) -> Outcome:
+    stone = tombstone(registry, model, version)
+    if stone is not None and stone.done:
+        return Outcome(STORE, "nothing found", reason=f"{model}/{version} was {stone.status}")
+    try:
+        found = registry.find(model, str(version))
+    except NotFound:
+        if stone is None:
+            raise
+    else:
+        _turn_aliases(registry, found, successor)
+        if stone is None:
+            stone = _describe(registry, found, status, successor, reason, now)
+            _write(registry, stone)
+        _delete_version(registry, found)
+    if stone is None:  # unreachable: either there is a version or a tombstone
+        raise NotFound(f"Model {model} has no version {version}.")
+    left = _collect(registry, stone)
+    places = (f"{model}/{version}", *stone.runs, *stone.logged_models)
+    if left:
+        return Outcome(STORE, "not attempted", 0, places, left)
+    _write(registry, Tombstone(**{**vars(stone), "done": True}))
+    return Outcome(STORE, "erased", len(places), places)
+
+
+def _turn_aliases(registry: Registry, old: Version, successor: Version | None) -> None:
+    for alias in old.aliases:
+        gate = successor.tags.get(_GATE, "open") if successor else ""
+        if successor is not None and (alias != _CHAMPION or gate == "open"):
+            registry.alias(successor, alias)
+        else:
+            with quiet():
+                registry.client.delete_registered_model_alias(old.model, alias)
+
+
+def _describe(
+    registry: Registry,
+    found: Version,
+    status: str,
+    successor: Version | None,
+    reason: str,
+    now: dt.datetime,
+) -> Tombstone:
+    """The tombstone, before anything goes; with every attempt that MLflow keeps of the training."""
+    with quiet():
+        client = registry.client
+        made = client.get_model_version(found.model, str(found.version)).creation_timestamp
+        experiment = client.get_experiment_by_name(found.model)
+        runs, logged, artifacts = {found.run}, {found.logged_model}, set()
+        if experiment is not None and (training := found.tags.get(RUN_ID)):
+            condition = f"tags.{RUN_ID} = '{training}'"
+            within = [experiment.experiment_id]
+            every = client.search_runs(within, condition, run_view_type=ViewType.ALL)
+            runs |= {each.info.run_id for each in every}
+            logged |= {
+                each.model_id for each in client.search_logged_models(within, condition)
+            } | _marked(registry, training)
+        for run in runs:
+            artifacts.add(client.get_run(run).info.artifact_uri)
+        for each in logged:
+            artifacts.add(_logged_model(registry, each).artifact_location)
+    return Tombstone(
+        model=found.model,
+        version=found.version,
+        status=status,
+        registered_at=dt.datetime.fromtimestamp(made / 1000, dt.UTC).isoformat(timespec="seconds"),
+        retired_at=now.astimezone(dt.UTC).isoformat(timespec="seconds"),
+        replaced_by=successor.version if successor else None,
+        reason=reason,
+        facts={name: found.tags[name] for name in ACCOUNTED if name in found.tags},
+        runs=tuple(sorted(runs)),
+        logged_models=tuple(sorted(logged)),
+        artifacts=tuple(sorted(artifacts)),
+    )
+
+
+def _marked(registry: Registry, training: str) -> set[str]:
+    """Logged models of a training that are marked as deleted; searching does not show them."""
+    store = _get_store(registry.url)
+    if not hasattr(store, "_get_deleted_logged_models"):
+        return set()
+    return {
+        each
+        for each in store._get_deleted_logged_models()
+        if _logged_model(registry, each).tags.get(RUN_ID) == training
+    }
+
+
+def _logged_model(registry: Registry, model_id: str) -> Any:
+    store = _get_store(registry.url)
+    if hasattr(store, "_hard_delete_logged_model"):
+        return store.get_logged_model(model_id, allow_deleted=True)
+    return store.get_logged_model(model_id)
+
+
+def _delete_version(registry: Registry, found: Version) -> None:
+    """MLflow marks the row and keeps its number from being given again, but not its tags."""
+    with quiet():
+        for name in found.tags:
+            registry.client.delete_model_version_tag(found.model, str(found.version), name)
+        registry.client.delete_model_version(found.model, str(found.version))
+
+
+def _collect(registry: Registry, stone: Tombstone) -> str | None:
+    """Removes artifacts and rows; why not, where MLflow does not let a client."""
+    with quiet():
+        store = _get_store(registry.url)
+        for place in stone.artifacts:
+            _remove_artifacts(place, registry.url)
+        for model in stone.logged_models:
+            _ignoring_absent(store.delete_logged_model, model)
+        for run in stone.runs:
+            _ignoring_absent(store.delete_run, run)
+        if not hasattr(store, "_hard_delete_run"):
+            if not any(is_there(store.get_run, run) for run in stone.runs):
+                return None
+            return (
+                "MLflow's server marks deletions and does not remove on a client's word. On it, "
+                f"run: mlflow gc --run-ids {','.join(stone.runs)} "
+                f"--logged-model-ids {','.join(stone.logged_models)}"
+            )
+        for model in stone.logged_models:
+            _ignoring_absent(store._hard_delete_logged_model, model)
+        for run in stone.runs:
+            _ignoring_absent(store._hard_delete_run, run)
+        _remove_rest(store.engine, stone)
+    return None
+
+
+def _remove_rest(engine: sa.Engine, stone: Tombstone) -> None:
+    """What even the collector leaves: links of runs to models, and where a version's files lay."""
+    metadata = sa.MetaData()
+    metadata.reflect(engine, only=["inputs", "input_tags", "model_versions"])
+    inputs, tags = metadata.tables["inputs"], metadata.tables["input_tags"]
+    versions = metadata.tables["model_versions"]
+    ids = [*stone.runs, *stone.logged_models]
+    links = inputs.c.source_id.in_(ids) | inputs.c.destination_id.in_(ids)
+    with engine.begin() as connection:
+        linked = sa.select(inputs.c.input_uuid).where(links)
+        connection.execute(tags.delete().where(tags.c.input_uuid.in_(linked)))
+        connection.execute(inputs.delete().where(links))
+        connection.execute(
+            versions.update()
+            .where(versions.c.name == stone.model, versions.c.version == stone.version)
+            .values(storage_location=None)
+        )
+    if engine.dialect.name == "sqlite":  # else deleted rows stay in free pages
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM")
+
+
+def is_there(get: Callable[..., object], *names: str) -> bool:
+    """Whether MLflow knows something by that name, marked as deleted or not."""
+    try:
+        get(*names)
+    except MlflowException as error:
+        if error.error_code not in _ABSENT:
+            raise
+        return False
+    return True
+
+
+def _ignoring_absent(delete: Callable[[str], object], name: str) -> None:
+    try:
+        delete(name)
+    except MlflowException as error:
+        if error.error_code not in (*_ABSENT, "INVALID_STATE"):
+            raise
+
+
+def _remove_artifacts(place: str, url: str) -> None:
+    folder = local_folder(place)
+    if folder is not None and not folder.exists():
+        return
+    get_artifact_repository(place, tracking_uri=url).delete_artifacts()
+    if folder is not None:  # the folder that is named by the id
+        for each in (folder, folder.parent):
+            if each.is_dir() and not any(each.iterdir()):
+                each.rmdir()
+
+
+def local_folder(place: str) -> Path | None:
+    """The folder that an artifact location names, if it is on this machine."""
+    parts = urlsplit(place)
+    if parts.scheme in ("", "file"):
+        return Path(unquote(parts.path))
+    return None
+
+
+def _write(registry: Registry, stone: Tombstone) -> None:
+    text = json.dumps(asdict(stone), sort_keys=True)
+    with quiet():
+        registry.client.set_registered_model_tag(stone.model, f"{_PREFIX}{stone.version}", text)
+
+
+def _from_json(text: str) -> Tombstone:
+    read = json.loads(text)
+    tuples: Iterable[str] = ("runs", "logged_models", "artifacts")
+    return Tombstone(**{**read, **{name: tuple(read[name]) for name in tuples}})

@@ -1,0 +1,238 @@
+"""A fresh look into MLflow: its tables by SQL of our own, and the folders of its artifacts.
+
+Asks no client of MLflow's, which shows what is marked as deleted to nobody; only where MLflow is
+a server is it asked, and that is said.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from lethe.core.outcomes import Outcome, Traces
+from lethe.stores.registry.registry import Registry, quiet
+from lethe.stores.registry.remove import STORE, Tombstone, is_there, local_folder
+from lethe.stores.search.needles import Needles, needles
+
+_STONES = "registered_model_tags"  # where tombstones are; they name what is gone
+
+
+@dataclass(frozen=True)
+class Sought:
+    """What must be gone for one person: versions by their tombstones, and who it is.
+
+    `traces` is None where the person stays and only versions go. MLflow has no tokens, so only
+    what leads to the person is sought.
+    """
+
+    gone: tuple[Tombstone, ...] = ()
+    traces: Traces | None = None
+
+    @property
+    def needles(self) -> Needles:
+        """Whole names, addresses and long keys. What is short or made of digits alone stands
+        among MLflow's numbers, hashes and ids by chance."""
+        if self.traces is None:
+            return needles(None)
+        told = (self.traces.key, *self.traces.identifiers)
+        words = tuple(value for value in told if not value.strip().isdigit())
+        return Needles(needles(Traces("", None, words)).anywhere, ())
+
+
+def verify_registries(registry: Registry, people: Sequence[Sought]) -> list[Outcome]:
+    """Looks afresh for versions that are to be gone, and for people's keys and identifiers.
+
+    "nothing found" is what an erasure waits for. Anything found, or a place that cannot be
+    looked into from here, is "not attempted", with the reason. One look serves all as long as
+    it finds nothing; where it does, each person gets one of their own.
+    """
+    stones = tuple({(s.model, s.version): s for each in people for s in each.gone}.values())
+    values = {value for each in people for value in each.needles.anywhere}
+    together = _look(registry, stones, Needles(tuple(sorted(values)), ()))
+    if len(people) < 2 or together.result == "nothing found":
+        return [together] * len(people)
+    return [_look(registry, each.gone, each.needles) for each in people]
+
+
+def verify_registry(
+    registry: Registry, gone: Iterable[Tombstone] = (), *, traces: Traces | None = None
+) -> Outcome:
+    """`verify_registries` for one person."""
+    (outcome,) = verify_registries(registry, [Sought(tuple(gone), traces)])
+    return outcome
+
+
+def _look(registry: Registry, stones: Sequence[Tombstone], sought: Needles) -> Outcome:
+    url = _database(registry.url)
+    if url is None:
+        return _through_server(registry, stones, sought)
+    engine = sa.create_engine(_driver(url), poolclass=sa.NullPool, hide_parameters=True)
+    try:
+        found = list(_rows(engine, stones, sought))
+        folders = _artifact_folders(engine)
+    except sa.exc.DBAPIError as error:
+        kind = type(error.orig).__name__
+        return Outcome(STORE, "not attempted", reason=f"its database does not answer ({kind})")
+    finally:
+        engine.dispose()
+    if url.get_backend_name() == "sqlite" and url.database and sought:
+        found += _free_pages(Path(url.database), sought)
+    try:
+        artifacts = dict.fromkeys(place for stone in stones for place in stone.artifacts)
+        found += [place for place in artifacts if _exists(place, registry.url)]
+    except Exception as error:  # noqa: BLE001 - whatever a storage raises, it is no answer
+        told = f"where artifacts are kept does not answer ({type(error).__name__})"
+        return Outcome(STORE, "not attempted", reason=told)
+    away = [place for place in folders if local_folder(place) is None]
+    if sought:
+        for place in folders:
+            if (folder := local_folder(place)) is not None:
+                found += _files(folder, sought)
+    note = "files of models that stay are beyond this machine and were not opened" if away else None
+    return _outcome(found, note)
+
+
+def _outcome(found: Sequence[str], reason: str | None = None) -> Outcome:
+    if not found:
+        return Outcome(STORE, "nothing found", reason=reason)
+    places = tuple(sorted(set(found)))
+    told = f"something is still in {len(places)} places"
+    return Outcome(STORE, "not attempted", len(places), places, told)
+
+
+def _database(url: str) -> sa.URL | None:
+    try:
+        made = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        return None
+    return made if made.get_backend_name() in ("sqlite", "postgresql") else None
+
+
+def _through_server(registry: Registry, stones: Sequence[Tombstone], sought: Needles) -> Outcome:
+    """What a server tells of its database. Files of artifacts are behind it: those of retired
+    versions it was told to remove, and others are not opened."""
+    client = registry.client
+    try:
+        with quiet():
+            found = [
+                f"model_versions {stone.model}/{stone.version}"
+                for stone in stones
+                if is_there(client.get_model_version, stone.model, str(stone.version))
+            ]
+            found += [r for stone in stones for r in stone.runs if is_there(client.get_run, r)]
+            if sought:
+                found += [place for place, text in _told(registry) if sought.in_text(text)]
+    except MlflowException as error:
+        return Outcome(
+            STORE, "not attempted", reason=f"MLflow's server does not answer ({error.error_code})"
+        )
+    return _outcome(found, "as MLflow's server tells; its files were not opened")
+
+
+def _told(registry: Registry) -> Iterator[tuple[str, str]]:
+    """Every text that people can have written into MLflow: (where, text)."""
+    client = registry.client
+    for version in registry.versions():
+        where = f"{version.model}/{version.version}"
+        for name, value in version.tags.items():
+            yield f"{where} tag {name}", f"{name} {value}"
+        described = client.get_model_version(version.model, str(version.version)).description
+        yield f"{where} description", str(described or "")
+    for model in client.search_registered_models():
+        yield f"{model.name} description", str(model.description or "")
+        for name, value in model.tags.items():
+            yield f"{model.name} tag {name}", f"{name} {value}"
+    experiments = [each.experiment_id for each in client.search_experiments(ViewType.ALL)]
+    token: str | None = None
+    while True:
+        page = client.search_runs(experiments, "", ViewType.ALL, page_token=token)
+        for run in page:
+            for name, value in {**run.data.tags, **run.data.params}.items():
+                yield f"run {run.info.run_id} {name}", f"{name} {value}"
+        token = page.token
+        if not token:
+            return
+
+
+def _driver(url: sa.URL) -> sa.URL:
+    return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+
+
+def _rows(engine: sa.Engine, stones: Sequence[Tombstone], sought: Needles) -> Iterator[str]:
+    """Tables and columns with a gone version's id, or a trace of the person."""
+    ids = {each for stone in stones for each in (*stone.runs, *stone.logged_models)}
+    metadata = sa.MetaData()
+    metadata.reflect(engine)
+    with engine.connect() as connection:
+        for table in metadata.sorted_tables:
+            for column in table.columns:
+                if not isinstance(column.type, sa.String | sa.JSON):
+                    continue
+                text = sa.cast(column, sa.Text)
+                where = f"{table.name}.{column.name}"
+                if table.name != _STONES:
+                    for name in ids:
+                        asked = sa.select(sa.func.count()).where(text.contains(name))
+                        if connection.execute(asked.select_from(table)).scalar_one():
+                            yield where
+                if sought and any(
+                    sought.in_text(str(value))
+                    for (value,) in connection.execute(sa.select(text).where(column.isnot(None)))
+                ):
+                    yield where
+        versions = metadata.tables.get("model_versions")
+        if versions is not None:
+            yield from _versions(connection, versions, stones)
+
+
+def _versions(
+    connection: sa.Connection, versions: sa.Table, stones: Sequence[Tombstone]
+) -> Iterator[str]:
+    for stone in stones:
+        row = connection.execute(
+            sa.select(versions.c.current_stage).where(
+                versions.c.name == stone.model, versions.c.version == stone.version
+            )
+        ).scalar_one_or_none()
+        if row not in (None, "Deleted_Internal"):  # MLflow keeps the number, marked
+            yield f"model_versions {stone.model}/{stone.version}"
+
+
+def _artifact_folders(engine: sa.Engine) -> list[str]:
+    experiments = sa.table("experiments", sa.column("artifact_location"))
+    with engine.connect() as connection:
+        return [
+            str(place)
+            for (place,) in connection.execute(sa.select(experiments.c.artifact_location))
+            if place
+        ]
+
+
+def _exists(place: str, url: str) -> bool:
+    folder = local_folder(place)
+    if folder is None:
+        return bool(get_artifact_repository(place, tracking_uri=url).list_artifacts())
+    return folder.exists()
+
+
+def _free_pages(database: Path, sought: Needles) -> list[str]:
+    """What deleted rows left in the file, which no query shows."""
+    return [
+        f"{path.name} (its bytes)"
+        for path in (database, *(Path(f"{database}{end}") for end in ("-wal", "-journal")))
+        if path.is_file() and sought.in_bytes(path.read_bytes())
+    ]
+
+
+def _files(folder: Path, sought: Needles) -> list[str]:
+    return [
+        path.relative_to(folder).as_posix()
+        for below, _, names in os.walk(folder)
+        for name in names
+        if (path := Path(below) / name).is_file() and sought.in_bytes(path.read_bytes())
+    ]

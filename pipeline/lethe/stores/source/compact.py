@@ -1,0 +1,139 @@
+"""Overwrites the space of deleted rows, and remembers across a crash that it must be done.
+
+Until then a deleted row's bytes are still in the database's files. SQLite's file is rebuilt
+without them; PostgreSQL's dead rows are vacuumed and its statistics gathered anew, so that no
+statement shows them. To write a source's tables anew would shut everybody else out, so what a
+vacuum leaves in its pages, its log and its backups are its own.
+"""
+
+import hashlib
+import secrets
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from lethe.config.params import Params
+from lethe.config.workspace import STATE
+from lethe.core.errors import Busy, SourceUnavailable
+from lethe.core.files import read_json, write_json
+from lethe.core.outcomes import Outcome
+from lethe.stores.search.postgres import forget_statistics_if_empty
+from lethe.stores.source.writer import source_engine, writing_errors
+
+MARKS = STATE / "source-erasures.json"
+REMAINS = (
+    "PostgreSQL: dead rows are vacuumed and its statistics are new; no statement shows them. "
+    "Pages may keep bytes until they are used again or the tables written anew (VACUUM FULL); its "
+    "write-ahead log, replicas and backups keep them by their own schedule."
+)
+
+
+class Marks:
+    """What was deleted but not overwritten yet, and what was done for whom but not verified.
+
+    So a call after a crash says what the killed one did. A person is a salted scrypt hash
+    here, and gone when `verify_source` has seen that nothing is left.
+    """
+
+    def __init__(self, path: Path = MARKS) -> None:
+        self._path = path
+        self._content: dict[str, Any] = (
+            read_json(path)
+            if path.exists()
+            else {"salt": secrets.token_hex(16), "tables": [], "outcomes": {}}
+        )
+
+    @property
+    def tables(self) -> list[str]:
+        """Tables with deleted rows whose space is not overwritten."""
+        return list(self._content["tables"])
+
+    def done(self, key: str) -> Outcome | None:
+        """What an earlier call did for the person and nobody verified."""
+        if not self._content["outcomes"]:
+            return None
+        found = self._content["outcomes"].get(self._digest(key))
+        if found is None:
+            return None
+        return Outcome(**found | {name: tuple(found[name]) for name in ("places", "retained")})
+
+    def add(self, key: str, outcome: Outcome, tables: list[str]) -> None:
+        """Before the transaction ends: what will then have been done."""
+        self._content["outcomes"][self._digest(key)] = outcome.to_data()
+        self.wait(tables)
+
+    def wait(self, tables: list[str]) -> None:
+        """More that is to be overwritten."""
+        self._content["tables"] = sorted({*self.tables, *tables})
+        self._write()
+
+    def overwritten(self) -> None:
+        self._content["tables"] = []
+        self._write()
+
+    def verified(self, key: str) -> None:
+        done = self._content["outcomes"]
+        if done and done.pop(self._digest(key), None) is not None:
+            self._write()
+
+    def _digest(self, key: str) -> str:
+        salt = bytes.fromhex(self._content["salt"])
+        return hashlib.scrypt(key.encode(), salt=salt, n=2**12, r=8, p=1, dklen=16).hex()
+
+    def _write(self) -> None:
+        if self.tables or self._content["outcomes"]:
+            write_json(self._path, self._content)
+        else:
+            self._path.unlink(missing_ok=True)
+
+
+def compact_source(params: Params, *, marks: Marks | None = None) -> None:
+    """Overwrites the space of what was deleted, if anything waits for it.
+
+    Raises:
+        Busy, SourceUnavailable, DiskFull: it still waits; call again.
+    """
+    marks = marks or Marks()
+    if not marks.tables:
+        return
+    engine = source_engine(params, writing=True)
+    try:
+        with writing_errors(), engine.connect() as connection:
+            if connection.dialect.name == "sqlite":
+                _rebuild(connection)
+            else:
+                _vacuum(connection, marks.tables)
+    finally:
+        engine.dispose()
+    marks.overwritten()
+
+
+def _rebuild(connection: sa.Connection) -> None:
+    """Pages that a split left behind hold old rows that `secure_delete` never sees."""
+    raw: Any = connection.connection.driver_connection
+    wal = raw.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    raw.execute("VACUUM")
+    if wal and raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+        raise Busy(
+            "A reader of the source keeps its log from being emptied, so deleted rows are still "
+            "in it. Close it; the next call goes on."
+        )
+
+
+def _vacuum(connection: sa.Connection, tables: list[str]) -> None:
+    raw: Any = connection.connection.driver_connection
+    raw.rollback()
+    raw.autocommit = True
+    quoted = connection.dialect.identifier_preparer.quote_identifier
+    notices: list[str] = []
+    raw.add_notice_handler(lambda notice: notices.append(notice.sqlstate or ""))
+    for table in tables:
+        raw.execute(f"VACUUM (ANALYZE) {quoted(table)}")
+        forget_statistics_if_empty(connection, table)
+    if "01000" in notices:  # a warning, not an error: skipped for want of the right
+        raise SourceUnavailable(
+            f"Deleted rows of {', '.join(tables)} still lie in the database's files: the role may "
+            "not vacuum. Grant it MAINTAIN (or ownership); the next call goes on."
+        )
+    raw.execute("VACUUM pg_statistic")  # the owner's of the database; to others a warning

@@ -1,0 +1,349 @@
+"""What an erasure does to each row: decided whole before anything is changed."""
+
+import datetime as dt
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+import pandas as pd
+import sqlalchemy as sa
+
+from lethe.config.params import Params
+from lethe.core.errors import ErasureRefused
+from lethe.core.values import canonical_text, parse_times
+from lethe.stores.source.graph import Edge
+from lethe.stores.source.mentions import Mentioned, Terms, mentions, searched
+from lethe.stores.source.trace import Walk, until_column
+from lethe.stores.source.writer import Row, Writer
+
+ERASED = "erased"  # where text must stand and nothing may be told
+
+Identity = tuple[Any, ...]
+
+
+@dataclass
+class Plan:
+    """Rows to delete; rows to change, and how; what stays by law.
+
+    `moves` are rows whose own key changes: copied under the new one (`moved` are already),
+    their links moved, then deleted. `keep` and `unlinked` must still be there afterwards.
+    `reported` counts mentions that a human must see to, by column. `retained` counts by
+    table and legal basis. `points` holds what links to deleted rows look like.
+    """
+
+    delete: dict[str, dict[Identity, Row]] = field(default_factory=dict)
+    change: dict[str, dict[Identity, tuple[Row, dict[str, Any]]]] = field(default_factory=dict)
+    moves: dict[str, dict[Identity, Row]] = field(default_factory=dict)
+    moved: set[tuple[str, Identity]] = field(default_factory=set)
+    keep: dict[str, dict[Identity, Row]] = field(default_factory=dict)
+    unlinked: dict[str, dict[Identity, Row]] = field(default_factory=dict)
+    redacted: set[tuple[str, Identity]] = field(default_factory=set)
+    reported: dict[str, int] = field(default_factory=dict)
+    retained: dict[str, dict[str, Any]] = field(default_factory=dict)
+    points: dict[tuple[str, tuple[str, ...]], set[tuple[str, ...]]] = field(default_factory=dict)
+
+    def goes(self, row: Row) -> bool:
+        return row.identity in self.delete.get(row.table, {})
+
+
+class Planner:
+    """Turns a walk into a plan; reads, and writes nothing but the person's shell."""
+
+    def __init__(
+        self, writer: Writer, params: Params, walk: Walk, key: str, *, now: dt.datetime
+    ) -> None:
+        self._writer = writer
+        self._graph = writer.graph
+        self._params = params
+        self._walk = walk
+        self._key = key
+        self._now = now
+        self._new_key: Any = None
+        self.plan = Plan()
+
+    def make(self, terms: Terms | None, *, mentioned: Mentioned | None = None) -> Plan:
+        """Decides.
+
+        Args:
+            terms: what names the person in texts about others.
+            mentioned: rows of which that was seen a moment ago.
+
+        Raises:
+            ErasureRefused: a row that is to stay points at one that goes, and cannot be cut off.
+        """
+        for row in self._walk.rows():
+            if self._walk.goes(row):
+                self._delete(row)
+            else:
+                self.plan.keep.setdefault(row.table, {})[row.identity] = row
+        for rows in self._walk.doomed.values():
+            for row in rows.values():
+                self._delete(row)
+        if self._walk.new_key:
+            for row in self._walk.subject_rows:
+                self._new_key = self._shell(row)
+        for rows in self.plan.keep.values():
+            for row in rows.values():
+                self._keep(row)
+        for found in self._walk.neighbours.values():
+            for row, edges in found.values():
+                self._cut_neighbour(row, edges)
+        self._shared()
+        if terms is not None:
+            for table in self._graph.tables:
+                self._mentioned(table, terms, (mentioned or {}).get(table))
+        return self.plan
+
+    def _shell(self, row: Row) -> Any:
+        """The key under which the person's row stays, telling nothing."""
+        facts = self._graph.facts(row.table, self._graph.key)
+        if not facts.generated:
+            return surrogate(row.values[self._graph.key], facts.type)
+        erase = self._params.tables[row.table].erase  # the database alone gives such keys
+        blanks = {
+            column: self._blank(row.table, column)
+            for column in (erase.columns if erase else ())
+            if column != self._graph.key
+        }
+        self._refuse_second_row(row, set(blanks))
+        self.plan.moves.setdefault(row.table, {})[row.identity] = row
+        self.plan.moved.add((row.table, row.identity))
+        return self._writer.copy(row, blanks).values[self._graph.key]
+
+    def _delete(self, row: Row) -> None:
+        self.plan.delete.setdefault(row.table, {})[row.identity] = row
+        for edge in self._graph.into[row.table]:
+            values = spelled(row, edge.references)
+            if values is not None:
+                self.plan.points.setdefault((row.table, edge.references), set()).add(values)
+
+    def _change(self, row: Row, column: str, value: Any) -> None:
+        changes = self.plan.change.setdefault(row.table, {})
+        changes.setdefault(row.identity, (row, {}))[1][column] = value
+
+    def _keep(self, row: Row) -> None:
+        """A row that stays: its declared columns blanked, its links to what goes cut."""
+        erase = self._params.tables[row.table].erase
+        if erase is None:
+            raise ErasureRefused(f"tables.{row.table}: say what an erasure does to it (erase: …).")
+        own_key = (self._graph.key,) if row.table == self._graph.subject else ()
+        for column in erase.columns:
+            if column not in own_key:
+                self._change(row, column, self._blank(row.table, column))
+        subject_stays = bool(self.plan.keep.get(self._graph.subject))
+        if self._new_key is not None:
+            self._follow(row)
+        elif not subject_stays:
+            for column in self._naming(row):
+                self._cut_from_key(row, column)
+        for edge in self._graph.out_of[row.table]:
+            nulled = any(self._changes(row).get(c, "") is None for c in edge.columns)
+            if self._points_at_deleted(row, edge) and not nulled:
+                self._cut(row, edge)
+        self._move_if_its_key_changes(row)
+        if erase.action == "retain":
+            self._retained(row.table, row.table, row)
+
+    def _move_if_its_key_changes(self, row: Row) -> None:
+        changed = set(self._changes(row))
+        referenced = any(
+            edge.enforced and changed & set(edge.references) for edge in self._graph.into[row.table]
+        )
+        if referenced or changed & self._graph.tables[row.table].primary:
+            self._refuse_second_row(row, changed)
+            self.plan.moves.setdefault(row.table, {})[row.identity] = row
+
+    def _retained(self, table: str, because: str, row: Row) -> None:
+        erase = self._params.tables[because].erase
+        if erase is None or erase.days is None:
+            return
+        by = until_column(self._params, because)
+        end = self._now + dt.timedelta(days=erase.days)
+        if by is not None and row.values.get(by) is not None:
+            since = parse_times(pd.Series([row.values[by]], dtype=object)).iloc[0]
+            end = min(end, (since + dt.timedelta(days=erase.days)).to_pydatetime())
+        # The year's end, since a day could be told from the row's own.
+        until = f"{end.year}-12-31"
+        known = self.plan.retained.setdefault(
+            table, {"table": table, "basis": erase.basis, "until": until, "count": 0}
+        )
+        known["until"] = max(known["until"], until)
+        known["count"] += 1
+
+    def _changes(self, row: Row) -> dict[str, Any]:
+        return self.plan.change.get(row.table, {}).get(row.identity, (row, {}))[1]
+
+    def _naming(self, row: Row) -> list[str]:
+        """The row's columns that hold the person's key."""
+        return [
+            column
+            for table, column in self._graph.carrying
+            if table == row.table
+            and row.values.get(column) is not None
+            and canonical_text(row.values[column]) == self._key
+        ]
+
+    def _follow(self, row: Row) -> None:
+        for column in self._naming(row):
+            self._change(row, column, self._new_key)
+
+    def _points_at_deleted(self, row: Row, edge: Edge) -> bool:
+        going = self.plan.points.get((edge.parent, edge.references), set())
+        return spelled(row, edge.columns) in going
+
+    def _is_cut(self, row: Row, edge: Edge) -> bool:
+        changes = self._changes(row)
+        return any(column in changes for column in edge.columns)
+
+    def _cut_neighbour(self, row: Row, edges: Iterable[Edge]) -> None:
+        self.plan.unlinked.setdefault(row.table, {})[row.identity] = row
+        for edge in sorted(edges, key=lambda edge: edge.columns):
+            if not any(self._graph.facts(row.table, c).nullable for c in edge.columns):
+                self._follow(row)
+            elif not self._is_cut(row, edge):
+                self._cut(row, edge)
+        self._move_if_its_key_changes(row)
+
+    def _cut_from_key(self, row: Row, column: str) -> None:
+        erase = self._params.tables[row.table].erase
+        given = erase is not None and column in erase.replace
+        if not given and not self._graph.facts(row.table, column).nullable:
+            edges = self._graph.out_of[row.table]
+            raise self._bound(row, next(edge for edge in edges if column in edge.columns))
+        self._change(row, column, self._blank(row.table, column))
+
+    def _bound(self, row: Row, edge: Edge) -> ErasureRefused:
+        erase = self._params.tables[row.table].erase
+        action = erase.action if erase else ""
+        how = {"retain": "retained", "anonymize": "anonymized"}.get(action, "kept")
+        return ErasureRefused(
+            f"{row.table} is {how}, but its {', '.join(edge.columns)} cannot be null and "
+            f"points at a row of {edge.parent} that is deleted. Let the column be null, "
+            f"declare anonymize for {edge.parent}, or delete for {row.table}."
+        )
+
+    def _cut(self, row: Row, edge: Edge) -> None:
+        """Nulls as little of a link as makes it lead nowhere, and never a name of the person."""
+        free = [c for c in edge.columns if self._graph.facts(row.table, c).nullable]
+        others = {
+            column
+            for other in self._graph.out_of[row.table]
+            if other != edge
+            for column in other.columns
+        }
+        naming = [c for c in self._naming(row) if c in edge.columns]
+        chosen = [c for c in free if c in naming] or [c for c in free if c not in others] or free
+        if not chosen or (self._new_key is None and not set(naming) <= set(chosen)):
+            raise self._bound(row, edge)
+        for column in chosen:
+            self._change(row, column, None)
+
+    def _blank(self, table: str, column: str) -> Any:
+        facts = self._graph.facts(table, column)
+        erase = self._params.tables[table].erase
+        if erase is not None and column in erase.replace:
+            return erase.replace[column]
+        if facts.nullable:
+            return None
+        linked = any(column in edge.columns for edge in self._graph.out_of[table])
+        untyped = self._graph.dialect == "sqlite"
+        if not linked and (untyped or isinstance(facts.type, sa.String)):
+            return f"{ERASED}-{secrets.token_hex(8)}" if facts.unique else ERASED
+        raise ErasureRefused(
+            f"{table}.{column} is to be blanked and cannot be null. Let it be null, or give a "
+            f"value under erase.replace"
+            + (f", or declare anonymize for {self._graph.subject}." if linked else ".")
+        )
+
+    def _refuse_second_row(self, row: Row, changed: set[str]) -> None:
+        for column, facts in self._graph.tables[row.table].columns.items():
+            if facts.unique and column not in changed and not facts.generated:
+                raise ErasureRefused(
+                    f"{row.table} keeps the person's row under another key, but its {column} is "
+                    "unique and tells whose it was. Add it to erase.columns."
+                )
+
+    def _shared(self) -> None:
+        """Rows that the person's pointed at go with the last row that does."""
+        left = [row for rows in self.plan.delete.values() for row in rows.values()]
+        left += [row for rows in self.plan.keep.values() for row in rows.values()]
+        while left:
+            pointed: dict[tuple[str, Identity], Row] = {}
+            for edge in self._graph.edges:
+                if self._params.tables[edge.parent].about != "shared":
+                    continue
+                ended = [r for r in left if r.table == edge.child and self._stops_pointing(r, edge)]
+                for row in self._writer.parents(edge, ended):
+                    pointed[row.table, row.identity] = row
+            left = [row for row in pointed.values() if self._give_up(row)]
+
+    def _mentioned(self, table: str, terms: Terms, among: Sequence[Row] | None) -> None:
+        """Texts that name the person in rows that are not theirs, or are theirs and stay."""
+        declared = self._params.tables[table]
+        columns = searched(declared.columns)
+        if not columns:
+            return
+        for row, texts in mentions(self._writer, table, columns, terms, among=among):
+            kept = row.identity in self.plan.keep.get(table, {})
+            by_law = kept and declared.erase is not None and declared.erase.action == "retain"
+            if self.plan.goes(row) or by_law:
+                continue
+            for column, text in texts.items():
+                if column in self._changes(row):
+                    continue  # blanked already
+                if declared.columns[column].mentions == "redact":
+                    self._change(row, column, terms.redact(text))
+                    self.plan.redacted.add((table, row.identity))
+                else:
+                    where = f"{table}.{column}"
+                    self.plan.reported[where] = self.plan.reported.get(where, 0) + 1
+
+    def _stops_pointing(self, row: Row, edge: Edge) -> bool:
+        return self.plan.goes(row) or self._is_cut(row, edge)
+
+    def _give_up(self, row: Row) -> bool:
+        """Deletes or blanks a shared row unless somebody still points at it; whether it goes."""
+        erase = self._params.tables[row.table].erase
+        if erase is None or self.plan.goes(row):
+            return False
+        remaining: list[Row] = []
+        for edge in self._graph.into[row.table]:
+            known = self.plan.delete.get(edge.child, {}), self.plan.change.get(edge.child, {})
+            limit = len(known[0]) + len(known[1]) + 1  # one more than can have stopped
+            pointing = self._writer.children(edge, [row], limit=limit)
+            remaining += [each for each in pointing if not self._stops_pointing(each, edge)]
+        if any(each.identity not in self.plan.keep.get(each.table, {}) for each in remaining):
+            return False
+        if remaining:
+            self._retained(row.table, remaining[0].table, remaining[0])
+            return False
+        if erase.action == "delete":
+            self._delete(row)
+        elif erase.action == "anonymize":
+            for column in erase.columns:
+                self._change(row, column, self._blank(row.table, column))
+        else:
+            self._retained(row.table, row.table, row)
+        return erase.action == "delete"
+
+
+def surrogate(key: Any, declared: sa.types.TypeEngine[Any]) -> Any:
+    """A random key of the same kind that no living person has: negative, or `erased-…`."""
+    if isinstance(key, UUID):
+        return uuid4()
+    if isinstance(key, int | Decimal):
+        small = isinstance(declared, sa.SmallInteger)
+        number = -1 - secrets.randbelow(2**15 - 1 if small else 2**31 - 1)
+        return Decimal(number) if isinstance(key, Decimal) else number
+    name = f"{ERASED}-{secrets.token_hex(8)}"
+    length = getattr(declared, "length", None)
+    return name if length is None or length >= len(name) else secrets.token_hex(16)[:length]
+
+
+def spelled(row: Row, columns: Iterable[str]) -> tuple[str, ...] | None:
+    """The values of a link, comparable with the other side's; None if one is null."""
+    values = [row.values[column] for column in columns]
+    return None if any(v is None for v in values) else tuple(map(canonical_text, values))

@@ -1,0 +1,283 @@
+"""The source: a database or folder with people in it, read and never written.
+
+One connection, one read-only snapshot, streamed in chunks. Every statement names its
+columns, and only columns that `params.yaml` declares for use are ever named.
+"""
+
+import datetime as dt
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import pandas as pd
+import sqlalchemy as sa
+
+from lethe.config.params import Params
+from lethe.config.tables import Column
+from lethe.core.values import by_distinct, canonical_text, number_of, parse_times
+from lethe.data.partition import canonical_keys
+from lethe.stores.source import queries
+from lethe.stores.source.checks import check_linked, check_links, check_purpose, check_subjects
+from lethe.stores.source.reader import Reader
+from lethe.stores.source.schema import TableInfo, check_schema, may_be_read
+
+_NAME_WORD = re.compile(r"[^\W\d_]{3,}")
+# Words that are in names (The, Van) and in nearly every sentence; removing them would
+# leave nothing of a text and tell nobody apart.
+_STOP_WORDS = (
+    "and are but can for from had has have her him his not she that the they this was were who "
+    "with you"
+)
+
+
+@dataclass(frozen=True)
+class RecordChunk:
+    """Some records, as the source has them; all parts have one index.
+
+    `subject`: canonical keys. `order`: `records.latest_by` (UTC, float64 or text; null
+    without one). `row_key`: tells a person's records of one `order` apart, the same way on
+    every read. `values`: raw values by `Params.taken_columns()` name. `at`: for each column
+    of `age_at`, its timestamps.
+    """
+
+    subject: pd.Series
+    order: pd.Series
+    row_key: pd.Series
+    values: pd.DataFrame
+    at: Mapping[str, pd.Series]
+
+
+class Source:
+    """An open source; use as a context manager.
+
+    Guarantees: nothing is written; all reads see one snapshot; no statement names a column
+        that is undeclared or unused, and an identifier only in `known_names`.
+    """
+
+    def __init__(self, reader: Reader, params: Params) -> None:
+        self._reader = reader
+        self._params = params
+
+    @classmethod
+    def open(cls, params: Params) -> "Source":
+        """Connects and begins the snapshot.
+
+        Raises:
+            SourceUnavailable: absent, or does not answer; never tells credentials.
+        """
+        return cls(Reader(params), params)
+
+    def __enter__(self) -> "Source":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the snapshot; a folder's private copy is removed."""
+        self._reader.close()
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The engine that every statement goes through, for those who listen to it."""
+        return self._reader.engine
+
+    def tables(self) -> dict[str, TableInfo]:
+        """Reflected tables and views; reads no row."""
+        return self._reader.tables()
+
+    def check(self, params: Params) -> None:
+        """Compares the source with the declarations before a value is taken.
+
+        Raises:
+            SchemaMismatch: tables, columns or links are not as declared.
+            ParamsInvalid: nobody was asked about the purpose.
+            SubjectKeyInvalid: a subject key is null or not unique.
+            TooFewSubjects: fewer than `subject.minimum`.
+        """
+        check_schema(params, self.tables())
+        check_links(self._reader, params)
+        check_subjects(self._reader, params)
+        check_purpose(self._reader, params)
+
+    def subjects(self) -> Iterator[pd.Series]:
+        """Canonical keys of every person in the source, in chunks."""
+        key = queries.table_of(self._params, self._params.subject.table).c[self._params.subject.key]
+        for frame in self._reader.stream(sa.select(key.label("subject"))):
+            yield canonical_keys(frame["subject"])
+
+    def records(self, params: Params, as_of: dt.datetime) -> Iterator[RecordChunk]:
+        """Every record within its retention, in chunks of `source.chunk_rows`.
+
+        Guarantees: one statement; a joined row past its own table's retention is as absent.
+
+        Raises:
+            SubjectKeyInvalid: a record's link is null or leads to no person.
+        """
+        taken = params.taken_columns()
+        base = params.records.table
+        check_linked(self._reader, params)
+        joins = queries.Joins(params, base, dialect=self._reader.dialect, as_of=as_of)
+        to_subject = params.path(base, params.subject.table) or ()
+        subject = joins.reach(to_subject, outer=False).c[params.subject.key]
+        ages = {
+            name: column.generalize.age_at
+            for name, (_, column) in taken.items()
+            if column.generalize is not None and column.generalize.age_at is not None
+        }
+        latest = params.records.latest_by
+        keys = self._row_key(params)
+        wanted = [subject]
+        wanted += [joins.base.c[latest]] if latest else []
+        wanted += [joins.base.c[name] for name in (*keys, *ages.values())]
+        wanted += [
+            joins.reach(params.path(base, table) or (), outer=True).c[
+                _own_name(params, name, table)
+            ]
+            for name, (table, _) in taken.items()
+        ]
+        named = [column.label(f"value{place}") for place, column in enumerate(wanted)]
+        statement = sa.select(*named).select_from(joins.source).where(*joins.where)
+        for frame in self._reader.stream(statement):
+            parts = iter(frame[label] for label in frame.columns)
+            key = canonical_keys(next(parts))
+            order = (
+                _ordered(next(parts), params.tables[base].columns[latest])
+                if latest
+                else pd.Series(None, index=frame.index, dtype="float64")
+            )
+            yield RecordChunk(
+                subject=key,
+                order=order,
+                row_key=_joined([next(parts) for _ in keys], frame.index),
+                at={name: next(parts) for name in ages},
+                values=pd.DataFrame({name: next(parts) for name in taken}, index=frame.index),
+            )
+
+    def retention(self, params: Params, as_of: dt.datetime) -> dict[str, int]:
+        """How many rows of the records' table are there, past retention, or undated."""
+        table = queries.table_of(params, params.records.table)
+        counted: list[sa.ColumnElement[Any]] = [sa.func.count()]
+        conditions = queries.past_retention(
+            params, table, dialect=self._reader.dialect, as_of=as_of
+        )
+        for condition in conditions or ():
+            counted.append(sa.func.coalesce(sa.func.sum(sa.case((condition, 1), else_=0)), 0))
+        row = self._reader.row(sa.select(*counted).select_from(table))
+        rows, past, undated = (*map(int, row), 0, 0)[:3]
+        return {"rows": rows, "past_retention": past, "undated": undated}
+
+    def answers(self, params: Params, as_of: dt.datetime) -> Iterator[pd.DataFrame]:
+        """Known people's dated answers for the purpose up to `as_of`, in chunks, in any order.
+
+        Shapes: columns subject (canonical `str`), answer (`str`), time (datetime64[us, UTC]).
+        """
+        consent = params.consent
+        joins = queries.Joins(params, consent.table, dialect=self._reader.dialect, as_of=as_of)
+        person = joins.reach(queries.consent_links(params), outer=False)
+        statement = (
+            sa.select(
+                person.c[params.subject.key].label("subject"),
+                joins.base.c[consent.answer].label("answer"),
+                joins.base.c[consent.time].label("time"),
+            )
+            .select_from(joins.source)
+            .where(*joins.where, joins.base.c[consent.purpose] == params.purpose)
+        )
+        for frame in self._reader.stream(statement):
+            made = pd.DataFrame(
+                {
+                    "subject": canonical_keys(frame["subject"]),
+                    "answer": pd.Series(
+                        by_distinct(frame["answer"], _answer), index=frame.index, dtype="str"
+                    ),
+                    "time": parse_times(frame["time"]),
+                }
+            )
+            yield made[made["time"] <= pd.Timestamp(as_of)].reset_index(drop=True)
+
+    def answer_problems(self, params: Params, now: dt.datetime) -> dict[str, int]:
+        """What is wrong with the consent table, in counts.
+
+        `unknown_subject`: rows of nobody in the subject table, of any purpose. Of this
+        purpose: `null_answer`, `unknown_answer` (neither yes nor no), `undated` (no time, or
+        none that can be read), `future` (later than `now`).
+        """
+        consent = params.consent
+        joins = queries.Joins(params, consent.table, dialect=self._reader.dialect, as_of=None)
+        person = joins.reach(queries.consent_links(params), outer=True)
+        stray = sa.select(sa.func.count()).select_from(joins.source)
+        counts = {
+            "unknown_subject": self._reader.count(
+                stray.where(person.c[params.subject.key].is_(None))
+            ),
+            "null_answer": 0,
+            "unknown_answer": 0,
+            "undated": 0,
+            "future": 0,
+        }
+        table = queries.table_of(params, consent.table)
+        statement = sa.select(
+            table.c[consent.answer].label("answer"), table.c[consent.time].label("time")
+        ).where(table.c[consent.purpose] == params.purpose)
+        known = {*consent.yes, *consent.no}
+        for frame in self._reader.stream(statement):
+            answers = pd.Series(by_distinct(frame["answer"], _answer), dtype="object")
+            times = parse_times(frame["time"])
+            counts["null_answer"] += int(answers.isna().sum())
+            counts["unknown_answer"] += int((~answers.isin(known) & answers.notna()).sum())
+            counts["undated"] += int(times.isna().sum())
+            counts["future"] += int((times > pd.Timestamp(now)).sum())
+        return counts
+
+    def known_names(self, params: Params) -> frozenset[str]:
+        """Lower-cased words of three letters or more in the columns that name people."""
+        words: set[str] = set()
+        for name, table in params.tables.items():
+            for column in (c for c, declared in table.columns.items() if declared.names_people):
+                names = queries.table_of(params, name).c[column]
+                for frame in self._reader.stream(sa.select(names.label("name")).distinct()):
+                    for text in frame["name"].dropna():
+                        words.update(_NAME_WORD.findall(canonical_text(text).lower()))
+        return frozenset(words - set(_STOP_WORDS.split()))
+
+    def _row_key(self, params: Params) -> list[str]:
+        """The primary key, as far as it may be read; without one, the keys declared as links."""
+        declared = params.tables[params.records.table].columns
+        primary = self.tables()[params.records.table].primary_key
+        usable = [n for n in primary if n in declared and may_be_read(params, declared[n])]
+        return usable or [name for name, column in declared.items() if column.role == "link"]
+
+
+def _answer(value: Any) -> str:
+    return canonical_text(value).strip()
+
+
+def _own_name(params: Params, taken: str, table: str) -> str:
+    """A taken column's name in its table; see `Params.taken_columns`."""
+    return taken if taken in params.tables[table].columns else taken.removeprefix(f"{table}.")
+
+
+def _joined(columns: list[pd.Series], index: pd.Index) -> pd.Series:
+    """Several key columns as one text, spelled alike for every source."""
+    joined = pd.Series("", index=index, dtype="str")
+    for column in columns:
+        spelled = pd.Series(by_distinct(column, canonical_text), index=index, dtype="str")
+        joined = joined + "\x1f" + spelled.fillna("\x00")
+    return joined
+
+
+def _ordered(values: pd.Series, column: Column) -> pd.Series:
+    """`latest_by` so that later is greater, of one type whatever the driver gives."""
+    if column.role == "timestamp" or column.type in ("date", "timestamp"):
+        return parse_times(values)
+    if column.type in ("integer", "real"):
+        return pd.Series(by_distinct(values, number_of), index=values.index).astype("float64")
+    return pd.Series(by_distinct(values, canonical_text), index=values.index, dtype="str")

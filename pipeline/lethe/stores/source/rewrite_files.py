@@ -1,0 +1,178 @@
+"""A folder of CSV or Parquet files as a source that people can be erased from.
+
+The folder's private copy is a SQLite file, erased from as any other; then the files whose
+rows changed are written anew beside their place and renamed over it. A row that did not
+change keeps its bytes (CSV) or its values and types (Parquet).
+"""
+
+import csv
+import gzip
+import io
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lethe.config.params import Params, resolve_secret
+from lethe.core.errors import Busy, SourceUnavailable
+from lethe.core.files import disk_errors
+from lethe.core.values import canonical_text
+from lethe.stores.source.files import FolderCopy, folder_tables, header
+
+_ROWS_AT_ONCE = 65_536
+
+Changes = Mapping[int, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder's files as they were when they were copied, and the copy."""
+
+    kind: str
+    files: Mapping[str, Path]
+    seen: Mapping[str, tuple[int, int, int]]
+    copy: Path
+
+    def rewrite(self, name: str, deleted: set[int], changed: Changes) -> None:
+        """Writes one table's file without the deleted rows and with the changed values.
+
+        Args:
+            deleted, changed: by the row's number in the file, the first one being 1.
+
+        Raises:
+            Busy: somebody else changed the file since it was read.
+            SourceUnavailable: the folder cannot be written to.
+        """
+        path = self.files[name]
+        staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with disk_errors():
+                write = _write_parquet if self.kind == "parquet" else _write_csv
+                write(path, staging, deleted, changed)
+                staging.chmod(path.stat().st_mode & 0o777)
+                if _state(path) != self.seen[name]:
+                    raise Busy(f"{path.name} changed while a person was erased; try again.")
+                staging.replace(path)
+        except (PermissionError, FileNotFoundError):
+            raise SourceUnavailable(
+                f"{path.name} is gone or cannot be replaced. Check the folder's permissions."
+            ) from None
+        finally:
+            staging.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_of(params: Params) -> Iterator[Folder | None]:
+    """The source's folder with a private copy of all of it; None if it is a database.
+
+    Raises:
+        SourceUnavailable, SchemaMismatch: see `source_files`.
+    """
+    kind, _, place = resolve_secret(params.source.url).partition(":")
+    if kind not in ("csv", "parquet"):
+        yield None
+        return
+    files = folder_tables(Path(place), kind)
+    seen = {name: _state(path) for name, path in files.items()}
+    copied = FolderCopy(Path(place), kind=kind, chunk_rows=params.source.chunk_rows)
+    try:
+        copied.fill({name: header(path, kind) for name, path in files.items()})
+        yield Folder(kind, files, seen, copied.path)
+    finally:
+        copied.close()
+
+
+@contextmanager
+def readable(params: Params) -> Iterator[Path | None]:
+    """A folder's private copy as a SQLite file; None for a database, which is read itself."""
+    with folder_of(params) as folder:
+        yield folder.copy if folder else None
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    facts = path.stat()
+    return facts.st_ino, facts.st_mtime_ns, facts.st_size
+
+
+def _write_csv(path: Path, staging: Path, deleted: set[int], changed: Changes) -> None:
+    zipped = path.suffix == ".gz"
+    opened: Any = gzip.open if zipped else open
+    with (
+        opened(path, "rt", encoding="utf-8", newline="") as file,
+        staging.open("xb") as target,
+        _text(target, zipped) as made,
+    ):
+        for piece in _kept_lines(file, deleted, changed):
+            made.write(piece)
+        made.flush()
+        if not zipped:
+            os.fsync(target.fileno())
+
+
+def _text(target: IO[bytes], zipped: bool) -> IO[str]:
+    # No name and no time in the header: the same rows are the same bytes.
+    raw: Any = gzip.GzipFile("", "wb", fileobj=target, mtime=0) if zipped else target
+    return io.TextIOWrapper(raw, encoding="utf-8", newline="")
+
+
+def _kept_lines(file: IO[str], deleted: set[int], changed: Changes) -> Iterator[str]:
+    """Records as they stand in the file; only changed ones are spelled anew."""
+    lines: list[str] = []
+
+    def told() -> Iterator[str]:
+        for line in file:
+            lines.append(line)
+            yield line
+
+    names: list[str] = []
+    number = 0
+    for row in csv.reader(told(), strict=True):
+        raw = "".join(lines)
+        lines.clear()
+        if not names:
+            names = [name.removeprefix("\ufeff") for name in row]
+            yield raw
+            continue
+        number += bool(row)
+        if number in changed and row:
+            values = dict(zip(names, row, strict=True)) | {
+                name: "" if value is None else canonical_text(value)
+                for name, value in changed[number].items()
+            }
+            end = raw[len(raw.rstrip("\r\n")) :]
+            line = io.StringIO()
+            csv.writer(line, lineterminator=end).writerow(values.values())
+            yield line.getvalue()
+        elif number not in deleted or not row:
+            yield raw
+
+
+def _write_parquet(path: Path, staging: Path, deleted: set[int], changed: Changes) -> None:
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        groups = file.metadata.num_row_groups
+        columns = file.metadata.num_columns
+        codec = file.metadata.row_group(0).column(0).compression if groups and columns else "SNAPPY"
+        start = 1
+        with pq.ParquetWriter(staging, schema, compression=codec) as writer:
+            for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
+                numbers = range(start, start + batch.num_rows)
+                start += batch.num_rows
+                table = pa.Table.from_batches([batch], schema=schema)
+                for name in {n for number in numbers for n in changed.get(number, ())}:
+                    values = table.column(name).to_pylist()
+                    for place, number in enumerate(numbers):
+                        if name in changed.get(number, ()):
+                            values[place] = changed[number][name]
+                    array = pa.array(values, type=schema.field(name).type)
+                    table = table.set_column(
+                        schema.get_field_index(name), schema.field(name), array
+                    )
+                writer.write_table(table.filter(pa.array([n not in deleted for n in numbers])))
+    with staging.open("rb") as made:
+        os.fsync(made.fileno())

@@ -1,0 +1,178 @@
+"""A fresh look at the source for people: whatever was done before is not believed."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import sqlalchemy as sa
+
+from lethe.config.params import Params
+from lethe.core.errors import LetheError
+from lethe.core.outcomes import Outcome, Traces
+from lethe.core.values import canonical_text
+from lethe.stores.search.postgres import in_statistics
+from lethe.stores.source.compact import Marks
+from lethe.stores.source.file_residue import residue
+from lethe.stores.source.mentions import Terms, may_name, mentions_of, terms_of
+from lethe.stores.source.rewrite_files import readable
+from lethe.stores.source.trace import gives_new_key
+from lethe.stores.source.writer import Row, Writer, key_forms, open_writer
+
+STORE = "source"
+FREE_SPACE = "the file's free space"
+
+_Found = tuple[int, str, int]  # whom (a place among those looked for), where, how many rows
+
+
+def verify_source(params: Params, traces: Traces) -> Outcome:
+    """Looks for one person: see `verify_sources`."""
+    (outcome,) = verify_sources(params, [traces])
+    return outcome
+
+
+def verify_sources(params: Params, people: Sequence[Traces]) -> list[Outcome]:
+    """Looks for people's keys and identifiers in every column of every table; one outcome each.
+
+    Guarantees: `nothing found` only if every table was looked through and nothing leads to
+        the person any more, but for what the law keeps as declared, and deleted rows no
+        longer wait to be overwritten. Anything else is `not attempted`, with the tables and
+        columns as the reason: the request stays open. However many people there are, each
+        table and the file are gone through once.
+    """
+    found: dict[int, Counter[str]] = {number: Counter() for number in range(len(people))}
+    try:
+        marks = Marks()
+        with readable(params) as path, open_writer(params, writing=False, path=path) as writer:
+            named = enumerate(map(terms_of, people))
+            terms = {number: each for number, each in named if each is not None}
+            for number, where, count in _look(writer, params, people, terms):
+                found[number][where] += count
+            unseen = {number: each for number, each in terms.items() if not found[number]}
+            if residue(writer, params, unseen):
+                marks.wait([FREE_SPACE])
+            # Who is there is in the statistics too, and no gathering anew takes them out.
+            gone = {number: each for number, each in enumerate(people) if not found[number]}
+            for number, table, column in _known(writer, params, gone, terms):
+                marks.wait([table])  # to be gathered anew
+                found[number][f"the statistics of {table}.{column}"] += 1
+        waiting = marks.tables
+    except LetheError as error:
+        return [Outcome(STORE, "not attempted", reason=str(error)) for _ in people]
+    outcomes = [_outcome(each, waiting) for each in found.values()]
+    for traces, outcome in zip(people, outcomes, strict=True):
+        if outcome.result == "nothing found":
+            marks.verified(traces.key)
+    return outcomes
+
+
+def _outcome(found: Counter[str], waiting: Sequence[str]) -> Outcome:
+    if found:
+        listed = ", ".join(f"{where} ({count})" for where, count in sorted(found.items()))
+        return Outcome(
+            STORE,
+            "not attempted",
+            count=sum(found.values()),
+            places=tuple(sorted(found)),
+            reason=f"What leads to the person is still in {listed}.",
+        )
+    if waiting:
+        return Outcome(
+            STORE,
+            "not attempted",
+            places=tuple(waiting),
+            reason=f"Deleted data of {', '.join(waiting)} waits to be overwritten. Erase again.",
+        )
+    return Outcome(STORE, "nothing found")
+
+
+def _look(
+    writer: Writer, params: Params, people: Sequence[Traces], terms: Mapping[int, Terms]
+) -> Iterator[_Found]:
+    for table, column in sorted(writer.graph.carrying):
+        if not _kept_key(params, table, column):
+            held = _holding(writer, table, column, {traces.key for traces in people})
+            for number, traces in enumerate(people):
+                if rows := held.get(traces.key):
+                    yield number, f"{table}.{column}", len(rows)
+    for table, facts in writer.graph.tables.items():
+        texts = [
+            column
+            for column, each in facts.columns.items()
+            if each.holds_text
+            and not _kept_text(params, table, column)
+            and (table, column) not in writer.graph.carrying
+        ]
+        if terms and texts:
+            for _, named in mentions_of(writer, table, texts, terms):
+                for number, columns in named.items():
+                    yield from ((number, f"{table}.{column}", 1) for column in columns)
+    if terms:
+        yield from _look_at_copies(writer, terms)
+
+
+def _holding(writer: Writer, table: str, column: str, keys: set[str]) -> dict[str, list[Row]]:
+    """Rows whose column is one of the canonical keys, by key; a pass for up to 500 of them."""
+    declared = writer.graph.facts(table, column).type
+    forms = {key: key_forms(key, declared, writer.graph.dialect) for key in keys}
+    rows = writer.find(table, (column,), [(f,) for each in forms.values() for f in each or ()])
+    as_text = [(key,) for key, each in forms.items() if each is None]
+    if as_text:
+        rows += writer.find(table, (column,), as_text, spelled_alike=False)
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(canonical_text(row.values[column]), []).append(row)
+    return found
+
+
+def _kept_key(params: Params, table: str, column: str) -> bool:
+    """Whether the law keeps the person's own key there."""
+    subject = params.tables[params.subject.table].erase
+    erase = params.tables[table].erase
+    return (
+        subject is not None
+        and subject.action == "retain"
+        and not gives_new_key(params)
+        and erase is not None
+        and erase.action == "retain"
+        and column not in erase.columns
+    )
+
+
+def _kept_text(params: Params, table: str, column: str) -> bool:
+    erase = params.tables[table].erase
+    return erase is not None and erase.action == "retain" and column not in erase.columns
+
+
+def _known(
+    writer: Writer, params: Params, people: Mapping[int, Traces], terms: Mapping[int, Terms]
+) -> Iterator[tuple[int, str, str]]:
+    """(who, table, column): PostgreSQL's planner remembers values of rows that are gone."""
+    if writer.graph.dialect != "postgresql":
+        return
+    named = [
+        (table, name)
+        for table, declared in params.tables.items()
+        for name, column in declared.columns.items()
+        if column.role == "identifier" and not _kept_text(params, table, name)
+    ]
+    keys = [each for each in writer.graph.carrying if not _kept_key(params, *each)]
+    told = {n: (terms[n].values if n in terms else ()) for n in people}
+    for columns, said in (
+        (keys, {number: (traces.key,) for number, traces in people.items()}),
+        (named, told),
+    ):
+        everybody = [value for values in said.values() for value in values]
+        if in_statistics(writer.connection, columns, everybody):  # seldom: then whose it is
+            for number, values in said.items():
+                for table, column in in_statistics(writer.connection, columns, values):
+                    yield number, table, column
+
+
+def _look_at_copies(writer: Writer, terms: Mapping[int, Terms]) -> Iterator[_Found]:
+    """Materialized views keep rows until they are refreshed."""
+    likes = dict.fromkeys(like for each in terms.values() for like in each.likes)
+    for name in writer.graph.copies:
+        row = sa.cast(sa.column(name), sa.Text())  # a table's name stands for its whole row
+        condition = may_name(row, likes, writer.graph.dialect)
+        statement = sa.select(row).select_from(sa.table(name)).where(condition)
+        for (text,) in writer.connection.execute(statement):
+            yield from ((number, name, 1) for number, each in terms.items() if each.names_in(text))

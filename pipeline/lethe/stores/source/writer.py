@@ -1,0 +1,400 @@
+"""The one writing connection to a source: rows found by key, changed and deleted by identity."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.pool import NullPool
+
+from lethe.config.params import Params, resolve_secret
+from lethe.core.errors import Busy, DiskFull, ErasureRefused, SchemaMismatch, SourceUnavailable
+from lethe.core.values import canonical_text
+from lethe.stores.source.graph import Edge, Graph, read_graph
+
+WAIT_SECONDS = 10  # for a connection, and for others' locks
+AT_ONCE = 500  # values in one statement
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: which one, and the values of its linking columns as the driver has them."""
+
+    table: str
+    identity: tuple[Any, ...]
+    values: Mapping[str, Any] = field(repr=False, hash=False, compare=False)
+
+
+class _RowAddress(sa.types.UserDefinedType[str]):
+    """PostgreSQL's physical address of a row, for tables without a key."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "TID"
+
+
+class Writer:
+    """Statements of one transaction; no value of a row is ever in an error it raises."""
+
+    def __init__(self, connection: sa.Connection, graph: Graph, *, locking: bool) -> None:
+        self.connection = connection
+        self.graph = graph
+        self._locking = locking and graph.dialect == "postgresql"
+
+    def table(self, name: str) -> sa.TableClause:
+        facts = self.graph.tables[name]
+        columns = [sa.column(column, each.type) for column, each in facts.columns.items()]
+        physical = [c for c in facts.identity if c not in facts.columns]
+        address = _RowAddress() if self.graph.dialect == "postgresql" else sa.types.NullType()
+        return sa.table(name, *columns, *(sa.column(column, address) for column in physical))
+
+    def find(
+        self,
+        name: str,
+        columns: Sequence[str],
+        values: Iterable[tuple[Any, ...]],
+        *,
+        also: Sequence[str] = (),
+        limit: int | None = None,
+        spelled_alike: bool = True,
+    ) -> list[Row]:
+        """Rows whose columns equal one of the values, none of them null; locked if writing.
+
+        Args:
+            also: columns to take beside the linking ones; `limit`: no more rows than this.
+            spelled_alike: whether both sides have one type; if not, they are compared as text.
+        """
+        wanted = list(dict.fromkeys(v for v in values if all(each is not None for each in v)))
+        table = self.table(name)
+        sides: list[sa.ColumnElement[Any]] = [table.c[column] for column in columns]
+        if not spelled_alike and len(columns) == 1 and self.graph.dialect == "sqlite":
+            forms = [key_forms(canonical_text(v), sides[0].type, "sqlite") for (v,) in wanted]
+            wanted = [(form,) for both in forms for form in both or ()]  # an index still serves
+        elif not spelled_alike:
+            sides = [sa.cast(side, sa.Text()) for side in sides]
+            wanted = list({tuple(canonical_text(each) for each in value) for value in wanted})
+        found: list[Row] = []
+        for some in chunks(wanted, AT_ONCE):
+            if len(sides) == 1:
+                condition = sides[0].in_([value[0] for value in some])
+            else:
+                condition = sa.tuple_(*sides).in_(some)
+            found += self.where(table, condition, also=also, limit=limit and limit - len(found))
+        return found
+
+    def where(
+        self,
+        table: sa.TableClause,
+        condition: sa.ColumnElement[bool],
+        *,
+        also: Sequence[str] = (),
+        limit: int | None = None,
+    ) -> Iterator[Row]:
+        """Rows of a `table` that a condition on its columns holds for; as `find` gives them."""
+        identity = self.graph.tables[table.name].identity
+        taken = list(dict.fromkeys((*self.graph.linking(table.name), *also)))
+        statement = sa.select(
+            *(table.c[c].label(f"i{n}") for n, c in enumerate(identity)),
+            *(table.c[c].label(f"v{n}") for n, c in enumerate(taken)),
+        ).where(condition)
+        if self._locking:
+            statement = statement.with_for_update(of=table)
+        end = len(identity)
+        for row in self.connection.execute(statement.limit(limit)):
+            yield Row(table.name, tuple(row[:end]), dict(zip(taken, row[end:], strict=True)))
+
+    def children(self, edge: Edge, rows: Iterable[Row], **options: Any) -> list[Row]:
+        """The rows of the edge's child table that point at any of the rows."""
+        values = (tuple(row.values[c] for c in edge.references) for row in rows)
+        return self.find(
+            edge.child, edge.columns, values, spelled_alike=self._alike(edge), **options
+        )
+
+    def parents(self, edge: Edge, rows: Iterable[Row], **options: Any) -> list[Row]:
+        """The rows that the rows point at along an edge."""
+        values = (tuple(row.values[c] for c in edge.columns) for row in rows)
+        return self.find(
+            edge.parent, edge.references, values, spelled_alike=self._alike(edge), **options
+        )
+
+    def subject(self, key: str, *, also: Sequence[str] = ()) -> list[Row]:
+        """The person's own row, if it is there."""
+        return self.holding(self.graph.subject, self.graph.key, key, also=also)
+
+    def holding(self, name: str, column: str, key: str, **options: Any) -> list[Row]:
+        """The rows whose column is the canonical key, whatever its type."""
+        forms = key_forms(key, self.graph.facts(name, column).type, self.graph.dialect)
+        if forms is None:
+            found = self.find(name, (column,), [(key,)], spelled_alike=False, **options)
+        else:
+            found = self.find(name, (column,), [(form,) for form in forms], **options)
+        return [row for row in found if canonical_text(row.values[column]) == key]
+
+    def delete(self, name: str, rows: Sequence[Row]) -> int:
+        table = self.table(name)
+        return sum(
+            self.connection.execute(sa.delete(table).where(self.these(table, some))).rowcount
+            for some in chunks(rows, AT_ONCE)
+        )
+
+    def update(self, name: str, rows: Sequence[Row], changes: Mapping[str, Any]) -> int:
+        table = self.table(name)
+        return sum(
+            self.connection.execute(
+                sa.update(table).where(self.these(table, some)).values(dict(changes))
+            ).rowcount
+            for some in chunks(rows, AT_ONCE)
+        )
+
+    def copy(self, row: Row, changes: Mapping[str, Any]) -> Row:
+        """A second row with other values in some columns; the linking ones are returned."""
+        facts = self.graph.tables[row.table]
+        table = self.table(row.table)
+        names = [name for name, each in facts.columns.items() if not each.generated]
+        values = [
+            sa.literal(changes[n], facts.columns[n].type) if n in changes else table.c[n]
+            for n in names
+        ]
+        made = sa.select(*values).where(self.these(table, [row]))
+        kept = self.graph.linking(row.table)
+        back = [*facts.identity, *kept]
+        inserted = self.connection.execute(
+            sa.insert(table).from_select(names, made).returning(*(table.c[n] for n in back))
+        ).one()
+        identity = tuple(inserted[: len(facts.identity)])
+        return Row(
+            row.table, identity, dict(zip(kept, inserted[len(facts.identity) :], strict=True))
+        )
+
+    def defer(self) -> None:
+        """Lets foreign keys that can wait be checked at the transaction's end."""
+        sqlite = self.graph.dialect == "sqlite"
+        self.connection.exec_driver_sql(
+            "PRAGMA defer_foreign_keys = ON" if sqlite else "SET CONSTRAINTS ALL DEFERRED"
+        )
+
+    def refresh_copies(self) -> None:
+        """Computes materialized views anew, since they hold rows that are gone."""
+        quoted = self.connection.dialect.identifier_preparer.quote_identifier
+        for name in self.graph.copies:
+            self.connection.exec_driver_sql(f"REFRESH MATERIALIZED VIEW {quoted(name)}")
+
+    def present(self, name: str, rows: Sequence[Row]) -> int:
+        """How many of the rows are still there."""
+        table = self.table(name)
+        return sum(
+            int(
+                self.connection.execute(
+                    sa.select(sa.func.count()).select_from(table).where(self.these(table, some))
+                ).scalar_one()
+            )
+            for some in chunks(rows, AT_ONCE)
+        )
+
+    def these(self, table: sa.TableClause, rows: Sequence[Row]) -> sa.ColumnElement[bool]:
+        """The condition for rows of a `table`."""
+        identity = [table.c[column] for column in self.graph.tables[table.name].identity]
+        if len(identity) == 1:
+            return identity[0].in_([row.identity[0] for row in rows])
+        return sa.tuple_(*identity).in_([row.identity for row in rows])
+
+    def _alike(self, edge: Edge) -> bool:
+        """Whether a link's two sides can be compared as they are."""
+        if edge.enforced:
+            return True
+        if self.graph.dialect == "sqlite":
+            return False  # a column without a type has 7 and '7', and a link may join the two
+        for own, other in zip(edge.columns, edge.references, strict=True):
+            kinds = {
+                _kind(self.graph.facts(edge.child, own).type),
+                _kind(self.graph.facts(edge.parent, other).type),
+            }
+            if len(kinds) > 1:
+                return False
+        return True
+
+
+def _kind(declared: sa.types.TypeEngine[Any]) -> str:
+    if isinstance(declared, sa.Integer | sa.Numeric):
+        return "number"
+    return "text" if isinstance(declared, sa.String) else type(declared).__name__
+
+
+def key_forms(key: str, declared: sa.types.TypeEngine[Any], dialect: str) -> list[Any] | None:
+    """A canonical key as a column of a type can hold it; None to compare as text.
+
+    An empty list: no value of the type is spelled so.
+    """
+    if dialect == "sqlite":
+        number = int(key) if key.removeprefix("-").isdigit() and key.isascii() else None
+        same = number is not None and str(number) == key and abs(number) < 2**63
+        return [key, number] if same else [key]
+    if isinstance(declared, sa.String):
+        return [key]
+    try:
+        if isinstance(declared, sa.Integer):
+            return [int(key)] if str(int(key)) == key and abs(int(key)) < 2**63 else []
+        if isinstance(declared, sa.Numeric):
+            return [Decimal(key)]
+        if isinstance(declared, sa.Uuid):
+            return [UUID(key)]
+    except (ValueError, InvalidOperation):
+        return []
+    return None
+
+
+def chunks(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+@contextmanager
+def open_writer(params: Params, *, writing: bool, path: Path | None = None) -> Iterator[Writer]:
+    """One transaction on the source, committed if the block ends well.
+
+    Args:
+        writing: SQLite's only writer from the first statement on (`BEGIN IMMEDIATE`); on
+            PostgreSQL rows that are found are locked.
+        path: a SQLite file in place of `source.url`.
+
+    Raises:
+        SourceUnavailable: absent, silent, or read-only.
+        Busy: somebody else holds it.
+        ErasureRefused, SchemaMismatch: see `read_graph`.
+    """
+    engine = sqlite_engine(path, writing=writing) if path else source_engine(params, writing)
+    try:
+        with writing_errors(), engine.begin() as connection:
+            graph = read_graph(connection, params)
+            writer = Writer(connection, graph, locking=writing)
+            if writing:
+                _lock_unenforced(writer)
+            yield writer
+    finally:
+        engine.dispose()
+
+
+def _lock_unenforced(writer: Writer) -> None:
+    """Keeps rows from being added along links that no foreign key guards, until the end.
+
+    A guarded link needs no more than the lock on the row that it points at.
+    """
+    names = sorted({edge.child for edge in writer.graph.edges if not edge.enforced})
+    if names and writer.graph.dialect == "postgresql":
+        quoted = writer.connection.dialect.identifier_preparer.quote_identifier
+        listed = ", ".join(map(quoted, names))
+        writer.connection.exec_driver_sql(f"LOCK TABLE {listed} IN SHARE ROW EXCLUSIVE MODE")
+
+
+def source_engine(params: Params, writing: bool) -> sa.Engine:
+    """An engine for `source.url`: SQLite or PostgreSQL; folders are rewritten another way."""
+    try:
+        url = sa.make_url(resolve_secret(params.source.url))
+    except exc.ArgumentError:
+        raise SourceUnavailable(
+            "source.url is no SQLAlchemy URL, csv:FOLDER or parquet:FOLDER. Mend it."
+        ) from None
+    if url.get_backend_name() == "sqlite":
+        return sqlite_engine(Path(url.database or ":memory:"), writing=writing)
+    if url.get_backend_name() != "postgresql":
+        raise ErasureRefused(
+            f"Erasing from {url.get_backend_name()} is not known. Use SQLite, PostgreSQL or a "
+            "folder of CSV or Parquet files."
+        )
+    options = f"-c lock_timeout={WAIT_SECONDS}s -c timezone=UTC"
+    return sa.create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        poolclass=NullPool,
+        hide_parameters=True,
+        isolation_level="READ COMMITTED",  # after a lock, what its holder wrote must be seen
+        connect_args={"connect_timeout": WAIT_SECONDS, "options": options},
+    )
+
+
+def sqlite_engine(path: Path, *, writing: bool) -> sa.Engine:
+    """An engine for a SQLite file: foreign keys on, and what is deleted is overwritten."""
+    if not path.is_file():
+        raise SourceUnavailable(
+            f"The source file {path} does not exist. Build it with `lethe sample`, or mend "
+            "source.url."
+        )
+    uri = f"file:{quote(str(path.absolute()))}?mode={'rw' if writing else 'ro'}"
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=WAIT_SECONDS)
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA secure_delete = ON")
+        return connection
+
+    engine = sa.create_engine(
+        "sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True
+    )
+    statement = "BEGIN IMMEDIATE" if writing else "BEGIN"
+
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(statement)
+
+    sa.event.listen(engine, "begin", begin)
+    return engine
+
+
+_BUSY = {"55P03", "40P01", "40001"}  # lock_not_available, deadlock, serialization
+_READ_ONLY = {"25006", "42501"}  # read-only transaction, insufficient privilege
+
+
+@contextmanager
+def writing_errors() -> Iterator[None]:
+    """A driver's complaint as the user's error; its own words can hold a row."""
+    try:
+        yield
+    except (exc.DBAPIError, sqlite3.Error) as error:
+        raise _users_error(error) from None
+
+
+def _users_error(error: exc.DBAPIError | sqlite3.Error) -> Exception:
+    cause: Any = error.orig if isinstance(error, exc.DBAPIError) else error
+    kind = type(cause).__name__
+    state = getattr(cause, "sqlstate", None)
+    code = (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF
+    if state in _BUSY or code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return Busy(
+            "Somebody else holds the source's tables or rows. Nothing was changed; try again."
+        )
+    if state in _READ_ONLY or code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+        return SourceUnavailable(
+            "The source cannot be written to: it is read-only, or the role lacks the right. "
+            "Nothing was changed."
+        )
+    if state == "53100" or code == sqlite3.SQLITE_FULL:
+        return DiskFull("The source has no space left for the erasure; nothing was changed.")
+    if state in ("42P01", "42703") or (code == sqlite3.SQLITE_ERROR and "no such" in str(cause)):
+        return SchemaMismatch(
+            "A declared table or column of the source is gone. Nothing was changed; mend "
+            "params.yaml or the source."
+        )
+    if code == sqlite3.SQLITE_CONSTRAINT or (state or "").startswith("23"):
+        diagnosis = getattr(cause, "diag", None)
+        table = getattr(diagnosis, "table_name", None) or "a table"
+        rule = getattr(diagnosis, "constraint_name", None) or getattr(
+            cause, "sqlite_errorname", kind
+        )
+        return ErasureRefused(
+            f"A rule of the source ({rule} of {table}) forbids what params.yaml declares for the "
+            "erasure; nothing was changed. Declare another action, or values under replace."
+        )
+    if isinstance(cause, sqlite3.DatabaseError) and code == sqlite3.SQLITE_NOTADB:
+        return SourceUnavailable("The source file is not a database. Mend source.url.")
+    return SourceUnavailable(
+        f"The source does not answer, or refused the erasure ({kind}); nothing was changed. Check "
+        "source.url and that the database is up."
+    )

@@ -1,0 +1,306 @@
+"""The vault's tables, and the two databases that hold them; the vault has the keys.
+
+What is written here is keyed or encrypted already. SQLite: one file of mode 0600;
+freed pages are overwritten (`secure_delete`), and the journal is removed at every commit
+(`journal_mode=DELETE`; a write-ahead log would keep old pages until some later checkpoint).
+PostgreSQL: writers take turns by an advisory lock; readers see one snapshot.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from lethe.core.errors import Busy, DiskFull, NotFound, SourceUnavailable, VaultMismatch
+
+_PATIENCE_S = 60  # how long a writer waits for the others
+_CHUNK = 20_000  # values a statement; SQLite's default limit is 32,766
+_FEW = 1_000
+_ADVISORY_LOCK = 0x1E7EE
+
+SubjectRow = tuple[int, bytes, bytes]  # token, lookup, identity
+
+METADATA = sa.MetaData()
+VAULT = sa.Table(
+    "vault",
+    METADATA,
+    sa.Column("vault_id", sa.LargeBinary, primary_key=True),
+    sa.Column("schema", sa.Integer, nullable=False),
+    sa.Column("capacity", sa.BigInteger, nullable=False),
+    sa.Column("key_id", sa.String(16), nullable=False),
+)
+KEYS = sa.Table(
+    "vault_keys",
+    METADATA,
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("wrapped", sa.LargeBinary, nullable=False),
+)
+SUBJECTS = sa.Table(
+    "vault_subjects",
+    METADATA,
+    sa.Column("token", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("lookup", sa.LargeBinary, nullable=False),
+    sa.Column("identity", sa.LargeBinary, nullable=False),
+)
+LOOKUP = sa.Index("vault_subjects_lookup", SUBJECTS.c.lookup, unique=True)
+SUPPRESSIONS = sa.Table(
+    "vault_suppressions",
+    METADATA,
+    sa.Column("entry", sa.LargeBinary, primary_key=True),
+    sa.Column("since", sa.String(40), nullable=False),
+)
+LIFTS = sa.Table(  # since schema 2: the latest fresh answer of who was suppressed
+    "vault_lifts",
+    METADATA,
+    sa.Column("entry", sa.LargeBinary, primary_key=True),
+    sa.Column("answered", sa.String(40), nullable=False),
+)
+RETIRED = sa.Table(  # keyed tokens of forgotten people: nobody else may be given them
+    "vault_retired",
+    METADATA,
+    sa.Column("entry", sa.LargeBinary, primary_key=True),
+)
+REVEALS = sa.Table(
+    "vault_reveals",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("at", sa.String(40), nullable=False),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("token", sa.Integer),  # null once the person is forgotten
+)
+
+
+def open_engine(url: str, *, create: bool) -> sa.Engine:
+    """An engine whose SQLite file, if it is one, exists and is its owner's alone.
+
+    Raises:
+        NotFound: there is no such file and `create` is false.
+        SourceUnavailable: the URL is not one, or the file cannot be opened.
+    """
+    try:
+        parsed = sa.make_url(url)
+        backend = parsed.get_backend_name()
+        if backend not in ("sqlite", "postgresql"):
+            raise SourceUnavailable(
+                f"stores.vault names {backend}; a vault lies in SQLite or PostgreSQL."
+            )
+        sqlite = backend == "sqlite"
+        if sqlite and parsed.database not in (None, "", ":memory:"):
+            _own_file(Path(str(parsed.database)), create=create)
+        arguments = {"timeout": _PATIENCE_S, "isolation_level": None} if sqlite else {}
+        # hide_parameters: an error message must not quote a row.
+        engine = sa.create_engine(parsed, hide_parameters=True, connect_args=arguments)
+    except (sa.exc.ArgumentError, ImportError):
+        raise SourceUnavailable(
+            "stores.vault is not a SQLAlchemy URL of an installed driver, such as "
+            "sqlite:///.lethe/vault.db or postgresql+psycopg://…"
+        ) from None
+    if sqlite:
+        sa.event.listen(engine, "connect", _prepare)
+        sa.event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _own_file(path: Path, *, create: bool) -> None:
+    if not create and not path.exists():
+        raise NotFound("There is no vault yet. Run lethe pseudonymize, or check stores.vault.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.fchmod(descriptor, 0o600)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise SourceUnavailable(
+            f"The vault's file cannot be opened: {os.strerror(error.errno or 0)}. "
+            "Check stores.vault."
+        ) from None
+
+
+def _prepare(connection: Any, _record: Any) -> None:
+    for pragma in (
+        "journal_mode=DELETE",
+        "secure_delete=ON",
+        "foreign_keys=ON",
+        "synchronous=FULL",
+        "temp_store=MEMORY",
+        "cache_size=-65536",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: sa.Connection) -> None:
+    write = connection.get_execution_options().get("vault_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+@contextmanager
+def transaction(engine: sa.Engine, *, write: bool) -> Iterator[sa.Connection]:
+    """One transaction: a writer is alone, a reader sees one state.
+
+    Raises:
+        VaultMismatch: the database is damaged, or not a database.
+        Busy: another process held it for a minute.
+        DiskFull, SourceUnavailable: as they say.
+    """
+    try:
+        with engine.connect() as connection:
+            if engine.dialect.name == "sqlite":
+                connection = connection.execution_options(vault_write=write)
+            else:
+                # After the lock a writer must see what the writer before committed.
+                level = "READ COMMITTED" if write else "REPEATABLE READ"
+                connection = connection.execution_options(isolation_level=level)
+            with connection.begin():
+                if write and engine.dialect.name == "postgresql":
+                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_PATIENCE_S}s'")
+                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+                yield connection
+    except sa.exc.DBAPIError as error:
+        raise _told(error) from None
+
+
+def migrate(engine: sa.Engine, schema: int) -> None:
+    """Brings an older vault to the present schema; a newer one is left as it is."""
+    with transaction(engine, write=False) as connection:
+        found = _schemas(connection)
+    if found and max(found) < schema:
+        with transaction(engine, write=True) as connection:
+            if max(_schemas(connection)) < schema:  # no other process was first
+                LIFTS.create(connection)
+                connection.execute(sa.update(VAULT).values(schema=schema))
+
+
+def _schemas(connection: sa.Connection) -> list[int]:
+    return list(connection.execute(sa.select(VAULT.c.schema)).scalars())
+
+
+def _told(error: sa.exc.DBAPIError) -> Exception:
+    """The user's error for a database's; anything not understood stays what it is."""
+    name = getattr(error.orig, "sqlite_errorname", "") or ""
+    state = getattr(error.orig, "sqlstate", "") or ""
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or state == "55P03":
+        return Busy(f"Another process held the vault for {_PATIENCE_S} s. Try again after it.")
+    if name.startswith("SQLITE_FULL") or state == "53100":
+        return DiskFull("No space is left for the vault. Free some; nothing half-written was kept.")
+    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")) or state in ("42P01", "42703"):
+        return VaultMismatch("The vault is damaged. Bring back its backup; the key stays the same.")
+    if name.startswith("SQLITE_ERROR") and "no such" in str(error.orig):
+        return VaultMismatch("The vault lacks a table or column of its own. Bring back its backup.")
+    if isinstance(error, sa.exc.OperationalError):
+        return SourceUnavailable(
+            f"The vault's database does not answer ({name or state or type(error.orig).__name__}). "
+            "Check stores.vault and that it runs."
+        )
+    return error
+
+
+def matching(
+    connection: sa.Connection, column: sa.Column[Any], values: Sequence[Any], *more: sa.Column[Any]
+) -> list[Any]:
+    """Rows (column, *more) whose `column` is among `values`, by whichever way reads less."""
+    if not values:
+        return []
+    names = ", ".join(each.name for each in (column, *more))
+    wanted = f"SELECT {names} FROM {column.table.name}"
+    # Counting reads an index whole: not for a question about a few.
+    if len(values) > _FEW and count(connection, column.table) <= 4 * len(values):
+        among = set(values)
+        return [row for row in connection.exec_driver_sql(wanted) if row[0] in among]
+    found: list[Any] = []
+    ordered = sorted(values)  # neighbours lie on one page
+    for start in range(0, len(ordered), _CHUNK):
+        part = ordered[start : start + _CHUNK]
+        if connection.dialect.name == "sqlite":
+            marks = ",".join("?" * len(part))
+            found.extend(
+                connection.exec_driver_sql(
+                    f"{wanted} WHERE {column.name} IN ({marks})", tuple(part)
+                )
+            )
+        else:
+            found.extend(
+                connection.exec_driver_sql(f"{wanted} WHERE {column.name} = ANY(%s)", (part,))
+            )
+    return found
+
+
+def count(connection: sa.Connection, table: sa.FromClause) -> int:
+    return int(connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
+
+
+@contextmanager
+def _index_afterwards(connection: sa.Connection, rows: int) -> Iterator[None]:
+    """Sorts SQLite's lookup index once if that is less work than `rows` jumps in it."""
+    worth = connection.dialect.name == "sqlite" and 5 * rows > count(connection, SUBJECTS)
+    if worth:
+        LOOKUP.drop(connection)
+    yield
+    if worth:
+        LOOKUP.create(connection)
+
+
+def insert_subjects(connection: sa.Connection, rows: list[SubjectRow]) -> None:
+    """Adds (token, lookup, identity) rows."""
+    if not rows:
+        return
+    rows = sorted(rows)  # appends to the table's tree instead of jumping in it
+    if connection.dialect.name == "sqlite":
+        with _index_afterwards(connection, len(rows)):
+            connection.exec_driver_sql("INSERT INTO vault_subjects VALUES (?, ?, ?)", rows)
+        return
+    for start in range(0, len(rows), _CHUNK):
+        connection.exec_driver_sql(
+            "INSERT INTO vault_subjects (token, lookup, identity) "
+            "SELECT * FROM unnest(%s::int[], %s::bytea[], %s::bytea[])",
+            _columns(rows[start : start + _CHUNK]),
+        )
+
+
+def replace_subjects(
+    connection: sa.Connection, renew: Callable[[list[tuple[int, bytes]]], list[SubjectRow]]
+) -> None:
+    """Gives every row the lookup and identity that `renew` makes of its (token, identity)."""
+    with _index_afterwards(connection, count(connection, SUBJECTS)):
+        for old in _subject_chunks(connection):
+            rows = renew(old)
+            if connection.dialect.name == "sqlite":
+                connection.exec_driver_sql(
+                    "UPDATE vault_subjects SET lookup = ?2, identity = ?3 WHERE token = ?1", rows
+                )
+            else:
+                connection.exec_driver_sql(
+                    "UPDATE vault_subjects AS old "
+                    "SET lookup = new.lookup, identity = new.identity "
+                    "FROM unnest(%s::int[], %s::bytea[], %s::bytea[]) "
+                    "AS new (token, lookup, identity) WHERE old.token = new.token",
+                    _columns(rows),
+                )
+
+
+def _columns(rows: list[SubjectRow]) -> tuple[list[Any], ...]:
+    return tuple(list(column) for column in zip(*rows, strict=True))
+
+
+def _subject_chunks(connection: sa.Connection) -> Iterator[list[tuple[int, bytes]]]:
+    """All (token, identity) rows in parts, by token."""
+    last = -1
+    while True:
+        rows = [
+            (row.token, bytes(row.identity))
+            for row in connection.execute(
+                sa.select(SUBJECTS.c.token, SUBJECTS.c.identity)
+                .where(SUBJECTS.c.token > last)
+                .order_by(SUBJECTS.c.token)
+                .limit(_CHUNK)
+            )
+        ]
+        if not rows:
+            return
+        yield rows
+        last = rows[-1][0]

@@ -1,0 +1,113 @@
+"""The vault's data keys: wrapped under the master key, and what they encrypt.
+
+What is encrypted is bound to where it stands (AES-256-GCM's associated data): moved or
+swapped, it does not open. Nonces are random, 96 bits.
+"""
+
+import os
+
+import sqlalchemy as sa
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from lethe.config.keys import derive, key_id
+from lethe.core.errors import VaultMismatch
+from lethe.stores.vault.database import KEYS, VAULT
+
+SCHEMA = 2
+SECRETS = ("shard", "holdout")
+ROTATED = ("lookup", "identity")
+DATA_KEYS = (*SECRETS, "suppression", *ROTATED)
+DAMAGED = "The vault is damaged: {}. Bring back its backup; the key stays the same."
+_NONCE = 12
+
+
+def token_bytes(token: int) -> bytes:
+    return token.to_bytes(4, "big")
+
+
+def seal(key: bytes, content: bytes, about: bytes) -> bytes:
+    """Encrypts under a data key, bound to what it is about."""
+    nonce = os.urandom(_NONCE)
+    return nonce + AESGCM(key).encrypt(nonce, content, about)
+
+
+def unseal(key: bytes, sealed: bytes, about: bytes, *, told: str) -> bytes:
+    """What `seal` was given.
+
+    Raises:
+        VaultMismatch: it was changed, is about something else or under another key; `told`
+            says what it was.
+    """
+    try:
+        return AESGCM(key).decrypt(sealed[:_NONCE], sealed[_NONCE:], about)
+    except (InvalidTag, ValueError):
+        raise VaultMismatch(DAMAGED.format(told)) from None
+
+
+def seal_identities(key: bytes, tokens: list[int], subjects: list[str]) -> list[bytes]:
+    """Encrypts every subject's key, bound to its token: swapped rows do not open."""
+    encrypt = AESGCM(key).encrypt
+    random = os.urandom(_NONCE * len(tokens))
+    nonces = (random[at : at + _NONCE] for at in range(0, len(random), _NONCE))
+    return [
+        nonce + encrypt(nonce, subject.encode(), token_bytes(token))
+        for nonce, token, subject in zip(nonces, tokens, subjects, strict=True)
+    ]
+
+
+def open_identity(key: bytes, token: int, identity: bytes) -> str:
+    told = f"token {token} is not as written"
+    try:
+        return unseal(key, identity, token_bytes(token), told=told).decode()
+    except UnicodeDecodeError:
+        raise VaultMismatch(DAMAGED.format(told)) from None
+
+
+def _bound(vault_id: bytes, capacity: int, name: str) -> bytes:
+    """What a wrapped key is bound to: moved, renamed or of another capacity, it does not open."""
+    return b"|".join((vault_id, str(capacity).encode(), name.encode()))
+
+
+def wrapped(
+    key: bytes, vault_id: bytes, capacity: int, keys: dict[str, bytes]
+) -> list[dict[str, str | bytes]]:
+    """Rows of the data keys, encrypted under the master key."""
+    wrap = derive(key, "vault/wrap")
+    return [
+        {"name": name, "wrapped": seal(wrap, value, _bound(vault_id, capacity, name))}
+        for name, value in keys.items()
+    ]
+
+
+def unlock(connection: sa.Connection, key: bytes) -> tuple[bytes, int, dict[str, bytes]]:
+    """The vault's id, capacity and data keys.
+
+    Raises:
+        VaultMismatch: the vault is another key's, damaged, or of a newer schema.
+    """
+    facts = connection.execute(sa.select(VAULT)).mappings().all()
+    if len(facts) != 1:
+        raise VaultMismatch(DAMAGED.format("its own row is gone or there are several"))
+    vault_id, capacity = bytes(facts[0]["vault_id"]), int(facts[0]["capacity"])
+    if facts[0]["schema"] != SCHEMA:
+        raise VaultMismatch(
+            f"The vault has schema {facts[0]['schema']}, this Lethe knows {SCHEMA}. Update Lethe."
+        )
+    if facts[0]["key_id"] != key_id(key):
+        raise VaultMismatch(
+            f"The vault belongs to key {facts[0]['key_id']}; the key given is {key_id(key)}. "
+            "Bring back the vault's key, or point stores.vault at the vault of this one."
+        )
+    wrapped_keys = {row.name: bytes(row.wrapped) for row in connection.execute(sa.select(KEYS))}
+    wrap = derive(key, "vault/wrap")
+    keys = {
+        name: unseal(
+            wrap,
+            wrapped_keys.get(name, b""),
+            _bound(vault_id, capacity, name),
+            told=f"its key {name!r} does not open",
+        )
+        for name in DATA_KEYS
+    }
+    return vault_id, capacity, keys

@@ -1,0 +1,245 @@
+"""Trains the points of a sweep: free on a stand-in, or reserved, settled and charged on people.
+
+The order is the same as in train: nothing is drawn for a person before the ledger has the
+reservation, and no number of a point is told before it is settled.
+"""
+
+import datetime as dt
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from pydantic import TypeAdapter
+from pyroaring import BitMap
+
+from lethe.config.params import Budget, Params, Training
+from lethe.core.errors import BudgetExceeded, NotFinite, TrainingRefused
+from lethe.data.batches import PersonData, RecordData, held_out_records, person_data
+from lethe.data.encoding import Encoder
+from lethe.privacy.plan import Plan
+from lethe.sweep.stand_in import Tried
+from lethe.training.evaluate import evaluate
+from lethe.training.loop import Progress, Reserved, train, train_plain
+from lethe.training.models import Architecture, build_model, loss_for
+
+Watch = Callable[[Plan, int], Progress | None]  # told of each training before it begins
+
+
+class Reservation(Reserved, Protocol):
+    @property
+    def left_out(self) -> int: ...
+    @property
+    def resumed(self) -> bool: ...
+    @property
+    def state(self) -> str: ...
+
+
+class Spending(Protocol):
+    """What this needs of the ledger."""
+
+    def reserve(
+        self, plan: Plan, eligible: BitMap, *, budget: Budget, request: str, now: dt.datetime
+    ) -> Reservation: ...
+    def settle(self, run_id: str) -> object: ...
+    def void(self, run_id: str, reason: str) -> object: ...
+
+
+@dataclass(frozen=True)
+class Point:
+    """What came of one plan; `aucs` has one number a repeat that was trained to its end."""
+
+    plan: Plan
+    aucs: tuple[float, ...] = ()
+    problem: str | None = None  # why not every repeat has a number
+    left_out: int = 0
+    runs: tuple[str, ...] = field(default=(), repr=False)  # that the ledger charged
+
+
+@dataclass(frozen=True)
+class _OfNobody:
+    """Stands where the ledger's reservation stands, for people of whom nothing is private."""
+
+    admitted: BitMap = field(repr=False)
+    run_id: str = "stand-in"
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The declared network, optimizer and engine, for whatever plan and people are given."""
+
+    training: Training
+    encoder: Encoder
+    device: str
+
+    def auc(
+        self,
+        plan: Plan,
+        people: PersonData,
+        held_out: RecordData,
+        reservation: Reserved,
+        progress: Progress | None,
+    ) -> float:
+        trained = train(
+            plan,
+            people,
+            build_model(self._architecture()),
+            loss_for(self.encoder.outputs),
+            reservation=reservation,
+            optimizer=self.training.optimizer,
+            engine=self.training.engine,
+            classes=self.encoder.outputs,
+            device=self.device,
+            physical_batch=self.training.physical_batch,
+            progress=progress,
+        )
+        return evaluate(trained.model, held_out, classes=len(self.encoder.classes)).metrics["auc"]
+
+    def auc_without_privacy(self, plan: Plan, tried: Tried) -> float | None:
+        """Of the same network by the same steps; None where it diverges. Of a stand-in alone."""
+        if tried.kind == "charged":
+            raise TrainingRefused("People's data is never trained on without privacy.")
+        try:
+            model = train_plain(
+                plan,
+                tried.people,
+                build_model(self._architecture()),
+                loss_for(self.encoder.outputs),
+                optimizer=self.training.optimizer,
+                device=self.device,
+            )
+            found = evaluate(model, tried.held_out, classes=len(self.encoder.classes))
+        except NotFinite:
+            return None
+        return found.metrics["auc"]
+
+    def _architecture(self) -> Architecture:
+        return Architecture.of(
+            self.training, features=len(self.encoder.names), outputs=self.encoder.outputs
+        )
+
+
+def free_points(
+    trainer: Trainer, plans: Sequence[Plan], tried: Tried, *, repeats: int, watch: Watch
+) -> Iterator[Point]:
+    """Trains each plan on a stand-in, as often as asked; nobody is charged."""
+    refuse_unmeasurable(tried.held_out, trainer.encoder)
+    nobody = _OfNobody(BitMap(tried.people.tokens))
+    for plan in plans:
+        point = Point(plan)
+        for number in range(repeats):
+            try:
+                auc = trainer.auc(plan, tried.people, tried.held_out, nobody, watch(plan, number))
+            except NotFinite:
+                point = replace(point, problem="diverged")
+                break
+            point = replace(point, aucs=(*point.aucs, auc))
+        yield point
+
+
+def charged_points(
+    trainer: Trainer,
+    plans: Sequence[Plan],
+    ledger: Spending,
+    paths: Sequence[Path],
+    eligible: BitMap,
+    *,
+    params: Params,
+    repeats: int,
+    now: dt.datetime,
+    watch: Watch,
+) -> Iterator[Point]:
+    """Trains each plan on the people in the shards, each time reserved before and settled after.
+
+    Guarantees: what is refused by the budget draws nothing and is not charged; a training that
+        ends before its number is known is voided, unless it diverged, which tells something;
+        no number is given before its run is settled.
+    """
+    held_out = held_out_records(paths, trainer.encoder)
+    refuse_unmeasurable(held_out, trainer.encoder)
+    data: PersonData | None = None
+    admitted = BitMap()
+    for plan in plans:
+        point = Point(plan)
+        for number in range(repeats):
+            request = _request(plan, eligible, paths, params.training, number)
+            try:
+                reservation = _reserve(ledger, plan, eligible, params.budget, request, now)
+            except BudgetExceeded:
+                point = replace(point, problem="budget refused")
+                break
+            if data is None or admitted != reservation.admitted:
+                admitted = reservation.admitted
+                data = person_data(
+                    paths,
+                    trainer.encoder,
+                    admitted=admitted,
+                    records_per_person=plan.records_per_person,
+                )
+            paid = (*point.runs, reservation.run_id)
+            point = replace(point, left_out=reservation.left_out, runs=paid)
+            try:
+                with _voided_unless_told(ledger, reservation.run_id):
+                    auc = trainer.auc(plan, data, held_out, reservation, watch(plan, number))
+            except NotFinite:
+                ledger.settle(reservation.run_id)
+                point = replace(point, problem="diverged")
+                break
+            ledger.settle(reservation.run_id)
+            point = replace(point, aucs=(*point.aucs, auc))
+        yield point
+
+
+def refuse_unmeasurable(held_out: RecordData, encoder: Encoder) -> None:
+    """Before anything is trained or charged: an AUC needs every label among the held-out people."""
+    present, needed = len(np.unique(held_out.labels)), len(encoder.classes)
+    if present < needed:
+        raise TrainingRefused(
+            f"The held-out people have {present} of {needed} labels, so an AUC cannot be measured. "
+            "Raise training.held_out, or bring more people."
+        )
+
+
+def _reserve(
+    ledger: Spending, plan: Plan, eligible: BitMap, budget: Budget, request: str, now: dt.datetime
+) -> Reservation:
+    """A reservation of which nothing was told: a new one, or that of a sweep that was killed."""
+    attempt = 0
+    while True:
+        reservation = ledger.reserve(
+            plan, eligible, budget=budget, request=f"{request}-{attempt}", now=now
+        )
+        if not reservation.resumed or reservation.state == "reserved":
+            return reservation
+        attempt += 1  # that one was settled and its number told: this is a release of its own
+
+
+@contextmanager
+def _voided_unless_told(ledger: Spending, run_id: str) -> Iterator[None]:
+    told = False
+    try:
+        yield
+        told = True
+    except NotFinite:
+        told = True  # that it diverged is shown
+        raise
+    finally:
+        if not told:
+            ledger.void(run_id, "the sweep ended before anything of this point was told")
+
+
+def _request(
+    plan: Plan, eligible: BitMap, paths: Sequence[Path], training: Training, number: int
+) -> str:
+    digest = hashlib.sha256()
+    for part in (
+        plan.digest.encode(),
+        eligible.serialize(),
+        *(hashlib.sha256(path.read_bytes()).digest() for path in paths),
+        TypeAdapter(Training).dump_json(training),
+    ):
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return f"sweep-{digest.hexdigest()}-{number}"

@@ -1,0 +1,182 @@
+"""A sweep from its options to its files: `reports/sweep.json`, and a plot as CSV and PNG."""
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pyroaring import BitMap
+from rich.console import Console
+from rich.progress import Progress as Bar
+from rich.progress import TimeElapsedColumn
+
+from lethe.config import workspace
+from lethe.config.params import Params, resolve_secret
+from lethe.core.errors import NotFound, TrainingRefused
+from lethe.core.files import read_json, write_json, write_whole
+from lethe.data.batches import held_out_records, person_data
+from lethe.data.encoding import Encoder
+from lethe.data.shards import eligible_people, shard_paths
+from lethe.ledger.admission import check_subjects
+from lethe.ledger.ledger import Ledger
+from lethe.people.withdrawn import count_withdrawn
+from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
+from lethe.privacy.plan import Plan
+from lethe.registration.rollback import refuse_rolled_back
+from lethe.reports.plots import sweep_plot
+from lethe.sweep.points import Point, Trainer, Watch, charged_points, free_points
+from lethe.sweep.report import sweep_csv, sweep_report
+from lethe.sweep.stand_in import Tried
+from lethe.training.locks import alone
+from lethe.training.loop import Progress
+from lethe.training.processes import resolve_device
+
+Agree = Callable[[str], None]  # shown what a charged sweep costs; raises to spend nothing
+
+
+def sweep_stand_in(
+    params: Params, plans: Sequence[Plan], tried: Tried, *, repeats: int, console: Console
+) -> dict[str, Any]:
+    """Sweeps a stand-in; opens no store and charges nobody."""
+    trainer = _trainer(params)
+    reference = trainer.auc_without_privacy(plans[-1], tried)
+    with _watched(console, plans, repeats) as watch:
+        points = list(free_points(trainer, plans, tried, repeats=repeats, watch=watch))
+    return _written(params, points, tried, reference)
+
+
+def sweep_charged(
+    params: Params,
+    plans: Sequence[Plan],
+    *,
+    repeats: int,
+    now: dt.datetime,
+    console: Console,
+    agree: Agree,
+) -> dict[str, Any]:
+    """Sweeps the people in the shards; each training is charged to everybody who may be in it.
+
+    Guarantees: nothing is reserved before `agree` has been shown the whole price and returned;
+        nothing is trained while somebody in the shards has withdrawn or was erased.
+
+    Raises:
+        NotFound: the road was not walked up to validate.
+        TrainingRefused: somebody withdrew since, or delta is not below 1/subjects.
+        LedgerInvalid: the ledger lacks the training of a registered model.
+    """
+    paths, eligible = shard_paths(workspace.SHARDS), eligible_people(shard_paths(workspace.SHARDS))
+    trainer = _trainer(params)
+    for plan in plans:
+        check_subjects(plan, len(eligible), minimum=params.subject.minimum)
+    _refuse_unsound(params, now)
+    with alone(), Ledger.open(resolve_secret(params.stores.ledger)) as ledger:
+        refuse_rolled_back(params, ledger)
+        agree(_price(params, plans, repeats, ledger, len(eligible)))
+        points: list[Point] = []
+        tried = Tried(
+            "charged",
+            f"{len(eligible):,} people (not private)",
+            person_data(
+                paths,
+                trainer.encoder,
+                admitted=eligible,
+                records_per_person=plans[0].records_per_person,
+            ),
+            held_out_records(paths, trainer.encoder),
+        )
+        with _watched(console, plans, repeats) as watch:
+            for point in charged_points(
+                trainer,
+                plans,
+                ledger,
+                paths,
+                eligible,
+                params=params,
+                repeats=repeats,
+                now=now,
+                watch=watch,
+            ):
+                points.append(point)
+                report = _written(params, points, tried, None)  # what was paid for is kept at once
+    return report
+
+
+def _trainer(params: Params) -> Trainer:
+    training = params.training
+    return Trainer(training, Encoder.from_params(params), resolve_device(training.device))
+
+
+def _refuse_unsound(params: Params, now: dt.datetime) -> None:
+    path = workspace.report_path("validate")
+    if not path.exists() or read_json(path).get("passed") is not True:
+        raise NotFound("The data has not passed validation. Walk the road up to it: lethe run.")
+    everybody = BitMap.deserialize(workspace.SUBJECTS.read_bytes())
+    withdrawn = count_withdrawn(params, everybody, now)
+    if withdrawn:
+        raise TrainingRefused(
+            f"{withdrawn} people in the shards have withdrawn or were erased since. Walk the road "
+            "without them first: lethe run. Nothing was charged."
+        )
+
+
+def _price(
+    params: Params, plans: Sequence[Plan], repeats: int, ledger: Ledger, subjects: int
+) -> str:
+    delta, budget = params.budget.delta, params.budget.epsilon
+    lines = [f"{len(plans)} points, {repeats} trainings each, charged to {subjects:,} people:", ""]
+    for plan in plans:
+        rdp, pld = epsilon_rdp([plan.event], delta), epsilon_pld([plan.event], delta)
+        lines.append(
+            f"  noise {plan.noise_multiplier:>8.3f}  clip {plan.clip_norm:>6.2f}  epsilon "
+            f"{rdp:.3f} (RDP), {pld:.3f} (PLD) x {repeats}"
+        )
+    events = [plan.event for plan in plans for _ in range(repeats)]
+    classes = ledger.classes(eligible_people(shard_paths(workspace.SHARDS)), delta=delta)
+    after = max(epsilon_rdp([*each.events, *events], delta) for each in classes)
+    spent = max(each.epsilon_rdp for each in classes)
+    lines += [
+        "",
+        f"Together epsilon {epsilon_rdp(events, delta):.3f} (RDP), "
+        f"{epsilon_pld(events, delta):.3f} (PLD) at delta {delta:g} per person. Who has spent most "
+        f"is at {spent:.3f} and would be at {after:.3f} of {budget:g}.",
+    ]
+    if after > budget:
+        lines.append(
+            "That is over the budget: the cheapest points run first, the last ones may not."
+        )
+    return "\n".join(lines)
+
+
+def _written(
+    params: Params, points: Sequence[Point], tried: Tried, reference: float | None
+) -> dict[str, Any]:
+    accountant = params.training.mechanism.accountant
+    report = sweep_report(points, tried, accountant=accountant, reference=reference)
+    write_json(workspace.report_path("sweep"), report)
+    write_whole(workspace.PLOTS / "sweep.csv", sweep_csv(report).encode())
+    write_whole(workspace.PLOTS / "sweep.png", sweep_plot(report))
+    return report
+
+
+@contextmanager
+def _watched(console: Console, plans: Sequence[Plan], repeats: int) -> Iterator[Watch]:
+    """A bar over all steps of all trainings; it tells steps alone."""
+    steps = sum(plan.steps for plan in plans) * repeats
+    with Bar(*Bar.get_default_columns(), TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task("sweep", total=steps)
+
+        def watch(plan: Plan, number: int) -> Progress | None:
+            words = f"noise {plan.noise_multiplier:.2f} clip {plan.clip_norm:g} #{number + 1}"
+            bar.update(task, description=words)
+            return lambda step, of: bar.advance(task)
+
+        yield watch
+
+
+def paths_written() -> tuple[Path, ...]:
+    return (
+        workspace.report_path("sweep"),
+        workspace.PLOTS / "sweep.csv",
+        workspace.PLOTS / "sweep.png",
+    )

@@ -1,0 +1,148 @@
+"""The sum of everybody's clipped gradients: which engine computes it.
+
+`make_engine` refuses what no engine can clip per person, and tries the chosen engine
+against plain gradients, person by person, on a handful of made-up records before it
+sees a real one.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+
+from lethe.core.errors import TrainingRefused
+from lethe.training.engines.bookkeeping import BookkeepingEngine
+from lethe.training.engines.contract import Engine, LossFn, trainable_parameters
+from lethe.training.engines.reference import (
+    FunctionalEngine,
+    OpacusEngine,
+    OpacusGhostEngine,
+    PlainEngine,
+)
+
+ENGINES = ("bookkeeping", "functional", "opacus_ghost", "opacus")
+
+_MAKERS: dict[str, Callable[[nn.Module, LossFn], Engine]] = {
+    "bookkeeping": BookkeepingEngine,
+    "functional": FunctionalEngine,
+    "opacus": OpacusEngine,
+    "opacus_ghost": OpacusGhostEngine,
+    "plain": PlainEngine,
+}
+
+
+def refuse_unclippable(model: nn.Module) -> None:
+    """Refuses layers under which one person's record changes what others contribute.
+
+    Raises:
+        TrainingRefused: names the layer.
+    """
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        where = f"Layer {name or '(model)'} ({kind})"
+        if isinstance(module, _BatchNorm):
+            raise TrainingRefused(
+                f"{where} normalizes over the batch, so people mix and no person can be clipped. "
+                "Use GroupNorm or LayerNorm."
+            )
+        if isinstance(module, _NormBase) and module.track_running_stats:
+            raise TrainingRefused(
+                f"{where} keeps running statistics of the data, which are not noised. "
+                "Set track_running_stats=False."
+            )
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and (
+            module.max_norm is not None or module.scale_grad_by_freq or module.sparse
+        ):
+            raise TrainingRefused(
+                f"{where} uses max_norm, scale_grad_by_freq or sparse, which depend on the batch."
+            )
+    if not trainable_parameters(model):
+        raise TrainingRefused("The model has no trainable parameter.")
+
+
+def make_engine(
+    name: str, model: nn.Module, loss_fn: LossFn, *, record_shape: tuple[int, ...], classes: int
+) -> Engine:
+    """An engine that was tried on this model; `auto` takes the first that is right.
+
+    Args:
+        record_shape: of one record's features, without persons and K.
+        classes: of the label; 1 for a label of 0.0 and 1.0.
+
+    Raises:
+        TrainingRefused: the model mixes people, changes its buffers by the data, or the
+            forced engine disagrees with plain gradients.
+    """
+    refuse_unclippable(model)
+    probe = _Probe(model, loss_fn, record_shape, classes)
+    probe.refuse_mixing()
+    if name != "auto":
+        problem = probe.problem(_MAKERS[name])
+        if problem:
+            raise TrainingRefused(f"Engine {name} cannot clip this model per person: {problem}")
+        return _MAKERS[name](model, loss_fn)
+    for candidate in ENGINES:
+        if probe.problem(_MAKERS[candidate]) is None:
+            return _MAKERS[candidate](model, loss_fn)
+    return PlainEngine(model, loss_fn)
+
+
+class _Probe:
+    """Made-up records to try an engine on; nothing of the people's data."""
+
+    def __init__(
+        self, model: nn.Module, loss_fn: LossFn, record_shape: tuple[int, ...], classes: int
+    ) -> None:
+        self.model, self.loss_fn = model, loss_fn
+        device = next(model.parameters()).device
+        numbers = torch.Generator().manual_seed(0)
+        shape = (3, 2, *record_shape)
+        # Small whole numbers: also row numbers of an embedding can be read from them.
+        self.features = torch.randint(0, 2, shape, generator=numbers).float().to(device)
+        labels = torch.randint(0, max(classes, 2), (3, 2), generator=numbers)
+        self.labels = (labels.float() if classes == 1 else labels).to(device)
+        self.mask = torch.tensor([[True, True], [True, False], [True, True]], device=device)
+
+    def refuse_mixing(self) -> None:
+        rows = self.features.flatten(0, 1)
+        before = {n: b.clone() for n, b in self.model.named_buffers()}
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                together = self.model(rows)
+                alone = torch.cat([self.model(row.unsqueeze(0)) for row in rows])
+        finally:
+            self.model.train(was_training)
+        if together.shape != alone.shape or not torch.allclose(
+            together, alone, rtol=1e-3, atol=1e-4
+        ):
+            raise TrainingRefused(
+                "The model gives a record another output when other people's records are beside "
+                "it: people mix, and no person can be clipped."
+            )
+        self.model(rows)  # as in training
+        for name, buffer in self.model.named_buffers():
+            if not torch.equal(buffer, before[name]):
+                raise TrainingRefused(
+                    f"Buffer {name!r} changes with the data that passes, without noise. "
+                    "Keep no statistics in the model."
+                )
+
+    def problem(self, maker: Callable[[nn.Module, LossFn], Engine]) -> str | None:
+        """Why an engine is not right for this model; None if it is."""
+        was_training = self.model.training
+        self.model.eval()  # dropout would differ between the two
+        arguments = (self.features, self.mask, self.labels)
+        try:
+            expected, norms = PlainEngine(self.model, self.loss_fn)(*arguments, clip_norm=1e-2)
+            found, own = maker(self.model, self.loss_fn)(*arguments, clip_norm=1e-2)
+        except (TrainingRefused, RuntimeError, NotImplementedError, ValueError) as error:
+            return str(error).splitlines()[0] if str(error) else type(error).__name__
+        finally:
+            self.model.train(was_training)
+        agree = torch.allclose(norms, own, rtol=1e-3, atol=1e-5) and all(
+            torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in zip(expected, found, strict=True)
+        )
+        return None if agree else "its result differs from plain gradients, person by person."

@@ -1,0 +1,315 @@
+"""The training loop: the only place that draws noise, and it cannot run unreserved.
+
+One step is `DpStep`, in three calls that the audit can replay one by one:
+
+    step = DpStep(plan, model, engine, keystream)
+    drawn = step.draw(subjects)                       # int64 positions, Poisson
+    sums = step.clipped_sum(features, mask, labels)   # list[Tensor], one a parameter
+    noisy = step.noisy(sums)                          # list[Tensor], new
+
+`clipped_sum` moves by at most `plan.clip_norm` when a person is added or removed;
+`noisy` adds independent normal noise of standard deviation
+`plan.noise_multiplier * plan.clip_norm`, or the discrete noise that the plan asks for.
+`train` uses exactly these, divides by `plan.expected_batch_size`, and hands the result to an
+optimizer, which sees nothing else.
+
+Under a plan with an adaptive clip, both lists have one tensor more: the count of people
+within the clip, less half of the people. `follow` takes it off and moves `clip_norm` by it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pyroaring import BitMap
+from torch import Tensor, nn
+
+from lethe.config.params import Optimizer
+from lethe.core.errors import NotFinite, TrainingRefused
+from lethe.data.batches import PersonData
+from lethe.privacy.noise.gaussian import Noise, make_noise
+from lethe.privacy.noise.sampling import Keystream, poisson_draw
+from lethe.privacy.plan import Plan
+from lethe.training.checkpoint import Checkpoint
+from lethe.training.engines.choose import make_engine
+from lethe.training.engines.contract import (
+    Engine,
+    LossFn,
+    checked_losses,
+    person_losses,
+    trainable_parameters,
+    zero_sums,
+)
+from lethe.training.optimizer import Updater
+
+CLIP_RANGE = 1e4  # how far an adaptive clip may go from the first
+
+Progress = Callable[[int, int], None]
+SumOf = Callable[[Tensor], list[Tensor]]
+
+
+class Reserved(Protocol):
+    """What the ledger gives out: a run that is paid for, and for whom."""
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def admitted(self) -> BitMap: ...
+
+
+class Others(Protocol):
+    """The further processes of a training; see `lethe.training.parallel`."""
+
+    def summed(self, step: "DpStep", drawn: Tensor, sum_of: SumOf) -> list[Tensor]:
+        """What `sum_of(drawn)` gives, computed by all processes together."""
+
+
+class DpStep:
+    """One step of the mechanism that `plan.event` describes; see the module."""
+
+    def __init__(self, plan: Plan, model: nn.Module, engine: Engine, keystream: Keystream) -> None:
+        self.plan, self.model, self.engine = plan, model, engine
+        self._keystream = keystream
+        self.clip_norm = plan.clip_norm  # of this step; moved by `follow` alone
+        device = next(model.parameters()).device
+        self._device = device
+
+    @cached_property
+    def _noise(self) -> Noise:
+        # Made when first asked for: a process that only sums has no keystream to draw from.
+        return make_noise(self.plan, self._keystream, self._device)
+
+    def draw(self, subjects: int) -> npt.NDArray[np.int64]:
+        """Positions of the people of this step; may be empty. See `poisson_draw`."""
+        return poisson_draw(self._keystream, subjects, self.plan.sample_rate)
+
+    def clipped_sum(self, features: Tensor, mask: Tensor, labels: Tensor) -> list[Tensor]:
+        """Sum of everybody's clipped gradient, and with an adaptive clip the count within it.
+
+        Guarantee: adding or removing one person moves the sum by at most `clip_norm` in L2,
+            and the count by 1/2.
+        Shapes: features [persons, K, ...], mask [persons, K], labels [persons, K].
+
+        Raises:
+            NotFinite: a person's loss or gradient is NaN or infinite.
+            TrainingRefused: more than `plan.records_per_person` records a person.
+        """
+        if mask.shape[1] > self.plan.records_per_person:
+            raise TrainingRefused(
+                f"A person comes with {mask.shape[1]} records; the plan allows "
+                f"{self.plan.records_per_person}."
+            )
+        sums, norms = self.engine(features, mask, labels, clip_norm=self.clip_norm)
+        if not torch.isfinite(norms).all():
+            raise NotFinite(
+                "A loss or a gradient is NaN or infinite. The run stops and counts as spent; lower "
+                "the learning rate or check the model. To train again is another charge."
+            )
+        if self.plan.adaptive is not None:
+            within = (norms <= self.clip_norm).to(torch.float32)
+            sums = [*sums, (within - 0.5).sum().reshape(1)]
+        return sums
+
+    def zeros(self) -> list[Tensor]:
+        """What `clipped_sum` gives for nobody."""
+        count = [torch.zeros(1, device=self._device)] if self.plan.adaptive is not None else []
+        return [*zero_sums(self.model), *count]
+
+    def noisy(self, sums: Sequence[Tensor]) -> list[Tensor]:
+        """New tensors: the sums with noise of standard deviation
+        `gradient_noise_multiplier * clip_norm`, the count with its own.
+
+        Discrete noise rounds the sums to its grid first, and is as much wider as that costs.
+        """
+        gradients = sums if self.plan.adaptive is None else sums[:-1]
+        scale = self.plan.gradient_noise_multiplier * self.clip_norm
+        noisy = self._noise.add(gradients, standard_deviation=scale)
+        if self.plan.adaptive is not None:
+            noise = self.plan.adaptive.count_noise
+            noisy += self._noise.add(sums[-1:], standard_deviation=noise)
+        return noisy
+
+    def follow(self, noisy: Sequence[Tensor]) -> list[Tensor]:
+        """Moves the clip by the noisy count, if there is one; gives back the gradients alone.
+
+        Post-processing: of what it is given, and of the plan. The clip stays within a
+        factor of `CLIP_RANGE` of the first one, since a clip of 0 could not be noised.
+        """
+        adaptive = self.plan.adaptive
+        if adaptive is None:
+            return list(noisy)
+        share = float(noisy[-1]) / self.plan.expected_batch_size + 0.5
+        moved = self.clip_norm * math.exp(-adaptive.learning_rate * (share - adaptive.quantile))
+        first = self.plan.clip_norm
+        self.clip_norm = min(max(moved, first / CLIP_RANGE), first * CLIP_RANGE)
+        return list(noisy[:-1])
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What comes out: the model to release, and how it was made.
+
+    `clips` are those of the steps that this process took: made of what was released with
+    noise, and so no less private than the model.
+    """
+
+    model: nn.Module
+    engine: str
+    device: str
+    steps: int
+    clips: tuple[float, ...]
+
+
+def train(
+    plan: Plan,
+    data: PersonData,
+    model: nn.Module,
+    loss_fn: LossFn,
+    *,
+    reservation: Reserved,
+    optimizer: Optimizer,
+    engine: str = "auto",
+    classes: int = 1,
+    device: str = "cpu",
+    physical_batch: int = 4096,
+    keystream: Callable[[], Keystream] = Keystream.from_system,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 50,
+    progress: Progress | None = None,
+    others: Others | None = None,
+) -> TrainedModel:
+    """Trains under a plan whose spend is reserved for everybody in `data`.
+
+    Guarantee: the model that comes out is what `plan.event` was charged for: `plan.steps`
+        steps of `DpStep`, each on a fresh Poisson draw; the rest is post-processing.
+    Args:
+        checkpoint: file to go on from and to save to, every `checkpoint_every` steps.
+        progress: called with (step, steps) alone; a loss or a batch's size would leak.
+        others: processes that sum a part of each step's people. They have a part in the
+            sum alone: draws, noise and weights are this process's.
+
+    Raises:
+        TrainingRefused: somebody in `data` is not in the reservation, comes twice, or
+            brings too many records; or the model cannot be clipped per person.
+        NotFinite: a loss, a gradient or a weight is NaN or infinite; the run counts as spent.
+    """
+    refuse_unreserved(plan, data, reservation)
+    model = model.to(device)
+    chosen = prepared_engine(engine, model, loss_fn, data, classes=classes)
+    step = DpStep(plan, model, chosen, keystream())
+    updater = Updater(model, optimizer, plan.steps)
+    saved = Checkpoint(checkpoint, plan, reservation.run_id) if checkpoint else None
+    resumed = saved.resume(model, updater) if saved else None
+    done = 0 if resumed is None else resumed.step
+    step.clip_norm = plan.clip_norm if resumed is None else resumed.clip_norm
+    taken = done  # counted, not copied from the plan: the audit compares the two
+    clips: list[float] = []
+    model.train()
+    sum_of = partial(summed, step, data, physical_batch=physical_batch, device=device)
+    for number in range(done, plan.steps):
+        drawn = torch.from_numpy(step.draw(len(data)))
+        sums = sum_of(drawn) if others is None else others.summed(step, drawn, sum_of)
+        noisy = step.noisy(sums)
+        clips.append(step.clip_norm)
+        updater.step([g / plan.expected_batch_size for g in step.follow(noisy)])
+        taken += 1
+        if saved and (number + 1) % checkpoint_every == 0:
+            saved.save(number + 1, model, updater, clip_norm=step.clip_norm)
+        if progress is not None:
+            progress(number + 1, plan.steps)
+    updater.finish()
+    model.eval()
+    if not all(torch.isfinite(p).all() for p in trainable_parameters(model)):
+        raise NotFinite(
+            "A weight is NaN or infinite. The run counts as spent; lower the learning rate. To "
+            "train again is another charge."
+        )
+    return TrainedModel(model, chosen.name, device, taken, tuple(clips))
+
+
+def prepared_engine(
+    name: str, model: nn.Module, loss_fn: LossFn, data: PersonData, *, classes: int
+) -> Engine:
+    """The engine for this model and data, with products as exact as float32 allows."""
+    # TF32 keeps ten bits of a product: a norm measured so may let a gradient past the clip.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    shape = tuple(data.features.shape[2:])
+    return make_engine(name, model, loss_fn, record_shape=shape, classes=classes)
+
+
+def summed(
+    step: DpStep, data: PersonData, positions: Tensor, *, physical_batch: int, device: str
+) -> list[Tensor]:
+    """`step.clipped_sum` of the people at `positions`, `physical_batch` at a time.
+
+    In how many parts they come changes the order of the float32 additions, nothing else.
+    """
+    sums = step.zeros()
+    for part in positions.split(physical_batch):
+        found = step.clipped_sum(*data.batch(part, device))
+        for sum_, part_sum in zip(sums, found, strict=True):
+            sum_.add_(part_sum)
+    return sums
+
+
+def refuse_unreserved(plan: Plan, data: PersonData, reservation: Reserved) -> None:
+    if not isinstance(plan, Plan):
+        raise TrainingRefused("Training is driven by a Plan alone.")
+    people = BitMap(data.tokens)
+    strangers = len(people - reservation.admitted)
+    if strangers:
+        raise TrainingRefused(
+            f"{strangers} people in the data are not in reservation {reservation.run_id}; "
+            "nothing was trained."
+        )
+    if len(people) != len(data):
+        raise TrainingRefused(
+            f"{len(data) - len(people)} people come more than once in the data; each may have one "
+            "place."
+        )
+    if data.mask.shape[1] > plan.records_per_person:
+        raise TrainingRefused(
+            f"The data has places for {data.mask.shape[1]} records a person; the plan allows "
+            f"{plan.records_per_person}."
+        )
+    if len(people) and plan.delta >= 1 / len(people):
+        raise TrainingRefused(
+            f"delta={plan.delta:g} must be below 1/subjects: a larger one allows to publish a "
+            "person outright. Lower budget.delta."
+        )
+
+
+def train_plain(
+    plan: Plan,
+    data: PersonData,
+    model: nn.Module,
+    loss_fn: LossFn,
+    *,
+    optimizer: Optimizer,
+    device: str = "cpu",
+) -> nn.Module:
+    """The same network by the same loop without clip and noise: NOT private, never to release.
+
+    For comparison alone: the plan's draws, steps and optimizer, the mean gradient of
+    people instead of the noisy clipped one.
+    """
+    model = model.to(device)
+    keystream = Keystream.from_system()
+    updater = Updater(model, optimizer, plan.steps)
+    parameters = trainable_parameters(model)
+    for _ in range(plan.steps):
+        drawn = torch.from_numpy(poisson_draw(keystream, len(data), plan.sample_rate))
+        features, mask, labels = data.batch(drawn, device)
+        outputs = model(features.flatten(0, 1))
+        losses = checked_losses(loss_fn(outputs, labels.flatten()), mask.numel())
+        loss = person_losses(losses, mask).sum() / plan.expected_batch_size
+        updater.step(list(torch.autograd.grad(loss, parameters)))
+    updater.finish()
+    return model.eval()

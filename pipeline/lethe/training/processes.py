@@ -1,0 +1,39 @@
+"""Where a training computes: its device, and the further processes that it starts."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+
+from lethe.config.params import Params
+from lethe.core.errors import ProcessLost
+from lethe.training import parallel
+from lethe.training.wire import Place, device_of, joined, started
+
+
+def resolve_device(declared: str) -> str:
+    """Where a training in this process alone runs; see `wire.device_of`."""
+    return device_of(declared, Place(0, 1, 0))
+
+
+@contextmanager
+def leading(place: Place, params: Params) -> Iterator[parallel.Leader | None]:
+    """The further processes of this training; None where it runs in this one alone."""
+    processes = params.parallel.processes
+    if place.size == 1 and processes == 1:
+        yield None
+        return
+    declared = params.training.device
+    command = (sys.executable, "-P", "-m", "lethe", "assist", declared)
+    with nullcontext(place) if place.size > 1 else started(processes, command) as here:
+        device = device_of(declared, here)
+        with joined(here, device) as wire, _led(parallel.Leader(wire, device)) as leader:
+            yield leader
+
+
+@contextmanager
+def _led(leader: parallel.Leader) -> Iterator[parallel.Leader]:
+    try:
+        yield leader
+    finally:
+        with suppress(ProcessLost):  # then there is nobody to let go
+            leader.end()

@@ -1,0 +1,72 @@
+"""In a walk, relative addresses are HOME's; everywhere else they are as they stand."""
+
+from pathlib import Path
+
+import pytest
+
+from lethe.config.home import address_at_home, at_home, home, in_walk
+from lethe.config.keys import create_key_file, load_key, receipt_key_file
+from lethe.config.params import Stores, resolve_secret
+from lethe.core.errors import KeyInvalid
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace, from inside a walk of it."""
+    walk = tmp_path / ".lethe" / "walks" / "run-1"
+    walk.mkdir(parents=True)
+    monkeypatch.chdir(walk)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("sqlite:///.lethe/ledger.db", "sqlite:///{}/.lethe/ledger.db"),
+        ("sqlite+pysqlite:///a.db?timeout=5", "sqlite+pysqlite:///{}/a.db?timeout=5"),
+        ("sqlite:///file:a.db?mode=ro&uri=true", "sqlite:///file:{}/a.db?mode=ro&uri=true"),
+        ("csv:data/clinic", "csv:{}/data/clinic"),
+        ("parquet:data/clinic", "parquet:{}/data/clinic"),
+        ("csv:/data/clinic", "csv:/data/clinic"),
+        ("sqlite:////data/a.db", "sqlite:////data/a.db"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("sqlite://", "sqlite://"),
+        ("postgresql://db.example.org/a", "postgresql://db.example.org/a"),
+        ("https://mlflow.example.org", "https://mlflow.example.org"),
+    ],
+)
+def test_a_relative_address_is_homes_and_any_other_itself(
+    here: Path, monkeypatch: pytest.MonkeyPatch, address: str, expected: str
+) -> None:
+    assert address_at_home(address) == expected.format(here)
+    monkeypatch.setenv("AN_ADDRESS", address)
+    assert resolve_secret(address) == resolve_secret("env:AN_ADDRESS") == expected.format(here)
+    monkeypatch.chdir(here)
+    assert resolve_secret(address) == resolve_secret("env:AN_ADDRESS") == address
+
+
+def test_a_folder_below_a_walk_has_the_same_home(here: Path) -> None:
+    below = here / ".lethe" / "walks" / "run-1" / "clinic"
+    assert home(below) == home() == here
+    assert (in_walk(below), in_walk(here), in_walk(here / ".lethe" / "walks")) == (
+        True,
+        False,
+        False,
+    )
+    assert at_home(Path("/elsewhere")) == Path("/elsewhere")
+
+
+def test_the_keys_are_homes_and_a_walk_has_none(here: Path) -> None:
+    with pytest.raises(KeyInvalid, match="does not exist"):
+        load_key(Stores())
+    create_key_file(here / "secrets" / "lethe.key")
+    assert len(load_key(Stores())) == 32
+    assert receipt_key_file(Stores()) == here / "secrets" / "receipts.key"
+    assert not list(Path().iterdir()), "nothing was made in the walk"
+
+
+def test_a_plain_folder_is_its_own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert home() == tmp_path
+    assert at_home(Path("secrets/lethe.key")) == Path("secrets/lethe.key")
+    assert list(Path().iterdir()) == []

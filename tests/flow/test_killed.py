@@ -1,0 +1,50 @@
+"""A power cut at any stage: no half-written output, nothing spent twice, and it ends well."""
+
+import sqlite3
+from pathlib import Path
+
+from lethe.stages import STAGES
+from tests.conftest import Workspace, make_workspace
+
+KILL = str(Path(__file__).parent / "kill")
+
+
+def _states(workspace: Workspace) -> list[str]:
+    """Latest state of every reservation in the ledger."""
+    from lethe.ledger.ledger import Ledger
+
+    path = workspace.root / ".lethe" / "ledger.db"
+    if not path.exists():
+        return []
+    with Ledger.open(f"sqlite:///{path}") as ledger:
+        return sorted(run.state for run in ledger.runs())
+
+
+def _versions(workspace: Workspace) -> int:
+    path = workspace.root / "mlflow.db"
+    if not path.exists():
+        return 0
+    with sqlite3.connect(path) as registry:
+        tables = {row[0] for row in registry.execute("SELECT name FROM sqlite_master")}
+        if "model_versions" not in tables:
+            return 0
+        return int(registry.execute("SELECT count(*) FROM model_versions").fetchone()[0])
+
+
+def test_killed_at_every_stage_in_turn_the_road_ends_as_if_it_never_was(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "workspace")
+    workspace.lethe("key")
+    workspace.lethe("sample", "--patients", "1500")
+    for stage in STAGES:
+        for at in ("1", "2"):
+            ended = workspace.lethe(
+                *("run",), check=False, PYTHONPATH=KILL, KILL_STAGE=stage, KILL_AT=at
+            )
+            assert ended.returncode != 0, f"{stage} was not killed at write {at}"
+            assert f"{stage}:" in ended.stderr
+            assert not list((workspace.root / "data").glob("**/.*.tmp"))
+            assert _versions(workspace) <= (1 if stage == "register" else 0)
+            assert len(_states(workspace)) <= 1, "a resumed training may not be charged twice"
+    workspace.lethe("run")
+    assert _states(workspace) == ["settled"]
+    assert _versions(workspace) == 1

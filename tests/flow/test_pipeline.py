@@ -1,0 +1,192 @@
+"""The whole road as a user walks it: a source goes in, a registered private model comes out."""
+
+import json
+import re
+import sqlite3
+import subprocess
+import zlib
+from pathlib import Path
+
+import pytest
+from pyroaring import BitMap
+
+from lethe.config.keys import read_key_file
+from lethe.ledger.ledger import Ledger
+from lethe.stores.vault.vault import Vault
+from tests.conftest import Workspace
+
+
+def _report(workspace: Workspace, stage: str) -> dict:
+    return json.loads((workspace.root / "reports" / f"{stage}.json").read_text())
+
+
+def _spends(workspace: Workspace) -> int:
+    with Ledger.open(f"sqlite:///{workspace.root / '.lethe' / 'ledger.db'}") as ledger:
+        return ledger.head()[0]
+
+
+def test_the_road_ends_with_a_registered_model_within_its_budget(walked: Workspace) -> None:
+    registered = _report(walked, "register")
+    trained = _report(walked, "train")
+    assert registered["version"] == 1
+    assert {"candidate", "champion"} <= set(registered["aliases"])
+    assert trained["epsilon"] <= 1.0
+    assert trained["epsilon"] <= trained["epsilon_rdp"]
+    assert trained["unit"] == "person"
+    assert _report(walked, "audit")["passed"] is True
+    assert _report(walked, "validate")["passed"] is True
+
+
+def test_only_willing_people_of_the_training_part_are_in_the_model(walked: Workspace) -> None:
+    consented = _report(walked, "consent")
+    trained = _report(walked, "train")
+    tokens = _report(walked, "pseudonymize")
+    assert trained["subjects"] == tokens["subjects"] - tokens["held_out"]
+    assert tokens["subjects"] == consented["subjects"]
+    assert consented["subjects"] < consented["subjects_in"]
+
+
+def test_nothing_with_subject_keys_is_left_after_the_road(walked: Workspace) -> None:
+    assert not (walked.root / "data" / "minimized").exists()
+    assert not (walked.root / "data" / "consented").exists()
+    assert not (walked.root / ".lethe" / "tmp").exists()
+
+
+def test_a_second_run_retrains_nothing_and_spends_nothing(walked_copy: Workspace) -> None:
+    before = _spends(walked_copy)
+    models = {p.name: p.read_bytes() for p in (walked_copy.root / "model").iterdir()}
+    again = walked_copy.lethe("run")
+    assert _spends(walked_copy) == before
+    assert {p.name: p.read_bytes() for p in (walked_copy.root / "model").iterdir()} == models
+    assert _report(walked_copy, "register")["version"] == 1
+    assert re.search(r"train\s+unchanged", again.stdout)
+
+
+def test_a_forced_run_is_a_new_release_and_is_charged(walked_copy: Workspace) -> None:
+    before = _spends(walked_copy)
+    walked_copy.lethe("run", "--force")
+    assert _spends(walked_copy) > before
+    assert _report(walked_copy, "register")["version"] == 2
+
+
+def _one_of_each(workspace: Workspace) -> tuple[str, str, str]:
+    """A key whose person trained the model, one who was held out, one who is in nothing."""
+    with sqlite3.connect(workspace.root / "data" / "clinic.db") as source:
+        keys = [row[0] for row in source.execute("SELECT patient_id FROM patients")]
+    key = read_key_file(workspace.root / "secrets" / "lethe.key")
+    with Vault.open(f"sqlite:///{workspace.root}/.lethe/vault.db", key, create=False) as vault:
+        tokens = vault.lookup(keys).tolist()
+    manifest = BitMap.deserialize((workspace.root / "data" / "manifest.roaring").read_bytes())
+    trained = next(key for key, token in zip(keys, tokens, strict=True) if token in manifest)
+    held_out = next(
+        key for key, token in zip(keys, tokens, strict=True) if token >= 0 and token not in manifest
+    )
+    return trained, held_out, keys[tokens.index(-1)]
+
+
+def test_lineage_answers_both_ways(walked: Workspace) -> None:
+    model = json.loads(walked.lethe("lineage", "--model", "readmission/1", "--json").stdout)
+    assert set(model) == {
+        *("model", "version", "status", "subjects", "records", "manifest_md5", "data_md5"),
+        *("git_commit", "dvc_lock_md5", "epsilon", "epsilon_rdp", "delta", "unit", "metrics"),
+    }
+    assert model["subjects"] == _report(walked, "train")["subjects"]
+    trained, held_out, unwilling = _one_of_each(walked)
+    for key, models, datasets in ((trained, 1, 1), (held_out, 0, 1), (unwilling, 0, 0)):
+        answer = json.loads(walked.lethe("lineage", "--subject", key, "--json").stdout)
+        assert set(answer) == {"models", "datasets"}
+        assert (len(answer["models"]), len(answer["datasets"])) == (models, datasets)
+    unknown = json.loads(walked.lethe("lineage", "--subject", "nobody", "--json").stdout)
+    assert unknown == {"models": [], "datasets": []}
+
+
+def _personal_values(workspace: Workspace) -> set[bytes]:
+    with sqlite3.connect(workspace.root / "data" / "clinic.db") as source:
+        rows = source.execute(
+            "SELECT patient_id, full_name, email, phone, street FROM patients"
+        ).fetchall()
+    return {str(value).encode() for row in rows for value in row if value}
+
+
+def _contents(path: Path) -> list[bytes]:
+    """The bytes of a file, and what they hold once decompressed."""
+    content = path.read_bytes()
+    found = [content]
+    if content[:2] in (b"\x1f\x8b", b"\x78\x9c"):
+        found.append(zlib.decompress(content, wbits=47))
+    if content[:4] == b"PAR1":
+        import pandas as pd
+
+        found.append(pd.read_parquet(path).to_csv().encode())
+    return found
+
+
+def test_no_name_mail_phone_address_or_key_leaves_source_and_vault(walked: Workspace) -> None:
+    values = _personal_values(walked)
+    assert len(values) > 5_000
+    # One automaton over all values would be faster to run; splitting into words is enough here.
+    pattern = re.compile(b"|".join(re.escape(v) for v in sorted(values, key=len, reverse=True)))
+    searched = 0
+    for path in walked.root.rglob("*"):
+        relative = path.relative_to(walked.root)
+        if not path.is_file() or str(relative).startswith(("data/clinic.db", ".venv")):
+            continue
+        searched += 1
+        for content in _contents(path):
+            hit = pattern.search(content)
+            assert hit is None, f"{relative} holds a personal value"
+    assert searched > 50
+
+
+def test_the_search_would_find_what_it_looks_for(walked_copy: Workspace) -> None:
+    leak = sorted(_personal_values(walked_copy))[0]
+    (walked_copy.root / "leak.log").write_bytes(b"lorem " + leak + b" ipsum")
+    with pytest.raises(AssertionError, match=r"leak\.log"):
+        test_no_name_mail_phone_address_or_key_leaves_source_and_vault(walked_copy)
+
+
+def test_the_registered_model_takes_the_sources_own_columns(walked: Workspace) -> None:
+    assert "champion" in _report(walked, "register")["aliases"], _report(walked, "register")
+    program = (
+        "import mlflow, pandas as pd, sqlalchemy as sa\n"
+        "mlflow.set_tracking_uri('sqlite:///mlflow.db')\n"
+        "model = mlflow.pyfunc.load_model('models:/readmission@champion')\n"
+        "engine = sa.create_engine('sqlite:///data/clinic.db')\n"
+        "rows = pd.read_sql('select * from encounters limit 20', engine)\n"
+        "names = model.metadata.get_input_schema().input_names()\n"
+        "assert 'insulin' in names and 'patient_id' not in names, names\n"
+        "scores = model.predict(rows[names])\n"
+        "assert len(scores) == 20 and scores['probability'].between(0, 1).all()\n"
+    )
+    walked.run("python", "-W", "ignore", "-c", program, MLFLOW_DISABLE_TELEMETRY="true")
+
+
+def test_dvc_agrees_that_nothing_is_left_to_do_but_to_look_at_the_source(
+    walked_copy: Workspace,
+) -> None:
+    again = walked_copy.run("dvc", "repro")
+    assert "Stage 'train' didn't change, skipping" in again.stdout
+
+
+def test_stages_can_be_walked_one_by_one(walked_copy: Workspace) -> None:
+    for stage in ("minimize", "consent", "pseudonymize", "validate", "budget"):
+        walked_copy.lethe(stage)
+    assert _report(walked_copy, "budget")["plan"]["records_per_person"] == 4
+
+
+def test_code_of_the_model_travels_with_it(walked: Workspace) -> None:
+    listing = subprocess.run(
+        [
+            "find",
+            str(walked.root),
+            "-path",
+            "*pipeline/lethe/registration/serving.py",
+            "-not",
+            "-path",
+            "*/.git/*",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert len(listing) >= 2  # the workspace's own, and the model's

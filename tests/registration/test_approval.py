@@ -1,0 +1,163 @@
+"""Promotion by a named person: who may, of what, and what is looked at once more."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pyroaring import BitMap
+
+from lethe.config import workspace
+from lethe.config.params import load_params
+from lethe.core.errors import ApprovalRefused, NotFound, ParamsInvalid
+from lethe.core.files import read_json, write_json
+from lethe.registration import approval
+from lethe.stores.registry.registry import Registry
+from lethe.stores.registry.remove import retire
+from tests.stages.test_register import NOW, PEOPLE, Door, door, here, prepared, write_lock
+
+__all__ = ["door", "here", "prepared"]
+
+
+@pytest.fixture
+def asked(door: Door) -> Door:
+    """A version that went through the door and waits for Kim or Lou."""
+    registration = replace(door.params.registration, promote="approval", approvers=("kim", "lou"))
+    door.params = replace(door.params, registration=registration)
+    report = door.run()
+    assert report["aliases"] == ["candidate"]
+    assert report["reasons"] == ["waits for approval by kim or lou"]
+    return door
+
+
+def _version(door: Door, number: int = 1) -> Any:
+    return Registry.open(door.params.stores.registry).find("readmission", str(number))
+
+
+def _approve(door: Door, name: str = "readmission/1", by: str = "kim") -> str:
+    return approval.approve(door.params, name, by=by, reason="Read the card.", now=NOW)
+
+
+def _another_training(door: Door) -> None:
+    for stage in ("train", "audit"):
+        door.edit(stage, run_id="run-2")
+    model = workspace.MODEL / "model.json"
+    write_json(model, read_json(model) | {"run_id": "run-2"})
+    write_lock(door.root, "d" * 32 + ".dir")
+    door.ledger.run = lambda run_id: door.ledger.record  # type: ignore[method-assign]
+
+
+def test_what_waits_is_said_with_its_price_and_names_nobody(asked: Door) -> None:
+    waits = approval.waiting(asked.params)
+    assert waits is not None
+    assert waits.name == "readmission/1"
+    assert "epsilon 0.9 (PLD), 1.04 (RDP) at delta 1e-05 per person" in waits.facts
+    assert "auc not private 0.65" in waits.facts
+    assert "\n" not in waits.facts
+    assert not any(person in waits.facts for person in PEOPLE)
+
+
+def test_an_approver_makes_it_champion_and_is_named_there(asked: Door) -> None:
+    assert _approve(asked) == "readmission/1 is champion now, approved by kim."
+    version = _version(asked)
+    assert set(version.aliases) == {"candidate", "champion"}
+    assert version.tags["approved_by"] == "kim"
+    assert version.tags["approved_at"] == "2026-11-01T00:00:00+00:00"
+    assert version.tags["approval_reason"] == "Read the card."
+    assert approval.waiting(asked.params) is None
+    assert asked.run()["aliases"] == ["candidate", "champion"], "a later walk leaves it"
+    assert _approve(asked, by="lou") == "readmission/1 is champion; kim approved it."
+
+
+def test_nobody_else_does(asked: Door) -> None:
+    with pytest.raises(ApprovalRefused, match=r"'eve' is not one of .* \(kim, lou\)"):
+        _approve(asked, by="eve")
+    assert _version(asked).aliases == ("candidate",)
+
+
+def test_a_version_with_somebody_who_has_withdrawn_since_is_not_promoted(asked: Door) -> None:
+    asked.willing.remove(PEOPLE[0])
+    with pytest.raises(ApprovalRefused, match="1 people in readmission/1 have withdrawn"):
+        _approve(asked)
+    assert _version(asked).aliases == ("candidate",)
+    assert "approved_by" not in _version(asked).tags
+
+
+def test_an_approval_does_not_stand_in_for_a_missing_measure(door: Door) -> None:
+    registration = replace(door.params.registration, promote="approval", approvers=("kim",))
+    door.params = replace(door.params, registration=registration)
+    door.edit("train", metrics={"auc": {"value": 0.5, "private": False}})
+    door.run()
+    assert approval.waiting(door.params) is None
+    with pytest.raises(ApprovalRefused, match=r"auc 0\.5000 is below min_auc 0\.55"):
+        _approve(door)
+
+
+def test_what_was_looked_at_is_what_is_approved(asked: Door) -> None:
+    first = _version(asked)
+    _another_training(asked)
+    assert asked.run()["version"] == 2
+    assert _version(asked, first.version).aliases == ()
+    with pytest.raises(ApprovalRefused, match="readmission/1 is not the candidate any more"):
+        _approve(asked)
+    assert approval.waiting(asked.params) is not None
+
+
+def test_a_replacement_after_an_erasure_waits_too_and_nothing_serves_meanwhile(
+    asked: Door,
+) -> None:
+    _approve(asked)
+    _another_training(asked)
+    asked.run()
+    registry = Registry.open(asked.params.stores.registry)
+    retire(registry, "readmission", 1, replaced_by=2, now=NOW)
+    with pytest.raises(NotFound):
+        registry.find("readmission", "@champion")
+    waits = approval.waiting(asked.params)
+    assert waits is not None
+    _approve(asked, waits.name)
+    assert registry.find("readmission", "@champion").version == 2
+
+
+def test_with_its_manifest_gone_nothing_is_promoted(asked: Door) -> None:
+    manifest = asked.root / workspace.MANIFEST
+    assert len(BitMap.deserialize(manifest.read_bytes())) == 3
+    md5 = _version(asked).tags["manifest_md5"]
+    (asked.root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]).unlink()
+    with pytest.raises(NotFound):
+        _approve(asked)
+    assert _version(asked).aliases == ("candidate",)
+
+
+@pytest.mark.parametrize("name", ["readmission", "readmission/x", "other/1", "readmission/9"])
+def test_a_version_that_is_none_is_not_found(asked: Door, name: str) -> None:
+    with pytest.raises(NotFound):
+        _approve(asked, name)
+
+
+def test_nothing_waits_where_nothing_was_registered(door: Door) -> None:
+    assert approval.waiting(door.params) is None
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        ({"promote": "approval"}, "approvers are named where promote is approval"),
+        ({"promote": "automatic", "approvers": ["kim"]}, "approvers are named where"),
+        ({"promote": "approval", "approvers": ["kim; rm"]}, "an approver is a user name"),
+    ],
+)
+def test_approvers_are_declared_where_they_decide(
+    here: Any,
+    declared: dict[str, Any],
+    said: str,
+) -> None:
+    from ruamel.yaml import YAML
+
+    from tests.stores.registry.test_registry import PROJECT
+
+    raw = YAML(typ="safe", pure=True).load((PROJECT / "params.yaml").read_text())
+    raw["registration"] = {"name": "readmission", **declared}
+    with (here / "params.yaml").open("w") as file:
+        YAML().dump(raw, file)
+    with pytest.raises(ParamsInvalid, match=said):
+        load_params(here / "params.yaml")

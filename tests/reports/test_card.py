@@ -1,0 +1,80 @@
+"""The model card says what a reader needs, and nothing in it can break out of its page."""
+
+from lethe.reports.card import Card, model_card
+
+FACTS = {
+    "model": "readmission",
+    "purpose": "readmission_model",
+    "subjects": "812",
+    "records": "1204",
+    "epsilon": "0.91234567",
+    "epsilon_rdp": "1.0456789",
+    "delta": "1e-05",
+    "unit": "person",
+    "adjacency": "add or remove one person",
+    "sampling": "Poisson over persons",
+    "q": "0.1",
+    "K": "4",
+    "sigma": "3.14159265",
+    "noise": "discrete",
+    "steps": "20",
+    "accountant": "RDP and PLD",
+    "manifest_md5": "0123456789abcdef0123456789abcdef",
+    "git_commit": "c0ffee",
+    "audit": "passed: membership",
+}
+METRICS = {
+    "auc": {"value": 0.654321, "private": False},
+    "histogram": {"value": 3.0, "private": True},
+}
+
+
+def test_epsilon_stands_with_delta_unit_adjacency_bound_sampling_and_accountant() -> None:
+    text = model_card(FACTS, METRICS, ["age"]).markdown()
+    for part in (
+        "epsilon 0.9124 at delta 1e-05",
+        "add or remove one person",
+        "| unit of privacy | person |",
+        "| K, records per person at most | 4 |",
+        "Poisson over persons",
+        "RDP and PLD",
+    ):
+        assert part in text
+
+
+def test_prices_are_rounded_up_and_noise_down() -> None:
+    text = model_card(FACTS, METRICS, ["age"]).markdown()
+    assert "| epsilon (PLD) | 0.9124 |" in text
+    assert "| sigma, noise multiplier | 3.1415 |" in text
+    assert "| epsilon (RDP, what the budget is held to) | 1.0457 |" in text
+
+
+def test_the_noise_is_named() -> None:
+    text = model_card(FACTS, METRICS, ["age"]).markdown()
+    assert "| noise (gaussian in floating point, or discrete on a public grid) | discrete |" in text
+
+
+def test_every_metric_says_whether_it_is_private() -> None:
+    text = model_card(FACTS, METRICS, ["age"]).markdown()
+    assert "| auc | 0.6543 (not private: computed from people's records without noise) |" in text
+    assert "| histogram | 3 (private: charged to the ledger) |" in text
+
+
+def test_counts_of_people_are_said_not_to_be_private() -> None:
+    text = model_card(FACTS, METRICS, ["age"]).markdown()
+    assert "| subjects | 812 (not private) |" in text
+    assert "| records | 1204 (not private) |" in text
+
+
+def test_unknown_facts_are_left_out_rather_than_shown_empty() -> None:
+    text = model_card({k: v for k, v in FACTS.items() if k != "sigma"}, {}, ["age"]).markdown()
+    assert "sigma" not in text
+
+
+def test_markup_in_a_fact_stays_text() -> None:
+    card = Card("<b>x</b>", "<script>1</script>", {"A|B": [("a|b", "<i>c</i>\n# d")]})
+    page, text = card.page(), card.markdown()
+    assert "<script>" not in page
+    assert "<i>" not in page
+    assert "<script>" not in text
+    assert "| a\\|b | &lt;i&gt;c&lt;/i&gt; # d |" in text

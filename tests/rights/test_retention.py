@@ -1,0 +1,381 @@
+"""Retention carried out: in order, a day a request, models as declared, through failures."""
+
+import datetime as dt
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from pyroaring import BitMap
+
+from lethe.core.errors import Busy, LetheError, StoreUnavailable
+from lethe.core.outcomes import Outcome, Traces
+from lethe.people.references import Lapse
+from lethe.rights.receipt_facts import receipt_card
+from lethe.rights.receipts import Signer, check, facts_of, read_public_key
+from lethe.rights.retention import Retention, Summary
+from lethe.rights.stores import Cost, Training
+from lethe.stores.requests.requests import CLOSED, OPEN, Requests
+from lethe.stores.source.expire import Lapsed
+from lethe.stores.source.mentions import Mentioned
+from tests.fake_places import Killed
+from tests.library import declare
+
+NOW = dt.datetime(2026, 6, 1, 12, tzinfo=dt.UTC)
+SEED = b"s" * 32
+TOKENS = {"ada": 1, "bo": 2, "cleo": 3}
+
+
+class FakeStores:
+    """Rows by whose they are; shards in versions; models by what they learned from."""
+
+    def __init__(self) -> None:
+        self.past = {"ada": 2, "bo": 1}  # rows whose time is over
+        self.people: set[str] = set()  # whose own row's time is over
+        self.vault = dict(TOKENS)
+        self.version = 1  # of the source as it is
+        self.shards = {1}  # versions that DVC keeps
+        self.current = 1
+        self.trained = {"reading/1": (1, {1, 2, 3})}  # version → (shards, people)
+        self.alias = {"reading/1"}
+        self.remembered: list[str] = []
+        self.trainings = 0
+        self.refuses: str | None = None
+        self.fails: dict[str, LetheError] = {}
+        self.after: Callable[[str], None] = lambda deed: None
+        self.deeds: list[str] = []
+        self.told: dict[str, Outcome] = {}
+
+    def _do(self, deed: str) -> None:
+        if deed in self.fails:
+            raise self.fails[deed]
+        self.deeds.append(deed)
+
+    def seal(self, content: bytes, *, about: str) -> bytes:
+        return json.dumps([about, content.hex()]).encode()
+
+    def unseal(self, sealed: bytes, *, about: str) -> bytes:
+        owner, content = json.loads(sealed)
+        assert owner == about
+        return bytes.fromhex(content)
+
+    def lapsed(self, *, as_of: dt.datetime) -> Lapsed:
+        self._do("look")
+        rows = sum(self.past.values())
+        return Lapsed(
+            rows={"loans": rows} if rows else {},
+            undated={"loans": 7},
+            keys=frozenset(self.past),
+            people=tuple(sorted(self.people)),
+        )
+
+    def lapse(self, lapsed: Lapsed) -> Lapse:
+        staying = lapsed.keys - set(lapsed.people)
+        people = tuple(Traces(key, self.vault.get(key)) for key in lapsed.people)
+        return Lapse(BitMap(self.vault[key] for key in staying), people)
+
+    def remember(self, traces: Traces, *, now: dt.datetime) -> None:
+        self.remembered.append(traces.key)
+
+    def erase_lapsed(self, lapsed: Lapsed, *, as_of: dt.datetime, about: str) -> Outcome:
+        self._do("rows")
+        rows = sum(self.past.values())
+        self.past = {}
+        self.version += bool(rows)
+        done = _outcome("source", [f"loans: {rows} deleted"] if rows else [])
+        self.told[about] = done if rows else self.told.get(about, done)
+        self.after("rows")
+        return self.told[about]
+
+    def mentioned(self, people: Sequence[Traces]) -> dict[str, Mentioned]:
+        return {}
+
+    def erase_source(
+        self, traces: Traces, *, now: dt.datetime, mentioned: Mentioned | None
+    ) -> Outcome:
+        self._do("person")
+        there = traces.key in self.people
+        self.people.discard(traces.key)
+        self.version += there
+        self.after("person")
+        return _outcome("source", ["readers: 1 deleted"] if there else [])
+
+    def forget(self, traces: Traces) -> Outcome:
+        there = self.vault.pop(traces.key, None)
+        self.after("forget")
+        return _outcome("vault", ["vault_subjects"] if there is not None else [])
+
+    def compact(self, *, vault: bool) -> None:
+        self._do("compact")
+
+    def remake(self) -> None:
+        self._do("remake")
+        self.current = self.version
+        self.shards.add(self.current)
+        self.after("remake")
+
+    def outdated(self, lapse: Lapse) -> list[str]:
+        about = set(lapse.tokens | lapse.leaving)
+        return [v for v, (on, who) in self.trained.items() if about & who and on != self.current]
+
+    def in_use(self) -> list[str]:
+        return sorted(self.alias)
+
+    def purge_lapsed(self, lapse: Lapse, *, retired: Sequence[str]) -> list[Outcome]:
+        self._do("purge")
+        gone = self.shards - {self.current}
+        self.shards = {self.current}
+        self.after("purge")
+        return [_outcome("cache", [*map(str, sorted(gone)), *retired])]
+
+    def cost(self, tokens: Sequence[int]) -> Cost | None:
+        return Cost(3, 1.04, 0.9, 1e-5, self.refuses)
+
+    def retrain(self) -> Training:
+        self._do("train")
+        if self.refuses:
+            return Training(None, self.refuses)
+        if self.trained[max(self.trained)][0] != self.current:
+            self.trainings += 1
+            self.train()
+        self.after("train")
+        return Training(max(self.trained))
+
+    def train(self) -> None:
+        """The road, walked by whomever."""
+        self.trained[f"reading/{int(max(self.trained)[8:]) + 1}"] = (self.current, {1, 3})
+        self.alias = {max(self.trained)}
+
+    def retire(
+        self, version: str, *, replaced_by: str | None, reason: str | None, now: dt.datetime
+    ) -> Outcome:
+        self._do("retire")
+        there = self.trained.pop(version, None)
+        self.alias.discard(version)
+        self.after("retire")
+        return _outcome("registry", [version] if there else [])
+
+    def look_lapsed(
+        self, lapse: Lapse, *, as_of: dt.datetime, about: Sequence[str], models: Sequence[str]
+    ) -> list[Outcome]:
+        self._do("verify")
+        old = sorted(self.shards - {self.current})
+        return [
+            _seen("source", [*self.past, *self.people]),
+            _seen("vault", [each.key for each in lapse.people if each.key in self.vault]),
+            _seen("cache", old if lapse.tokens else []),
+            _seen("registry", [m for m in models if m in self.trained]),
+        ]
+
+
+def _outcome(store: str, places: list[str]) -> Outcome:
+    return Outcome(store, "erased" if places else "nothing found", len(places), tuple(places))
+
+
+def _seen(store: str, found: Sequence[object]) -> Outcome:
+    if found:
+        return Outcome(store, "not attempted", len(found), reason="still there")
+    return Outcome(store, "nothing found")
+
+
+class Desk:
+    def __init__(self, **retention: object) -> None:
+        self.places = FakeStores()
+        self.params = declare("sqlite:///x.db", erasure={"retention": retention})
+        self.now = NOW
+        self.told: list[str] = []
+        self.requests = Requests.open("sqlite://")
+
+    def run(self) -> Summary:
+        return Retention(
+            self.params,
+            self.places,
+            self.requests,
+            Signer(SEED),
+            clock=lambda: self.now,
+            tell=self.told.append,
+        ).run()
+
+    def receipts(self) -> list[dict]:
+        return [facts_of(each.text) for each in self.requests.receipts()]
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    made = Desk()
+    with made.requests:
+        yield made
+
+
+def test_nothing_past_its_time_leaves_no_request_and_no_receipt(desk: Desk) -> None:
+    desk.places.past = {}
+    summary = desk.run()
+    assert summary == Summary(undated={"loans": 7})
+    assert (desk.requests.all(), desk.places.deeds) == ([], ["look"])
+
+
+def test_by_default_nothing_is_trained_and_the_next_training_ends_it(desk: Desk) -> None:
+    desk.places.trained["reading/0"] = (1, {1})
+    waiting = desk.run()
+    (request_id,) = waiting.waiting
+    assert "reading/1 stays until the road trains the next" in waiting.waiting[request_id]
+    assert desk.places.trainings == 0
+    assert desk.places.shards == {2}
+    assert list(desk.places.trained) == ["reading/1"], "what was not in use went at once"
+    looks = desk.places.deeds.count("verify")
+    desk.now += dt.timedelta(days=400)
+    assert list(desk.run().waiting) == [request_id]
+    assert desk.places.deeds.count("verify") == looks == 1, "what waits was looked at once"
+    desk.places.train()
+    assert desk.run().closed == {request_id: 1}
+    assert list(desk.places.trained) == ["reading/2"]
+    assert desk.places.trainings == 0
+    (receipt,) = desk.receipts()
+    assert (receipt["kind"], receipt["result"], receipt["people"]) == ("retention", "erased", 0)
+    became = {each["version"]: (each["became"], each["replaced_by"]) for each in receipt["models"]}
+    assert became["reading/1"] == ("retired", "reading/2")
+    assert receipt["retained"] == []
+    assert desk.run() == Summary(undated={"loans": 7})
+
+
+def test_automatic_trains_once_for_all_days_after_the_declared_delay_and_says_the_cost() -> None:
+    desk = Desk(retrain="automatic", delay_days=30)
+    (first,) = desk.run().waiting
+    desk.now += dt.timedelta(days=1)
+    desk.places.past = {"bo": 1}
+    assert len(desk.run().waiting) == 2
+    desk.now = NOW + dt.timedelta(days=30)
+    closed = desk.run().closed
+    assert (len(closed), desk.places.trainings) == (2, 1)
+    assert any("costs epsilon" in said for said in desk.told)
+    assert {r["models"][0]["replaced_by"] for r in desk.receipts()} == {"reading/2"}
+    assert first in closed
+
+
+def test_a_training_before_the_delay_is_over_spares_another() -> None:
+    desk = Desk(retrain="automatic", delay_days=30)
+    desk.run()
+    desk.places.train()
+    desk.now += dt.timedelta(days=40)
+    assert list(desk.run().closed.values()) == [1]
+    assert desk.places.trainings == 0
+
+
+def test_where_the_budget_allows_no_model_the_old_one_is_withdrawn_and_that_is_said() -> None:
+    desk = Desk(retrain="automatic", delay_days=0)
+    desk.places.refuses = "budget: no"
+    assert list(desk.run().closed.values()) == [1]
+    (receipt,) = desk.receipts()
+    (model,) = receipt["models"]
+    assert (model["became"], model["reason"]) == ("withdrawn", "budget: no")
+
+
+def test_rows_that_no_model_learned_from_close_at_once(desk: Desk) -> None:
+    desk.places.trained["reading/1"] = (1, {9})
+    assert list(desk.run().closed.values()) == [1]
+    assert desk.places.deeds.count("train") == 0
+
+
+def test_who_leaves_whole_is_remembered_forgotten_and_counted(desk: Desk) -> None:
+    desk.places.past, desk.places.people = {}, {"cleo"}
+    desk.run()
+    desk.places.train()
+    desk.run()
+    (receipt,) = desk.receipts()
+    assert (receipt["people"], desk.places.remembered) == (1, ["cleo"])
+    assert "cleo" not in desk.places.vault
+    assert [each["table"] for each in receipt["retained"]] == ["ledger"]
+    assert "cleo" not in json.dumps(receipt)
+
+
+def test_who_came_back_while_a_model_waits_is_not_taken_out_again(desk: Desk) -> None:
+    desk.places.people = {"cleo"}
+    desk.run()
+    desk.places.vault["cleo"] = 9
+    desk.places.train()
+    assert len(desk.run().closed) == 1
+    assert desk.places.vault["cleo"] == 9
+    (receipt,) = desk.receipts()
+    assert {"vault", "source", "cache"} <= {each["store"] for each in receipt["stores"]}
+
+
+def test_a_store_that_does_not_answer_keeps_it_open_and_the_next_run_goes_on(desk: Desk) -> None:
+    desk.places.fails["purge"] = StoreUnavailable("remote default does not answer.")
+    summary = desk.run()
+    assert list(summary.problems.values()) == ["remote default does not answer."]
+    assert desk.requests.receipts() == []
+    (request,) = desk.requests.all(state=OPEN)
+    assert request.problem == "remote default does not answer."
+    desk.places.fails.clear()
+    assert len(desk.run().waiting) == 1
+    desk.places.train()
+    assert len(desk.run().closed) == 1
+
+
+def test_what_came_back_is_taken_out_again_before_anything_closes(desk: Desk) -> None:
+    desk.places.trained["reading/1"] = (1, {9})
+    places = desk.places
+
+    def restored(deed: str) -> None:
+        if deed == "purge":
+            places.past = {"ada": 1}
+            places.after = lambda _: None
+
+    places.after = restored
+    assert "still there" in next(iter(desk.run().problems.values()))
+    assert desk.requests.receipts() == []
+    assert len(desk.run().closed) == 1
+    assert places.past == {}
+
+
+def test_older_versions_left_behind_are_seen(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lazy(lapse: Lapse, *, retired: Sequence[str]) -> list[Outcome]:
+        return [_outcome("remote default", [])]
+
+    monkeypatch.setattr(desk.places, "purge_lapsed", lazy)
+    assert "cache: still there" in next(iter(desk.run().problems.values()))
+
+
+@pytest.mark.parametrize("deed", ["rows", "person", "forget", "remake", "purge", "train", "retire"])
+def test_killed_after_any_deed_it_ends_the_same(deed: str) -> None:
+    desk = Desk(retrain="automatic", delay_days=0)
+    desk.places.people = {"cleo"}
+
+    def die(done: str) -> None:
+        if done == deed:
+            desk.places.after = lambda _: None
+            raise Killed
+
+    desk.places.after = die
+    with pytest.raises(Killed):
+        desk.run()
+    desk.run()
+    (receipt,) = desk.receipts()
+    assert desk.places.trainings == 1
+    assert [each["version"] for each in receipt["models"]] == ["reading/1"]
+    (source,) = [each for each in receipt["stores"] if each["store"] == "source"]
+    assert "loans: 3 deleted" in source["places"]
+    assert desk.places.shards == {desk.places.current}
+    assert [r.state for r in desk.requests.all()] == [CLOSED]
+    assert desk.requests.all()[0].sealed is None
+
+
+def test_an_erasure_under_way_keeps_it_out(tmp_path: Path) -> None:
+    desk = Desk()
+    desk.requests = Requests.open(f"sqlite:///{tmp_path / 'ledger.db'}")
+    with desk.requests.alone(), pytest.raises(Busy):
+        desk.run()
+    assert desk.places.deeds == []
+
+
+def test_receipts_are_one_chain_and_a_page_tells_what_it_was(desk: Desk, tmp_path: Path) -> None:
+    desk.run()
+    desk.places.train()
+    desk.run()
+    (stored,) = desk.requests.receipts()
+    key = tmp_path / "key.pem"
+    key.write_bytes(Signer(SEED).public_pem)
+    assert check([stored.text], [read_public_key(key)]).last == 1
+    page = receipt_card(facts_of(stored.text), digest=stored.hash).page()
+    assert "past its declared retention; nobody had asked" in page
+    assert "Somebody asked" not in page

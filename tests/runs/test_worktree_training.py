@@ -1,0 +1,115 @@
+"""Training in walks: what one walk began the next goes on with, and nobody is charged twice."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+from pyroaring import BitMap
+
+from lethe.config import workspace
+from lethe.config.params import Params, load_params
+from lethe.core.errors import Busy
+from lethe.core.files import read_json
+from lethe.data.shards import eligible_people, shard_paths
+from lethe.privacy.plan import Plan
+from lethe.stages import train as stage
+from lethe.stores.dvc.worktree import Worktree
+from lethe.training.loop import train
+from tests.stages.test_train import NOW, FakeLedger, go, interrupt, never, params  # noqa: F401
+
+
+class Walks:
+    """Walks of one workspace, each with the data that it has; the test stands in one of them."""
+
+    def __init__(self, home: Path, patch: pytest.MonkeyPatch) -> None:
+        self.home, self._patch = home, patch
+
+    def enter(self, run: str) -> Params:
+        root = self.home / ".lethe" / "walks" / run
+        root.mkdir(parents=True)
+        shutil.copytree(self.home / "data", root / "data")
+        shutil.copy(self.home / "params.yaml", root)
+        self._patch.chdir(root)
+        return load_params()
+
+    def close(self, run: str) -> None:
+        self._patch.chdir(self.home)
+        shutil.rmtree(self.home / ".lethe" / "walks" / run)
+
+
+@pytest.fixture
+def walks(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Walks:  # noqa: F811
+    return Walks(tmp_path, monkeypatch)
+
+
+def test_a_killed_training_goes_on_from_its_checkpoint_in_the_next_walk(
+    walks: Walks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "train", partial(train, checkpoint_every=1))
+    ledger = FakeLedger()
+    params = walks.enter("run-1")  # noqa: F811
+
+    def killed(step: int, _: int) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stage.train_reserved(params, ledger, now=NOW, progress=killed)
+    walks.close("run-1")
+    done: list[int] = []
+    report = stage.train_reserved(
+        walks.enter("run-2"), ledger, now=NOW, progress=lambda step, _: done.append(step)
+    )
+    assert done[-1] == report["plan"]["steps"] == 4
+    assert done[0] > 1, "not from the first step"
+    assert report["run_id"] == "run-0"
+    assert [run.state for run in ledger.runs.values()] == ["settled"], "charged once"
+
+
+def test_what_a_walk_had_trained_and_not_published_the_next_publishes_as_it_is(
+    walks: Walks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = FakeLedger()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        params = walks.enter("run-1")
+        patch.setattr(stage, "_publish", interrupt)
+        go(params, ledger)
+    walks.close("run-1")
+    staged = walks.home / stage.STAGING / "run-0"
+    weights = (staged / "model" / stage.WEIGHTS).read_bytes()
+    assert staged.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(stage, "train", never)
+    assert go(walks.enter("run-2"), ledger)["run_id"] == "run-0"
+    assert (workspace.MODEL / stage.WEIGHTS).read_bytes() == weights
+    assert len(ledger.runs) == 1
+    assert list((walks.home / stage.STAGING).iterdir()) == []
+
+
+def test_the_same_training_is_one_request_in_every_walk_and_in_home(walks: Walks) -> None:
+    """So the ledger keeps two walks from training it at once: who reserved it still runs."""
+    found = set()
+    for run in (None, "run-1", "run-2"):
+        params = walks.enter(run) if run else load_params()  # noqa: F811
+        plan = Plan.from_data(read_json(workspace.PLAN))
+        paths = shard_paths(workspace.SHARDS)
+        found.add(stage.request_digest(plan, eligible_people(paths), paths, params.training))
+    assert len(found) == 1
+
+
+def test_walks_train_at_once_and_an_erasure_that_clears_what_they_keep_waits_for_them(
+    walks: Walks,
+) -> None:
+    checkpoint = walks.home / stage.STAGING / "run-0.checkpoint"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"weights")
+    home = Worktree(walks.home)
+    with stage.alone():
+        walks.enter("run-1")
+        with stage.alone():
+            walks.enter("run-2")
+            with stage.alone(), pytest.raises(Busy, match="A walk trains"):
+                home.clear_temporary(BitMap([1]))
+    assert checkpoint.exists()
+    home.clear_temporary(BitMap([1]))
+    assert not checkpoint.exists()

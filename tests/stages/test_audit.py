@@ -1,0 +1,207 @@
+"""The stage: what it reads, what it leaves, and when it stops the road."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pyroaring import BitMap
+from safetensors.torch import load_file, save_file
+
+from lethe.config import workspace
+from lethe.core.errors import AuditContradiction, NotFinite, NotFound
+from lethe.core.files import read_json, write_json
+from lethe.ledger.ledger import Ledger
+from lethe.stages import audit
+from lethe.stages import train as train_stage
+from tests import trained_run
+
+PARAMS = trained_run.params()
+
+
+@pytest.fixture(scope="module")
+def run_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sound")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        trained_run.write_people(PARAMS)
+        train_stage.run(PARAMS, now=trained_run.NOW)
+    return root
+
+
+@pytest.fixture
+def trained(run_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "workspace"
+    shutil.copytree(run_once, root)
+    monkeypatch.chdir(root)
+    return root
+
+
+def _run() -> dict[str, Any]:
+    return audit.run(PARAMS, now=trained_run.NOW)
+
+
+def _written() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(workspace.report_path("audit").read_text())
+    return found
+
+
+def _edit(path: Path, **changes: Any) -> None:
+    write_json(path, read_json(path) | changes)
+
+
+def test_the_report_is_what_is_returned_and_says_what_was_looked_at(trained: Path) -> None:
+    report = _run()
+    assert _written() == report
+    assert report["passed"] is True
+    assert report["private"] is False
+    assert set(report) == {  # no list of people among them
+        *("attack", "checks", "failed", "false_alarm_rate", "passed", "private", "run_id"),
+    }
+    assert report["attack"]["private"] is False
+    assert report["run_id"] == read_json(workspace.MODEL / "model.json")["run_id"]
+    names = {check["name"].split(".")[0] for check in report["checks"]}
+    assert names == {
+        *("accounting", "people", "sampling", "clipping", "noise", "loop", "refusal"),
+        "membership",
+    }
+    for check in report["checks"]:
+        assert set(check) == {
+            *("name", "passed", "statistic", "threshold", "false_alarm_rate", "kind", "meaning"),
+        }
+
+
+def test_all_alarms_together_are_rarer_than_one_in_a_million(trained: Path) -> None:
+    report = _run()
+    together = sum(check["false_alarm_rate"] for check in report["checks"])
+    assert report["false_alarm_rate"] == pytest.approx(together)
+    assert together <= 1e-6
+
+
+def test_as_many_people_are_attacked_as_declared_half_of_them_members(trained: Path) -> None:
+    attacked = _run()["attack"]
+    assert attacked["people_in"] == attacked["people_out"] == PARAMS.audit.subjects // 2
+
+
+def test_the_curve_has_no_more_points_than_tell_nobody(trained: Path) -> None:
+    _run()
+    curve = pd.read_csv("reports/plots/audit_roc.csv")
+    assert list(curve.columns) == ["private", "fpr", "tpr"]
+    assert len(curve) <= 200
+    assert curve["tpr"].is_monotonic_increasing
+    assert curve.iloc[-1].tolist() == [False, 1.0, 1.0]
+
+
+def test_a_contradiction_is_written_before_the_road_stops(trained: Path) -> None:
+    _edit(workspace.report_path("train"), epsilon_rdp=0.01)
+    with pytest.raises(AuditContradiction, match=r"1 of \d+ .*: accounting.epsilon_rdp\. Do not"):
+        _run()
+    report = _written()
+    assert report["passed"] is False
+    assert report["failed"] == ["accounting.epsilon_rdp"]
+
+
+def test_a_model_of_another_plan_contradicts(trained: Path) -> None:
+    plan = read_json(workspace.PLAN)
+    write_json(workspace.PLAN, plan | {"steps": plan["steps"] + 1})
+    with pytest.raises(AuditContradiction):
+        _run()
+    assert "accounting.plan" in _written()["failed"]
+    assert "accounting.charged" in _written()["failed"]
+
+
+def test_a_report_of_another_noise_contradicts(trained: Path) -> None:
+    """Discrete noise is a claim of its own: a run with the other must not carry it."""
+    _edit(workspace.report_path("train"), noise="discrete")
+    with pytest.raises(AuditContradiction):
+        _run()
+    assert _written()["failed"] == ["accounting.statement"]
+
+
+def test_more_steps_than_were_paid_for_contradict(trained: Path) -> None:
+    _edit(workspace.report_path("train"), steps=PARAMS.training.mechanism.steps + 1)
+    with pytest.raises(AuditContradiction):
+        _run()
+    assert _written()["failed"] == ["accounting.steps"]
+
+
+def test_a_model_of_an_unknown_run_contradicts(trained: Path) -> None:
+    _edit(workspace.MODEL / "model.json", run_id="0" * 32)
+    with pytest.raises(AuditContradiction):
+        _run()
+    assert {"accounting.reserved", "accounting.settled", "accounting.charged"} <= set(
+        _written()["failed"]
+    )
+
+
+def test_a_manifest_with_somebody_else_in_it_contradicts(trained: Path) -> None:
+    manifest = BitMap.deserialize(workspace.MANIFEST.read_bytes())
+    outside = audit._held_out(sorted(workspace.SHARDS.glob("*.parquet")))
+    manifest.add(outside[0])
+    workspace.MANIFEST.write_bytes(manifest.serialize())
+    with pytest.raises(AuditContradiction):
+        _run()
+    assert {"accounting.covered", "accounting.subjects", "people.held_out"} <= set(
+        _written()["failed"]
+    )
+
+
+def test_somebody_with_two_places_in_the_shards_is_one_person(trained: Path) -> None:
+    path = workspace.SHARDS / workspace.shard_name(0)
+    frame = pd.read_parquet(path)
+    someone = frame[(frame["rank"] == 0) & ~frame["held_out"]].iloc[:1]
+    pd.concat([someone, frame], ignore_index=True).to_parquet(path)
+    report = _run()  # one more record of one person, still within K
+    assert report["passed"] is True
+
+
+def test_a_model_that_remembers_its_people_contradicts(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter([0.1, 5.0])
+    losses = audit.membership.person_losses
+    monkeypatch.setattr(
+        audit.membership, "person_losses", lambda *words: losses(*words) * 0 + next(calls)
+    )
+    _edit(workspace.report_path("train"), epsilon_rdp=0.5)
+    with pytest.raises(AuditContradiction):
+        _run()
+    assert "membership" in _written()["failed"]
+
+
+def test_without_people_held_out_nothing_is_attacked_and_that_is_said(trained: Path) -> None:
+    for path in workspace.SHARDS.glob("*.parquet"):
+        frame = pd.read_parquet(path)
+        frame[~frame["held_out"]].to_parquet(path)
+    report = _run()
+    assert report["passed"] is True
+    assert report["attack"]["attempted"] is False
+    assert pd.read_csv("reports/plots/audit_roc.csv").empty
+
+
+@pytest.mark.parametrize(
+    "path", ["data/plan.json", "data/manifest.roaring", "model/model.json", "reports/train.json"]
+)
+def test_without_a_trained_model_there_is_nothing_to_audit(trained: Path, path: str) -> None:
+    Path(path).unlink()
+    with pytest.raises(NotFound, match=path):
+        _run()
+    assert not workspace.report_path("audit").exists()
+
+
+def test_weights_that_are_not_numbers_stop_the_road(trained: Path) -> None:
+    path = workspace.MODEL / "weights.safetensors"
+    weights = load_file(path)
+    save_file({name: tensor * float("nan") for name, tensor in weights.items()}, path)
+    with pytest.raises(NotFinite):
+        _run()
+
+
+def test_the_ledger_is_only_read(trained: Path) -> None:
+    with Ledger.open(PARAMS.stores.ledger) as ledger:
+        before = ledger.head()
+    _run()
+    with Ledger.open(PARAMS.stores.ledger) as ledger:
+        assert ledger.head() == before

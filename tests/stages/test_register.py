@@ -1,0 +1,489 @@
+"""The registry's door: it opens when everything holds, and says each thing that does not."""
+
+import datetime as dt
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pyroaring import BitMap
+
+from lethe.config import workspace
+from lethe.config.keys import create_key_file, load_key
+from lethe.config.params import Params, Registration, load_params
+from lethe.core.errors import LedgerInvalid, NotFound, RegistrationRefused
+from lethe.core.files import read_json, write_json, write_whole
+from lethe.ledger.ledger import Ledger
+from lethe.people.consents import Decisions
+from lethe.people.references import Reference
+from lethe.privacy.plan import ADJACENCY, SAMPLING, UNIT, Plan
+from lethe.registration.gate import Evidence, closed_gate, objections
+from lethe.rights.intake import receive
+from lethe.stages import register
+from lethe.stores.registry.registry import Registry
+from lethe.stores.vault.vault import Vault
+from tests.stores.registry.test_registry import PROJECT, here, prepared
+
+__all__ = ["here", "prepared"]
+
+NOW = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
+# ana, ben and cem train; dia is held out. All four agreed when the shards were made.
+PEOPLE = ["ana@example.org", "ben-4711", "cem-4712", "dia-4713"]
+PLAN = Plan(
+    sample_rate=0.1,
+    steps=20,
+    records_per_person=4,
+    clip_norm=1.0,
+    noise_multiplier=3.0,
+    expected_batch_size=100.0,
+    delta=1e-5,
+)
+
+
+@dataclass
+class FakeRun:
+    state: str = "settled"
+    plan_digest: str = PLAN.digest
+    manifest_md5: str = ""
+
+
+@dataclass
+class FakeClass:
+    epsilon_rdp: float
+
+
+class FakeLedger:
+    """What the door asks of the ledger."""
+
+    def __init__(self) -> None:
+        self.record = FakeRun()
+        self.spent = 1.04
+
+    def __enter__(self) -> "FakeLedger":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def run(self, run_id: str) -> FakeRun:
+        if run_id != "run-1":
+            raise NotFound("No such run.")
+        return self.record
+
+    def classes(self, tokens: BitMap, *, delta: float) -> list[FakeClass]:
+        return [FakeClass(self.spent)]
+
+    def head(self) -> tuple[int, str]:
+        return 2, "abcdef"
+
+    def check_contains_all(self, records: Iterable[tuple[str, int, str]]) -> None:
+        assert all((rows, head) == (2, "abcdef") for _, rows, head in records)
+
+
+@dataclass
+class Door:
+    """A workspace as audit leaves it, and what a test may turn in it."""
+
+    root: Path
+    params: Params
+    ledger: FakeLedger
+    willing: set[str]
+
+    def run(self) -> dict[str, Any]:
+        return register.run(self.params, now=NOW)
+
+    def versions(self) -> list[int]:
+        return [v.version for v in Registry.open(self.params.stores.registry).versions()]
+
+    def edit(self, stage: str, **facts: Any) -> None:
+        path = workspace.report_path(stage)
+        write_json(path, read_json(path) | facts)
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
+
+
+def _store(root: Path, content: bytes, suffix: str = "") -> str:
+    """Puts an object where DVC's cache has it."""
+    md5 = _md5(content) + suffix
+    path = root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return md5
+
+
+def write_lock(root: Path, data_md5: str) -> None:
+    """`dvc.lock` and the cache as `dvc repro` leaves them, without waiting for it."""
+    model = [
+        {"md5": _store(root, path.read_bytes()), "relpath": path.name}
+        for path in sorted((root / workspace.MODEL).iterdir())
+    ]
+    manifest = _store(root, (root / workspace.MANIFEST).read_bytes())
+    subjects = _store(root, (root / workspace.SUBJECTS).read_bytes())
+    shards = {"path": "data/shards", "md5": data_md5}
+    lock = {
+        "schema": "2.0",
+        "stages": {
+            "pseudonymize": {"outs": [shards, {"path": "data/subjects.roaring", "md5": subjects}]},
+            "validate": {"deps": [shards]},
+            "train": {
+                "deps": [shards],
+                "outs": [
+                    {"path": "data/manifest.roaring", "md5": manifest},
+                    {"path": "model", "md5": _store(root, json.dumps(model).encode(), ".dir")},
+                ],
+            },
+        },
+    }
+    (root / "dvc.lock").write_text(json.dumps(lock))
+
+
+def decided(willing: set[str]) -> Decisions:
+    """Everybody's yes, given long ago."""
+    people = pd.Index(sorted(willing), dtype="str")
+    asked = pd.Series(pd.Timestamp("2026-01-01", tz="UTC"), index=people)
+    return Decisions(pd.Series("yes", index=people), people, asked)
+
+
+@pytest.fixture
+def door(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
+    monkeypatch.delenv("LETHE_KEY", raising=False)
+    params = load_params(PROJECT / "params.yaml")
+    create_key_file(Path(params.stores.key_file))
+    (here / ".dvc").mkdir()
+    (here / ".lethe").mkdir()
+    with Vault.open(params.stores.vault, load_key(params.stores)) as vault:
+        tokens = [int(token) for token in vault.tokens(PEOPLE)]
+    manifest = BitMap(tokens[:3]).serialize()
+    write_whole(workspace.MANIFEST, manifest)
+    write_whole(workspace.SUBJECTS, BitMap(tokens).serialize())
+    write_json(workspace.PLAN, PLAN.to_data())
+    write_json(workspace.report_path("validate"), {"passed": True})
+    write_json(
+        workspace.report_path("audit"),
+        {
+            "passed": True,
+            "run_id": "run-1",
+            "checks": [{"name": n} for n in ("noise.scale", "clipping.sum", "noise.shape")],
+            "attack": {"auc": 0.503, "people_in": 3, "tpr_at_fpr": {"0.01": 0.02}},
+        },
+    )
+    train = {
+        "run_id": "run-1",
+        "plan": PLAN.to_data(),
+        "subjects": 3,
+        "records": 5,
+        "epsilon": 0.9,
+        "epsilon_rdp": 1.04,
+        "delta": 1e-5,
+        "unit": UNIT,
+        "adjacency": ADJACENCY,
+        "sampling": SAMPLING,
+        "metrics": {"auc": {"value": 0.65, "private": False}},
+        "device": "cpu",
+        "engine": "bookkeeping",
+        "manifest_md5": _md5(manifest),
+    }
+    write_json(workspace.report_path("train"), train)
+    write_lock(here, "d" * 32 + ".dir")
+    for scratch in (workspace.MINIMIZED, workspace.CONSENTED):
+        (here / scratch).mkdir()
+        (here / scratch / "shard-0000.parquet").write_text(PEOPLE[0])
+    ledger = FakeLedger()
+    ledger.record.manifest_md5 = _md5(manifest)
+    made = Door(here, params, ledger, set(PEOPLE))
+    monkeypatch.setattr(register, "decisions_now", lambda params, now: decided(made.willing))
+    monkeypatch.setattr(Ledger, "open", lambda url: made.ledger)
+    yield made
+
+
+def test_a_sound_model_is_registered_as_candidate_and_champion(door: Door) -> None:
+    report = door.run()
+    assert report == {
+        "model": "readmission",
+        "version": 1,
+        "aliases": ["candidate", "champion"],
+        "status": "ready",
+        "reasons": [],
+        "run_id": "run-1",
+    }
+    assert read_json(workspace.report_path("register")) == report
+
+
+def test_the_ledgers_own_record_opens_the_door(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.chdir(door.root)
+    monkeypatch.setattr(register, "decisions_now", lambda params, now: decided(door.willing))
+    people = BitMap.deserialize(workspace.MANIFEST.read_bytes())
+    with Ledger.open(door.params.stores.ledger) as ledger:
+        reservation = ledger.reserve(
+            PLAN, people, budget=door.params.budget, request="asked", now=NOW
+        )
+        described = workspace.MODEL / "model.json"
+        run_id = reservation.run_id
+        write_json(described, read_json(described) | {"run_id": run_id})
+        write_lock(door.root, "d" * 32 + ".dir")
+        for stage in ("train", "audit"):
+            door.edit(stage, run_id=run_id)
+        with pytest.raises(RegistrationRefused, match="is reserved, not settled"):
+            door.run()
+        ledger.settle(run_id)
+        assert door.run()["run_id"] == run_id
+        tags = Registry.open(door.params.stores.registry).find("readmission", "1").tags
+        ledger.check_contains(run_id, int(tags["ledger_rows"]), tags["ledger_head"])
+
+
+def test_a_rolled_back_ledger_is_refused_by_every_walk(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door.run()  # records a ledger of two entries that ends in abcdef
+    assert door.run()["version"] == 1
+    monkeypatch.undo()
+    monkeypatch.chdir(door.root)
+    monkeypatch.setattr(register, "decisions_now", lambda params, now: decided(door.willing))
+    with pytest.raises(LedgerInvalid, match="has 0 entries and no longer contains run run-1"):
+        door.run()
+
+
+def test_the_version_names_people_data_code_parameters_and_price(door: Door) -> None:
+    door.run()
+    tags = dict(Registry.open(door.params.stores.registry).find("readmission", "1").tags)
+    lock = (door.root / "dvc.lock").read_bytes()
+    expected = {
+        "purpose": "readmission_model",
+        "subjects": "3",
+        "records": "5",
+        "epsilon": "0.9",
+        "epsilon_rdp": "1.04",
+        "delta": "1e-05",
+        "unit": "person",
+        "adjacency": "add or remove one person",
+        "sampling": "Poisson over persons",
+        "K": "4",
+        "q": "0.1",
+        "sigma": "3.0",
+        "noise": "gaussian",
+        "steps": "20",
+        "data_md5": "d" * 32 + ".dir",
+        "subjects_md5": _md5(workspace.SUBJECTS.read_bytes()),
+        "manifest_md5": _md5(workspace.MANIFEST.read_bytes()),
+        "git_commit": "none",
+        "git_dirty": "true",
+        "dvc_lock_md5": _md5(lock),
+        "validation": "passed",
+        "audit": "passed: 3 checks (clipping 1, noise 2)",
+        "run_id": "run-1",
+        "ledger_rows": "2",
+        "ledger_head": "abcdef",
+        "not_private": "attack_auc, attack_tpr_at_fpr_0.01, auc, records, subjects",
+    }
+    assert {name: tags.get(name) for name in expected} == expected
+    assert "RDP" in tags["accountant"]
+    assert "PLD" in tags["accountant"]
+    attached = [p for p in (door.root / "mlruns").rglob("*") if p.name == "dvc.lock"]
+    assert [p.read_bytes() for p in attached] == [lock]
+
+
+def test_registered_twice_is_registered_once_and_reports_the_same(door: Door) -> None:
+    door.run()
+    first = workspace.report_path("register").read_bytes()
+    door.run()
+    assert workspace.report_path("register").read_bytes() == first
+    assert door.versions() == [1]
+
+
+def test_a_later_run_does_not_take_back_what_a_person_promoted(door: Door) -> None:
+    door.run()
+    registry = Registry.open(door.params.stores.registry)
+    registry._client.delete_registered_model_alias("readmission", "champion")
+    assert door.run()["aliases"] == ["candidate"]
+
+
+def test_aliases_that_a_crash_prevented_are_set_by_the_next_run(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class PowerCut(Exception):
+        pass
+
+    def cut(*_: object) -> None:
+        raise PowerCut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "alias", cut)
+        with pytest.raises(PowerCut):
+            door.run()
+    assert door.run()["aliases"] == ["candidate", "champion"]
+    assert door.versions() == [1]
+
+
+def test_nothing_with_subject_keys_is_left_however_it_ends(door: Door) -> None:
+    door.edit("audit", passed=False)
+    with pytest.raises(RegistrationRefused):
+        door.run()
+    assert not (door.root / workspace.MINIMIZED).exists()
+    assert not (door.root / workspace.CONSENTED).exists()
+
+
+def _withdraws(door: Door) -> None:
+    door.willing.discard(PEOPLE[0])
+
+
+def _suppressed(door: Door) -> None:
+    with Vault.open(door.params.stores.vault, load_key(door.params.stores)) as vault:
+        vault.suppress([PEOPLE[1]], now=NOW)
+
+
+def _asked(door: Door) -> None:
+    """The training was under way when the request came in."""
+    receive(door.params, [Reference(None, PEOPLE[0])], kind="erase", now=NOW)
+
+
+def _suppressed_for_the_purpose(door: Door) -> None:
+    with Vault.open(door.params.stores.vault, load_key(door.params.stores)) as vault:
+        vault.suppress([PEOPLE[1]], now=NOW, purpose=door.params.purpose)
+
+
+def _forgotten(door: Door) -> None:
+    with Vault.open(door.params.stores.vault, load_key(door.params.stores)) as vault:
+        vault.forget([PEOPLE[2]])
+
+
+def _other_lock_data(door: Door) -> None:
+    lock = json.loads((door.root / "dvc.lock").read_text())
+    lock["stages"]["pseudonymize"]["outs"][0]["md5"] = "e" * 32 + ".dir"
+    (door.root / "dvc.lock").write_text(json.dumps(lock))
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        (lambda d: d.edit("validate", passed=False), "validation did not pass"),
+        (lambda d: d.edit("audit", passed=False), "the audit did not pass"),
+        (lambda d: d.edit("audit", run_id="run-0"), "the audit is of another training"),
+        (lambda d: setattr(d.ledger.record, "state", "reserved"), "is reserved, not settled"),
+        (lambda d: setattr(d.ledger.record, "state", "void"), "is void, not settled"),
+        (lambda d: setattr(d.ledger.record, "plan_digest", "x"), "charged for another plan"),
+        (lambda d: setattr(d.ledger.record, "manifest_md5", "x"), "charged for other people"),
+        (lambda d: setattr(d.ledger, "spent", 4.2), "spent epsilon 4.2 of 4"),
+        (lambda d: setattr(d.ledger, "spent", float("nan")), "spent epsilon nan of 4"),
+        (lambda d: d.edit("train", manifest_md5="0" * 32), "not the one that was trained on"),
+        (lambda d: d.edit("train", subjects=2), "not the one that was trained on"),
+        (lambda d: d.edit("train", plan=replace(PLAN, steps=19).to_data()), "another plan"),
+        (_withdraws, "1 people in it have withdrawn"),
+        (_suppressed, "1 people in it have withdrawn"),
+        (_asked, "1 people in it have withdrawn"),
+        (_suppressed_for_the_purpose, "1 people in it have withdrawn"),
+        (_forgotten, "1 people in it have withdrawn"),
+        (_other_lock_data, "the data changed after the training"),
+        (lambda d: (d.root / "dvc.lock").unlink(), "dvc.lock does not name all"),
+        (
+            lambda d: (d.root / "model" / "weights.safetensors").write_bytes(b"swapped"),
+            "not those that dvc.lock names",
+        ),
+    ],
+)
+def test_the_door_stays_shut_and_says_why(door: Door, turn: Any, reason: str) -> None:
+    turn(door)
+    with pytest.raises(RegistrationRefused, match=reason) as caught:
+        door.run()
+    assert door.versions() == []
+    assert not any(person in str(caught.value) for person in PEOPLE)
+
+
+def test_every_reason_is_said_at_once(door: Door) -> None:
+    door.edit("validate", passed=False)
+    door.edit("audit", passed=False)
+    door.willing.clear()
+    with pytest.raises(RegistrationRefused, match=r"validation.*audit.*3 people"):
+        door.run()
+
+
+def test_a_report_that_says_nothing_is_no_evidence() -> None:
+    evidence = Evidence(
+        validation={},
+        audit={},
+        training={"run_id": "run-1", "plan": PLAN.to_data(), "manifest_md5": "m", "subjects": 1},
+        plan=PLAN,
+        described_run="run-1",
+        run_state="settled",
+        run_plan_digest=PLAN.digest,
+        run_manifest_md5="m",
+        largest_spend=1.0,
+        budget=4.0,
+        manifest_md5="m",
+        subjects=1,
+        withdrawn=0,
+        recorded={"data": "d", "manifest": "m"},
+        used={"train": "d", "validate": "d"},
+        model_is_recorded=True,
+    )
+    assert len(objections(evidence)) == 3
+    passed = {"passed": True, "run_id": "run-1"}
+    assert objections(replace(evidence, validation=passed, audit=passed)) == []
+
+
+def test_held_out_people_may_withdraw_without_closing_the_door(door: Door) -> None:
+    door.willing.discard(PEOPLE[3])
+    assert door.run()["version"] == 1
+
+
+def test_a_withdrawal_after_registration_is_refused_and_marked_on_the_version(door: Door) -> None:
+    door.run()
+    door.willing.discard(PEOPLE[0])
+    with pytest.raises(RegistrationRefused, match=r"readmission/1 is registered, but 1 people"):
+        door.run()
+    registry = Registry.open(door.params.stores.registry)
+    assert registry.find("readmission", "1").tags["withdrawn"] == "1"
+    door.willing.add(PEOPLE[0])
+    door.run()
+    assert registry.find("readmission", "1").tags["withdrawn"] == "0"
+
+
+def test_an_earlier_stage_that_did_not_run_is_named(door: Door) -> None:
+    workspace.report_path("audit").unlink()
+    with pytest.raises(NotFound, match=r"reports/audit\.json"):
+        door.run()
+
+
+@pytest.mark.parametrize(
+    ("promote", "auc", "reasons"),
+    [
+        ("automatic", 0.55, []),
+        ("automatic", 0.549, ["auc 0.5490 is below min_auc 0.55"]),
+        ("automatic", float("nan"), ["auc nan is below min_auc 0.55"]),
+        ("automatic", None, ["no auc was measured"]),
+        ("manual", 0.9, ["registration.promote is manual"]),
+    ],
+)
+def test_the_gate_promotes_only_what_is_declared(
+    promote: Any, auc: float | None, reasons: list[str]
+) -> None:
+    metrics = {} if auc is None else {"auc": {"value": auc, "private": False}}
+    declared = Registration(name="m", promote=promote, min_auc=0.55)
+    assert closed_gate(metrics, declared) == reasons
+
+
+def test_a_model_below_the_gate_is_candidate_alone_and_says_why(door: Door) -> None:
+    door.edit("train", metrics={"auc": {"value": 0.5, "private": False}})
+    report = door.run()
+    assert report["aliases"] == ["candidate"]
+    assert report["reasons"] == ["auc 0.5000 is below min_auc 0.55"]
+
+
+def test_no_key_or_mail_is_in_the_registry_or_its_files(door: Door) -> None:
+    door.run()
+    with sqlite3.connect(door.root / "mlflow.db") as store:
+        assert store.execute("SELECT count(*) FROM model_versions").fetchone() == (1,)
+    looked = [door.root / "mlflow.db", *(door.root / "mlruns").rglob("*")]
+    files = [path for path in looked if path.is_file()]
+    assert len(files) > 10
+    for path in files:
+        content = path.read_bytes()
+        assert not [p for p in PEOPLE if p.encode() in content], path
+    assert workspace.report_path("register").read_bytes().find(b"ben") == -1

@@ -1,0 +1,302 @@
+"""The train stage: reserve, train, settle, publish; and what a killed run leaves behind."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyroaring import BitMap
+from safetensors.torch import load_file
+
+from lethe.config import workspace
+from lethe.config.params import Params, load_params
+from lethe.core.errors import BudgetExceeded, Busy, NotFinite, NotFound, TooFewSubjects
+from lethe.core.files import read_json, write_json
+from lethe.data.encoding import Encoder
+from lethe.ledger.ledger import Ledger
+from lethe.privacy.plan import Plan
+from lethe.stages import train as stage
+from lethe.training.models import Architecture, build_model
+from tests.conftest import PROJECT
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+@dataclass
+class Run:
+    run_id: str
+    admitted: BitMap
+    state: str = "reserved"
+    left_out: int = 0
+    resumed: bool = False
+
+
+@dataclass
+class FakeLedger:
+    """Reserves by request, and remembers in what order it was asked."""
+
+    runs: dict[str, Run] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+    refuse: bool = False
+    over_budget: BitMap = field(default_factory=BitMap)
+
+    def reserve(self, plan: Plan, eligible: BitMap, *, request: str, **_: Any) -> Run:
+        if self.refuse:
+            raise BudgetExceeded("No.")
+        self.log.append("reserve")
+        if request in self.runs:
+            self.runs[request].resumed = True
+            return self.runs[request]
+        admitted = eligible - self.over_budget
+        made = Run(f"run-{len(self.runs)}", admitted, left_out=len(eligible) - len(admitted))
+        self.runs[request] = made
+        return made
+
+    def settle(self, run_id: str) -> None:
+        self.log.append("settle")
+        self.run(run_id).state = "settled"
+
+    def run(self, run_id: str) -> Run:
+        return next(run for run in self.runs.values() if run.run_id == run_id)
+
+
+@pytest.fixture
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """A workspace with two shards of sixty invented people, every fifth held out."""
+    monkeypatch.chdir(tmp_path)
+    raw = (PROJECT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(raw.replace("minimum: 500", "minimum: 20"))
+    made = load_params()
+    random = np.random.default_rng(5)
+    rows = []
+    for token in range(60):
+        for rank in range(1 + token % 3):
+            row: dict[str, Any] = {"token": token, "held_out": token % 5 == 0, "rank": rank}
+            for name, (_, column) in made.taken_columns().items():
+                if column.categories is not None:
+                    row[name] = random.choice(column.categories)
+                elif column.limits is not None:
+                    row[name] = float(column.limits[0])
+            rows.append(row)
+    frame = pd.DataFrame(rows).astype({"token": "uint32", "rank": "int32"})
+    workspace.SHARDS.mkdir(parents=True)
+    for shard in (0, 1):
+        own = frame[frame["token"] % 2 == shard]
+        own.to_parquet(workspace.SHARDS / workspace.shard_name(shard))
+    plan = Plan(
+        sample_rate=0.5,
+        steps=4,
+        records_per_person=2,
+        clip_norm=1.0,
+        noise_multiplier=3.0,
+        expected_batch_size=25.0,
+        delta=1e-5,
+    )
+    write_json(workspace.PLAN, plan.to_data())
+    write_json(workspace.ENCODING, Encoder.from_params(made).to_data())
+    return made
+
+
+def released() -> list[Path]:
+    """What stands where others may read it."""
+    places = (workspace.MODEL, workspace.MANIFEST, workspace.report_path("train"))
+    return [path for path in places if path.exists()]
+
+
+def go(params: Params, ledger: FakeLedger) -> dict[str, Any]:
+    return stage.train_reserved(params, ledger, now=NOW)
+
+
+def test_report_says_what_was_trained_and_at_what_price(params: Params) -> None:
+    report = go(params, FakeLedger())
+    assert report["subjects"] == 48
+    # Of the people 0..59 without every fifth: ranks 0 and 1 alone, as the plan says.
+    assert report["records"] == sum(min(2, 1 + t % 3) for t in range(60) if t % 5)
+    assert (report["unit"], report["adjacency"]) == ("person", "add or remove one person")
+    assert report["sampling"] == "Poisson over persons"
+    assert 0 < report["epsilon"] < report["epsilon_rdp"]
+    assert report["metrics"]["held_out_subjects"] == {"value": 12.0, "private": False}
+    assert all(metric["private"] is False for metric in report["metrics"].values())
+    assert 0 <= report["metrics"]["auc"]["value"] <= 1
+    assert read_json(workspace.report_path("train")) == report
+
+
+def test_the_manifest_is_everybody_who_trained_and_nobody_else(params: Params) -> None:
+    go(params, FakeLedger(over_budget=BitMap([1, 2])))
+    manifest = BitMap.deserialize(workspace.MANIFEST.read_bytes())
+    assert manifest == BitMap(t for t in range(60) if t % 5 and t not in (1, 2))
+
+
+def test_a_model_can_be_built_again_from_its_folder_alone(params: Params) -> None:
+    go(params, FakeLedger())
+    description = read_json(workspace.MODEL / "model.json")
+    model = build_model(Architecture.from_data(description["architecture"]))
+    model.load_state_dict(load_file(workspace.MODEL / "weights.safetensors"))
+    assert Encoder.from_data(description["encoder"]) == Encoder.from_params(params)
+    assert Plan.from_data(description["plan"]).steps == 4
+
+
+def test_curves_have_few_points_and_show_no_single_record(params: Params) -> None:
+    go(params, FakeLedger())
+    roc = pd.read_csv(workspace.PLOTS / "roc.csv")
+    assert list(roc) == ["private", "fpr", "tpr"]
+    assert len(roc) <= 200
+    assert list(pd.read_csv(workspace.PLOTS / "calibration.csv")) == [
+        *("private", "predicted", "observed")
+    ]
+    assert not roc["private"].any()
+
+
+def test_nothing_is_drawn_and_nothing_written_when_the_ledger_refuses(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "train", never)
+    with pytest.raises(BudgetExceeded):
+        go(params, FakeLedger(refuse=True))
+    assert released() == []
+    assert not stage.STAGING.exists()
+
+
+def test_settled_before_published(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = FakeLedger()
+
+    def killed(*_: Any) -> None:
+        assert ledger.log == ["reserve", "settle"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "_publish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        go(params, ledger)
+    assert released() == []
+
+
+def test_killed_before_publishing_that_one_model_is_published(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = FakeLedger()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stage, "_publish", interrupt)
+        go(params, ledger)
+    staged = (stage.STAGING / "run-0" / "model" / "weights.safetensors").read_bytes()
+    monkeypatch.setattr(stage, "train", never)
+    assert go(params, ledger)["run_id"] == "run-0"
+    assert (workspace.MODEL / "weights.safetensors").read_bytes() == staged
+    assert len(ledger.runs) == 1
+
+
+def test_killed_while_training_it_goes_on_under_the_same_charge(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = FakeLedger()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stage, "train", interrupt)
+        go(params, ledger)
+    assert released() == []
+    assert go(params, ledger)["run_id"] == "run-0"
+    assert len(ledger.runs) == 1
+
+
+def test_training_again_after_a_release_is_a_second_charge(params: Params) -> None:
+    ledger = FakeLedger()
+    assert go(params, ledger)["run_id"] == "run-0"
+    assert go(params, ledger)["run_id"] == "run-1"
+    assert [run.state for run in ledger.runs.values()] == ["settled", "settled"]
+
+
+def test_a_training_that_diverges_is_spent_for_good_and_publishes_nothing(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = FakeLedger()
+    with monkeypatch.context() as patch, pytest.raises(NotFinite):
+        patch.setattr(stage, "train", diverge)
+        go(params, ledger)
+    assert released() == []
+    assert ledger.run("run-0").state == "settled"  # no one can void it
+    assert go(params, ledger)["run_id"] == "run-1"  # another try is another charge
+
+
+def test_a_number_that_is_not_finite_before_any_draw_spends_nothing_for_good(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = FakeLedger()
+    with monkeypatch.context() as patch, pytest.raises(NotFinite):
+        patch.setattr(stage, "person_data", diverge)
+        go(params, ledger)
+    assert ledger.run("run-0").state == "reserved"
+    assert go(params, ledger)["run_id"] == "run-0"
+
+
+def diverge(*_: Any, **__: Any) -> None:
+    raise NotFinite("A gradient is NaN.")
+
+
+def _another_optimizer(path: Path) -> None:
+    text = path.read_text()
+    assert "averaging: " in text
+    path.write_text(text.replace("name: sgd", "name: adam"))
+
+
+def _another_record(path: Path) -> None:
+    shard = workspace.SHARDS / workspace.shard_name(0)
+    pd.read_parquet(shard).iloc[:-1].to_parquet(shard)
+
+
+def _another_workspace(path: Path) -> None:
+    stage.WORKSPACE_ID.unlink()
+
+
+@pytest.mark.parametrize("change", [_another_optimizer, _another_record, _another_workspace])
+def test_another_training_is_another_request(
+    params: Params, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
+) -> None:
+    ledger = FakeLedger()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stage, "_publish", interrupt)
+        go(params, ledger)
+    change(Path("params.yaml"))
+    go(load_params(), ledger)
+    assert len(ledger.runs) == 2
+
+
+def test_fewer_people_than_the_minimum_are_not_trained_on(params: Params) -> None:
+    Path("params.yaml").write_text(
+        Path("params.yaml").read_text().replace("minimum: 20", "minimum: 49")
+    )
+    ledger = FakeLedger()
+    with pytest.raises(TooFewSubjects, match="48 people"):
+        go(load_params(), ledger)
+    assert ledger.log == []
+
+
+def test_without_a_plan_the_next_step_is_named(params: Params) -> None:
+    workspace.PLAN.unlink()
+    with pytest.raises(NotFound, match="budget"):
+        go(params, FakeLedger())
+
+
+def test_two_trainings_of_one_workspace_do_not_run_at_once(params: Params) -> None:
+    with stage.alone(), pytest.raises(Busy), stage.alone():
+        pass
+
+
+def interrupt(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def never(*_: Any, **__: Any) -> None:
+    raise AssertionError("it was trained")
+
+
+def test_the_stage_charges_the_real_ledger_before_it_publishes(params: Params) -> None:
+    report = stage.run(params, now=NOW)
+    with Ledger.open(params.stores.ledger) as ledger:
+        record = ledger.run(report["run_id"])
+        assert record.state == "settled"
+        assert record.plan_digest == Plan.from_data(report["plan"]).digest
+        assert record.eligible == BitMap.deserialize(workspace.MANIFEST.read_bytes())
+        spent = max(found.epsilon_rdp for found in ledger.classes())
+    assert report["epsilon_rdp"] == pytest.approx(spent)

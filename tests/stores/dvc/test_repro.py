@@ -1,0 +1,391 @@
+"""The road under DVC, walked with stand-in stages, and what its history can tell."""
+
+import ast
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyroaring import BitMap
+from ruamel.yaml import YAML
+
+from lethe.config import workspace
+from lethe.core.errors import Busy, LetheError, NotFound
+from lethe.stages import STAGES
+from lethe.stores.dvc.graph import META
+from lethe.stores.dvc.repro import WORKSPACE, DatasetVersion, History, StageEvent
+from tests.conftest import PROJECT
+
+SECRET = "ana-4711"  # stands for a subject key; the stand-in stages write it where keys may be
+
+# Does what the eight stages do to files, in milliseconds; `ran.log` says which ran, and the
+# file `source` stands for the people's answers.
+STAND_IN = f"""
+import json, pathlib, shutil, sys, time
+stage = sys.argv[1]
+with open("ran.log", "a") as log: log.write(stage + "\\n")
+told = pathlib.Path("told")
+if told.exists():
+    name, what, number = told.read_text().split()
+    if name == stage and what == "exit": sys.exit(int(number))
+    if name == stage and what == "sleep": time.sleep(float(number))
+source = pathlib.Path("source").read_text()
+def write(path, content):
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+def tokens(path):
+    from pyroaring import BitMap
+    write(path, BitMap([12]).serialize())
+def plots(*names):
+    for name in names: write(f"reports/plots/{{name}}.csv", "a,b\\n1,2\\n")
+if stage == "minimize":
+    for shard in range(2): write(f"data/minimized/shard-{{shard}}", "{SECRET} " + source)
+elif stage == "consent":
+    shutil.copytree("data/minimized", "data/consented", dirs_exist_ok=True)
+elif stage == "pseudonymize":
+    text = pathlib.Path("data/consented/shard-0").read_text()
+    write("data/shards/shard-0", text.replace("{SECRET}", "12"))
+    tokens("data/subjects.roaring")
+elif stage == "budget":
+    write("data/encoding.json", "{{}}")
+    write("data/plan.json", "{{}}")
+    plots("budget")
+elif stage == "train":
+    write("model/model.json", source)
+    tokens("data/manifest.roaring")
+    plots("roc", "calibration")
+elif stage == "audit":
+    plots("audit_roc")
+elif stage == "register":
+    for path in ("data/minimized", "data/consented"): shutil.rmtree(path, ignore_errors=True)
+write(f"reports/{{stage}}.json", json.dumps({{"n": len(source)}}))
+"""
+
+
+def _git(root: Path, *words: str) -> str:
+    name = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    done = subprocess.run(
+        ["git", *name, *words], cwd=root, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def road(tmp_path: Path) -> Path:
+    return _make_road(tmp_path / "road")
+
+
+def _make_road(root: Path) -> Path:
+    """The project's own dvc.yaml with stand-ins for the stages, in a git repository."""
+    (root / ".dvc").mkdir(parents=True)
+    for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "params.yaml"):
+        (root / name).write_text((PROJECT / name).read_text())
+    text = (PROJECT / "dvc.yaml").read_text()
+    (root / "dvc.yaml").write_text(text.replace("cmd: lethe ", "cmd: python stand_in.py "))
+    for code in re.findall(r"^      - (pipeline/\S+)", text, flags=re.MULTILINE):
+        path = root / code if code.endswith(".py") else root / code / "code.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("# code\n")
+    (root / "stand_in.py").write_text(STAND_IN)
+    (root / "source").write_text("yes")
+    _git(root, "init", "--quiet", "--initial-branch=main")
+    _git(root, "add", "--all")
+    _git(root, "commit", "--quiet", "--message", "The road")
+    return root
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A road that was walked once: a walk takes seconds, a copy of it none."""
+    root = _make_road(tmp_path_factory.mktemp("template") / "road")
+    events = list(History(root).repro())
+    assert [e.kind for e in events] == ["started", "finished"] * len(STAGES), events
+    assert [e.stage for e in events[::2]] == list(STAGES)
+    assert _ran(root) == list(STAGES)
+    (root / "ran.log").unlink()
+    return root
+
+
+@pytest.fixture
+def walked(template: Path, tmp_path: Path) -> Path:
+    shutil.copytree(template, tmp_path / "walked", symlinks=True)
+    return tmp_path / "walked"
+
+
+def _ran(root: Path) -> list[str]:
+    return (root / "ran.log").read_text().split()
+
+
+def _summary(events: Iterator[StageEvent]) -> dict[str, str]:
+    return {event.stage: event.kind for event in events}
+
+
+def test_second_run_looks_at_the_source_and_the_door_and_repeats_nothing_else(
+    walked: Path,
+) -> None:
+    assert not (walked / "data" / "minimized").exists()
+    before = (walked / "dvc.lock").read_bytes()
+    compiled = walked / "pipeline" / "lethe" / "training" / "__pycache__" / "code.pyc"
+    compiled.parent.mkdir()
+    compiled.write_bytes(b"what Python leaves beside the code")
+    assert _summary(History(walked).repro()) == {
+        "minimize": "finished",
+        "consent": "finished",
+        "pseudonymize": "skipped",
+        "validate": "skipped",
+        "budget": "skipped",
+        "train": "skipped",
+        "audit": "skipped",
+        "register": "finished",
+    }
+    assert _ran(walked) == ["minimize", "consent", "register"]
+    assert (walked / "dvc.lock").read_bytes() == before
+
+
+def test_a_changed_source_is_seen_though_no_file_changed(walked: Path) -> None:
+    (walked / "source").write_text("withdrawn")
+    list(History(walked).repro(["train"]))
+    assert _ran(walked) == list(STAGES[: STAGES.index("train") + 1])
+
+
+def test_a_raised_budget_trains_nobody_again(walked: Path) -> None:
+    text = (walked / "params.yaml").read_text()
+    (walked / "params.yaml").write_text(text.replace("epsilon: 4.0", "epsilon: 5.0"))
+    list(History(walked).repro(["train"]))
+    assert _ran(walked) == ["minimize", "consent", "budget"]
+
+
+def test_what_has_subject_keys_never_reaches_dvcs_cache(walked: Path) -> None:
+    dvc = [sys.executable, "-m", "dvc"]
+    list(History(walked).repro(["consent"]))  # register took what the first walk left
+    assert (walked / "data" / "consented").exists()
+    subprocess.run([*dvc, "commit", "--force"], cwd=walked, check=True, capture_output=True)
+    hashes = {
+        out["md5"]
+        for stage in ("minimize", "consent")
+        for out in History(walked).lock()["stages"][stage]["outs"]
+        if out["path"].startswith("data/")
+    }
+    keyed = f"{SECRET} yes".encode()
+    hashes |= {hashlib.md5(keyed).hexdigest()}
+    files = [path for path in (walked / ".dvc").rglob("*") if path.is_file()]
+    assert len(files) > 5
+    for path in files:
+        assert SECRET.encode() not in path.read_bytes(), path
+        assert f"{path.parent.name}{path.name}" not in hashes, path
+
+
+def test_stages_that_see_subject_keys_are_always_changed() -> None:
+    """`dvc commit` copies `cache: false` outputs of every stage that is not."""
+    stages = YAML(typ="safe").load((PROJECT / "dvc.yaml").read_text())["stages"]
+    for name, stage in stages.items():
+        for out in stage.get("outs", ()):
+            path = next(iter(out)) if isinstance(out, dict) else out
+            if path in (str(workspace.MINIMIZED), str(workspace.CONSENTED)):
+                assert out[path] == {"cache": False}, name
+                assert stage["always_changed"] is True, name
+                assert stage["meta"]["subject_keys"] is True, name
+
+
+def test_dvc_yaml_has_the_stages_and_meta_that_a_scheduler_needs() -> None:
+    stages = YAML(typ="safe").load((PROJECT / "dvc.yaml").read_text())["stages"]
+    assert tuple(stages) == STAGES
+    for name, stage in stages.items():
+        assert stage["cmd"] == f"lethe {name}"
+        assert set(stage["meta"]) == set(META)
+
+
+def test_a_folder_is_held_against_what_was_recorded_of_it(walked: Path) -> None:
+    history = History(walked)
+    md5 = history.out_md5(workspace.MODEL) or ""
+    assert history.holds(workspace.MODEL, md5)
+    assert history.used_md5("train", workspace.SHARDS) == history.out_md5(workspace.SHARDS)
+    assert history.used_md5("train", Path("nothing")) is None
+    (walked / "model" / "more").write_text("x")
+    assert not history.holds(workspace.MODEL, md5)
+    (walked / "model" / "more").unlink()
+    (walked / "model" / "model.json").write_text("swapped")
+    assert not history.holds(workspace.MODEL, md5)
+
+
+def test_code_that_dvc_yaml_names_exists() -> None:
+    text = (PROJECT / "dvc.yaml").read_text()
+    named = re.findall(r"^      - (pipeline/\S+)", text, flags=re.MULTILINE)
+    assert [path for path in named if not (PROJECT / path).exists()] == []
+
+
+def test_a_failed_stage_is_told_with_its_exit_code(road: Path) -> None:
+    (road / "told").write_text("validate exit 22")
+    events = list(History(road).repro())
+    assert (events[-1].kind, events[-1].stage, events[-1].exit_code) == ("failed", "validate", 22)
+    assert "budget" not in _ran(road)
+
+
+def test_a_missing_parameter_fails_its_stage_and_says_which(road: Path) -> None:
+    text = (road / "params.yaml").read_text()
+    (road / "params.yaml").write_text(re.sub(r"^audit:.*$", "", text, flags=re.MULTILINE))
+    last = list(History(road).repro())[-1]
+    assert (last.kind, last.stage) == ("failed", "audit")
+    assert "audit" in last.message
+
+
+def test_a_broken_dvc_yaml_is_an_error_of_one_line(road: Path) -> None:
+    (road / "dvc.yaml").write_text("stages: [")
+    with pytest.raises(LetheError, match="dvc repro ended with") as caught:
+        list(History(road).repro())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_second_walk_at_once_is_told_that_the_workspace_is_busy(road: Path) -> None:
+    (road / "told").write_text("minimize sleep 30")
+    first = History(road).repro()
+    assert next(first).kind == "started"
+    with pytest.raises(Busy, match="Another run holds this workspace"):
+        list(History(road).repro())
+    first.close()
+
+
+def test_leaving_a_walk_early_ends_the_stage_that_runs(road: Path) -> None:
+    (road / "told").write_text("minimize sleep 30")
+    walk = History(road).repro()
+    assert next(walk) == StageEvent("started", "minimize")
+    began = time.monotonic()
+    walk.close()
+    assert time.monotonic() - began < 10
+    (road / "told").unlink()
+    assert [e.kind for e in History(road).repro(["minimize"])] == ["started", "finished"]
+
+
+def test_targets_and_single_run_no_more_than_asked(walked: Path) -> None:
+    list(History(walked).repro(["validate"], single=True, force=True))
+    assert _ran(walked) == ["validate"]
+
+
+def test_lock_and_its_md5_are_what_md5sum_says(walked: Path) -> None:
+    history = History(walked)
+    expected = hashlib.md5((walked / "dvc.lock").read_bytes()).hexdigest()
+    assert history.lock_md5() == expected
+    assert set(history.lock()["stages"]) == set(STAGES)
+    plan = hashlib.md5((walked / "data" / "plan.json").read_bytes()).hexdigest()
+    assert history.out_md5(workspace.PLAN) == plan
+    assert history.out_md5(Path("data/nothing")) is None
+
+
+def test_manifest_is_read_from_the_cache_and_checked(walked: Path) -> None:
+    history = History(walked)
+    md5 = history.out_md5(workspace.MANIFEST)
+    assert md5 is not None
+    (walked / workspace.MANIFEST).unlink()
+    assert history.read_manifest(md5) == BitMap([12])
+    path = history.cached(md5)
+    path.chmod(0o644)
+    path.write_bytes(BitMap([13]).serialize())
+    with pytest.raises(NotFound, match="damaged"):
+        history.read_manifest(md5)
+    path.unlink()
+    with pytest.raises(NotFound, match="dvc pull"):
+        history.cached(md5)
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "", "x" * 32])
+def test_what_is_not_an_md5_is_not_looked_up_as_a_path(walked: Path, name: str) -> None:
+    with pytest.raises(NotFound):
+        History(walked).cached(name)
+
+
+def test_cache_elsewhere_is_found(walked: Path, tmp_path: Path) -> None:
+    (walked / ".dvc" / "cache").rename(tmp_path / "shared")
+    (walked / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {tmp_path / 'shared'}\n")
+    md5 = History(walked).out_md5(workspace.MANIFEST)
+    assert History(walked).read_manifest(md5 or "") == BitMap([12])
+
+
+def test_every_dataset_version_of_every_branch_is_known_with_its_first_commit(
+    walked: Path,
+) -> None:
+    history = History(walked)
+
+    def shards() -> str:
+        return history.out_md5(workspace.SHARDS) or ""
+
+    subjects = history.out_md5(workspace.SUBJECTS) or ""
+    first = shards()
+    assert history.dataset_versions() == [DatasetVersion(first, subjects, WORKSPACE)]
+    _git(walked, "add", "dvc.lock")
+    _git(walked, "commit", "--quiet", "--message", "First")
+    one = _git(walked, "rev-parse", "HEAD")
+    _git(walked, "switch", "--quiet", "--create", "side")
+    (walked / "source").write_text("other")
+    list(history.repro(["pseudonymize"]))
+    second = shards()
+    _git(walked, "commit", "--quiet", "--all", "--message", "Second")
+    two = _git(walked, "rev-parse", "HEAD")
+    _git(walked, "switch", "--quiet", "main")
+    (walked / "source").write_text("third")
+    list(history.repro(["pseudonymize"]))
+    assert history.dataset_versions() == [
+        DatasetVersion(first, subjects, one),
+        DatasetVersion(second, subjects, two),
+        DatasetVersion(shards(), subjects, WORKSPACE),
+    ]
+
+
+def test_git_state_names_the_commit_and_sees_changed_code_only(walked: Path) -> None:
+    history = History(walked)
+    state = history.git_state()
+    assert state.commit == _git(walked, "rev-parse", "HEAD")
+    assert not state.dirty
+    _git(walked, "add", "--force", "dvc.lock", "reports")
+    _git(walked, "commit", "--quiet", "--message", "What ran")
+    (walked / "dvc.lock").write_text("schema: '2.0'\n")
+    (walked / "reports" / "train.json").write_text("{}\n")
+    (walked / "untracked").write_text("x")
+    assert not history.git_state().dirty
+    (walked / "params.yaml").write_text("purpose: other\n")
+    assert history.git_state().dirty
+
+
+def test_without_commit_or_git_there_is_no_history_and_no_error(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    for _ in range(2):
+        state = history.git_state()
+        assert state.commit is None
+        assert state.dirty
+        assert history.lock() == {}
+        assert history.lock_md5() is None
+        assert history.dataset_versions() == []
+        _git(tmp_path, "init", "--quiet")
+
+
+def test_a_lock_with_merge_conflicts_is_named(tmp_path: Path) -> None:
+    (tmp_path / "dvc.lock").write_text("<<<<<<< HEAD\na: 1\n=======\na: 2\n>>>>>>> side\n")
+    with pytest.raises(LetheError, match=r"dvc\.lock"):
+        History(tmp_path).lock()
+
+
+def test_dvc_is_imported_by_the_history_alone() -> None:
+    for path in (PROJECT / "pipeline").rglob("*.py"):
+        imported = {
+            name.split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for name in (
+                [a.name for a in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+            )
+        }
+        looks = path.parent.name == "dvc" or path.name in (
+            "worktree.py",
+            "objects.py",
+            "promotion.py",
+        )
+        assert "dvc" not in imported or looks, path
+        serves = path.parent.name == "registry" or path.name == "serving.py"
+        assert "mlflow" not in imported or serves, path
