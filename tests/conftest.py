@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 from tests.past_pipeline import past, past_template  # noqa: F401
 from tests.released_home import released, released_template  # noqa: F401
+from tests.shared import made_once
 
 PROJECT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -108,13 +109,16 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture(scope="session")
-def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+def walked(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace whose road was walked once; tests may look, not change."""
-    made = make_workspace(tmp_path_factory.mktemp("walked") / "workspace")
-    made.lethe("key")
-    made.lethe("sample", "--patients", "1500")
-    made.lethe("run")
-    yield made
+
+    def make(folder: Path) -> None:
+        made = make_workspace(folder / "workspace")
+        made.lethe("key")
+        made.lethe("sample", "--patients", "1500")
+        made.lethe("run")
+
+    return Workspace(made_once(tmp_path_factory, "walked", make) / "workspace")
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from lethe.core.outcomes import Outcome
 from lethe.stores.dvc.repro import History
+from tests.shared import made_once
 
 PROJECT = Path(__file__).parents[1]
 
@@ -189,9 +190,11 @@ def versions(root: Path) -> None:
 @pytest.fixture(scope="session")
 def past_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A road of three versions on two branches, pushed: a walk takes seconds, a copy none."""
-    root = make_road(tmp_path_factory.mktemp("template") / "road")
-    versions(root)
-    return root
+
+    def make(folder: Path) -> None:
+        versions(make_road(folder / "road"))
+
+    return made_once(tmp_path_factory, "past", make) / "road"
 
 
 @pytest.fixture

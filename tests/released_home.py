@@ -9,6 +9,7 @@ import pytest
 from lethe.stores.dvc.git import parse_lock
 from lethe.stores.dvc.outputs import uncached_files
 from tests.past_pipeline import ADA, BO, CLEO, commit, dvc, git, make_road, people, walk
+from tests.shared import made_once
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,18 @@ def made(root: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="session")
 def released_template(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    root = make_road(tmp_path_factory.mktemp("released") / "home", registers=True)
+    folder = made_once(tmp_path_factory, "released", _release)
+    kept = {name: _files(folder / name) for name in ("second", "half")}
+    return Home(folder / "home", **kept)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def _release(folder: Path) -> None:
+    root = make_road(folder / "home", registers=True)
     (root / "version").write_text("1")
     (root / "README.md").write_text("The ward.\n")
     people(root, ADA, BO)
@@ -46,7 +58,11 @@ def released_template(tmp_path_factory: pytest.TempPathFactory) -> Home:
     for path, content in first.items():
         (root / path).write_bytes(content)
     dvc(root, "checkout", "--quiet")
-    return Home(root, second, half)
+    for name, files in {"second": second, "half": half}.items():
+        for path, content in files.items():
+            target = folder / name / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
 
 
 @pytest.fixture
