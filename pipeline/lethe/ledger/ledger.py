@@ -297,15 +297,11 @@ class Ledger:
         """How many entries there are, and the hash of the last, which covers all of them."""
         return self._book().head
 
-    def check_contains(self, run_id: str, rows: int, chain: str) -> None:
-        """Checks that a ledger still has what it had when a model was recorded.
-
-        See `check_contains_all`.
-        """
-        self.check_contains_all([(run_id, rows, chain)])
-
     def check_contains_all(self, records: Iterable[tuple[str, int, str]]) -> None:
-        """The same for many models: (run, entries, hash of the last) as each recorded them.
+        """Checks that the ledger still has what it had when models were recorded.
+
+        Args:
+            records: (run, entries, hash of the last) as each model recorded them.
 
         Raises:
             LedgerInvalid: it has fewer entries, others, or not this run: it was rolled back

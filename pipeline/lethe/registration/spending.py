@@ -127,13 +127,6 @@ def budget_report(
     }
 
 
-def subject_report(
-    ledger: Book, budget: Budget, token: int, *, plan: Plan | None = None
-) -> dict[str, Any]:
-    """The same for one person, who is a class of one."""
-    return budget_report(ledger, budget, people=BitMap([token]), plan=plan)
-
-
 def render_budget(report: Mapping[str, Any]) -> str:
     """The report as a table with a bar for each class: spent █, the next run ▒, left ·."""
     limit, classes = float(report["epsilon"]), list(report["classes"])

@@ -26,6 +26,7 @@ from lethe.core.files import write_json, write_whole
 from lethe.stores.dvc.git import LOCK, git, parse_lock
 from lethe.stores.dvc.graph import read_stages
 from lethe.stores.dvc.outputs import check_out, missing_objects, outputs, uncached_files
+from lethe.stores.dvc.settings import share_settings
 from lethe.stores.dvc.worktree import Worktree
 
 MARK = workspace.STATE / "walk.json"  # of an opened walk; its time is when it was last used
@@ -116,7 +117,7 @@ def open_walk(home: Path, run: str) -> Walk:
         made = False
         try:
             _add_worktree(walk)
-            _share(walk)
+            share_settings(home, walk.root, temporary=walk.root / workspace.STATE / "dvc")
             _begin(walk)
             commit = (git(walk.root, "rev-parse", "HEAD") or b"").decode().strip()
             write_json(walk.root / MARK, {"commit": commit, "run": run})
@@ -229,24 +230,6 @@ def _add_worktree(walk: Walk) -> None:
         raise LetheError(f"git makes no worktree in {walks_folder}. Try `git worktree prune`.")
     if not (walk.root / ".dvc").is_dir():
         raise ParamsInvalid(f"{walk.home}: .dvc/config is not committed. Commit it, and dvc.yaml.")
-
-
-def _share(walk: Walk) -> None:
-    """DVC's settings of HOME, relative ones included: one cache, the same remotes."""
-    from dvc.config import Config, merge
-
-    there = Config(str(walk.home / ".dvc"), validate=False)
-    settings: dict[str, dict[str, object]] = {}
-    for level in ("repo", "local"):
-        merge(settings, there.load_one(level))
-    configured = there.get("cache", {}).get("dir")
-    shared = Path(str(configured)) if configured else walk.home / ".dvc" / "cache"
-    settings["cache"]["dir"] = str(shared.resolve())
-    settings["core"]["site_cache_dir"] = str((walk.root / workspace.STATE / "dvc").resolve())
-    own = Config(str(walk.root / ".dvc"), validate=False)
-    with own.edit("local") as local:
-        merge(local, settings)
-    (walk.root / ".dvc" / "config.local").chmod(0o600)  # a remote's password may stand there
 
 
 def _begin(walk: Walk) -> None:

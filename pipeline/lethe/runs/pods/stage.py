@@ -27,11 +27,11 @@ from lethe.config.params import Params, load_params, resolve_secret
 from lethe.core.errors import Busy, LetheError, ParamsInvalid, WalkEnded
 from lethe.core.files import write_whole
 from lethe.runs.pods.graph import ROAD, Road, report_files
-from lethe.runs.pods.objects import clear_held, pull, pull_own, push, refuse_relative_remote
 from lethe.runs.pods.refs import Refs, Walk
 from lethe.runs.stages import StageFailed
 from lethe.stores.dvc.git import LOCK
 from lethe.stores.dvc.repro import History
+from lethe.stores.dvc.transfer import clear_held, pull, push, refuse_relative_remote
 
 _HOLD = Path(".git/lethe-pod.lock")
 _LAID = Path(".git/lethe-laid")  # the ref that the folder was last brought to
@@ -133,9 +133,13 @@ def _bring_inputs(root: Path, road: Road, stage: str) -> None:
             "leaves there; start again from the first stage, or a new run."
         )
     if (root / LOCK).exists():
-        pull(root, remote, stage=stage)
+        if lacking := pull(root, remote):
+            raise WalkEnded(
+                f"{stage} cannot begin: {len(lacking)} of the objects that it reads are not on "
+                "DVC's remote. Perhaps somebody was erased meanwhile. Start a new run."
+            )
         own = road.cached(stage)
-        if not pull_own(root, own):
+        if pull(root, own):
             for path in own:  # a part of an output is no output
                 gone = root / path
                 shutil.rmtree(gone) if gone.is_dir() else gone.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from lethe.core.errors import Busy, LetheError
 from lethe.core.files import write_whole
 from lethe.stores.dvc.content import Unreadable, holds, without
 from lethe.stores.dvc.git import LOCK, Made, parse_lock
+from lethe.stores.dvc.settings import read_settings
 from lethe.stores.dvc.survey import Entries, md5_of
 
 STAGING = workspace.STATE / "staging"  # what train keeps until it is published
@@ -232,12 +233,11 @@ class _DvcBusy(LetheError):
 
 @contextmanager
 def _dvc_lock(root: Path) -> Iterator[None]:
-    from dvc.config import Config
     from dvc.lock import LockError, make_lock
 
     folder = root / _DVC_TEMPORARY
     folder.mkdir(parents=True, exist_ok=True)
-    hardlink = bool(Config(str(root / ".dvc"))["core"].get("hardlink_lock", False))
+    hardlink = bool(read_settings(root)["core"].get("hardlink_lock", False))
     lock = make_lock(str(folder / "lock"), tmp_dir=str(folder), hardlink_lock=hardlink)
     try:
         lock.lock()
