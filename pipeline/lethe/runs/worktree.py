@@ -7,7 +7,6 @@ erasure that looked for worktrees too early to see it has already taken the pers
 begins with.
 """
 
-import fcntl
 import os
 import re
 import shutil
@@ -23,6 +22,7 @@ from lethe.config import workspace
 from lethe.config.home import WALKS
 from lethe.core.errors import Busy, LetheError, NotFound, ParamsInvalid
 from lethe.core.files import write_json, write_whole
+from lethe.core.locks import waited_for
 from lethe.stores.dvc.git import LOCK, git, parse_lock
 from lethe.stores.dvc.graph import read_stages
 from lethe.stores.dvc.outputs import check_out, missing_objects, outputs, uncached_files
@@ -299,18 +299,12 @@ def _registered(walk: Walk) -> bool:
 def _held(walk: Walk) -> Iterator[None]:
     """One `open` or `close` of a walk at a time; others wait."""
     path = walk.folder.with_name(f"{walk.run}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    while True:
-        with path.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
-                continue  # it went with a walk that was closed meanwhile
-            try:
-                yield
-            finally:
-                if not walk.folder.exists():
-                    path.unlink(missing_ok=True)
-            return
+    with waited_for(path):
+        try:
+            yield
+        finally:
+            if not walk.folder.exists():
+                path.unlink(missing_ok=True)
 
 
 def _mtime(path: Path) -> float:

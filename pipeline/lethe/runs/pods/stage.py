@@ -10,7 +10,6 @@ an erasure finds whatever a killed pod left; and a pod whose walk was revoked me
 anything, so it sends nothing.
 """
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -24,8 +23,9 @@ import psutil
 
 from lethe.config import workspace
 from lethe.config.params import Params, load_params, resolve_secret
-from lethe.core.errors import Busy, LetheError, ParamsInvalid, WalkEnded
+from lethe.core.errors import LetheError, ParamsInvalid, WalkEnded
 from lethe.core.files import write_whole
+from lethe.core.locks import held
 from lethe.runs.pods.graph import ROAD, Road, report_files
 from lethe.runs.pods.refs import Refs, Walk
 from lethe.runs.stages import StageFailed
@@ -275,11 +275,7 @@ def _alone(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not (folder / ".git").exists():
         _git(folder, "init", "--quiet")
-    with (folder / _HOLD).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy("Another pod holds this folder. Wait for it to end.") from None
+    with held(folder / _HOLD, busy="Another pod holds this folder. Wait for it to end."):
         yield
 
 

@@ -71,7 +71,7 @@ class Vault:
             NotFound: there is none, and `create` is false.
             SourceUnavailable: its database does not answer.
         """
-        engine = database.open_engine(url, create=create)
+        engine = database.DATABASE.open(url, create=create)
         try:
             if _exists(engine):
                 database.migrate(engine, SCHEMA)

@@ -1,6 +1,6 @@
 """Writes the tables of a demonstration source, whole or not at all.
 
-Knows databases and nothing of clinics: what is in the tables is `lethe.sample`'s.
+Knows databases and nothing of clinics: what is in the tables is said by `lethe.sample`.
 """
 
 import os
