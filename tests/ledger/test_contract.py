@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from pyroaring import BitMap
 
-from lethe.config.params import Budget
+from lethe.config.sections import Budget
 from lethe.core.errors import (
     BudgetExceeded,
     Busy,

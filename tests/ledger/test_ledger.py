@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 from pyroaring import BitMap
 
-from lethe.config.params import Budget
+from lethe.config.sections import Budget
 from lethe.core.errors import LedgerInvalid, SourceUnavailable
 from lethe.ledger import database
 from lethe.ledger.classes import Charge, histories, over_budget, spend_classes

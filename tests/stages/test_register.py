@@ -15,7 +15,8 @@ from pyroaring import BitMap
 
 from lethe.config import workspace
 from lethe.config.keys import create_key_file, load_key
-from lethe.config.params import Params, Registration, load_params
+from lethe.config.params import Params, load_params
+from lethe.config.sections import Registration
 from lethe.core.errors import LedgerInvalid, NotFound, RegistrationRefused
 from lethe.core.files import read_json, write_json, write_whole
 from lethe.ledger.ledger import Ledger

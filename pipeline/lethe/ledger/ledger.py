@@ -22,7 +22,7 @@ from typing import Any
 import sqlalchemy as sa
 from pyroaring import BitMap
 
-from lethe.config.params import Budget
+from lethe.config.sections import Budget
 from lethe.core.errors import Busy, LedgerInvalid, ParamsInvalid, TooFewSubjects
 from lethe.ledger.admission import Chargeable, admit, code_digest, params_digest
 from lethe.ledger.book import (

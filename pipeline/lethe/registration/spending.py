@@ -11,7 +11,8 @@ from pyroaring import BitMap
 
 from lethe.config import workspace
 from lethe.config.keys import load_key
-from lethe.config.params import Budget, Params, resolve_secret
+from lethe.config.params import Params, resolve_secret
+from lethe.config.sections import Budget
 from lethe.core.errors import NotFound
 from lethe.ledger.classes import ClassPrice, SpendClass
 from lethe.ledger.ledger import Ledger

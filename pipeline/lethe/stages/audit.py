@@ -20,7 +20,8 @@ from lethe.attacks import membership
 from lethe.attacks.claims import Charged, check_accounting, check_people
 from lethe.attacks.mechanism import check_mechanism
 from lethe.config import workspace
-from lethe.config.params import Audit, Params, resolve_secret
+from lethe.config.params import Params, resolve_secret
+from lethe.config.sections import Audit
 from lethe.core.errors import AuditContradiction, NotFound
 from lethe.core.files import read_json, write_json, write_whole
 from lethe.data.batches import PersonData, person_data

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lethe.config.params import Training
+from lethe.config.training import Training
 from lethe.core.errors import ParamsInvalid
 
 LossFn = Callable[[Tensor, Tensor], Tensor]

@@ -1,6 +1,5 @@
 """The road under DVC, walked with stand-in stages, and what its history can tell."""
 
-import ast
 import hashlib
 import re
 import shutil
@@ -335,25 +334,3 @@ def test_a_lock_with_merge_conflicts_is_named(tmp_path: Path) -> None:
     (tmp_path / "dvc.lock").write_text("<<<<<<< HEAD\na: 1\n=======\na: 2\n>>>>>>> side\n")
     with pytest.raises(LetheError, match=r"dvc\.lock"):
         History(tmp_path).lock()
-
-
-def test_dvc_is_imported_by_the_history_alone() -> None:
-    for path in (PROJECT / "pipeline").rglob("*.py"):
-        imported = {
-            name.split(".")[0]
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.Import | ast.ImportFrom)
-            for name in (
-                [a.name for a in node.names]
-                if isinstance(node, ast.Import)
-                else [node.module or ""]
-            )
-        }
-        looks = path.parent.name == "dvc" or path.name in (
-            "worktree.py",
-            "objects.py",
-            "promotion.py",
-        )
-        assert "dvc" not in imported or looks, path
-        serves = path.parent.name == "registry" or path.name == "serving.py"
-        assert "mlflow" not in imported or serves, path

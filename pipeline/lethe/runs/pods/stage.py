@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import chdir, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,8 @@ from lethe.core.files import write_whole
 from lethe.core.locks import held
 from lethe.runs.pods.graph import ROAD, Road, report_files
 from lethe.runs.pods.refs import Refs, Walk
-from lethe.runs.stages import StageFailed
+from lethe.runs.stages import run_one_stage
 from lethe.stores.dvc.git import LOCK
-from lethe.stores.dvc.repro import History
 from lethe.stores.dvc.transfer import clear_held, pull, push, refuse_relative_remote
 
 _HOLD = Path(".git/lethe-pod.lock")
@@ -66,10 +65,8 @@ def run_stage(stage: str, *, run: str, remote: str, folder: Path, watch_seconds:
         _bring_inputs(root, road, stage)
         if stage in road.with_keys:
             walk = _swap(refs, walk, folder, state="keys")
-        with chdir(root):
-            workspace.take_failure()
         with _watched(refs, walk, watch_seconds):
-            _repro(root, stage)
+            run_one_stage(root, stage)
         _publish(refs, walk, folder, root, road, stage)
 
 
@@ -145,17 +142,6 @@ def _bring_inputs(root: Path, road: Road, stage: str) -> None:
                 shutil.rmtree(gone) if gone.is_dir() else gone.unlink(missing_ok=True)
 
 
-def _repro(root: Path, stage: str) -> None:
-    for event in History(root).repro([stage], single=True):
-        if event.kind == "failed":
-            with chdir(root):
-                code, message = workspace.take_failure() or (
-                    1,
-                    "the stage was ended from outside (killed or out of memory). Try it again.",
-                )
-            raise StageFailed(stage, code, message)
-
-
 def _publish(refs: Refs, walk: Walk, folder: Path, root: Path, road: Road, stage: str) -> None:
     files = report_files(root, road)
     outs = road.cached(stage)
@@ -165,8 +151,7 @@ def _publish(refs: Refs, walk: Walk, folder: Path, root: Path, road: Road, stage
         walk = _swap(refs, walk, folder, state="pushing", files=files)
         push(root, outs)
     if not waits and stage in road.with_keys:
-        with chdir(root):
-            workspace.remove_scratch()
+        workspace.remove_scratch(root)
     _swap(refs, walk, folder, state=after, files=files)
 
 
