@@ -139,7 +139,7 @@ class Worktree:
         """(removed, unreadable) of what runs leave behind; only while nothing runs.
 
         Raises:
-            Busy: a walk trains, and keeps its checkpoint here; nothing was removed.
+            Busy: a run trains, and keeps its checkpoint here; nothing was removed.
         """
         busy = "A run trains. The next sweep continues."
         with locks.held(self.root / _STAGING_LOCK, busy=busy):
