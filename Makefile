@@ -43,10 +43,11 @@ demo: $(VENV)/ready ## the environment, a sample clinic, the whole road, a summa
 test: $(VENV)/ready $(AIRFLOW)/ready ## the environments and every test
 	@OMP_NUM_THREADS=1 python -m pytest -n auto --dist worksteal
 
-check: $(VENV)/ready ## style and types
+check: $(VENV)/ready ## style, types, and which package may import which
 	@ruff check .
 	@ruff format --check .
 	@mypy
+	@lint-imports --no-logo --no-cache
 
 bench: $(VENV)/ready ## measure the figures that the README quotes; ONLY=step,memory for a part
 	@python -m benchmarks $(if $(ONLY),--only $(ONLY))

@@ -10,7 +10,7 @@ import numpy as np
 from pyroaring import BitMap
 
 from benchmarks.timing import Row
-from lethe.config.params import Budget
+from lethe.config.sections import Budget
 from lethe.ledger.ledger import Ledger
 from lethe.privacy.accounting import dp_sgd_event, epsilon_pld, epsilon_rdp
 from lethe.privacy.plan import Plan

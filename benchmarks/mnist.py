@@ -36,7 +36,7 @@ from pyroaring import BitMap
 from torch import Tensor, nn
 
 from benchmarks.scattering import CHANNELS, scattered
-from lethe.config.params import Optimizer
+from lethe.config.training import Optimizer
 from lethe.core.errors import NotFound
 from lethe.data.batches import PersonData
 from lethe.privacy.accounting import epsilon_pld, epsilon_rdp, solve_noise_multiplier

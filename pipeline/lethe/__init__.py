@@ -1,3 +1,5 @@
 """Lethe: a machine-learning pipeline that can forget."""
 
-__version__ = "0.1.0"
+from lethe.core.version import VERSION
+
+__version__ = VERSION

@@ -6,7 +6,8 @@ import pytest
 
 from lethe.config.home import address_at_home, at_home, home, in_walk
 from lethe.config.keys import create_key_file, load_key, receipt_key_file
-from lethe.config.params import Stores, resolve_secret
+from lethe.config.params import resolve_secret
+from lethe.config.sections import Stores
 from lethe.core.errors import KeyInvalid
 
 

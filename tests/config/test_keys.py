@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lethe.config.keys import create_key_file, derive, key_id, keyed_hashes, load_key, read_key_file
-from lethe.config.params import Stores
+from lethe.config.sections import Stores
 from lethe.core.errors import KeyInvalid
 
 KEY = bytes(range(32))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pyroaring import BitMap
 
-from lethe.config.params import Budget
+from lethe.config.sections import Budget
 from lethe.core.errors import BudgetExceeded, LetheError
 from lethe.ledger import ledger as ledger_module
 from lethe.ledger.ledger import Ledger

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from pyroaring import BitMap
 
-from lethe.config.params import Budget
+from lethe.config.sections import Budget
 from lethe.core.errors import (
     BudgetExceeded,
     Busy,
@@ -359,8 +359,8 @@ def test_head_grows_with_every_entry_and_covers_all_before(ledger: Ledger) -> No
     second = ledger.head()
     assert (first[0], second[0]) == (1, 2)
     assert first[1] != second[1]
-    ledger.check_contains(run_id, *first)
-    ledger.check_contains(run_id, *second)
+    ledger.check_contains_all([(run_id, *first)])
+    ledger.check_contains_all([(run_id, *second)])
 
 
 @pytest.mark.parametrize(("rows", "chain"), [(2, None), (1, "f" * 64), (0, "0" * 64)])
@@ -369,9 +369,9 @@ def test_ledger_without_what_a_model_recorded_is_refused(
 ) -> None:
     run_id = spend(ledger, "a", 1)
     with pytest.raises(LedgerInvalid, match="rolled back or replaced"):
-        ledger.check_contains(run_id, rows, chain or ledger.head()[1])
+        ledger.check_contains_all([(run_id, rows, chain or ledger.head()[1])])
     with pytest.raises(LedgerInvalid, match="nonsense"):
-        ledger.check_contains("nonsense", *ledger.head())
+        ledger.check_contains_all([("nonsense", *ledger.head())])
 
 
 def test_everything_is_there_when_it_is_opened_again(ledger: Ledger, url: str) -> None:
@@ -456,7 +456,7 @@ def test_rows_cannot_be_changed_or_removed(ledger: Ledger, url: str, table: str,
     engine = sa.create_engine(url, hide_parameters=True, poolclass=sa.NullPool)
     with pytest.raises(sa.exc.DBAPIError, match="append-only"), engine.begin() as connection:
         connection.execute(sa.text(verb.format(table, same[table])))
-    ledger.check_contains(ledger.runs()[0].run_id, *ledger.head())
+    ledger.check_contains_all([(ledger.runs()[0].run_id, *ledger.head())])
 
 
 def test_postgres_table_cannot_be_emptied(

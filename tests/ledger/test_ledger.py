@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 from pyroaring import BitMap
 
-from lethe.config.params import Budget
+from lethe.config.sections import Budget
 from lethe.core.errors import LedgerInvalid, SourceUnavailable
 from lethe.ledger import database
 from lethe.ledger.classes import Charge, histories, over_budget, spend_classes
@@ -168,23 +168,23 @@ def test_rolled_back_ledger_is_detected(ledger: Ledger, path: Path) -> None:
     backup = path.read_bytes()
     second = spend(ledger, "b", 1, 2)
     rows, chain = ledger.head()
-    ledger.check_contains(second, rows, chain)
+    ledger.check_contains_all([(second, rows, chain)])
     ledger.close()
 
     path.write_bytes(backup)
     rolled_back = Ledger.open(f"sqlite:///{path}")
     with pytest.raises(LedgerInvalid, match="rolled back"):
-        rolled_back.check_contains(second, rows, chain)
+        rolled_back.check_contains_all([(second, rows, chain)])
     spend(rolled_back, "c", 1, 2)  # as many entries again, but others
     with pytest.raises(LedgerInvalid, match="rolled back"):
-        rolled_back.check_contains(first, rows, chain)
+        rolled_back.check_contains_all([(first, rows, chain)])
 
 
 def test_replaced_ledger_is_detected(ledger: Ledger, tmp_path: Path) -> None:
     run_id = spend(ledger, "a", 1, 2)
     other = Ledger.open(f"sqlite:///{tmp_path}/other.db")
     with pytest.raises(LedgerInvalid, match="rolled back or replaced"):
-        other.check_contains(run_id, *ledger.head())
+        other.check_contains_all([(run_id, *ledger.head())])
 
 
 def test_what_is_stored_is_data_and_names_nobody(ledger: Ledger, path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from pyroaring import BitMap
 
-from lethe.config.params import Budget
+from lethe.config.sections import Budget
 from lethe.core.errors import BudgetExceeded
 from lethe.ledger.classes import Charge, spend_classes
 from lethe.ledger.ledger import Ledger

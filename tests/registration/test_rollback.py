@@ -10,7 +10,8 @@ import pytest
 from pyroaring import BitMap
 
 from lethe.config import workspace
-from lethe.config.params import Params, Stores
+from lethe.config.params import Params
+from lethe.config.sections import Stores
 from lethe.core.errors import LedgerInvalid
 from lethe.ledger.ledger import Ledger
 from lethe.registration.rollback import refuse_rolled_back

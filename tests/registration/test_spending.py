@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from pyroaring import BitMap
 
-from lethe.config.params import Budget
+from lethe.config.sections import Budget
 from lethe.ledger.ledger import Ledger
 from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
 from lethe.privacy.plan import Plan
-from lethe.registration.spending import budget_report, render_budget, subject_report
+from lethe.registration.spending import budget_report, render_budget
 
 NOW = dt.datetime(2026, 11, 24, tzinfo=dt.UTC)
 BUDGET = Budget(epsilon=2.0, delta=1e-5)
@@ -65,9 +65,9 @@ def test_next_run_is_priced_for_everybody_it_would_draw_from(ledger: Ledger) -> 
 
 
 def test_one_person_is_a_class_of_one(ledger: Ledger) -> None:
-    (mine,) = subject_report(ledger, BUDGET, 3)["classes"]
+    (mine,) = budget_report(ledger, BUDGET, people=BitMap([3]))["classes"]
     assert (mine["subjects"], mine["runs"]) == (1, 2)
-    (stranger,) = subject_report(ledger, BUDGET, 99)["classes"]
+    (stranger,) = budget_report(ledger, BUDGET, people=BitMap([99]))["classes"]
     assert (stranger["runs"], stranger["epsilon_rdp"], stranger["remaining"]) == (0, 0.0, 2.0)
 
 

@@ -108,7 +108,7 @@ def test_walks_train_at_once_and_an_erasure_that_clears_what_they_keep_waits_for
         walks.enter("run-1")
         with stage.alone():
             walks.enter("run-2")
-            with stage.alone(), pytest.raises(Busy, match="A walk trains"):
+            with stage.alone(), pytest.raises(Busy, match="A run trains"):
                 home.clear_temporary(BitMap([1]))
     assert checkpoint.exists()
     home.clear_temporary(BitMap([1]))

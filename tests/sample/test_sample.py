@@ -29,7 +29,7 @@ from lethe.core.errors import DiskFull, DownloadFailed, NotFound, ParamsInvalid,
 from lethe.sample import build_clinic, diabetes, download_diabetes
 from lethe.sample.diabetes import COLUMNS
 from lethe.sample.schema import TABLES
-from lethe.sample.writer import new_clinic
+from lethe.stores.source.demonstration import new_clinic
 from tests.conftest import PROJECT
 from tests.postgres import postgres_server, postgres_url, postgres_urls  # noqa: F401
 

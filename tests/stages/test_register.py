@@ -15,7 +15,8 @@ from pyroaring import BitMap
 
 from lethe.config import workspace
 from lethe.config.keys import create_key_file, load_key
-from lethe.config.params import Params, Registration, load_params
+from lethe.config.params import Params, load_params
+from lethe.config.sections import Registration
 from lethe.core.errors import LedgerInvalid, NotFound, RegistrationRefused
 from lethe.core.files import read_json, write_json, write_whole
 from lethe.ledger.ledger import Ledger
@@ -236,7 +237,7 @@ def test_the_ledgers_own_record_opens_the_door(door: Door, monkeypatch: pytest.M
         ledger.settle(run_id)
         assert door.run()["run_id"] == run_id
         tags = Registry.open(door.params.stores.registry).find("readmission", "1").tags
-        ledger.check_contains(run_id, int(tags["ledger_rows"]), tags["ledger_head"])
+        ledger.check_contains_all([(run_id, int(tags["ledger_rows"]), tags["ledger_head"])])
 
 
 def test_a_rolled_back_ledger_is_refused_by_every_walk(

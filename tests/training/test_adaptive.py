@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lethe.attacks import replay
 from lethe.attacks.threads import helped
-from lethe.config.params import Adaptive, Optimizer
+from lethe.config.training import Adaptive, Optimizer
 from lethe.core.errors import ParamsInvalid
 from lethe.data.batches import PersonData
 from lethe.privacy.noise.sampling import Keystream

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lethe.config.params import Optimizer
+from lethe.config.training import Optimizer
 from lethe.core.errors import TrainingRefused
 from lethe.privacy.plan import Plan
 from lethe.training.checkpoint import Checkpoint

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lethe.attacks import threads
 from lethe.attacks.statistics import ALPHA, mean_p, shape_p, variance_p
-from lethe.config.params import Optimizer
+from lethe.config.training import Optimizer
 from lethe.core.errors import NotFinite, ProcessLost, TrainingRefused
 from lethe.data.batches import PersonData
 from lethe.privacy.noise.sampling import Keystream

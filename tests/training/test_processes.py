@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from lethe.config import workspace
-from lethe.config.params import Parallel, Params
+from lethe.config.params import Params
+from lethe.config.sections import Parallel
 from lethe.core.errors import LetheError, NotFinite, ProcessLost
 from lethe.core.files import read_json, write_json
 from lethe.ledger.ledger import Ledger

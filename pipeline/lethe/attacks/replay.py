@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lethe.attacks import threads
 from lethe.attacks.statistics import Floats
-from lethe.config.params import Optimizer
+from lethe.config.training import Optimizer
 from lethe.data.batches import PersonData
 from lethe.privacy.plan import Plan
 from lethe.training import loop, parallel

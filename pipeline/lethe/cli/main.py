@@ -107,10 +107,10 @@ def run(
         bool, typer.Option("--force", help="Train again even if nothing changed; spends again.")
     ] = False,
 ) -> None:
-    """Walk the whole road and say what came of it."""
-    from lethe.cli import progress as road
+    """Run the whole pipeline and say what came of it."""
+    from lethe.cli import progress
 
-    road.walk(load_params(params_file), force=force, console=Console())
+    progress.run(load_params(params_file), force=force, console=Console())
 
 
 @app.command()

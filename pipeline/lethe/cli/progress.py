@@ -1,4 +1,4 @@
-"""The whole road, walked and told: what `lethe run` shows while it goes and when it ends."""
+"""What `lethe run` shows while the pipeline runs, and when it ends."""
 
 import time
 from pathlib import Path
@@ -13,10 +13,12 @@ from rich.text import Text
 
 from lethe.config import workspace
 from lethe.config.params import Params
-from lethe.core.errors import Busy
 from lethe.core.files import read_json
-from lethe.runs.stages import StageFailed
+from lethe.runs.stages import run_stages
 from lethe.stages import STAGES
+from lethe.stores.dvc.repro import StageEvent
+
+_STATES = {"finished": "done", "skipped": "unchanged", "failed": "failed"}
 
 
 class _Progress:
@@ -28,14 +30,15 @@ class _Progress:
         self.started = 0.0
         self.spinner = Spinner("dots")
 
-    def begin(self, stage: str) -> None:
-        self.state[stage] = "running"
-        self.started = time.monotonic()
-
-    def end(self, stage: str, state: str) -> None:
-        if self.state[stage] == "running":
-            self.seconds[stage] = time.monotonic() - self.started
-        self.state[stage] = state
+    def take(self, event: StageEvent) -> None:
+        """What became of a stage."""
+        if event.kind == "started":
+            self.state[event.stage] = "running"
+            self.started = time.monotonic()
+            return
+        if self.state[event.stage] == "running":
+            self.seconds[event.stage] = time.monotonic() - self.started
+        self.state[event.stage] = _STATES[event.kind]
 
     def __rich__(self) -> Table:
         table = Table.grid(padding=(0, 2))
@@ -47,51 +50,23 @@ class _Progress:
         return table
 
 
-def walk(params: Params, *, force: bool, console: Console) -> None:
-    """Runs what changed of the road, shows it, and ends with a summary.
-
-    What still has subject keys is removed however it ends.
+def run(params: Params, *, force: bool, console: Console) -> None:
+    """Runs what changed of the pipeline, shows it, and ends with a summary.
 
     Raises:
-        StageFailed: with the failed stage's own exit code.
+        StageFailed, Busy: as `run_stages`.
     """
-    from lethe.stores.dvc.repro import History
-
-    workspace.take_failure()
-    history = History(Path.cwd())
     progress = _Progress()
-    failed: str | None = None
-    ours = True
     try:
         with Live(progress, console=console, refresh_per_second=8, transient=False):
-            for event in history.repro(force=force):
-                if event.kind == "started":
-                    progress.begin(event.stage)
-                elif event.kind == "failed":
-                    failed = event.stage
-                    progress.end(event.stage, "failed")
-                else:
-                    progress.end(event.stage, "done" if event.kind == "finished" else "unchanged")
-    except Busy:
-        ours = False  # what is there belongs to the walk that is under way
-        console.print()  # the last frame of the progress ends without a new line
-        raise
+            run_stages(Path.cwd(), force=force, report=progress.take)
     finally:
-        if ours:
-            workspace.remove_scratch()
-    if failed is not None:
-        code, message = workspace.take_failure() or (
-            1,
-            "the stage was ended from outside (killed or out of memory). Run again: it resumes.",
-        )
-        console.print()
-        raise StageFailed(failed, code, message)
-    console.print()
+        console.print()  # the last frame of the progress ends without a new line
     console.print(summary(params))
 
 
 def summary(params: Params) -> Panel:
-    """What came of the road, in a person's words: who is in it, what it costs, what is next."""
+    """What came of the run, in a person's words: who is in it, what it costs, what is next."""
     table = Table.grid(padding=(0, 2))
     for what, said in _facts(params, {stage: _report(stage) for stage in STAGES}):
         table.add_row(Text(what, style="bold"), Text(said))

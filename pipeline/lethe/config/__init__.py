@@ -1,0 +1,1 @@
+"""What is declared: `params.yaml`, keys, and where a workspace keeps its files."""

@@ -5,6 +5,7 @@ checked by `lethe.config.params`.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import ConfigDict, Field, model_validator
@@ -324,3 +325,18 @@ class Table:
             if column not in self.declared:
                 raise ValueError(f"not_links names column {column!r}, which is not declared")
         return self
+
+
+def path_between(tables: Mapping[str, Table], start: str, goal: str) -> tuple[Link, ...] | None:
+    """The shortest chain of many-to-one links from a table to another; None without one."""
+    frontier: list[tuple[str, tuple[Link, ...]]] = [(start, ())]
+    seen = {start}
+    while frontier:
+        here, links = frontier.pop(0)
+        if here == goal:
+            return links
+        for link in tables[here].parsed_links:
+            if link.table not in seen:
+                seen.add(link.table)
+                frontier.append((link.table, (*links, link)))
+    return None

@@ -59,25 +59,25 @@ def whole_directory(target: Path, *, private: bool = False) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def remove_scratch() -> None:
+def remove_scratch(root: Path = Path()) -> None:
     """Removes what is between minimize and pseudonymize, and what a killed run left."""
     for path in (MINIMIZED, CONSENTED, TEMPORARY):
-        shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(root / path, ignore_errors=True)
 
 
 def write_failure(exit_code: int, message: str) -> None:
-    """Leaves a stage's failure where the walk that started it can say it again."""
+    """Leaves a stage's failure where the run that started it can say it again."""
     if not Path("params.yaml").exists():
         return  # not a workspace
     with suppress(OSError, DiskFull):  # the message is on stderr already
         write_json(FAILURE, {"exit_code": exit_code, "message": message})
 
 
-def take_failure() -> tuple[int, str] | None:
+def take_failure(root: Path = Path()) -> tuple[int, str] | None:
     """The failure that the last stage left, once."""
     try:
-        found = read_json(FAILURE)
+        found = read_json(root / FAILURE)
     except (OSError, ValueError):
         return None
-    FAILURE.unlink(missing_ok=True)
+    (root / FAILURE).unlink(missing_ok=True)
     return int(found["exit_code"]), str(found["message"])

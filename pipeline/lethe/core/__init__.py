@@ -1,0 +1,1 @@
+"""What everything stands on: errors, files, locks, values, and databases of Lethe's own."""

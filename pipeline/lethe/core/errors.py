@@ -119,12 +119,6 @@ class DownloadFailed(LetheError):
     exit_code = 27
 
 
-class TextRefused(LetheError):
-    """Free text would be taken although its declaration refuses it."""
-
-    exit_code = 28
-
-
 class Busy(LetheError):
     """Another run holds the workspace, the ledger or the database."""
 

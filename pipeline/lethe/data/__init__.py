@@ -1,0 +1,1 @@
+"""Values made coarse, and rows made tensors."""

@@ -8,7 +8,7 @@ from typing import Protocol
 import dp_accounting as dp
 from pyroaring import BitMap
 
-from lethe.config.params import Budget
+from lethe.config.sections import Budget
 from lethe.core.errors import BudgetExceeded, TooFewSubjects, TrainingRefused
 from lethe.ledger.book import canonical
 from lethe.ledger.classes import Charge, over_budget

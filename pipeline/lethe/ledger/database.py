@@ -6,23 +6,32 @@ SQLite by BEGIN IMMEDIATE; PostgreSQL by a serializable transaction that locks t
 entries' table before it takes its snapshot.
 """
 
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import sqlalchemy as sa
 
-from lethe.core.errors import Busy, DiskFull, LedgerInvalid, NotFound, SourceUnavailable
+from lethe.core.errors import LedgerInvalid, NotFound
+from lethe.core.sql import Database, failure_of, schema_of
 
 SCHEMA = 2
-_PATIENCE_S = 60  # how long a writer waits for the others
 _RETRIES = 10  # of a serializable transaction that PostgreSQL gave up
 CREATION_LOCK = 0x1ED6E5
 _NO_LEDGER = "There is no ledger yet: nobody has been charged. Check stores.ledger."
 
 T = TypeVar("T")
+
+DATABASE = Database(
+    name="ledger",
+    setting="stores.ledger",
+    absent=_NO_LEDGER,
+    damaged="The ledger is damaged, or no ledger. Bring back its backup.",
+    invalid=LedgerInvalid,
+    unfinished="nothing was charged",
+    turn="LOCK TABLE ledger_entries IN EXCLUSIVE MODE",
+    isolation="SERIALIZABLE",
+)
 
 METADATA = sa.MetaData()
 VERSIONS = sa.Table(
@@ -85,73 +94,17 @@ def open_engine(url: str, *, create: bool = True) -> sa.Engine:
         NotFound: there is none, and `create` is false.
         SourceUnavailable: the URL is not one, or the database does not answer.
     """
-    try:
-        parsed = sa.make_url(url)
-        sqlite = parsed.get_backend_name() == "sqlite"
-        if sqlite and parsed.database not in (None, "", ":memory:"):
-            path = Path(str(parsed.database))
-            if create:
-                _own_file(path)
-            elif not path.exists():  # to connect would make it
-                raise NotFound(_NO_LEDGER)
-        arguments = {"timeout": _PATIENCE_S, "isolation_level": None} if sqlite else {}
-        memory = sqlite and parsed.database in (None, "", ":memory:")
-        engine = sa.create_engine(
-            parsed,
-            hide_parameters=True,  # an error message must not quote a row
-            connect_args=arguments,
-            # A connection a transaction: none is left open, or shared with a forked process.
-            poolclass=sa.StaticPool if memory else sa.NullPool,
-        )
-    except (sa.exc.ArgumentError, ImportError):
-        raise SourceUnavailable(
-            "stores.ledger is not a SQLAlchemy URL of an installed driver, such as "
-            "sqlite:///.lethe/ledger.db or postgresql+psycopg://…"
-        ) from None
-    if engine.dialect.name not in ("sqlite", "postgresql"):
-        raise SourceUnavailable(
-            f"stores.ledger is on {engine.dialect.name}; the ledger needs SQLite or PostgreSQL."
-        )
-    if sqlite:
-        sa.event.listen(engine, "connect", _prepare)
-        sa.event.listen(engine, "begin", _begin)
+    engine = DATABASE.open(url, create=create)
     if create:
         _bring_up(engine)
         return engine
     try:
         found = _version(engine)
     except sa.exc.DBAPIError as error:
-        raise _told(error) from None
+        raise DATABASE.error(error) from None
     if not found:
         raise NotFound(_NO_LEDGER)
     return engine
-
-
-def _own_file(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.close(descriptor)
-    except OSError as error:
-        raise SourceUnavailable(
-            f"The ledger's file cannot be opened: {os.strerror(error.errno or 0)}. "
-            "Check stores.ledger."
-        ) from None
-
-
-def _prepare(connection: Any, _record: Any) -> None:
-    for pragma in (
-        "synchronous=FULL",
-        "foreign_keys=ON",
-        "temp_store=MEMORY",
-        "secure_delete=ON",  # what a closed request drops is overwritten
-    ):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin(connection: sa.Connection) -> None:
-    write = connection.get_execution_options().get("ledger_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
 def transact(engine: sa.Engine, work: Callable[[sa.Connection], T], *, write: bool) -> T:
@@ -164,52 +117,20 @@ def transact(engine: sa.Engine, work: Callable[[sa.Connection], T], *, write: bo
         Busy: other processes held the ledger for a minute.
         LedgerInvalid, DiskFull, SourceUnavailable: as they say.
     """
-    for left in reversed(range(_RETRIES)):
+    attempt = 0
+    while True:
         try:
             return _once(engine, work, write=write)
         except sa.exc.DBAPIError as error:
-            state = getattr(error.orig, "sqlstate", "") or ""
-            if state in ("40001", "40P01") and left:  # serialization failure, deadlock
-                time.sleep(0.05 * (_RETRIES - left))
-                continue
-            raise _told(error) from None
-    raise Busy("Other processes kept changing the ledger. Try again.")
+            attempt += 1
+            if failure_of(error) != "conflict" or attempt == _RETRIES:
+                raise DATABASE.error(error) from None
+            time.sleep(0.05 * attempt)
 
 
 def _once(engine: sa.Engine, work: Callable[[sa.Connection], T], *, write: bool) -> T:
-    with engine.connect() as connection:
-        if engine.dialect.name == "sqlite":
-            connection = connection.execution_options(ledger_write=write)
-        else:
-            level = "SERIALIZABLE" if write else "REPEATABLE READ"
-            connection = connection.execution_options(isolation_level=level)
-        with connection.begin():
-            if write and engine.dialect.name == "postgresql":
-                connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_PATIENCE_S}s'")
-                # Before any query: a serializable snapshot is taken by the first one, and must
-                # hold what the writer before committed.
-                connection.exec_driver_sql("LOCK TABLE ledger_entries IN EXCLUSIVE MODE")
-            return work(connection)
-
-
-def _told(error: sa.exc.DBAPIError) -> Exception:
-    """The user's error for a database's; anything not understood stays what it is."""
-    name = getattr(error.orig, "sqlite_errorname", "") or ""
-    state = getattr(error.orig, "sqlstate", "") or ""
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or state in ("55P03", "40001", "40P01"):
-        return Busy(f"Other processes held the ledger for {_PATIENCE_S} s. Try again after them.")
-    if name.startswith("SQLITE_FULL") or state == "53100":
-        return DiskFull("No space is left for the ledger. Free some; nothing was charged.")
-    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")) or state in ("42P01", "42703"):
-        return LedgerInvalid("The ledger is damaged, or no ledger. Bring back its backup.")
-    if name.startswith("SQLITE_ERROR") and "no such" in str(error.orig):
-        return LedgerInvalid("The ledger lacks a table or column. Bring back its backup.")
-    if isinstance(error, sa.exc.OperationalError):
-        return SourceUnavailable(
-            f"The ledger's database does not answer ({name or state or type(error.orig).__name__})."
-            " Check stores.ledger and that it runs."
-        )
-    return error
+    with DATABASE.transaction(engine, write=write) as connection:
+        return work(connection)
 
 
 def _bring_up(engine: sa.Engine) -> None:
@@ -219,13 +140,13 @@ def _bring_up(engine: sa.Engine) -> None:
             return
         with engine.connect() as connection:
             if engine.dialect.name == "sqlite":
-                connection = connection.execution_options(ledger_write=True)
+                connection = connection.execution_options(lethe_write=True)
             with connection.begin():
                 if engine.dialect.name == "postgresql":
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(CREATION_LOCK)))
                 _migrate(connection)
     except sa.exc.DBAPIError as error:
-        raise _told(error) from None
+        raise DATABASE.error(error) from None
 
 
 def _version(bind: sa.Engine | sa.Connection) -> int:
@@ -237,15 +158,7 @@ def _version(bind: sa.Engine | sa.Connection) -> int:
     if isinstance(bind, sa.Engine):
         with bind.connect() as connection:
             return _version(connection)
-    if not sa.inspect(bind).has_table(VERSIONS.name):
-        return 0
-    found = bind.execute(sa.select(sa.func.max(VERSIONS.c.version))).scalar_one() or 0
-    if found > SCHEMA:
-        raise LedgerInvalid(
-            f"The ledger has schema {found}; this version of Lethe knows up to {SCHEMA}. "
-            "Upgrade Lethe; nothing was changed."
-        )
-    return int(found)
+    return schema_of(bind, VERSIONS, known=SCHEMA, what="The ledger has", invalid=LedgerInvalid)
 
 
 def _migrate(connection: sa.Connection) -> None:

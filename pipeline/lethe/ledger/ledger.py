@@ -22,7 +22,7 @@ from typing import Any
 import sqlalchemy as sa
 from pyroaring import BitMap
 
-from lethe.config.params import Budget
+from lethe.config.sections import Budget
 from lethe.core.errors import Busy, LedgerInvalid, ParamsInvalid, TooFewSubjects
 from lethe.ledger.admission import Chargeable, admit, code_digest, params_digest
 from lethe.ledger.book import (
@@ -297,15 +297,11 @@ class Ledger:
         """How many entries there are, and the hash of the last, which covers all of them."""
         return self._book().head
 
-    def check_contains(self, run_id: str, rows: int, chain: str) -> None:
-        """Checks that a ledger still has what it had when a model was recorded.
-
-        See `check_contains_all`.
-        """
-        self.check_contains_all([(run_id, rows, chain)])
-
     def check_contains_all(self, records: Iterable[tuple[str, int, str]]) -> None:
-        """The same for many models: (run, entries, hash of the last) as each recorded them.
+        """Checks that the ledger still has what it had when models were recorded.
+
+        Args:
+            records: (run, entries, hash of the last) as each model recorded them.
 
         Raises:
             LedgerInvalid: it has fewer entries, others, or not this run: it was rolled back

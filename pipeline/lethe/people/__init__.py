@@ -1,0 +1,1 @@
+"""Who may be used, and where they are."""

@@ -1,6 +1,7 @@
 """From declared numbers to the one plan that decides what runs and what it costs."""
 
-from lethe.config.params import Mechanism, Params
+from lethe.config.params import Params
+from lethe.config.training import Mechanism
 from lethe.privacy.accounting import solve_noise_multiplier
 from lethe.privacy.plan import AdaptiveClip, Plan
 

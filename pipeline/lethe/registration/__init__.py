@@ -1,0 +1,1 @@
+"""The gate, the approval, a model's facts, and what is served."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lethe.config.params import Registration
+from lethe.config.sections import Registration
 
 if TYPE_CHECKING:
     from lethe.privacy.plan import Plan

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from lethe.core.errors import SchemaMismatch
 from lethe.data.encoding import Encoder
 from lethe.data.generalize import generalize
-from lethe.training.models import Architecture, build_model, probabilities
+from lethe.training.models import load_model, probabilities
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of MLflow's own imports
@@ -41,9 +40,7 @@ class Predictor:
     def load(cls, folder: Path) -> "Predictor":
         """Reads what train wrote: `model.json` and `weights.safetensors`."""
         described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        network = build_model(Architecture.from_data(described["architecture"]))
-        network.load_state_dict(load_file(folder / "weights.safetensors"))
-        return cls(Encoder.from_data(described["encoder"]), network.eval())
+        return cls(Encoder.from_data(described["encoder"]), load_model(folder))
 
     def predict(self, raw: pd.DataFrame) -> pd.DataFrame:
         """Probabilities of raw records.

@@ -11,7 +11,8 @@ from pyroaring import BitMap
 
 from lethe.config import workspace
 from lethe.config.keys import load_key
-from lethe.config.params import Budget, Params, resolve_secret
+from lethe.config.params import Params, resolve_secret
+from lethe.config.sections import Budget
 from lethe.core.errors import NotFound
 from lethe.ledger.classes import ClassPrice, SpendClass
 from lethe.ledger.ledger import Ledger
@@ -125,13 +126,6 @@ def budget_report(
             "policy": budget.over_budget,
         },
     }
-
-
-def subject_report(
-    ledger: Book, budget: Budget, token: int, *, plan: Plan | None = None
-) -> dict[str, Any]:
-    """The same for one person, who is a class of one."""
-    return budget_report(ledger, budget, people=BitMap([token]), plan=plan)
 
 
 def render_budget(report: Mapping[str, Any]) -> str:

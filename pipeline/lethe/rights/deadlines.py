@@ -5,8 +5,9 @@ the person is told within the first. A month ends on the day of its date, or on 
 of a month that has no such date (Regulation (EEC, Euratom) No 1182/71, Art. 3(2)(c)).
 """
 
-import calendar
 import datetime as dt
+
+from dateutil.relativedelta import relativedelta
 
 from lethe.core.errors import ParamsInvalid
 
@@ -35,7 +36,4 @@ def extended(received_at: dt.datetime, *, now: dt.datetime) -> dt.datetime:
 
 def add_months(moment: dt.datetime, months: int) -> dt.datetime:
     """The same time of the day, months later; the last day of a month that is too short."""
-    whole = moment.month - 1 + months
-    year, month = moment.year + whole // 12, whole % 12 + 1
-    day = min(moment.day, calendar.monthrange(year, month)[1])
-    return moment.replace(year=year, month=month, day=day)
+    return moment + relativedelta(months=months)

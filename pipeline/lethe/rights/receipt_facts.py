@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from lethe import __version__
 from lethe.core.outcomes import Outcome
+from lethe.core.version import VERSION
 from lethe.reports.card import Card
 from lethe.rights.stores import LEAVES
 from lethe.stores.requests.requests import RETENTION, Kind, Request
@@ -95,7 +95,7 @@ def receipt_facts(request: Request, *, closed_at: dt.datetime) -> dict[str, Any]
             *(dict(each) for outcome in outcomes for each in outcome.retained),
             *_kept_by_lethe(outcomes, request.kind),
         ],
-        "software": f"lethe {__version__}",
+        "software": f"lethe {VERSION}",
         "steps": {step: mark.at.isoformat() for step, mark in request.marks.items()},
         "stores": [
             {k: v for k, v in outcome.to_data().items() if k != "retained"} for outcome in outcomes

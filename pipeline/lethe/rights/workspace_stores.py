@@ -11,7 +11,6 @@ from lethe.config.params import Params, resolve_secret
 from lethe.core.errors import (
     AuditContradiction,
     BudgetExceeded,
-    Busy,
     NobodyConsents,
     TooFewSubjects,
     TrainingRefused,
@@ -23,7 +22,7 @@ from lethe.people.references import Reference
 from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
 from lethe.privacy.planning import plan_from
 from lethe.rights.stores import LEAVES, Cost, Sought, Training
-from lethe.runs.stages import StageFailed
+from lethe.runs.stages import StageFailed, run_stages
 from lethe.stores.dvc.repro import History
 from lethe.stores.registry.registry import RUN_ID, Registry, Version
 from lethe.stores.source.find_people import subjects_by
@@ -196,26 +195,12 @@ class Stores:
         return Training(f"{made['model']}/{made['version']}")
 
     def walk(self, *targets: str) -> None:
-        """Walks the road, to its end or to a stage, and removes what still has subject keys.
+        """Runs the pipeline, to its end or to a stage.
 
         Raises:
-            StageFailed: one failed. Busy: another walk is under way.
+            StageFailed, Busy: as `run_stages`.
         """
-        workspace.take_failure()
-        failed: str | None = None
-        ours = True
-        try:
-            for event in History(self._root).repro(targets or None):
-                failed = event.stage if event.kind == "failed" else failed
-        except Busy:
-            ours = False  # what is there belongs to the walk that is under way
-            raise
-        finally:
-            if ours:
-                workspace.remove_scratch()
-        if failed is not None:
-            code, message = workspace.take_failure() or (1, "the stage was ended from outside.")
-            raise StageFailed(failed, code, message)
+        run_stages(self._root, targets)
 
     def retire(
         self, version: str, *, replaced_by: str | None, reason: str | None, now: dt.datetime

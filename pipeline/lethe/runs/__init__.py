@@ -1,0 +1,1 @@
+"""One run of the pipeline: in the workspace, in a git worktree, in pods."""

@@ -7,7 +7,6 @@ erasure that looked for worktrees too early to see it has already taken the pers
 begins with.
 """
 
-import fcntl
 import os
 import re
 import shutil
@@ -23,9 +22,11 @@ from lethe.config import workspace
 from lethe.config.home import WALKS
 from lethe.core.errors import Busy, LetheError, NotFound, ParamsInvalid
 from lethe.core.files import write_json, write_whole
+from lethe.core.locks import waited_for
 from lethe.stores.dvc.git import LOCK, git, parse_lock
 from lethe.stores.dvc.graph import read_stages
 from lethe.stores.dvc.outputs import check_out, missing_objects, outputs, uncached_files
+from lethe.stores.dvc.settings import share_settings
 from lethe.stores.dvc.worktree import Worktree
 
 MARK = workspace.STATE / "walk.json"  # of an opened walk; its time is when it was last used
@@ -116,7 +117,7 @@ def open_walk(home: Path, run: str) -> Walk:
         made = False
         try:
             _add_worktree(walk)
-            _share(walk)
+            share_settings(home, walk.root, temporary=walk.root / workspace.STATE / "dvc")
             _begin(walk)
             commit = (git(walk.root, "rev-parse", "HEAD") or b"").decode().strip()
             write_json(walk.root / MARK, {"commit": commit, "run": run})
@@ -231,24 +232,6 @@ def _add_worktree(walk: Walk) -> None:
         raise ParamsInvalid(f"{walk.home}: .dvc/config is not committed. Commit it, and dvc.yaml.")
 
 
-def _share(walk: Walk) -> None:
-    """DVC's settings of HOME, relative ones included: one cache, the same remotes."""
-    from dvc.config import Config, merge
-
-    there = Config(str(walk.home / ".dvc"), validate=False)
-    settings: dict[str, dict[str, object]] = {}
-    for level in ("repo", "local"):
-        merge(settings, there.load_one(level))
-    configured = there.get("cache", {}).get("dir")
-    shared = Path(str(configured)) if configured else walk.home / ".dvc" / "cache"
-    settings["cache"]["dir"] = str(shared.resolve())
-    settings["core"]["site_cache_dir"] = str((walk.root / workspace.STATE / "dvc").resolve())
-    own = Config(str(walk.root / ".dvc"), validate=False)
-    with own.edit("local") as local:
-        merge(local, settings)
-    (walk.root / ".dvc" / "config.local").chmod(0o600)  # a remote's password may stand there
-
-
 def _begin(walk: Walk) -> None:
     """HOME's lock as it lies there, and what it names."""
     try:
@@ -316,18 +299,12 @@ def _registered(walk: Walk) -> bool:
 def _held(walk: Walk) -> Iterator[None]:
     """One `open` or `close` of a walk at a time; others wait."""
     path = walk.folder.with_name(f"{walk.run}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    while True:
-        with path.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
-                continue  # it went with a walk that was closed meanwhile
-            try:
-                yield
-            finally:
-                if not walk.folder.exists():
-                    path.unlink(missing_ok=True)
-            return
+    with waited_for(path):
+        try:
+            yield
+        finally:
+            if not walk.folder.exists():
+                path.unlink(missing_ok=True)
 
 
 def _mtime(path: Path) -> float:

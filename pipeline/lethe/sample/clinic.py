@@ -14,7 +14,7 @@ from lethe.sample.encounters import Encounters, GeneratedEncounters, RealEncount
 from lethe.sample.papers import PURPOSE, make_consents, make_invoices, make_notes
 from lethe.sample.people import MOST_PEOPLE, make_people, make_pools
 from lethe.sample.schema import CONSENTS, ENCOUNTERS, INVOICES, NOTES, PATIENTS, TABLES
-from lethe.sample.writer import NewTable, new_clinic
+from lethe.stores.source.demonstration import NewTable, new_clinic
 
 _DAY = 86_400
 

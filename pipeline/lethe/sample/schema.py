@@ -1,7 +1,7 @@
 """The demonstration clinic's tables: the ones that the project's `params.yaml` declares."""
 
 from lethe.sample.diabetes import COLUMNS, NUMBERS
-from lethe.sample.writer import NewTable, SqlType
+from lethe.stores.source.demonstration import NewTable, SqlType
 
 
 def _encounter_columns() -> dict[str, SqlType]:

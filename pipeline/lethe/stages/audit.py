@@ -14,16 +14,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from pyroaring import BitMap
-from safetensors.torch import load_file
-from torch import nn
 
 from lethe.attacks import membership
 from lethe.attacks.claims import Charged, check_accounting, check_people
 from lethe.attacks.mechanism import check_mechanism
 from lethe.config import workspace
-from lethe.config.params import Audit, Params, resolve_secret
+from lethe.config.params import Params, resolve_secret
+from lethe.config.sections import Audit
 from lethe.core.errors import AuditContradiction, NotFound
 from lethe.core.files import read_json, write_json, write_whole
 from lethe.data.batches import PersonData, person_data
@@ -31,7 +29,8 @@ from lethe.data.encoding import Encoder
 from lethe.data.shards import shard_paths
 from lethe.ledger.ledger import Ledger
 from lethe.privacy.plan import Plan
-from lethe.training.models import Architecture, build_model, loss_for
+from lethe.training.models import Model, load_model, loss_for
+from lethe.training.processes import device_again
 
 ROC = workspace.PLOTS / "audit_roc.csv"
 _CURVE_POINTS = 200
@@ -46,7 +45,7 @@ class Trained:
     report: dict[str, Any]
     manifest: BitMap
     encoder: Encoder
-    model: nn.Module
+    model: Model
     paths: list[Path]
 
     @classmethod
@@ -58,15 +57,13 @@ class Trained:
             if not path.exists():
                 raise NotFound(f"{path} does not exist. Run the road up to train first.")
         described = read_json(description)
-        model = build_model(Architecture.from_data(described["architecture"]))
-        model.load_state_dict(load_file(workspace.MODEL / "weights.safetensors"))
         return cls(
             plan=Plan.from_data(read_json(workspace.PLAN)),
             described=described,
             report=read_json(report),
             manifest=BitMap.deserialize(workspace.MANIFEST.read_bytes()),
             encoder=Encoder.from_data(described["encoder"]),
-            model=model.eval(),
+            model=load_model(workspace.MODEL),
             paths=shard_paths(workspace.SHARDS),
         )
 
@@ -82,8 +79,7 @@ class Trained:
     @property
     def device(self) -> str:
         """Where it was trained, if that is here."""
-        trained_on = str(self.report.get("device", "cpu"))
-        return trained_on if torch.cuda.is_available() else "cpu"
+        return device_again(str(self.report.get("device", "cpu")))
 
 
 def run(params: Params, *, now: datetime) -> dict[str, Any]:

@@ -24,7 +24,9 @@ from safetensors.torch import save_file
 
 from lethe.config import workspace
 from lethe.config.home import at_home
-from lethe.config.params import Budget, Params, Training, resolve_secret
+from lethe.config.params import Params, resolve_secret
+from lethe.config.sections import Budget
+from lethe.config.training import Training
 from lethe.core.errors import (
     NotFinite,
     NotFound,

@@ -23,7 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyroaring import BitMap
 
-from lethe.config.params import Column, Params
+from lethe.config.params import Params
+from lethe.config.tables import Column
 from lethe.config.workspace import SHARDS, SUBJECTS, report_path, shard_name
 from lethe.core.errors import NotFound, ValidationFailed
 from lethe.core.files import write_json

@@ -1,4 +1,1 @@
-"""Everything that keeps personal data or proof about it.
-
-The only importers of SQLAlchemy, dvc and mlflow.
-"""
+"""Everything that keeps personal data or proof about it, each kind in a package of its own."""

@@ -16,7 +16,9 @@ import numpy as np
 from pydantic import TypeAdapter
 from pyroaring import BitMap
 
-from lethe.config.params import Budget, Params, Training
+from lethe.config.params import Params
+from lethe.config.sections import Budget
+from lethe.config.training import Training
 from lethe.core.errors import BudgetExceeded, NotFinite, TrainingRefused
 from lethe.data.batches import PersonData, RecordData, held_out_records, person_data
 from lethe.data.encoding import Encoder

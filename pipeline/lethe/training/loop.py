@@ -30,7 +30,7 @@ import torch
 from pyroaring import BitMap
 from torch import Tensor, nn
 
-from lethe.config.params import Optimizer
+from lethe.config.training import Optimizer
 from lethe.core.errors import NotFinite, TrainingRefused
 from lethe.data.batches import PersonData
 from lethe.privacy.noise.gaussian import Noise, make_noise

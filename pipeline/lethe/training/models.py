@@ -5,6 +5,7 @@ itself. Its architecture and first weights may depend on public numbers only.
 """
 
 import importlib
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lethe.config.params import Training
+from lethe.config.training import Training
 from lethe.core.errors import ParamsInvalid
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
+Model = nn.Module
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,18 @@ class Architecture:
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> "Architecture":
         return cls(data["model"], tuple(data["hidden"]), data["features"], data["outputs"])
+
+
+def load_model(folder: Path) -> nn.Module:
+    """The trained model of a folder with `model.json` and `weights.safetensors`, to be asked.
+
+    Raises:
+        ParamsInvalid: as `build_model`.
+    """
+    described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    model = build_model(Architecture.from_data(described["architecture"]))
+    model.load_state_dict(load_file(folder / "weights.safetensors"))
+    return model.eval()
 
 
 def build_model(architecture: Architecture, *, root: Path | None = None) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lethe.config.params import Optimizer
+from lethe.config.training import Optimizer
 from lethe.training.engines.contract import trainable_parameters
 
 

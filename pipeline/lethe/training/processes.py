@@ -15,6 +15,11 @@ def resolve_device(declared: str) -> str:
     return device_of(declared, Place(0, 1, 0))
 
 
+def device_again(trained_on: str) -> str:
+    """The device that a model was trained on, if this machine has such a one; else the CPU."""
+    return trained_on if device_of("auto", Place(0, 1, 0)) != "cpu" else "cpu"
+
+
 @contextmanager
 def leading(place: Place, params: Params) -> Iterator[parallel.Leader | None]:
     """The further processes of this training; None where it runs in this one alone."""

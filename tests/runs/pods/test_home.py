@@ -14,8 +14,8 @@ from pyroaring import BitMap
 from lethe.core.errors import NotFound, ParamsInvalid, WalkEnded
 from lethe.runs.pods import stage
 from lethe.runs.pods.home import STORE, came_to, close_walk, fence, open_walk
-from lethe.runs.pods.objects import fetch_into_cache, missing, refuse_relative_remote
 from lethe.runs.pods.refs import Refs, State, Walk
+from lethe.stores.dvc.transfer import fetch_into_cache, missing, refuse_relative_remote
 from tests.past_pipeline import ADA, BO, DAN, EVE, commit, dvc, git, holders, out, people, walk
 
 # DVC is used in this process, and one of its libraries warns of itself.

@@ -1,6 +1,5 @@
 """The road under DVC, walked with stand-in stages, and what its history can tell."""
 
-import ast
 import hashlib
 import re
 import shutil
@@ -18,7 +17,7 @@ from lethe.config import workspace
 from lethe.core.errors import Busy, LetheError, NotFound
 from lethe.stages import STAGES
 from lethe.stores.dvc.graph import META
-from lethe.stores.dvc.repro import WORKSPACE, DatasetVersion, History, StageEvent
+from lethe.stores.dvc.repro import History, StageEvent
 from tests.conftest import PROJECT
 
 SECRET = "ana-4711"  # stands for a subject key; the stand-in stages write it where keys may be
@@ -267,10 +266,9 @@ def test_targets_and_single_run_no_more_than_asked(walked: Path) -> None:
     assert _ran(walked) == ["validate"]
 
 
-def test_lock_and_its_md5_are_what_md5sum_says(walked: Path) -> None:
+def test_lock_has_the_md5s_that_md5sum_says(walked: Path) -> None:
     history = History(walked)
-    expected = hashlib.md5((walked / "dvc.lock").read_bytes()).hexdigest()
-    assert history.lock_md5() == expected
+    assert history.lock_bytes() == (walked / "dvc.lock").read_bytes()
     assert set(history.lock()["stages"]) == set(STAGES)
     plan = hashlib.md5((walked / "data" / "plan.json").read_bytes()).hexdigest()
     assert history.out_md5(workspace.PLAN) == plan
@@ -306,36 +304,6 @@ def test_cache_elsewhere_is_found(walked: Path, tmp_path: Path) -> None:
     assert History(walked).read_manifest(md5 or "") == BitMap([12])
 
 
-def test_every_dataset_version_of_every_branch_is_known_with_its_first_commit(
-    walked: Path,
-) -> None:
-    history = History(walked)
-
-    def shards() -> str:
-        return history.out_md5(workspace.SHARDS) or ""
-
-    subjects = history.out_md5(workspace.SUBJECTS) or ""
-    first = shards()
-    assert history.dataset_versions() == [DatasetVersion(first, subjects, WORKSPACE)]
-    _git(walked, "add", "dvc.lock")
-    _git(walked, "commit", "--quiet", "--message", "First")
-    one = _git(walked, "rev-parse", "HEAD")
-    _git(walked, "switch", "--quiet", "--create", "side")
-    (walked / "source").write_text("other")
-    list(history.repro(["pseudonymize"]))
-    second = shards()
-    _git(walked, "commit", "--quiet", "--all", "--message", "Second")
-    two = _git(walked, "rev-parse", "HEAD")
-    _git(walked, "switch", "--quiet", "main")
-    (walked / "source").write_text("third")
-    list(history.repro(["pseudonymize"]))
-    assert history.dataset_versions() == [
-        DatasetVersion(first, subjects, one),
-        DatasetVersion(second, subjects, two),
-        DatasetVersion(shards(), subjects, WORKSPACE),
-    ]
-
-
 def test_git_state_names_the_commit_and_sees_changed_code_only(walked: Path) -> None:
     history = History(walked)
     state = history.git_state()
@@ -358,8 +326,7 @@ def test_without_commit_or_git_there_is_no_history_and_no_error(tmp_path: Path) 
         assert state.commit is None
         assert state.dirty
         assert history.lock() == {}
-        assert history.lock_md5() is None
-        assert history.dataset_versions() == []
+        assert history.lock_bytes() is None
         _git(tmp_path, "init", "--quiet")
 
 
@@ -367,25 +334,3 @@ def test_a_lock_with_merge_conflicts_is_named(tmp_path: Path) -> None:
     (tmp_path / "dvc.lock").write_text("<<<<<<< HEAD\na: 1\n=======\na: 2\n>>>>>>> side\n")
     with pytest.raises(LetheError, match=r"dvc\.lock"):
         History(tmp_path).lock()
-
-
-def test_dvc_is_imported_by_the_history_alone() -> None:
-    for path in (PROJECT / "pipeline").rglob("*.py"):
-        imported = {
-            name.split(".")[0]
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.Import | ast.ImportFrom)
-            for name in (
-                [a.name for a in node.names]
-                if isinstance(node, ast.Import)
-                else [node.module or ""]
-            )
-        }
-        looks = path.parent.name == "dvc" or path.name in (
-            "worktree.py",
-            "objects.py",
-            "promotion.py",
-        )
-        assert "dvc" not in imported or looks, path
-        serves = path.parent.name == "registry" or path.name == "serving.py"
-        assert "mlflow" not in imported or serves, path

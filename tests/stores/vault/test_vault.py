@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from lethe.core import sql
 from lethe.core.errors import Busy, DiskFull, NotFound, SourceUnavailable, VaultMismatch
-from lethe.stores.vault import database
 from lethe.stores.vault.vault import Vault
 
 KEY, NEW_KEY = b"k" * 32, b"n" * 32
@@ -133,7 +133,7 @@ def test_server_that_does_not_answer_is_told_without_its_password() -> None:
 
 
 def test_writer_that_waits_too_long_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(sql, "PATIENCE_S", 0.05)
     with Vault.open(url(path), KEY) as vault:
         other = sqlite3.connect(path, isolation_level=None)
         try:
@@ -146,12 +146,12 @@ def test_writer_that_waits_too_long_says_so(path: Path, monkeypatch: pytest.Monk
 
 
 def test_full_disk_adds_nobody(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def small(connection: sqlite3.Connection, record: object) -> None:
-        prepare(connection, record)
+    def small(self: sql.Database, connection: sqlite3.Connection, record: object) -> None:
+        prepare(self, connection, record)
         connection.execute("PRAGMA max_page_count = 20")
 
-    prepare = database._prepare
-    monkeypatch.setattr(database, "_prepare", small)
+    prepare = sql.Database._on_connect
+    monkeypatch.setattr(sql.Database, "_on_connect", small)
     with Vault.open(url(path), KEY) as vault:
         with pytest.raises(DiskFull):
             vault.tokens([f"person {number}" for number in range(5_000)])
@@ -160,7 +160,7 @@ def test_full_disk_adds_nobody(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 _KILLED = """
 import os, signal, sys
-from lethe.stores import vault, vault_database
+from lethe.stores.vault import database, vault
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -171,7 +171,7 @@ if step == "rotate":
     vault.wrapped = die
     opened.rotate(b"n" * 32)
 else:
-    vault_database.LOOKUP.create = die
+    database.LOOKUP.create = die
     opened.tokens(["eve", "finn"])
 """
 

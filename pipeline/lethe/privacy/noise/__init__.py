@@ -1,0 +1,1 @@
+"""Noise and sampling as they are drawn, never seeded in production."""

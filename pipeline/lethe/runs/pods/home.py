@@ -17,16 +17,16 @@ from lethe.config.params import Params
 from lethe.core.errors import NotFound, StoreUnavailable, WalkEnded
 from lethe.core.outcomes import Outcome
 from lethe.runs.pods.graph import Road, report_files
-from lethe.runs.pods.objects import (
+from lethe.runs.pods.refs import Refs, Walk, note_remote, remote_of
+from lethe.stores.dvc.content import holds
+from lethe.stores.dvc.git import LOCK, git, parse_lock
+from lethe.stores.dvc.transfer import (
     content_of,
     fetch_into_cache,
     forget_unnamed,
     push,
     refuse_relative_remote,
 )
-from lethe.runs.pods.refs import Refs, Walk, note_remote, remote_of
-from lethe.stores.dvc.content import holds
-from lethe.stores.dvc.git import LOCK, git, parse_lock
 
 if TYPE_CHECKING:
     from lethe.runs.promotion import Promoted

@@ -10,13 +10,12 @@ an erasure finds whatever a killed pod left; and a pod whose walk was revoked me
 anything, so it sends nothing.
 """
 
-import fcntl
 import os
 import shutil
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import chdir, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,14 @@ import psutil
 
 from lethe.config import workspace
 from lethe.config.params import Params, load_params, resolve_secret
-from lethe.core.errors import Busy, LetheError, ParamsInvalid, WalkEnded
+from lethe.core.errors import LetheError, ParamsInvalid, WalkEnded
 from lethe.core.files import write_whole
+from lethe.core.locks import held
 from lethe.runs.pods.graph import ROAD, Road, report_files
-from lethe.runs.pods.objects import clear_held, pull, pull_own, push, refuse_relative_remote
 from lethe.runs.pods.refs import Refs, Walk
-from lethe.runs.stages import StageFailed
+from lethe.runs.stages import run_one_stage
 from lethe.stores.dvc.git import LOCK
-from lethe.stores.dvc.repro import History
+from lethe.stores.dvc.transfer import clear_held, pull, push, refuse_relative_remote
 
 _HOLD = Path(".git/lethe-pod.lock")
 _LAID = Path(".git/lethe-laid")  # the ref that the folder was last brought to
@@ -66,10 +65,8 @@ def run_stage(stage: str, *, run: str, remote: str, folder: Path, watch_seconds:
         _bring_inputs(root, road, stage)
         if stage in road.with_keys:
             walk = _swap(refs, walk, folder, state="keys")
-        with chdir(root):
-            workspace.take_failure()
         with _watched(refs, walk, watch_seconds):
-            _repro(root, stage)
+            run_one_stage(root, stage)
         _publish(refs, walk, folder, root, road, stage)
 
 
@@ -133,23 +130,16 @@ def _bring_inputs(root: Path, road: Road, stage: str) -> None:
             "leaves there; start again from the first stage, or a new run."
         )
     if (root / LOCK).exists():
-        pull(root, remote, stage=stage)
+        if lacking := pull(root, remote):
+            raise WalkEnded(
+                f"{stage} cannot begin: {len(lacking)} of the objects that it reads are not on "
+                "DVC's remote. Perhaps somebody was erased meanwhile. Start a new run."
+            )
         own = road.cached(stage)
-        if not pull_own(root, own):
+        if pull(root, own):
             for path in own:  # a part of an output is no output
                 gone = root / path
                 shutil.rmtree(gone) if gone.is_dir() else gone.unlink(missing_ok=True)
-
-
-def _repro(root: Path, stage: str) -> None:
-    for event in History(root).repro([stage], single=True):
-        if event.kind == "failed":
-            with chdir(root):
-                code, message = workspace.take_failure() or (
-                    1,
-                    "the stage was ended from outside (killed or out of memory). Try it again.",
-                )
-            raise StageFailed(stage, code, message)
 
 
 def _publish(refs: Refs, walk: Walk, folder: Path, root: Path, road: Road, stage: str) -> None:
@@ -161,8 +151,7 @@ def _publish(refs: Refs, walk: Walk, folder: Path, root: Path, road: Road, stage
         walk = _swap(refs, walk, folder, state="pushing", files=files)
         push(root, outs)
     if not waits and stage in road.with_keys:
-        with chdir(root):
-            workspace.remove_scratch()
+        workspace.remove_scratch(root)
     _swap(refs, walk, folder, state=after, files=files)
 
 
@@ -271,11 +260,7 @@ def _alone(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not (folder / ".git").exists():
         _git(folder, "init", "--quiet")
-    with (folder / _HOLD).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy("Another pod holds this folder. Wait for it to end.") from None
+    with held(folder / _HOLD, busy="Another pod holds this folder. Wait for it to end."):
         yield
 
 

@@ -1,0 +1,1 @@
+"""What was made from what, and where its bytes are: DVC's files, cache and remotes."""

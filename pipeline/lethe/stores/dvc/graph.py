@@ -5,6 +5,7 @@ know of the road; what runs, and whether it must, is still decided by DVC.
 """
 
 from collections.abc import Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -105,13 +106,9 @@ def _meta(name: str, meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ordered(after: dict[str, list[str]]) -> list[str]:
-    """As `dvc.yaml` has them, each moved behind what it waits for."""
-    done: list[str] = []
-    left = list(after)
-    while left:
-        ready = next((name for name in left if all(each in done for each in after[name])), None)
-        if ready is None:
-            raise ParamsInvalid(f"dvc.yaml: {', '.join(left)} wait for one another.")
-        done.append(ready)
-        left.remove(ready)
-    return done
+    """Each stage behind what it waits for; else as `dvc.yaml` has them."""
+    try:
+        return list(TopologicalSorter(after).static_order())
+    except CycleError as error:
+        circle = sorted(set(error.args[1]))
+        raise ParamsInvalid(f"dvc.yaml: {', '.join(circle)} wait for one another.") from None

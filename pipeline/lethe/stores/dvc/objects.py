@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lethe.core.errors import StoreUnavailable
+from lethe.stores.dvc.settings import cache_folder, read_settings
 
 _KEY = re.compile(r"(?:files/md5/)?([0-9a-f]{2})/([0-9a-f]{30}(?:\.dir)?)$")
 _RUNS = "runs/"
@@ -216,8 +217,7 @@ def open_caches(roots: Iterable[Path]) -> list[FolderObjects]:
     """The caches of some worktrees, each once; worktrees often share one."""
     found: dict[Path, FolderObjects] = {}
     for root in roots:
-        configured = _config(root).get("cache", {}).get("dir")
-        base = Path(configured) if configured else root / ".dvc" / "cache"
+        base = cache_folder(root)
         if base.is_dir():
             name = "cache" if not found else f"cache of {root.name}"
             found.setdefault(base.resolve(), FolderObjects(name, base.resolve()))
@@ -226,7 +226,7 @@ def open_caches(roots: Iterable[Path]) -> list[FolderObjects]:
 
 def remote_names(root: Path) -> list[str]:
     """Every remote that DVC is told of, used by default or not."""
-    return sorted(_config(root).get("remote", {}))
+    return sorted(read_settings(root).get("remote", {}))
 
 
 def open_remote(root: Path, name: str) -> Objects:
@@ -239,7 +239,7 @@ def open_remote(root: Path, name: str) -> Objects:
     from dvc.fs import get_cloud_fs
 
     store = f"remote {name}"
-    settings = _config(root)
+    settings = read_settings(root)
     options = settings["remote"][name]
     if options.get("version_aware") or options.get("worktree"):
         raise StoreUnavailable(
@@ -261,12 +261,6 @@ def open_remote(root: Path, name: str) -> Objects:
     raise StoreUnavailable(
         f"{store} is on {kind.protocol}; an erasure can look through folders and S3 alone."
     )
-
-
-def _config(root: Path) -> Any:
-    from dvc.config import Config
-
-    return Config(str(root / ".dvc"))
 
 
 def _raise(error: OSError) -> None:

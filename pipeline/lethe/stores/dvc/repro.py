@@ -22,9 +22,9 @@ from ruamel.yaml.error import YAMLError
 
 from lethe.config import workspace
 from lethe.core.errors import Busy, LetheError, NotFound
+from lethe.stores.dvc.settings import cache_folder
 
 LOCK = Path("dvc.lock")
-WORKSPACE = "workspace"  # stands for a commit where nothing is committed yet
 
 _STARTED = re.compile(r"^Running stage '([^']+)':$")
 _SKIPPED = re.compile(r"^Stage '([^']+)' (?:didn't change, skipping|is cached - skipping run)")
@@ -41,15 +41,6 @@ class StageEvent:
     stage: str
     exit_code: int = 0
     message: str = ""
-
-
-@dataclass(frozen=True)
-class DatasetVersion:
-    """One version of the shards, whose people they hold, and the first commit that names it."""
-
-    data_md5: str
-    subjects_md5: str
-    commit: str
 
 
 @dataclass(frozen=True)
@@ -125,11 +116,6 @@ class History:
         except FileNotFoundError:
             return None
 
-    def lock_md5(self) -> str | None:
-        """md5 of `dvc.lock` as it stands; None before anything ran."""
-        content = self.lock_bytes()
-        return None if content is None else _md5(content)
-
     def out_md5(self, path: Path) -> str | None:
         """md5 that `dvc.lock` has for an output, None if none; a folder's ends in `.dir`."""
         return _out_md5(self.lock(), path)
@@ -156,7 +142,7 @@ class History:
         Raises:
             NotFound: it is not in this machine's cache.
         """
-        path = self._cache() / "files" / "md5" / md5[:2] / md5[2:]
+        path = cache_folder(self.root) / "files" / "md5" / md5[:2] / md5[2:]
         if not re.fullmatch(r"[0-9a-f]{32}(\.dir)?", md5) or not path.is_file():
             raise NotFound(
                 f"Object {md5} is not in DVC's cache here. Fetch it with `dvc pull --all-commits`."
@@ -174,23 +160,6 @@ class History:
             raise NotFound(f"Object {md5} in DVC's cache is damaged. Remove it and run `dvc pull`.")
         return BitMap.deserialize(content)
 
-    def dataset_versions(self) -> list[DatasetVersion]:
-        """Every version of the shards that a commit of any branch or the working copy names.
-
-        Each once, oldest first, with the first commit that names it; what is in the working
-        copy alone comes last.
-        """
-        found: dict[tuple[str, str], str] = {}
-        locks = [(commit, _parsed(content)) for commit, content in self._committed_locks()]
-        for commit, lock in [*locks, (WORKSPACE, self.lock())]:
-            data = _out_md5(lock, workspace.SHARDS)
-            subjects = _out_md5(lock, workspace.SUBJECTS)
-            if data is not None and subjects is not None:
-                found.setdefault((data, subjects), commit)
-        return [
-            DatasetVersion(data, subjects, commit) for (data, subjects), commit in found.items()
-        ]
-
     def git_state(self) -> GitState:
         """The commit that is checked out, and whether tracked files differ from it.
 
@@ -203,25 +172,6 @@ class History:
         changed = self._git("status", "--porcelain", "--untracked-files=no", "--", ".", *written)
         return GitState(commit.decode().strip(), dirty=changed is None or bool(changed.strip()))
 
-    def _committed_locks(self) -> Iterator[tuple[str, bytes]]:
-        """(commit, content) of each different `dvc.lock` in history, oldest first."""
-        log = self._git(
-            *("log", "--all", "--reverse", "--topo-order", "--full-history", "-m", "--raw"),
-            *("--no-abbrev", "--no-renames", "--format=%H", "--", str(LOCK)),
-        )
-        commit, seen = "", set()
-        for line in (log or b"").decode().splitlines():
-            if not line.startswith(":"):
-                commit = line.strip() or commit
-                continue
-            blob = line.split()[3]
-            if blob in seen or set(blob) == {"0"}:
-                continue
-            seen.add(blob)
-            content = self._git("cat-file", "blob", blob)
-            if content is not None:
-                yield commit, content
-
     def _git(self, *words: str) -> bytes | None:
         """What git answers; None where there is no git, no repository or no such thing."""
         try:
@@ -231,12 +181,6 @@ class History:
         except FileNotFoundError:
             return None
         return done.stdout if done.returncode == 0 else None
-
-    def _cache(self) -> Path:
-        from dvc.config import Config
-
-        configured = Config(str(self.root / ".dvc")).get("cache", {}).get("dir")
-        return Path(configured) if configured else self.root / ".dvc" / "cache"
 
 
 def _environment() -> dict[str, str]:

@@ -4,7 +4,6 @@ Files are replaced, never written into: a hard link or reflink of the old file, 
 or in another worktree, keeps its own bytes.
 """
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -17,10 +16,12 @@ import psutil
 from pyroaring import BitMap
 
 from lethe.config import workspace
-from lethe.core.errors import Busy, LetheError
+from lethe.core import locks
+from lethe.core.errors import Busy
 from lethe.core.files import write_whole
 from lethe.stores.dvc.content import Unreadable, holds, without
 from lethe.stores.dvc.git import LOCK, Made, parse_lock
+from lethe.stores.dvc.settings import read_settings
 from lethe.stores.dvc.survey import Entries, md5_of
 
 STAGING = workspace.STATE / "staging"  # what train keeps until it is published
@@ -49,15 +50,12 @@ class Worktree:
         Raises:
             Busy: a run is under way in it.
         """
-        busy = Busy(f"A run is under way in {self.root.name}. The next sweep continues.")
+        busy = f"A run is under way in {self.root.name}. The next sweep continues."
         with ExitStack() as held:
-            try:
-                held.enter_context(_dvc_lock(self.root))
-                held.enter_context(_flock(self.root / _TRAIN_LOCK))
-            except (_DvcBusy, BlockingIOError):
-                raise busy from None
+            held.enter_context(_dvc_lock(self.root, busy))
+            held.enter_context(locks.held(self.root / _TRAIN_LOCK, busy=busy))
             if _running(self.root):
-                raise busy
+                raise Busy(busy)
             yield
 
     def lock(self) -> tuple[Made, ...]:
@@ -141,13 +139,11 @@ class Worktree:
         """(removed, unreadable) of what runs leave behind; only while nothing runs.
 
         Raises:
-            Busy: a walk trains, and keeps its checkpoint here; nothing was removed.
+            Busy: a run trains, and keeps its checkpoint here; nothing was removed.
         """
-        try:
-            with _flock(self.root / _STAGING_LOCK):
-                return self._clear_temporary(tokens)
-        except BlockingIOError:
-            raise Busy("A walk trains. The next sweep continues.") from None
+        busy = "A run trains. The next sweep continues."
+        with locks.held(self.root / _STAGING_LOCK, busy=busy):
+            return self._clear_temporary(tokens)
 
     def _clear_temporary(self, tokens: BitMap) -> tuple[list[str], list[str]]:
         removed = [path for each in _TEMPORARY if (path := self.root / each).exists()]
@@ -226,35 +222,22 @@ def _any_holds(folder: Path, tokens: BitMap) -> bool:
     return any(path.is_file() and holds(path, tokens) for path in folder.rglob("*"))
 
 
-class _DvcBusy(LetheError):
-    """DVC's own lock is taken."""
-
-
 @contextmanager
-def _dvc_lock(root: Path) -> Iterator[None]:
-    from dvc.config import Config
+def _dvc_lock(root: Path, busy: str) -> Iterator[None]:
     from dvc.lock import LockError, make_lock
 
     folder = root / _DVC_TEMPORARY
     folder.mkdir(parents=True, exist_ok=True)
-    hardlink = bool(Config(str(root / ".dvc"))["core"].get("hardlink_lock", False))
+    hardlink = bool(read_settings(root)["core"].get("hardlink_lock", False))
     lock = make_lock(str(folder / "lock"), tmp_dir=str(folder), hardlink_lock=hardlink)
     try:
         lock.lock()
     except LockError:
-        raise _DvcBusy("") from None
+        raise Busy(busy) from None
     try:
         yield
     finally:
         lock.unlock()
-
-
-@contextmanager
-def _flock(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
 
 
 def _running(root: Path) -> bool:

@@ -1,0 +1,1 @@
+"""The models, in MLflow: registered, removed, and looked through for who is gone."""

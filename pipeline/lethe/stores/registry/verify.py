@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from mlflow.entities import ViewType
@@ -169,25 +170,29 @@ def _rows(engine: sa.Engine, stones: Sequence[Tombstone], sought: Needles) -> It
     metadata = sa.MetaData()
     metadata.reflect(engine)
     with engine.connect() as connection:
-        for table in metadata.sorted_tables:
-            for column in table.columns:
-                if not isinstance(column.type, sa.String | sa.JSON):
-                    continue
-                text = sa.cast(column, sa.Text)
-                where = f"{table.name}.{column.name}"
-                if table.name != _STONES:
-                    for name in ids:
-                        asked = sa.select(sa.func.count()).where(text.contains(name))
-                        if connection.execute(asked.select_from(table)).scalar_one():
-                            yield where
-                if sought and any(
-                    sought.in_text(str(value))
-                    for (value,) in connection.execute(sa.select(text).where(column.isnot(None)))
-                ):
-                    yield where
+        for column in (each for table in metadata.sorted_tables for each in table.columns):
+            if isinstance(column.type, sa.String | sa.JSON):
+                kept = column.table.name == _STONES  # what is to be kept of the versions that went
+                yield from _in_column(connection, column, set() if kept else ids, sought)
         versions = metadata.tables.get("model_versions")
         if versions is not None:
             yield from _versions(connection, versions, stones)
+
+
+def _in_column(
+    connection: sa.Connection, column: sa.Column[Any], ids: set[str], sought: Needles
+) -> Iterator[str]:
+    """The column's name for each id in it, and if there is a trace of the person."""
+    text = sa.cast(column, sa.Text)
+    where = f"{column.table.name}.{column.name}"
+    for name in ids:
+        asked = sa.select(sa.func.count()).where(text.contains(name)).select_from(column.table)
+        if connection.execute(asked).scalar_one():
+            yield where
+    if sought:
+        texts = connection.execute(sa.select(text).where(column.isnot(None)))
+        if any(sought.in_text(str(value)) for (value,) in texts):
+            yield where
 
 
 def _versions(

@@ -1,0 +1,1 @@
+"""People's requests, step by step, and the receipts of what became of them."""

@@ -7,6 +7,7 @@ Receipts are only ever added: triggers refuse UPDATE and DELETE, as in the ledge
 import sqlalchemy as sa
 
 from lethe.core.errors import LedgerInvalid
+from lethe.core.sql import schema_of
 from lethe.ledger.database import CREATION_LOCK, append_only, transact
 
 SCHEMA = 1
@@ -66,15 +67,9 @@ def bring_up(engine: sa.Engine) -> None:
 
 
 def _version(connection: sa.Connection) -> int:
-    if not sa.inspect(connection).has_table(VERSIONS.name):
-        return 0
-    found = int(connection.execute(sa.select(sa.func.max(VERSIONS.c.version))).scalar_one() or 0)
-    if found > SCHEMA:
-        raise LedgerInvalid(
-            f"The requests have schema {found}; this version of Lethe knows up to {SCHEMA}. "
-            "Upgrade Lethe; nothing was changed."
-        )
-    return found
+    return schema_of(
+        connection, VERSIONS, known=SCHEMA, what="The requests have", invalid=LedgerInvalid
+    )
 
 
 def _create(connection: sa.Connection) -> None:

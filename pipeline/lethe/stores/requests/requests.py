@@ -6,7 +6,6 @@ dropped in the transaction that closes the request and adds its receipt.
 """
 
 import datetime as dt
-import fcntl
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from lethe.core.errors import Busy, NotFound, ParamsInvalid
+from lethe.core.locks import held as held_file
 from lethe.ledger.database import open_engine, transact
 from lethe.stores.requests.database import MARKS, RECEIPTS, REQUESTS, bring_up
 from lethe.stores.search.postgres import write_anew
@@ -107,14 +107,14 @@ class Requests:
         Raises:
             Busy: another process works on them.
         """
-        busy = Busy(
+        busy = (
             "Another `lethe erase run`, `lethe retain` or promotion is under way. What was asked "
             "meanwhile is taken up by it or by the next run."
         )
         if self._engine.dialect.name == "postgresql":
             with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as held:
                 if not held.execute(sa.select(sa.func.pg_try_advisory_lock(_RUN_LOCK))).scalar():
-                    raise busy
+                    raise Busy(busy)
                 yield  # the lock ends with the connection
             return
         database = self._engine.url.database
@@ -122,11 +122,7 @@ class Requests:
             yield
             return
         path = Path(str(database))
-        with path.with_name(f"{path.name}.erase.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise busy from None
+        with held_file(path.with_name(f"{path.name}.erase.lock"), busy=busy):
             yield
 
     def receive(

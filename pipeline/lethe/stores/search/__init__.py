@@ -1,0 +1,1 @@
+"""Finding people in bytes, texts and what a database has freed."""

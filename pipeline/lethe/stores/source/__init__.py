@@ -1,0 +1,1 @@
+"""The source: read for training, and forgetting whoever is erased or past retention."""

@@ -219,9 +219,9 @@ def find_mentions(params: Params, people: Sequence[Traces]) -> dict[str, Mention
             if columns and "ctid" not in facts.identity:
                 for rows in found.values():
                     rows[table] = []
-                for row, named in mentions_of(writer, table, columns, terms) if terms else ():
-                    for key in named:
-                        found[key][table].append(row)
+                pairs = mentions_of(writer, table, columns, terms) if terms else ()
+                for key, row in ((key, row) for row, named in pairs for key in named):
+                    found[key][table].append(row)
     return {key: dict(tables) for key, tables in found.items()}
 
 

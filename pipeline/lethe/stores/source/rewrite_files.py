@@ -9,7 +9,7 @@ import csv
 import gzip
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +152,17 @@ def _kept_lines(file: IO[str], deleted: set[int], changed: Changes) -> Iterator[
             yield raw
 
 
+def _with_changes(table: Any, name: str, numbers: Sequence[int], changed: Changes) -> Any:
+    """The table with one column's new values; `numbers` are its rows' in the file."""
+    values = [
+        changed[number][name] if name in changed.get(number, ()) else value
+        for number, value in zip(numbers, table.column(name).to_pylist(), strict=True)
+    ]
+    field = table.schema.field(name)
+    place = table.schema.get_field_index(name)
+    return table.set_column(place, field, pa.array(values, type=field.type))
+
+
 def _write_parquet(path: Path, staging: Path, deleted: set[int], changed: Changes) -> None:
     with pq.ParquetFile(path) as file:
         schema = file.schema_arrow
@@ -165,14 +176,7 @@ def _write_parquet(path: Path, staging: Path, deleted: set[int], changed: Change
                 start += batch.num_rows
                 table = pa.Table.from_batches([batch], schema=schema)
                 for name in {n for number in numbers for n in changed.get(number, ())}:
-                    values = table.column(name).to_pylist()
-                    for place, number in enumerate(numbers):
-                        if name in changed.get(number, ()):
-                            values[place] = changed[number][name]
-                    array = pa.array(values, type=schema.field(name).type)
-                    table = table.set_column(
-                        schema.get_field_index(name), schema.field(name), array
-                    )
+                    table = _with_changes(table, name, numbers, changed)
                 writer.write_table(table.filter(pa.array([n not in deleted for n in numbers])))
     with staging.open("rb") as made:
         os.fsync(made.fileno())

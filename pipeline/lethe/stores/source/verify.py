@@ -12,10 +12,11 @@ from lethe.core.values import canonical_text
 from lethe.stores.search.postgres import in_statistics
 from lethe.stores.source.compact import Marks
 from lethe.stores.source.file_residue import residue
+from lethe.stores.source.forms import key_forms
 from lethe.stores.source.mentions import Terms, may_name, mentions_of, terms_of
 from lethe.stores.source.rewrite_files import readable
 from lethe.stores.source.trace import gives_new_key
-from lethe.stores.source.writer import Row, Writer, key_forms, open_writer
+from lethe.stores.source.writer import Row, Writer, open_writer
 
 STORE = "source"
 FREE_SPACE = "the file's free space"

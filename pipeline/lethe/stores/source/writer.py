@@ -4,11 +4,9 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
-from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -17,6 +15,7 @@ from sqlalchemy.pool import NullPool
 from lethe.config.params import Params, resolve_secret
 from lethe.core.errors import Busy, DiskFull, ErasureRefused, SchemaMismatch, SourceUnavailable
 from lethe.core.values import canonical_text
+from lethe.stores.source.forms import key_forms
 from lethe.stores.source.graph import Edge, Graph, read_graph
 
 WAIT_SECONDS = 10  # for a connection, and for others' locks
@@ -228,29 +227,6 @@ def _kind(declared: sa.types.TypeEngine[Any]) -> str:
     if isinstance(declared, sa.Integer | sa.Numeric):
         return "number"
     return "text" if isinstance(declared, sa.String) else type(declared).__name__
-
-
-def key_forms(key: str, declared: sa.types.TypeEngine[Any], dialect: str) -> list[Any] | None:
-    """A canonical key as a column of a type can hold it; None to compare as text.
-
-    An empty list: no value of the type is spelled so.
-    """
-    if dialect == "sqlite":
-        number = int(key) if key.removeprefix("-").isdigit() and key.isascii() else None
-        same = number is not None and str(number) == key and abs(number) < 2**63
-        return [key, number] if same else [key]
-    if isinstance(declared, sa.String):
-        return [key]
-    try:
-        if isinstance(declared, sa.Integer):
-            return [int(key)] if str(int(key)) == key and abs(int(key)) < 2**63 else []
-        if isinstance(declared, sa.Numeric):
-            return [Decimal(key)]
-        if isinstance(declared, sa.Uuid):
-            return [UUID(key)]
-    except (ValueError, InvalidOperation):
-        return []
-    return None
 
 
 def chunks(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:

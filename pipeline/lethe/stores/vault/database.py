@@ -6,20 +6,17 @@ freed pages are overwritten (`secure_delete`), and the journal is removed at eve
 PostgreSQL: writers take turns by an advisory lock; readers see one snapshot.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from lethe.core.errors import Busy, DiskFull, NotFound, SourceUnavailable, VaultMismatch
+from lethe.core.errors import VaultMismatch
+from lethe.core.sql import Database
 
-_PATIENCE_S = 60  # how long a writer waits for the others
 _CHUNK = 20_000  # values a statement; SQLite's default limit is 32,766
 _FEW = 1_000
-_ADVISORY_LOCK = 0x1E7EE
 
 SubjectRow = tuple[int, bytes, bytes]  # token, lookup, identity
 
@@ -74,69 +71,19 @@ REVEALS = sa.Table(
 )
 
 
-def open_engine(url: str, *, create: bool) -> sa.Engine:
-    """An engine whose SQLite file, if it is one, exists and is its owner's alone.
-
-    Raises:
-        NotFound: there is no such file and `create` is false.
-        SourceUnavailable: the URL is not one, or the file cannot be opened.
-    """
-    try:
-        parsed = sa.make_url(url)
-        backend = parsed.get_backend_name()
-        if backend not in ("sqlite", "postgresql"):
-            raise SourceUnavailable(
-                f"stores.vault names {backend}; a vault lies in SQLite or PostgreSQL."
-            )
-        sqlite = backend == "sqlite"
-        if sqlite and parsed.database not in (None, "", ":memory:"):
-            _own_file(Path(str(parsed.database)), create=create)
-        arguments = {"timeout": _PATIENCE_S, "isolation_level": None} if sqlite else {}
-        # hide_parameters: an error message must not quote a row.
-        engine = sa.create_engine(parsed, hide_parameters=True, connect_args=arguments)
-    except (sa.exc.ArgumentError, ImportError):
-        raise SourceUnavailable(
-            "stores.vault is not a SQLAlchemy URL of an installed driver, such as "
-            "sqlite:///.lethe/vault.db or postgresql+psycopg://…"
-        ) from None
-    if sqlite:
-        sa.event.listen(engine, "connect", _prepare)
-        sa.event.listen(engine, "begin", _begin)
-    return engine
-
-
-def _own_file(path: Path, *, create: bool) -> None:
-    if not create and not path.exists():
-        raise NotFound("There is no vault yet. Run lethe pseudonymize, or check stores.vault.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.fchmod(descriptor, 0o600)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise SourceUnavailable(
-            f"The vault's file cannot be opened: {os.strerror(error.errno or 0)}. "
-            "Check stores.vault."
-        ) from None
-
-
-def _prepare(connection: Any, _record: Any) -> None:
-    for pragma in (
-        "journal_mode=DELETE",
-        "secure_delete=ON",
-        "foreign_keys=ON",
-        "synchronous=FULL",
-        "temp_store=MEMORY",
-        "cache_size=-65536",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin(connection: sa.Connection) -> None:
-    write = connection.get_execution_options().get("vault_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+DATABASE = Database(
+    name="vault",
+    setting="stores.vault",
+    absent="There is no vault yet. Run lethe pseudonymize, or check stores.vault.",
+    damaged="The vault is damaged. Bring back its backup; the key stays the same.",
+    invalid=VaultMismatch,
+    unfinished="nothing half-written was kept",
+    turn=f"SELECT pg_advisory_xact_lock({0x1E7EE})",
+    isolation="READ COMMITTED",  # after its turn has come, it sees what the one before committed
+    pragmas=("journal_mode=DELETE", "cache_size=-65536"),
+    private=True,
+    pooled=True,
+)
 
 
 @contextmanager
@@ -149,20 +96,10 @@ def transaction(engine: sa.Engine, *, write: bool) -> Iterator[sa.Connection]:
         DiskFull, SourceUnavailable: as they say.
     """
     try:
-        with engine.connect() as connection:
-            if engine.dialect.name == "sqlite":
-                connection = connection.execution_options(vault_write=write)
-            else:
-                # After the lock a writer must see what the writer before committed.
-                level = "READ COMMITTED" if write else "REPEATABLE READ"
-                connection = connection.execution_options(isolation_level=level)
-            with connection.begin():
-                if write and engine.dialect.name == "postgresql":
-                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_PATIENCE_S}s'")
-                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
-                yield connection
+        with DATABASE.transaction(engine, write=write) as connection:
+            yield connection
     except sa.exc.DBAPIError as error:
-        raise _told(error) from None
+        raise DATABASE.error(error) from None
 
 
 def migrate(engine: sa.Engine, schema: int) -> None:
@@ -178,26 +115,6 @@ def migrate(engine: sa.Engine, schema: int) -> None:
 
 def _schemas(connection: sa.Connection) -> list[int]:
     return list(connection.execute(sa.select(VAULT.c.schema)).scalars())
-
-
-def _told(error: sa.exc.DBAPIError) -> Exception:
-    """The user's error for a database's; anything not understood stays what it is."""
-    name = getattr(error.orig, "sqlite_errorname", "") or ""
-    state = getattr(error.orig, "sqlstate", "") or ""
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or state == "55P03":
-        return Busy(f"Another process held the vault for {_PATIENCE_S} s. Try again after it.")
-    if name.startswith("SQLITE_FULL") or state == "53100":
-        return DiskFull("No space is left for the vault. Free some; nothing half-written was kept.")
-    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")) or state in ("42P01", "42703"):
-        return VaultMismatch("The vault is damaged. Bring back its backup; the key stays the same.")
-    if name.startswith("SQLITE_ERROR") and "no such" in str(error.orig):
-        return VaultMismatch("The vault lacks a table or column of its own. Bring back its backup.")
-    if isinstance(error, sa.exc.OperationalError):
-        return SourceUnavailable(
-            f"The vault's database does not answer ({name or state or type(error.orig).__name__}). "
-            "Check stores.vault and that it runs."
-        )
-    return error
 
 
 def matching(

@@ -23,10 +23,10 @@ import sqlalchemy as sa
 from lethe.config.keys import derive, key_id, keyed_hashes
 from lethe.core.errors import KeyInvalid, NotFound, ParamsInvalid, VaultMismatch
 from lethe.stores.vault import database, suppressions
+from lethe.stores.vault.creation import create_tables, exists
 from lethe.stores.vault.database import KEYS, RETIRED, REVEALS, SUBJECTS, VAULT
 from lethe.stores.vault.draw import draw
 from lethe.stores.vault.keys import (
-    DATA_KEYS,
     ROTATED,
     SCHEMA,
     SECRETS,
@@ -71,16 +71,16 @@ class Vault:
             NotFound: there is none, and `create` is false.
             SourceUnavailable: its database does not answer.
         """
-        engine = database.open_engine(url, create=create)
+        engine = database.DATABASE.open(url, create=create)
         try:
-            if _exists(engine):
+            if exists(engine):
                 database.migrate(engine, SCHEMA)
             else:
                 if not create:
                     raise NotFound(
                         "There is no vault yet. Run lethe pseudonymize, or check stores.vault."
                     )
-                _create(engine, key, capacity)
+                create_tables(engine, key, capacity)
             return cls(engine, key)
         except BaseException:
             engine.dispose()
@@ -379,23 +379,3 @@ class Vault:
             there = suppressions.in_force(connection, entries)
             found |= {key for key, entry in zip(keys, entries, strict=True) if entry in there}
         return found
-
-
-def _exists(engine: sa.Engine) -> bool:
-    with database.transaction(engine, write=False) as connection:
-        return sa.inspect(connection).has_table(VAULT.name)
-
-
-def _create(engine: sa.Engine, key: bytes, capacity: int) -> None:
-    vault_id = os.urandom(16)
-    keys = {name: os.urandom(32) for name in DATA_KEYS}
-    with database.transaction(engine, write=True) as connection:
-        if sa.inspect(connection).has_table(VAULT.name):
-            return  # another process was first
-        database.METADATA.create_all(connection)
-        connection.execute(
-            sa.insert(VAULT).values(
-                vault_id=vault_id, schema=SCHEMA, capacity=capacity, key_id=key_id(key)
-            )
-        )
-        connection.execute(sa.insert(KEYS), wrapped(key, vault_id, capacity, keys))

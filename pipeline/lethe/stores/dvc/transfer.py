@@ -1,8 +1,7 @@
-"""What a stage in a pod needs of DVC's remote, and what it leaves there.
+"""Fetching from DVC's remotes, sending to them, and removing what no lock names any more.
 
-A pod begins with an empty cache. It is given the outputs that its stage reads and those that the
-stage made before, and gives back what the stage made now: never anything that DVC does not cache,
-so nothing that still has subject keys.
+Only what a `dvc.lock` names is fetched or sent, and DVC caches all of it: what still has subject
+keys is declared `cache: false`, so nothing of that is ever on its way.
 """
 
 import configparser
@@ -10,9 +9,10 @@ from collections.abc import Collection
 from contextlib import chdir, suppress
 from pathlib import Path
 
-from lethe.core.errors import ParamsInvalid, StoreUnavailable, WalkEnded
+from lethe.core.errors import ParamsInvalid, StoreUnavailable
 from lethe.stores.dvc.git import LOCK, committed_locks, parse_lock, worktrees
 from lethe.stores.dvc.objects import FolderObjects, Object, key_of, open_remote, remote_names
+from lethe.stores.dvc.settings import cache_folder
 from lethe.stores.dvc.survey import entries_of, md5_of
 
 _HELD = ("rwlock", "lock")  # DVC's notes of who is at work
@@ -35,30 +35,16 @@ def refuse_relative_remote(root: Path) -> None:
         )
 
 
-def pull(root: Path, paths: Collection[str], *, stage: str) -> None:
+def pull(root: Path, paths: Collection[str]) -> set[str]:
     """Fetches what `dvc.lock` names at these paths, and puts it there.
 
-    Raises:
-        WalkEnded: the remote lacks some of it.
-        StoreUnavailable: the remote does not answer.
-    """
-    if paths and not _pulled(root, paths):
-        lacking = missing(root, paths)
-        raise WalkEnded(
-            f"{stage} cannot begin: {len(lacking)} of the objects that it reads are not on DVC's "
-            "remote. Perhaps somebody was erased meanwhile. Start a new run."
-        )
-
-
-def pull_own(root: Path, paths: Collection[str]) -> bool:
-    """What a stage made the last time, so that DVC can see that nothing changed; whether it is all.
+    Returns:
+        The hashes that no remote has; the paths that need them are not complete.
 
     Raises:
-        StoreUnavailable: the remote does not answer; then nothing says that it is not there.
+        StoreUnavailable: a remote does not answer; then nothing says that it is not there.
     """
-    if not paths or _pulled(root, paths):
-        return True
-    return not missing(root, paths)
+    return missing(root, paths) if paths and not _pulled(root, paths) else set()
 
 
 def push(root: Path, paths: Collection[str]) -> None:
@@ -140,10 +126,7 @@ def fetch_into_cache(root: Path, lock: bytes) -> int:
     Raises:
         StoreUnavailable: a remote or the cache does not answer.
     """
-    from dvc.config import Config
-
-    base = Path(Config(str(root / ".dvc")).get("cache", {}).get("dir") or root / ".dvc" / "cache")
-    cache = FolderObjects("cache", base)
+    cache = FolderObjects("cache", cache_folder(root))
     have = {each.md5 for each in cache.objects()}
     wanted = [md5 for made in parse_lock(lock) for md5 in made.outs.values()]
     count = 0

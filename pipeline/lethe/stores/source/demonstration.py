@@ -1,9 +1,8 @@
 """Writes the tables of a demonstration source, whole or not at all.
 
-Knows databases and nothing of clinics: what is in the tables is `lethe.sample`'s.
+Knows databases and nothing of clinics: what is in the tables is said by `lethe.sample`.
 """
 
-import datetime as dt
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -74,11 +73,6 @@ class ClinicWriter:
         with raw.cursor() as cursor, cursor.copy(f"COPY {into} FROM STDIN") as copy:
             for row in rows:
                 copy.write_row(row)
-
-
-def iso(when: dt.datetime) -> str:
-    """An aware time as the naive UTC text that `ClinicWriter.add` takes."""
-    return when.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
 
 
 @contextmanager

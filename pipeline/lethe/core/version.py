@@ -1,0 +1,3 @@
+"""Which Lethe this is."""
+
+VERSION = "0.1.0"
