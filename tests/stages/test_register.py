@@ -20,6 +20,7 @@ from lethe.config.sections import Registration
 from lethe.core.errors import LedgerInvalid, NotFound, RegistrationRefused
 from lethe.core.files import read_json, write_json, write_whole
 from lethe.ledger.ledger import Ledger
+from lethe.people import withdrawn
 from lethe.people.consents import Decisions
 from lethe.people.references import Reference
 from lethe.privacy.plan import ADJACENCY, SAMPLING, UNIT, Plan
@@ -199,7 +200,7 @@ def door(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
     ledger = FakeLedger()
     ledger.record.manifest_md5 = _md5(manifest)
     made = Door(here, params, ledger, set(PEOPLE))
-    monkeypatch.setattr(register, "decisions_now", lambda params, now: decided(made.willing))
+    monkeypatch.setattr(withdrawn, "decisions_now", lambda params, now: decided(made.willing))
     monkeypatch.setattr(Ledger, "open", lambda url: made.ledger)
     yield made
 
@@ -220,7 +221,7 @@ def test_a_sound_model_is_registered_as_candidate_and_champion(door: Door) -> No
 def test_the_ledgers_own_record_opens_the_door(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.chdir(door.root)
-    monkeypatch.setattr(register, "decisions_now", lambda params, now: decided(door.willing))
+    monkeypatch.setattr(withdrawn, "decisions_now", lambda params, now: decided(door.willing))
     people = BitMap.deserialize(workspace.MANIFEST.read_bytes())
     with Ledger.open(door.params.stores.ledger) as ledger:
         reservation = ledger.reserve(
@@ -247,7 +248,7 @@ def test_a_rolled_back_ledger_is_refused_by_every_walk(
     assert door.run()["version"] == 1
     monkeypatch.undo()
     monkeypatch.chdir(door.root)
-    monkeypatch.setattr(register, "decisions_now", lambda params, now: decided(door.willing))
+    monkeypatch.setattr(withdrawn, "decisions_now", lambda params, now: decided(door.willing))
     with pytest.raises(LedgerInvalid, match="has 0 entries and no longer contains run run-1"):
         door.run()
 
