@@ -187,7 +187,7 @@ def test_retired_twice_changes_nothing(here: Path, registry: Registry) -> None:
     retire(registry, "readmission", 1, replaced_by=2, now=NOW)
     stone = tombstone(registry, "readmission", 1)
     again = retire(registry, "readmission", 1, replaced_by=2, now=NOW + dt.timedelta(days=9))
-    assert again.result == "nothing found"
+    assert again.result == "absent"
     assert tombstone(registry, "readmission", 1) == stone
 
 
@@ -245,10 +245,10 @@ def test_the_fresh_look_sees_what_is_left_in_tables_and_folders(
     retire(registry, "readmission", 1, replaced_by=2, now=NOW)
     stone = tombstone(registry, "readmission", 1)
     assert stone is not None
-    assert verify_registry(registry, [stone]).result == "nothing found"
+    assert verify_registry(registry, [stone]).result == "absent"
     shutil.copytree(here / "kept", here / "mlruns", dirs_exist_ok=True)
     seen = verify_registry(registry, [stone])
-    assert seen.result == "not attempted"
+    assert seen.result == "present"
     assert set(seen.places) == set(stone.artifacts)
     for place in stone.artifacts:
         folder = remove.local_folder(place)
@@ -273,7 +273,7 @@ ADA = Traces(key="P-0004711", token=12, identifiers=("Ada Quill",))
 
 @pytest.mark.parametrize("where", ["tag", "artifact", "free page"])
 def test_the_fresh_look_sees_a_person(here: Path, registry: Registry, where: str) -> None:
-    assert verify_registry(registry, traces=ADA).result == "nothing found"
+    assert verify_registry(registry, traces=ADA).result == "absent"
     version = registry.find("readmission", "2")
     if where == "artifact":
         registry.client.log_text(version.run, "asked by Ada Quill", "note.txt")
@@ -285,7 +285,7 @@ def test_the_fresh_look_sees_a_person(here: Path, registry: Registry, where: str
             store.execute("DELETE FROM model_version_tags WHERE key = 'asked_by'")
         assert rows(here, "Ada") == set()
     seen = verify_registry(registry, traces=ADA)
-    assert seen.result == "not attempted"
+    assert seen.result == "present"
     assert seen.count >= 1
     assert "Ada" not in f"{seen}"
 
@@ -296,7 +296,7 @@ def test_a_server_that_does_not_answer_is_not_called_clean(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     server = Registry.open("http://127.0.0.1:1")
     seen = verify_registry(server, traces=ADA)
-    assert seen.result == "not attempted"
+    assert seen.result == "unreachable"
     assert "does not answer" in str(seen.reason)
 
 
@@ -349,7 +349,7 @@ def test_on_a_server_a_version_is_gone_once_its_garbage_collector_ran(
     artifacts = here / "served" / "artifacts"
     assert [path for path in artifacts.rglob("*") if first.logged_model in str(path)]
     done = retire(registry, "readmission", 1, replaced_by=2, now=NOW)
-    assert done.result == "not attempted"
+    assert done.result == "present"
     assert registry.find("readmission", "@champion").version == 2
     stone = tombstone(registry, "readmission", 1)
     assert stone is not None
@@ -373,7 +373,7 @@ def test_on_a_server_a_version_is_gone_once_its_garbage_collector_ran(
     assert retire(registry, "readmission", 1, replaced_by=2, now=NOW).result == "erased"
     seen = verify_registry(registry, [stone], traces=ADA)
     assert (seen.result, seen.reason) == (
-        "nothing found",
+        "absent",
         "as MLflow's server tells; its files were not opened",
     )
     registry.tag(registry.find("readmission", str(second.version)), "asked_by", "Ada Quill")
@@ -412,7 +412,7 @@ def test_artifacts_in_a_bucket_go_too_and_are_looked_for_there(
     assert all(place.startswith(bucket) for place in stone.artifacts)
     seen = verify_registry(registry, [stone], traces=ADA)
     assert (seen.result, seen.reason) == (
-        "nothing found",
+        "absent",
         "files of models that stay are beyond this machine and were not opened",
     )
     left = stone.artifacts[0]
@@ -454,7 +454,7 @@ def test_on_postgresql_a_retired_version_leaves_nothing_too(here: Path, postgres
             ] == ["registered_model_tags"]
     stone = tombstone(registry, "readmission", 1)
     assert stone is not None
-    assert verify_registry(registry, [stone]).result == "nothing found"
+    assert verify_registry(registry, [stone]).result == "absent"
     traces = Traces(key="P-0004711", token=12)
     registry.tag(registry.find("readmission", str(second.version)), "asked_by", traces.key)
     assert verify_registry(registry, traces=traces).places == ("model_version_tags.value",)
