@@ -193,10 +193,12 @@ def _added(before: Outcome, outcome: Outcome) -> Outcome:
 def _settle(
     store: str, there: Outcome | None, done: Outcome | None, seen: Outcome | None
 ) -> Outcome:
-    if seen is not None and seen.result != Result.ABSENT:
+    if seen is not None and seen.still_there:
         return seen
     if done is not None and done.result == Result.ERASED:
         return done
+    if seen is not None and seen.result == Result.KEPT:
+        return seen
     # The deed was done by a run that ended before it could tell.
     looked = there or Outcome(store, Result.ABSENT)
     if done is not None and done.result == Result.KEPT:

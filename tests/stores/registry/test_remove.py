@@ -24,7 +24,7 @@ from lethe.registration.serving import Predictor, input_columns, output_columns
 from lethe.stores.registry import remove
 from lethe.stores.registry.registry import RUN_ID, Registry, Release, Version
 from lethe.stores.registry.remove import retire, tombstone, tombstones, withdraw
-from lethe.stores.registry.verify import Sought, verify_registries, verify_registry
+from lethe.stores.registry.verify import Wanted, verify_registries, verify_registry
 from tests.postgres import postgres_server, postgres_url, postgres_urls
 from tests.stores.registry.test_registry import URL, write_model
 
@@ -428,7 +428,7 @@ def test_several_people_are_told_apart_and_what_stands_there_by_chance_is_nobody
     registry.tag(registry.find("readmission", "2"), "asked_by", "Ada Quill")
     chance = Traces(key="20", token=13, identifiers=("1999", "run-1"))  # steps, records, a run
     bo = Traces(key="P-0004712", token=14, identifiers=("Bo Lindqvist",))
-    looked = verify_registries(registry, [Sought((), each) for each in (bo, ADA, chance)])
+    looked = verify_registries(registry, [Wanted((), each) for each in (bo, ADA, chance)])
     assert [outcome.count > 0 for outcome in looked] == [False, True, False]
     assert verify_registries(registry, []) == []
 
