@@ -43,17 +43,17 @@ SUBJECTS, SHARDS, VERSIONS = 1_000_000, 64, 2
 SMALL, MANY = 20_000, 100
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
 
-_STEPS = {
-    "people": "look up",
-    "traces_of": "look up",
-    "models_of": "look up",
-    "suppress": "suppress",
-    "remember": "remember the spend",
-    "mentioned": "source",
-    "erase_source": "source",
-    "compact": "overwrite the source's free space",
-    "forget": "vault",
-    "retire": "retire",
+_STEPS = {  # by class and method
+    ("WorkspaceStores", "people"): "look up",
+    ("SourceStore", "trace"): "look up",
+    ("VaultStore", "trace"): "look up",
+    ("WorkspaceStores", "models_of"): "look up",
+    ("WorkspaceStores", "suppress"): "suppress",
+    ("WorkspaceStores", "remember"): "remember the spend",
+    ("SourceStore", "forget"): "source",
+    ("SourceStore", "overwrite"): "overwrite the source's free space",
+    ("VaultStore", "forget"): "vault",
+    ("RegistryStore", "forget"): "retire",
 }
 
 
@@ -116,8 +116,7 @@ def _erase(root: Path, keys: list[str]) -> dict[str, Any]:
 
 def run_and_time(out: Path) -> None:
     """`lethe erase run` in this process, with the seconds of each step written to a file."""
-    from lethe.rights import erasure_service
-    from lethe.rights.workspace_stores import Stores
+    from lethe.rights import erasure_service, workspace_stores
 
     steps: dict[str, list[float]] = {}
 
@@ -125,7 +124,8 @@ def run_and_time(out: Path) -> None:
         def call(*args: Any, **options: Any) -> Any:
             wall, cpu = time.perf_counter(), sum(os.times()[:4])
             try:
-                return method(*args, **options)
+                answer = method(*args, **options)
+                return iter(list(answer)) if isinstance(answer, Iterator) else answer
             finally:
                 spent = steps.setdefault(name(), [0.0, 0.0])
                 spent[0] += time.perf_counter() - wall
@@ -139,11 +139,14 @@ def run_and_time(out: Path) -> None:
     def looking() -> str:
         return "verify" if "retire" in steps else "look where the person is"
 
-    names: dict[str, Callable[[], str]] = {"purge": purging, "look": looking}
-    for method, step in _STEPS.items():
-        names[method] = lambda step=step: step  # type: ignore[misc]
-    for method, name in names.items():
-        setattr(Stores, method, timed(getattr(Stores, method), name))
+    names: dict[tuple[str, str], Callable[[], str]] = {("DvcStore", "forget"): purging}
+    for store in ("SourceStore", "VaultStore", "PodRunsStore", "DvcStore", "RegistryStore"):
+        names[store, "look"] = looking
+    for both, step in _STEPS.items():
+        names[both] = lambda step=step: step  # type: ignore[misc]
+    for (store, method), name in names.items():
+        kind = getattr(workspace_stores, store)
+        setattr(kind, method, timed(getattr(kind, method), name))
     summary = erasure_service.run(load_params(), clock=lambda: dt.datetime.now(dt.UTC), tell=print)
     if summary.problems or not summary.closed:
         raise RuntimeError(f"the benchmark's requests stay open: {summary.problems}")

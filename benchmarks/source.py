@@ -81,7 +81,7 @@ def measure() -> list[tuple[str, str, str]]:
         size = Path("big.db").stat().st_size / 1e9
         timed(f"rebuild the file ({size:.1f} GB)", lambda: compact_source(params))
         verified = timed("look for what is left", lambda: verify_source(params, found))
-        if verified.result != "nothing found":
+        if verified.result != "absent":
             raise RuntimeError(f"the benchmark's erasure left something: {verified.reason}")
     return rows
 

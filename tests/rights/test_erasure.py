@@ -10,11 +10,11 @@ from lethe.config.params import Params
 from lethe.core.errors import Busy, LetheError, SourceUnavailable
 from lethe.people.references import Reference
 from lethe.rights.deadlines import due
-from lethe.rights.erasure import Erasure, Summary
+from lethe.rights.erasure import ASKED, Erasure, ErasureSummary
 from lethe.rights.receipt_facts import receipt_card
 from lethe.rights.receipts import Signer, check, facts_of, read_public_key
-from lethe.stores.requests.requests import CLOSED, JOINED, OPEN, Kind, Request, Requests
-from tests.fake_places import NAME, FakePlaces, Killed
+from lethe.stores.requests.requests import CLOSED, JOINED, OPEN, Request, Requests
+from tests.fake_stores import NAME, FakeWorkspace, Killed
 from tests.library import declare
 
 NOW = dt.datetime(2026, 6, 1, 12, tzinfo=dt.UTC)
@@ -22,39 +22,39 @@ SEED = b"s" * 32
 
 
 class Desk:
-    """Requests in a database of their own, places in memory, and a clock that stands still."""
+    """Requests in a database of their own, stores in memory, and a clock that stands still."""
 
     def __init__(self, url: str = "sqlite://") -> None:
         self.url = url
-        self.places = FakePlaces()
+        self.places = FakeWorkspace()
         self.params: Params = declare("sqlite:///x.db")
         self.now = NOW
         self.told: list[str] = []
         self.count = 0
         self.requests = Requests.open(self.url)
 
-    def ask(self, value: str, *, column: str | None = None, kind: Kind = "erase") -> str:
+    def ask(self, value: str, *, column: str | None = None, kind: str = "erase") -> str:
         self.count += 1
         content = Reference(column, value).to_bytes()
         request_id = f"request-{self.count:02d}"
         return self.requests.receive(
             request_id,
             kind=kind,
-            purpose=None if kind == "erase" else self.params.purpose,
+            purpose=self.params.purpose if ASKED[kind].stays else None,
             reference=kind.encode() + content,
             sealed=self.places.seal(content, about=request_id),
             received_at=self.now,
             due_at=due(self.now),
         ).request_id
 
-    def run(self) -> Summary:
+    def run(self) -> ErasureSummary:
         erasure = Erasure(
             self.params,
             self.places,
             self.requests,
             Signer(SEED),
             clock=lambda: self.now,
-            tell=self.told.append,
+            report=self.told.append,
         )
         return erasure.run()
 
@@ -88,6 +88,7 @@ def test_an_erasure_goes_through_every_store_in_its_order(desk: Desk) -> None:
             "look",
             "suppress",
             "remember",
+            "mentioned",
             "source",
             "forget",
             "compact",
@@ -139,7 +140,7 @@ def test_who_is_in_no_model_costs_no_training(desk: Desk, who: str) -> None:
 def test_unknown_people_take_the_same_steps_and_close_with_the_others(desk: Desk) -> None:
     known, unknown = desk.ask("ada"), desk.ask("nobody@example.org", column="readers.email")
     assert desk.run().closed == {known: 1, unknown: 2}
-    assert desk.results(unknown) == dict.fromkeys(desk.results(known), "nothing found")
+    assert desk.results(unknown) == dict.fromkeys(desk.results(known), "absent")
     assert desk.receipt(unknown)["result"] == "nothing found"
     assert set(desk.request(unknown).marks) == set(desk.request(known).marks)
 
@@ -225,7 +226,7 @@ def test_receipts_of_a_batch_tell_each_person_apart(desk: Desk) -> None:
     ada, dan = desk.ask("ada"), desk.ask("twin")
     desk.run()
     assert desk.results(ada)["cache"] == "erased"
-    assert desk.results(dan)["cache"] == "nothing found"
+    assert desk.results(dan)["cache"] == "absent"
     assert desk.results(dan)["source"] == "erased"
 
 
@@ -309,7 +310,7 @@ def test_no_model_waits_for_a_training_past_the_deadline(desk: Desk) -> None:
 
 @pytest.mark.parametrize("kind", ["withdraw", "object"])
 def test_who_withdraws_or_objects_leaves_training_and_keeps_their_data(
-    desk: Desk, kind: Kind
+    desk: Desk, kind: str
 ) -> None:
     asked = desk.ask("ada", kind=kind)
     assert desk.run().closed == {asked: 1}
@@ -318,14 +319,14 @@ def test_who_withdraws_or_objects_leaves_training_and_keeps_their_data(
     assert desk.places.remembered == set()
     assert desk.places.suppressed == {b"reading:ada": NOW}
     assert desk.places.trained[f"{NAME}/3"] == {2, 5}
-    assert desk.results(asked)["source"] == "not attempted"
+    assert desk.results(asked)["source"] == "kept"
     assert desk.receipt(asked)["result"] == "left out of training"
 
 
 def test_requests_for_another_purpose_are_left_to_its_own_road(desk: Desk) -> None:
     asked = desk.ask("ada", kind="withdraw")
     desk.params = declare("sqlite:///x.db", purpose="letters")
-    assert desk.run() == Summary()
+    assert desk.run() == ErasureSummary()
     assert desk.request(asked).state == OPEN
 
 
@@ -405,10 +406,10 @@ def test_what_comes_back_before_the_last_look_is_erased_again(desk: Desk) -> Non
 def test_a_model_that_the_road_trained_on_the_person_is_not_taken_for_a_new_one(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lethe.rights.stores import Training
+    from lethe.rights.services import Retraining
 
     asked = desk.ask("ada")
-    monkeypatch.setattr(desk.places, "retrain", lambda: Training(f"{NAME}/2"))
+    monkeypatch.setattr(desk.places, "retrain", lambda: Retraining(f"{NAME}/2"))
     assert f"ended with {NAME}/2" in desk.run().problems[asked]
     assert desk.requests.receipts() == []
 

@@ -6,8 +6,8 @@ from lethe.rights.erasure_service import render_verify
 
 def test_the_first_places_of_what_was_found_are_named() -> None:
     seen = [
-        Outcome("vault", "nothing found"),
-        Outcome("workspace", "not attempted", 12, tuple(f"list-{n}.csv" for n in range(12)), "x"),
+        Outcome("vault", "absent"),
+        Outcome("workspace", "present", 12, tuple(f"list-{n}.csv" for n in range(12)), "x"),
     ]
     told = render_verify(
         {
@@ -18,7 +18,7 @@ def test_the_first_places_of_what_was_found_are_named() -> None:
     ).splitlines()
     assert told[:3] == [
         "a1",
-        "  vault                  nothing found",
+        "  vault                  absent",
         "  workspace              12 found (x)",
     ]
     assert told[3:13] == [f"    list-{n}.csv" for n in range(10)]

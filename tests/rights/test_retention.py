@@ -13,12 +13,12 @@ from lethe.core.outcomes import Outcome, Traces
 from lethe.people.references import Lapse
 from lethe.rights.receipt_facts import receipt_card
 from lethe.rights.receipts import Signer, check, facts_of, read_public_key
-from lethe.rights.retention import Retention, Summary
-from lethe.rights.stores import Cost, Training
+from lethe.rights.retention import Retention, RetentionSummary
+from lethe.rights.services import Retraining, RetrainingCost
 from lethe.stores.requests.requests import CLOSED, OPEN, Requests
 from lethe.stores.source.expire import Lapsed
-from lethe.stores.source.mentions import Mentioned
-from tests.fake_places import Killed
+from lethe.stores.store import Ending, Person, Store
+from tests.fake_stores import Fake, Killed, done, seen
 from tests.library import declare
 
 NOW = dt.datetime(2026, 6, 1, 12, tzinfo=dt.UTC)
@@ -45,8 +45,9 @@ class FakeStores:
         self.after: Callable[[str], None] = lambda deed: None
         self.deeds: list[str] = []
         self.told: dict[str, Outcome] = {}
+        self.stores: list[Store] = [Source(self), Vault(self)]
 
-    def _do(self, deed: str) -> None:
+    def do(self, deed: str) -> None:
         if deed in self.fails:
             raise self.fails[deed]
         self.deeds.append(deed)
@@ -60,7 +61,7 @@ class FakeStores:
         return bytes.fromhex(content)
 
     def lapsed(self, *, as_of: dt.datetime) -> Lapsed:
-        self._do("look")
+        self.do("look")
         rows = sum(self.past.values())
         return Lapsed(
             rows={"loans": rows} if rows else {},
@@ -78,38 +79,21 @@ class FakeStores:
         self.remembered.append(traces.key)
 
     def erase_lapsed(self, lapsed: Lapsed, *, as_of: dt.datetime, about: str) -> Outcome:
-        self._do("rows")
+        self.do("rows")
         rows = sum(self.past.values())
         self.past = {}
         self.version += bool(rows)
-        done = _outcome("source", [f"loans: {rows} deleted"] if rows else [])
-        self.told[about] = done if rows else self.told.get(about, done)
+        outcome = done("source", [f"loans: {rows} deleted"] if rows else [])
+        self.told[about] = outcome if rows else self.told.get(about, outcome)
         self.after("rows")
         return self.told[about]
 
-    def mentioned(self, people: Sequence[Traces]) -> dict[str, Mentioned]:
-        return {}
-
-    def erase_source(
-        self, traces: Traces, *, now: dt.datetime, mentioned: Mentioned | None
-    ) -> Outcome:
-        self._do("person")
-        there = traces.key in self.people
-        self.people.discard(traces.key)
-        self.version += there
-        self.after("person")
-        return _outcome("source", ["readers: 1 deleted"] if there else [])
-
-    def forget(self, traces: Traces) -> Outcome:
-        there = self.vault.pop(traces.key, None)
-        self.after("forget")
-        return _outcome("vault", ["vault_subjects"] if there is not None else [])
-
-    def compact(self, *, vault: bool) -> None:
-        self._do("compact")
+    @property
+    def rows(self) -> Store:
+        return self.stores[0]
 
     def remake(self) -> None:
-        self._do("remake")
+        self.do("remake")
         self.current = self.version
         self.shards.add(self.current)
         self.after("remake")
@@ -122,60 +106,80 @@ class FakeStores:
         return sorted(self.alias)
 
     def purge_lapsed(self, lapse: Lapse, *, retired: Sequence[str]) -> list[Outcome]:
-        self._do("purge")
+        self.do("purge")
         gone = self.shards - {self.current}
         self.shards = {self.current}
         self.after("purge")
-        return [_outcome("cache", [*map(str, sorted(gone)), *retired])]
+        return [done("cache", [*map(str, sorted(gone)), *retired])]
 
-    def cost(self, tokens: Sequence[int]) -> Cost | None:
-        return Cost(3, 1.04, 0.9, 1e-5, self.refuses)
+    def cost(self, tokens: Sequence[int]) -> RetrainingCost | None:
+        return RetrainingCost(3, 1.04, 0.9, 1e-5, self.refuses)
 
-    def retrain(self) -> Training:
-        self._do("train")
+    def retrain(self) -> Retraining:
+        self.do("train")
         if self.refuses:
-            return Training(None, self.refuses)
+            return Retraining(None, self.refuses)
         if self.trained[max(self.trained)][0] != self.current:
             self.trainings += 1
             self.train()
         self.after("train")
-        return Training(max(self.trained))
+        return Retraining(max(self.trained))
 
     def train(self) -> None:
         """The road, walked by whomever."""
         self.trained[f"reading/{int(max(self.trained)[8:]) + 1}"] = (self.current, {1, 3})
         self.alias = {max(self.trained)}
 
-    def retire(
-        self, version: str, *, replaced_by: str | None, reason: str | None, now: dt.datetime
-    ) -> Outcome:
-        self._do("retire")
+    def end(self, version: str, ending: Ending) -> Outcome:
+        self.do("retire")
         there = self.trained.pop(version, None)
         self.alias.discard(version)
         self.after("retire")
-        return _outcome("registry", [version] if there else [])
+        return done("registry", [version] if there else [])
 
     def look_lapsed(
         self, lapse: Lapse, *, as_of: dt.datetime, about: Sequence[str], models: Sequence[str]
     ) -> list[Outcome]:
-        self._do("verify")
+        self.do("verify")
         old = sorted(self.shards - {self.current})
         return [
-            _seen("source", [*self.past, *self.people]),
-            _seen("vault", [each.key for each in lapse.people if each.key in self.vault]),
-            _seen("cache", old if lapse.tokens else []),
-            _seen("registry", [m for m in models if m in self.trained]),
+            seen("source", [*self.past, *self.people]),
+            seen("vault", [each.key for each in lapse.people if each.key in self.vault]),
+            seen("cache", old if lapse.tokens else []),
+            seen("registry", [m for m in models if m in self.trained]),
         ]
 
 
-def _outcome(store: str, places: list[str]) -> Outcome:
-    return Outcome(store, "erased" if places else "nothing found", len(places), tuple(places))
+class Source(Fake):
+    name = "source"
+
+    def forget(self, people: Sequence[Person]) -> Iterator[list[Outcome]]:
+        for each in people:
+            self.home.do("person")
+            there = each.traces.key in self.home.people
+            self.home.people.discard(each.traces.key)
+            self.home.version += there
+            self.home.after("person")
+            yield [done("source", ["readers: 1 deleted"] if there else [])]
+
+    def overwrite(self, *, forgotten: bool) -> None:
+        self.home.do("compact")
+
+    def look(self, people: Sequence[Person]) -> list[list[Outcome]]:
+        raise NotImplementedError("retention looks by itself")
 
 
-def _seen(store: str, found: Sequence[object]) -> Outcome:
-    if found:
-        return Outcome(store, "not attempted", len(found), reason="still there")
-    return Outcome(store, "nothing found")
+class Vault(Source):
+    name = "vault"
+
+    def forget(self, people: Sequence[Person]) -> Iterator[list[Outcome]]:
+        for each in people:
+            there = self.home.vault.pop(each.traces.key, None)
+            self.home.after("forget")
+            yield [done("vault", ["vault_subjects"] if there is not None else [])]
+
+    def overwrite(self, *, forgotten: bool) -> None:
+        pass
 
 
 class Desk:
@@ -186,14 +190,14 @@ class Desk:
         self.told: list[str] = []
         self.requests = Requests.open("sqlite://")
 
-    def run(self) -> Summary:
+    def run(self) -> RetentionSummary:
         return Retention(
             self.params,
             self.places,
             self.requests,
             Signer(SEED),
             clock=lambda: self.now,
-            tell=self.told.append,
+            report=self.told.append,
         ).run()
 
     def receipts(self) -> list[dict]:
@@ -210,7 +214,7 @@ def desk() -> Iterator[Desk]:
 def test_nothing_past_its_time_leaves_no_request_and_no_receipt(desk: Desk) -> None:
     desk.places.past = {}
     summary = desk.run()
-    assert summary == Summary(undated={"loans": 7})
+    assert summary == RetentionSummary(undated={"loans": 7})
     assert (desk.requests.all(), desk.places.deeds) == ([], ["look"])
 
 
@@ -218,7 +222,7 @@ def test_by_default_nothing_is_trained_and_the_next_training_ends_it(desk: Desk)
     desk.places.trained["reading/0"] = (1, {1})
     waiting = desk.run()
     (request_id,) = waiting.waiting
-    assert "reading/1 stays until the road trains the next" in waiting.waiting[request_id]
+    assert "reading/1 stays until the pipeline trains the next" in waiting.waiting[request_id]
     assert desk.places.trainings == 0
     assert desk.places.shards == {2}
     assert list(desk.places.trained) == ["reading/1"], "what was not in use went at once"
@@ -235,7 +239,7 @@ def test_by_default_nothing_is_trained_and_the_next_training_ends_it(desk: Desk)
     became = {each["version"]: (each["became"], each["replaced_by"]) for each in receipt["models"]}
     assert became["reading/1"] == ("retired", "reading/2")
     assert receipt["retained"] == []
-    assert desk.run() == Summary(undated={"loans": 7})
+    assert desk.run() == RetentionSummary(undated={"loans": 7})
 
 
 def test_automatic_trains_once_for_all_days_after_the_declared_delay_and_says_the_cost() -> None:
@@ -330,7 +334,7 @@ def test_what_came_back_is_taken_out_again_before_anything_closes(desk: Desk) ->
 
 def test_older_versions_left_behind_are_seen(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     def lazy(lapse: Lapse, *, retired: Sequence[str]) -> list[Outcome]:
-        return [_outcome("remote default", [])]
+        return [done("remote default", [])]
 
     monkeypatch.setattr(desk.places, "purge_lapsed", lazy)
     assert "cache: still there" in next(iter(desk.run().problems.values()))

@@ -132,8 +132,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from lethe.config.params import load_params
-from lethe.rights import running as running_erasures
-from lethe.stores import history_walks
+from lethe.runs import worktree as history_walks
 setattr(history_walks, sys.argv[2], lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 history_walks.open_walk(Path(sys.argv[1]), "run-1")
 """
@@ -265,7 +264,7 @@ def test_an_erasure_leaves_nothing_of_the_person_in_a_walk_between_two_stages(
     outcomes = purge_history(home, BitMap([ADA]))
     assert results(outcomes)["worktree run-1"] == "erased"
     assert holders(home, token=ADA) == []
-    assert {each.result for each in verify_history(home, BitMap([ADA]))} == {"nothing found"}
+    assert {each.result for each in verify_history(home, BitMap([ADA]))} == {"absent"}
     # The walk goes on without her, and can be promoted.
     assert tokens_in(walk.root / workspace.SUBJECTS) == BitMap([BO, CLEO, DAN])
     people(walk.root, BO, CLEO, DAN)
@@ -281,14 +280,14 @@ def test_an_erasure_that_meets_a_walk_at_work_says_so_and_the_next_goes_on(relea
     people(walk.root, ADA, BO, DAN)
     with running(walk.root, "pseudonymize"):
         outcomes = {each.store: each for each in purge_history(home, BitMap([ADA]))}
-        assert outcomes["worktree run-1"].result == "not attempted"
+        assert outcomes["worktree run-1"].result == "unreachable"
         assert "A run is under way in run-1" in str(outcomes["worktree run-1"].reason)
     for root in (home, walk.root):
         (root / "source").unlink()
     assert holders(home, token=ADA) != []
     assert {each.result for each in purge_history(home, BitMap([ADA]))} <= {
         "erased",
-        "nothing found",
+        "absent",
     }
     assert holders(home, token=ADA) == []
 

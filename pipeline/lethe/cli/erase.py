@@ -41,13 +41,13 @@ def request(
     """Record that somebody asks; nobody is looked up, so the answer tells of nobody."""
     from lethe.people.references import refer
     from lethe.rights import intake
-    from lethe.stores.requests.requests import KINDS
+    from lethe.rights.erasure import ASKED
 
     params = load_params(params_file)
     if sum(each is not None for each in (subject, email, identifier, csv_file)) != 1:
         raise ParamsInvalid("Give one of --subject, --email, --identifier and --csv.")
-    if kind not in KINDS:
-        raise ParamsInvalid(f"--kind is one of {', '.join(KINDS)}, not {kind!r}.")
+    if kind not in ASKED:
+        raise ParamsInvalid(f"--kind is one of {', '.join(ASKED)}, not {kind!r}.")
     if csv_file is not None:
         references = intake.read_csv(params, csv_file)
     elif identifier is not None:
@@ -60,9 +60,7 @@ def request(
     else:
         value = sys.stdin.readline() if subject == "-" else str(subject)
         references = [refer(params, None, value)]
-    made = intake.receive(
-        params, references, kind=next(each for each in KINDS if each == kind), now=now()
-    )
+    made = intake.receive(params, references, kind=kind, now=now())
     if as_json:
         say_json([{"request": m.request_id, "due_at": m.due_at.isoformat()} for m in made])
         return
@@ -78,11 +76,12 @@ def status(
 ) -> None:
     """Say how requests stand: dates, steps, and why one is still open."""
     from lethe.rights import intake
-    from lethe.stores.requests.requests import KINDS, Requests
+    from lethe.rights.erasure import ASKED
+    from lethe.stores.requests.requests import Requests
 
     params = load_params(params_file)
     with Requests.open(resolve_secret(params.stores.ledger)) as requests:
-        found = [r for r in requests.all() if r.kind in KINDS]
+        found = [r for r in requests.all() if r.kind in ASKED]
         found = found if request_id is None else [requests.find(request_id)]
     rows = [intake.status(each, params, now=now()) for each in found]
     say_json(rows) if as_json else say(intake.render_status(rows))

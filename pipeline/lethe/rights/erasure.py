@@ -1,10 +1,10 @@
-"""erase: takes everybody who asked out of every store, trains without them, and proves it.
+"""erase, withdraw, object: takes everybody who asked out of every store, and proves it.
 
-Step by step, each of which leaves its mark before the next begins, so that whatever ends a run
-the next one goes on: look up → suppress → remember the spend → source → vault → history →
-retrain → retire → verify → receipt. What has to be looked through is looked through for all at
-once; from there up to the vault everybody is alone; then all open requests are one batch, with one
-retraining. Requests that come in meanwhile join it until the retraining begins.
+The steps: look up → suppress → remember the spend → each store of people → history →
+retrain → retire → verify → receipt; `lethe.rights.case` says how they resume. What has to be looked
+through is looked through for all at once; up to the last store of people everybody is alone; then
+all open requests are one batch, with one retraining. Requests that come in meanwhile join it
+until the retraining begins.
 
 Whoever is unknown takes the same steps and is answered with the rest of the batch.
 """
@@ -15,149 +15,111 @@ from dataclasses import dataclass, field, replace
 
 from lethe.config.params import Params
 from lethe.core.errors import LetheError, RequestsOpen
-from lethe.core.outcomes import Outcome, Traces
+from lethe.core.outcomes import Outcome, Result
 from lethe.people.suppression import concerns
-from lethe.rights.intake import waits_until
-from lethe.rights.lookup import LookUp, about
-from lethe.rights.receipt_facts import in_words, receipt_facts, still_there, what_became
+from lethe.rights.case import Case, CaseSummary
+from lethe.rights.lookup import LookUp
+from lethe.rights.receipt_facts import what_became
 from lethe.rights.receipts import Signer
-from lethe.rights.stores import LEAVES, Places, Sought, Training
-from lethe.stores.requests.requests import OPEN, Mark, Request, Requests
-from lethe.stores.source.mentions import Mentioned
+from lethe.rights.right import EACH_STORE, Right, Step
+from lethe.rights.services import ErasureServices, Retraining
+from lethe.stores.requests.requests import Request, Requests
+from lethe.stores.store import Holds, Person
 
 LAST_DAYS = dt.timedelta(days=3)  # before a deadline no model waits for a retraining any more
 
 
 @dataclass
-class Summary:
+class ErasureSummary(CaseSummary):
     """What a run came to, by request id."""
 
-    closed: dict[str, int] = field(default_factory=dict)  # → number of the receipt
     joined: dict[str, str] = field(default_factory=dict)  # → the request that answers it
     waiting: dict[str, dt.datetime] = field(default_factory=dict)  # → until when
-    problems: dict[str, str] = field(default_factory=dict)  # → why it is still open
 
 
-class Erasure:
-    """Works on open requests; `run` once, or again after anything.
-
-    Guarantees: a request closes only after a fresh look found nothing in any store; what was
-        not seen to be gone is not told as erased; each request that closes has one receipt.
-    """
+class Erasure(Case[ErasureServices, ErasureSummary]):
+    """Works on the open requests of people; `run` once, or again after anything."""
 
     def __init__(
         self,
         params: Params,
-        places: Places,
+        services: ErasureServices,
         requests: Requests,
         signer: Signer,
         *,
         clock: Callable[[], dt.datetime],
-        tell: Callable[[str], None],
+        report: Callable[[str], None],
     ) -> None:
+        rights = list(ASKED.values())
+        summary = ErasureSummary()
+        super().__init__(rights, services, requests, signer, summary, clock=clock, report=report)
         self._params = params
-        self._places = places
-        self._requests = requests
-        self._signer = signer
-        self._clock = clock
-        self._tell = tell
-        self._summary = Summary()
-        self._look_up = LookUp(places, requests, clock=clock)
+        self._look_up = LookUp(services, requests, ASKED, clock=clock)
 
-    def run(self) -> Summary:
+    def run(self) -> ErasureSummary:
         """Drains the open requests, those that come in meanwhile too.
 
         Raises:
             Busy: another process works on them.
         """
-        with self._requests.alone():
+        with self.requests.alone():
             tried: set[str] = set()
-            while fresh := [r for r in self._open() if r.request_id not in tried]:
+            while fresh := [r for r in self.open() if r.request_id not in tried]:
                 while fresh:  # who comes in while others are looked up joins them
                     tried |= {each.request_id for each in fresh}
                     # All are found before any is erased: two requests may be one person's.
-                    found = self._found(fresh)
-                    named = self._mentioned(found)
-                    for request_id, traces in found.items():
-                        self._erase(request_id, traces, named.get(traces.key))
-                    fresh = [r for r in self._open() if r.request_id not in tried]
+                    self.carry(fresh, self._alone())
+                    fresh = [r for r in self.open() if r.request_id not in tried]
                 self._together()
-        return self._summary
+        return self.summary
 
-    def _open(self) -> list[Request]:
-        return [r for r in self._requests.all(state=OPEN) if concerns(r, self._params)]
+    def open(self) -> list[Request]:
+        return [r for r in super().open() if concerns(r, self._params)]
 
-    # ------------------------------------------------------------------ who they are
+    def _alone(self) -> list[Step]:
+        """The steps in which everybody is alone."""
+        steps = self.steps()
+        return steps[: steps.index(HISTORY)]
 
-    def _found(self, requests: Sequence[Request]) -> dict[str, Traces]:
-        """Who they are, by request; without whom that cannot be told of now, or who is answered
-        by another request. One look for all; for fewer, if somebody stands in its way."""
+    def _through(self) -> list[Request]:
+        """Everybody who came through those."""
+        return [r for r in self.open() if self.has_come_to(HISTORY.name, r)]
+
+    # ------------------------------------------------------------------ one by one
+
+    def find(self, requests: Sequence[Request]) -> None:
+        """Who they are. One look for all; for fewer, if somebody stands in its way."""
         try:
             known = self._look_up.who(requests)
         except LetheError as error:
             if len(requests) == 1:
-                self._problem(requests[0].request_id, str(error))
-                return {}
+                self.problem(requests[0], str(error))
+                return
             half = len(requests) // 2
-            return self._found(self._anew(requests[:half])) | self._found(
-                self._anew(requests[half:])
-            )
-        self._summary.problems |= known.ambiguous
-        self._summary.joined |= known.joined
-        return {r: traces for r, traces in known.people.items() if self._suppressed(r, traces)}
+            self.find(requests[:half])
+            self.find(self.anew(requests[half:]))
+            return
+        self.summary.problems |= known.ambiguous
+        self.summary.joined |= known.joined
 
-    def _suppressed(self, request_id: str, traces: Traces) -> bool:
-        """Suppresses a person; whether that was done."""
-        try:
-            self._suppress(self._requests.find(request_id), traces)
-        except LetheError as error:
-            self._problem(request_id, str(error))
-            return False
-        return True
+    def suppress(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            try:
+                entry = self.services.entry(self.traces(request).key, purpose=request.purpose)
+                self.services.suppress(entry, since=request.received_at)
+                self.mark(request, "suppressed")
+            except LetheError as error:
+                self.problem(request, str(error))
 
-    def _suppress(self, request: Request, traces: Traces) -> None:
-        if "suppressed" not in request.marks:
-            entry = self._places.entry(traces.key, purpose=request.purpose)
-            self._places.suppress(entry, since=request.received_at)
-            self._mark(request, "suppressed")
-
-    # ------------------------------------------------------------------ one by one
-
-    def _mentioned(self, found: Mapping[str, Traces]) -> dict[str, Mentioned]:
-        """Where others' texts name those who leave the source, in one look for all."""
-        asked = [self._requests.find(request_id) for request_id in found]
-        leave = [r for r in asked if r.kind == "erase" and "source" not in r.marks]
-        try:
-            people = [found[request.request_id] for request in leave]
-            return self._places.mentioned(people) if len(people) > 1 else {}
-        except LetheError:
-            return {}  # who is erased is looked for alone, and the reason told of each
-
-    def _erase(self, request_id: str, traces: Traces, named: Mentioned | None) -> None:
-        """The steps up to the vault; what stands in the way of one is no reason for others."""
-        try:
-            self._remove(self._requests.find(request_id), traces, named)
-            self._solved(request_id)
-        except LetheError as error:
-            self._problem(request_id, str(error))
-
-    def _remove(self, request: Request, traces: Traces, named: Mentioned | None) -> None:
-        erases = request.kind == "erase"
-        if "remembered" not in request.marks:
-            if erases and traces.token is not None:
-                self._places.remember(traces, now=self._clock())
-            self._mark(request, "remembered")
-        if "source" not in request.marks:
-            done = Outcome("source", "not attempted", reason=LEAVES)
-            if erases:
-                now = self._clock()
-                done = self._places.erase_source(traces, now=now, mentioned=named)
-            self._mark_or_raise(request, "source", [done])
-        if "vault" not in request.marks:
-            done = Outcome("vault", "not attempted", reason=LEAVES)
-            if erases:
-                done = self._places.forget(traces)
-            self._mark_or_raise(request, "vault", [done])
+    def remember(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            person = self.person(request)
+            try:
+                if not person.stays and person.traces.token is not None:
+                    self.services.remember(person.traces, now=self.clock())
+                self.mark(request, "remembered")
+            except LetheError as error:
+                self.problem(request, str(error))
 
     # ------------------------------------------------------------------ all together
 
@@ -166,187 +128,135 @@ class Erasure:
 
         A store that cannot be purged now keeps requests open, but no model in use.
         """
-        batch = [r for r in self._open() if "vault" in r.marks]
+        batch = self._through()
         if not batch:
             return
+        for request in batch:
+            self.solved(request)
         try:
-            self._places.compact(vault=any("history" not in r.marks for r in batch))
-            self._purge(batch)
+            self.overwrite(forgotten=any("history" not in r.marks for r in batch))
+            self.carry(batch, [HISTORY])
             starts = min(waits_until(request, self._params) for request in batch)
-            if starts > self._clock():
-                self._summary.waiting |= dict.fromkeys((r.request_id for r in batch), starts)
+            if starts > self.clock():
+                self.summary.waiting |= dict.fromkeys((r.request_id for r in batch), starts)
                 return
-            self._retrain(self._anew(batch))
-            self._retire(self._anew(batch))
+            self.carry(batch, [RETRAINED, RETIRED])
         except LetheError as error:
             for request in batch:
-                self._problem(request.request_id, str(error))
+                self.problem(request, str(error))
             return
-        self._prove([r for r in self._anew(batch) if {"history", "retired"} <= set(r.marks)])
+        self.prove([r for r in self.anew(batch) if {"history", "retired"} <= set(r.marks)])
 
-    def _anew(self, batch: Iterable[Request]) -> list[Request]:
-        return [self._requests.find(request.request_id) for request in batch]
+    def purge(self, waiting: Sequence[Request]) -> None:
+        """Takes everybody out of every store of copies."""
+        serving = _named([r for r in self._through() if "retired" not in r.marks], "live")
+        people = [replace(self.person(r), serving=tuple(serving)) for r in waiting]
+        done = self._forget_copies(waiting, people)
+        for request, outcomes in zip(waiting, done, strict=True):
+            self.mark_or_report(request, "history", outcomes)
 
-    def _purge(self, batch: Sequence[Request]) -> None:
-        waiting = [request for request in batch if "history" not in request.marks]
-        tokens = self._tokens(waiting)
-        done: list[Outcome] = []
-        if tokens:
-            serving = _named([r for r in batch if "retired" not in r.marks], "live")
-            done = self._places.purge(tokens, serving=serving, retired=[])
-        for request in waiting:
-            self._mark_or_tell(request, "history", self._theirs(request, done, among=tokens))
+    def _forget_copies(
+        self, requests: Sequence[Request], people: Sequence[Person]
+    ) -> list[list[Outcome]]:
+        found: list[list[Outcome]] = [[] for _ in requests]
+        tokens = {person.traces.token for person in people} - {None}
+        for store in self.services.stores:
+            if store.holds is Holds.COPIES:
+                answers = store.forget(people)
+                for n, done in enumerate(answers):
+                    alone = {people[n].traces.token} - {None} == tokens
+                    found[n] += done if alone else _theirs(requests[n], done)
+        return found
 
-    def _retrain(self, batch: Sequence[Request]) -> None:
+    def retrain(self, waiting: Sequence[Request]) -> None:
         """One retraining for everybody whose models are in use and were not replaced yet."""
-        waiting = [request for request in batch if "retrained" not in request.marks]
-        training = Training(None)
+        training = Retraining(None)
         if _named(waiting, "live"):
             training = self._train(waiting)
-        if training.version in _named(batch, "models"):
+        if training.version in _named(self._through(), "models"):
             raise RequestsOpen(
-                f"the road ended with {training.version}, which somebody who asked is in. Look at "
-                "`lethe run` and try again."
+                f"the pipeline ended with {training.version}, which somebody who asked is in. "
+                "Look at `lethe run` and try again."
             )
         for request in waiting:
             became: dict[str, str | None] = {"replaced_by": None, "reason": None}
             if request.marks["found"].content["live"]:
                 became = {"replaced_by": training.version, "reason": training.reason}
-            self._mark(request, "retrained", more=dict(became))
+            self.mark(request, "retrained", more=became)
 
-    def _train(self, waiting: Sequence[Request]) -> Training:
+    def _train(self, waiting: Sequence[Request]) -> Retraining:
         if self._params.erasure.retrain == "manual":
-            return Training(None, "params.yaml leaves retraining to a person")
-        cost = self._places.cost(self._tokens(waiting))
+            return Retraining(None, "params.yaml leaves retraining to a person")
+        cost = self.services.cost(self._tokens(waiting))
         if cost is not None:
-            self._tell(f"Training without those who asked costs {cost}.")
+            self.report(f"Training without those who asked costs {cost}.")
         try:
-            training = self._places.retrain()
+            training = self.services.retrain()
         except LetheError as error:
-            if self._clock() < min(request.due_at for request in waiting) - LAST_DAYS:
+            if self.clock() < min(request.due_at for request in waiting) - LAST_DAYS:
                 raise
-            training = Training(None, f"no retraining by the deadline: {error}")
+            training = Retraining(None, f"no retraining by the deadline: {error}")
         if training.version is None:
             why = str(training.reason).rstrip(".")
-            self._tell(f"No new model: {why}. The models are withdrawn.")
+            self.report(f"No new model: {why}. The models are withdrawn.")
         return training
 
-    def _retire(self, batch: Sequence[Request]) -> None:
-        waiting = [request for request in batch if "retired" not in request.marks]
-        ended: dict[str, Outcome] = {}
-        for request in waiting:
-            for version, became in what_became(request).items():
-                if version not in ended:
-                    ended[version] = self._places.retire(version, **became, now=self._clock())
-        done: list[Outcome] = []
-        tokens = self._tokens(waiting)
-        if ended:
-            done = self._places.purge(tokens, serving=[], retired=list(ended))
-        for request in waiting:
-            own = request.marks["found"].content["models"]
-            ends = [outcome for version, outcome in ended.items() if version in own]
-            theirs = self._theirs(request, done, among=tokens)
-            self._mark_or_tell(request, "retired", [*ends, *theirs])
-
-    def _theirs(
-        self, request: Request, done: Sequence[Outcome], *, among: Sequence[int]
-    ) -> list[Outcome]:
-        """Of what was done for several people at once, what was about this one."""
-        if among == self._tokens([request]):
-            return list(done)
-        there = {each["store"]: each["count"] for each in request.marks["found"].content["stores"]}
-        return [
-            outcome
-            if outcome.result == "not attempted" or there.get(outcome.store)
-            else Outcome(outcome.store, "nothing found")
-            for outcome in done
-        ]
-
-    # ------------------------------------------------------------------ proof
-
-    def _prove(self, requests: Sequence[Request]) -> None:
-        """Closes those for whom one fresh look, after everything was done, finds nothing."""
-        if not requests:
-            return
-        try:
-            looks = self._places.look([self._sought(request) for request in requests])
-        except LetheError as error:
-            for request in requests:
-                self._problem(request.request_id, str(error))
-            return
-        for request, seen in zip(requests, looks, strict=True):
-            try:
-                self._close(request, seen)
-            except LetheError as error:
-                self._problem(request.request_id, str(error))
-
-    def _sought(self, request: Request) -> Sought:
-        models = request.marks["found"].content["models"]
-        return Sought(self._traces(request), request.kind, tuple(models))
-
-    def _close(self, request: Request, seen: Sequence[Outcome]) -> None:
-        left = [outcome for outcome in seen if still_there(outcome)]
-        if left:
-            # Everything is done again: what was taken for gone came back, or never went.
-            self._requests.unmark(request.request_id, "source", "vault", "history", "retired")
-            told = in_words(left)
-            # A place may be a file that somebody named after the person: not for a log.
-            raise RequestsOpen(f"{told}. `lethe erase verify {request.request_id}` says where")
-        now = self._clock()
-        verified = {"stores": [outcome.to_data() for outcome in seen]}
-        marks = {**request.marks, "verified": Mark(now, verified)}
-        facts = receipt_facts(replace(request, marks=marks), closed_at=now)
-        stored = self._requests.close(
-            request.request_id,
-            lambda number, previous: self._signer.sign(facts, number=number, previous=previous),
-            verified=verified,
-            now=now,
-        )
-        self._solved(request.request_id)
-        self._summary.closed[request.request_id] = stored.number
-
-    # ------------------------------------------------------------------ marks
-
-    def _traces(self, request: Request) -> Traces:
-        found = about(self._places, request)
-        if not isinstance(found, Traces):
-            raise ValueError("a request is looked up before anything else")
-        return found
-
     def _tokens(self, requests: Iterable[Request]) -> list[int]:
-        tokens = (self._traces(request).token for request in requests)
+        tokens = (self.traces(request).token for request in requests)
         return sorted({token for token in tokens if token is not None})
 
-    def _mark(
-        self,
-        request: Request,
-        step: str,
-        outcomes: Sequence[Outcome] = (),
-        more: dict[str, object] | None = None,
-    ) -> None:
-        content = {"stores": [outcome.to_data() for outcome in outcomes], **(more or {})}
-        self._requests.mark(request.request_id, step, content, now=self._clock())
+    def retire(self, waiting: Sequence[Request]) -> None:
+        """Ends the models that learned from them, then takes out what the models leave."""
+        people = [replace(self.person(r), ended=what_became(r)) for r in waiting]
+        ends: list[list[Outcome]] = [[] for _ in waiting]
+        if any(person.ended for person in people):
+            for store in self.services.stores:
+                if store.holds is Holds.MODELS:
+                    for theirs, done in zip(ends, store.forget(people), strict=True):
+                        theirs += done
+            left = self._forget_copies(waiting, people)
+            for theirs, done in zip(ends, left, strict=True):
+                theirs += done
+        for request, outcomes in zip(waiting, ends, strict=True):
+            self.mark_or_report(request, "retired", outcomes)
 
-    def _mark_or_raise(self, request: Request, step: str, outcomes: Sequence[Outcome]) -> None:
-        """Marks a step that was done everywhere; otherwise it is tried again next time."""
-        failed = [o for o in outcomes if o.result == "not attempted" and o.reason != LEAVES]
-        if failed:
-            raise RequestsOpen(in_words(failed))
-        self._mark(request, step, outcomes)
+    def done_again(self) -> list[str]:
+        people = [s.name for s in self.services.stores if s.holds is Holds.PEOPLE]
+        return [*people, "history", "retired"]
 
-    def _mark_or_tell(self, request: Request, step: str, outcomes: Sequence[Outcome]) -> None:
-        try:
-            self._mark_or_raise(request, step, outcomes)
-        except RequestsOpen as error:
-            self._problem(request.request_id, str(error))
 
-    def _problem(self, request_id: str, problem: str) -> None:
-        self._requests.stays_open(request_id, problem)
-        self._summary.problems[request_id] = problem
+HISTORY = Step("history", Erasure.purge, lags=True)
+RETRAINED = Step("retrained", Erasure.retrain)
+RETIRED = Step("retired", Erasure.retire)
+_STEPS = (
+    Step("found", Erasure.find),
+    Step("suppressed", Erasure.suppress),
+    Step("remembered", Erasure.remember),
+    EACH_STORE,
+    HISTORY,
+    RETRAINED,
+    RETIRED,
+)
+ERASE = Right("erase", "to be erased", "erased", _STEPS)
+WITHDRAW = Right("withdraw", "to withdraw consent", "left out of training", _STEPS, stays=True)
+OBJECT = Right("object", "to object to the use", "left out of training", _STEPS, stays=True)
+ASKED: Mapping[str, Right] = {right.kind: right for right in (ERASE, WITHDRAW, OBJECT)}
 
-    def _solved(self, request_id: str) -> None:
-        self._requests.stays_open(request_id, None)
-        self._summary.problems.pop(request_id, None)
+
+def waits_until(request: Request, params: Params) -> dt.datetime:
+    """When the retraining that ends a request may start; others join it until then."""
+    return request.received_at + dt.timedelta(days=params.erasure.delay_days)
+
+
+def _theirs(request: Request, done: Sequence[Outcome]) -> list[Outcome]:
+    """Of what was done for several people at once, what was about this one."""
+    there = {each["store"]: each["count"] for each in request.marks["found"].content["stores"]}
+    return [
+        outcome
+        if outcome.result != Result.ERASED or there.get(outcome.store)
+        else Outcome(outcome.store, Result.ABSENT)
+        for outcome in done
+    ]
 
 
 def _named(requests: Iterable[Request], what: str) -> list[str]:

@@ -12,26 +12,25 @@ from lethe.config.keys import load_key, load_receipt_key
 from lethe.config.params import Params, resolve_secret
 from lethe.core.errors import Busy, ParamsInvalid, SourceUnavailable
 from lethe.core.files import write_whole
-from lethe.core.outcomes import Traces
+from lethe.core.outcomes import OPEN_ENDS, Traces
 from lethe.people.references import read_sealed
 from lethe.people.suppression import concerns, restore
 from lethe.rights import receipt_files
-from lethe.rights.erasure import Erasure, Summary
-from lethe.rights.intake import waits_until
-from lethe.rights.receipt_facts import still_there
+from lethe.rights.case import look_into
+from lethe.rights.erasure import ASKED, Erasure, ErasureSummary, waits_until
 from lethe.rights.receipts import Signer
-from lethe.rights.stores import Sought
 from lethe.stores.requests.requests import OPEN, RETENTION, Request, Requests
 from lethe.stores.source.read import Source
+from lethe.stores.store import Person
 from lethe.stores.vault.vault import Vault
 
 if TYPE_CHECKING:
-    from lethe.rights.workspace_stores import Stores
+    from lethe.rights.workspace_stores import WorkspaceStores
 
 
 def run(
     params: Params, *, clock: Callable[[], dt.datetime], tell: Callable[[str], None]
-) -> Summary:
+) -> ErasureSummary:
     """Carries every open request out, and leaves new receipts in `receipts/`.
 
     Raises:
@@ -44,10 +43,10 @@ def run(
     with _opened(params) as (vault, requests):
         everything = requests.all()
         restore(vault, everything)
-        summary = Summary()
+        summary = ErasureSummary()
         if any(r.state == OPEN and concerns(r, params) for r in everything):
-            stores = _stores(params, vault)
-            summary = Erasure(params, stores, requests, signer, clock=clock, tell=tell).run()
+            stores = _stores(params, vault, requests, clock)
+            summary = Erasure(params, stores, requests, signer, clock=clock, report=tell).run()
         try:
             requests.overwrite(now=clock())
         except (Busy, SourceUnavailable) as error:  # nothing waits for it but the next run
@@ -64,7 +63,7 @@ def forecast(params: Params, *, now: dt.datetime) -> str:
         waiting = [r for r in requests.all(state=OPEN) if concerns(r, params)]
         if not waiting:
             return "Nothing to do."
-        stores = _stores(params, vault)
+        stores = _stores(params, vault, requests, lambda: now)
         tokens = [t for t in (_token(vault, request) for request in waiting) if t is not None]
         cost = stores.cost(tokens)
     starts = min(waits_until(request, params) for request in waiting)
@@ -101,18 +100,19 @@ def verify(params: Params, request_id: str | None, *, now: dt.datetime) -> dict[
             chosen = [request]
         else:
             chosen = [r for r in requests.all(state=OPEN) if r.kind != RETENTION]
-        stores = _stores(params, vault)
+        stores = _stores(params, vault, requests, lambda: now).stores
         looks: dict[str, Any] = {r.request_id: None for r in chosen}  # not looked up yet
-        sought: dict[str, Sought] = {}
+        sought: dict[str, Person] = {}
         for request in chosen:
             traces = _traces(vault, request)
             if traces is not None:
                 models = request.marks["found"].content["models"] if request.marks else []
-                sought[request.request_id] = Sought(traces, request.kind, tuple(models))
+                stays = ASKED[request.kind].stays
+                sought[request.request_id] = Person(traces, stays=stays, models=tuple(models))
         findings = 0
         if sought:
-            for asked, seen in zip(sought, stores.look(list(sought.values())), strict=True):
-                findings += sum(still_there(outcome) for outcome in seen)
+            for asked, seen in zip(sought, look_into(stores, list(sought.values())), strict=True):
+                findings += sum(outcome.still_there for outcome in seen)
                 looks[asked] = [outcome.to_data() for outcome in seen]
         back = _came_back(params, vault)
     return {"requests": looks, "came_back": back, "still_there": findings + sum(back.values())}
@@ -129,7 +129,7 @@ def render_verify(found: dict[str, Any]) -> str:
         for each in seen or ():
             said = f"{each['count']} found" if each["count"] else each["result"]
             lines.append(f"  {each['store']:<22} {said}{_because(each['reason'])}")
-            if each["result"] == "not attempted":
+            if each["result"] in OPEN_ENDS:
                 lines += [f"    {place}" for place in each["places"][:_PLACES_SHOWN]]
     for where, count in found["came_back"].items():
         lines.append(f"erased people who are back in the {where}: {count}")
@@ -172,11 +172,13 @@ def _token(vault: Vault, request: Request) -> int | None:
     return None if traces is None else traces.token
 
 
-def _stores(params: Params, vault: Vault) -> "Stores":
+def _stores(
+    params: Params, vault: Vault, requests: Requests, clock: Callable[[], dt.datetime]
+) -> "WorkspaceStores":
     """Not at the top: who has nothing to do needs neither MLflow nor the accountants."""
-    from lethe.rights.workspace_stores import Stores
+    from lethe.rights.workspace_stores import WorkspaceStores
 
-    return Stores(params, vault, Path.cwd())
+    return WorkspaceStores(params, vault, requests, Path.cwd(), clock=clock)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Taking requests in, and saying how they stand.
 
 Nobody is looked up here. A request for somebody who is known and one for somebody who is not
-are the same work and the same words: what is written is sealed and keyed by the vault, and
+are the same work and the same words: what is written is encrypted and keyed by the vault, and
 who it is about is found when the requests are worked on.
 """
 
@@ -16,8 +16,9 @@ from lethe.config.keys import load_key
 from lethe.config.params import Params, resolve_secret
 from lethe.core.errors import ParamsInvalid
 from lethe.people.references import Reference, refer
-from lethe.rights.deadlines import due, extended
-from lethe.stores.requests.requests import OPEN, Kind, Request, Requests
+from lethe.rights.deadlines import extended
+from lethe.rights.erasure import ASKED, waits_until
+from lethe.stores.requests.requests import OPEN, Request, Requests
 from lethe.stores.vault.vault import Vault
 
 STEPS = (
@@ -34,7 +35,7 @@ STEPS = (
 
 
 def receive(
-    params: Params, references: Sequence[Reference], *, kind: Kind, now: dt.datetime
+    params: Params, references: Sequence[Reference], *, kind: str, now: dt.datetime
 ) -> list[Request]:
     """Records a request for each reference; one that is open already is given instead.
 
@@ -45,7 +46,8 @@ def receive(
     Raises:
         KeyInvalid, VaultMismatch: the vault does not open.
     """
-    purpose = None if kind == "erase" else params.purpose
+    right = ASKED[kind]
+    purpose = params.purpose if right.stays else None
     made = []
     with (
         Vault.open(resolve_secret(params.stores.vault), load_key(params.stores)) as vault,
@@ -62,7 +64,7 @@ def receive(
                     reference=vault.reference(f"{kind} {purpose} ".encode() + content),
                     sealed=vault.seal(content, about=request_id),
                     received_at=now,
-                    due_at=due(now),
+                    due_at=right.deadline(now),
                 )
             )
     return made
@@ -125,11 +127,6 @@ def status(request: Request, params: Params, *, now: dt.datetime) -> dict[str, A
         "waits_until": waits.isoformat() if request.state == OPEN and waits > now else None,
         "problem": request.problem,
     }
-
-
-def waits_until(request: Request, params: Params) -> dt.datetime:
-    """When the retraining that ends a request may start; others join it until then."""
-    return request.received_at + dt.timedelta(days=params.erasure.delay_days)
 
 
 def render_status(rows: Iterable[dict[str, Any]]) -> str:

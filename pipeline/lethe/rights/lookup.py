@@ -1,13 +1,16 @@
 """Look up: who asks, where they are, and which requests are one person's; for all at once."""
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lethe.core.outcomes import Traces
-from lethe.people.references import Reference, read_sealed, traces_to_bytes
-from lethe.rights.stores import Places, Sought
+from lethe.people.references import Reference, traces_to_bytes
+from lethe.rights.case import about, look_into
+from lethe.rights.right import Right
+from lethe.rights.services import ErasureServices
 from lethe.stores.requests.requests import OPEN, Request, Requests
+from lethe.stores.store import Person
 
 
 @dataclass
@@ -20,13 +23,19 @@ class Known:
 
 
 class LookUp:
-    """Finds people once; what is found is kept with the request, sealed, until it is closed."""
+    """Finds people once; what is found is kept with the request, encrypted, until it is closed."""
 
     def __init__(
-        self, places: Places, requests: Requests, *, clock: Callable[[], dt.datetime]
+        self,
+        services: ErasureServices,
+        requests: Requests,
+        rights: Mapping[str, Right],
+        *,
+        clock: Callable[[], dt.datetime],
     ) -> None:
-        self._places = places
+        self._services = services
         self._requests = requests
+        self._rights = rights
         self._clock = clock
 
     def who(self, requests: Sequence[Request]) -> Known:
@@ -38,7 +47,7 @@ class LookUp:
         found = Known()
         known = self._identified([each for each in requests if each.state == OPEN], found)
         entries = {
-            each.request_id: self._places.entry(known[each.request_id].key, purpose=each.purpose)
+            each.request_id: self._services.entry(known[each.request_id].key, purpose=each.purpose)
             for each in requests
             if each.request_id in known
         }
@@ -66,14 +75,14 @@ class LookUp:
         known: dict[str, Traces] = {}
         asked: dict[str, Reference] = {}
         for request in requests:
-            said = about(self._places, request)
+            said = about(self._services, request)
             if isinstance(said, Traces):
                 known[request.request_id] = said
             else:
                 asked[request.request_id] = said
         keys: dict[str, str] = {}
         nobody: set[str] = set()
-        people = self._places.people(list(asked.values())) if asked else []
+        people = self._services.people(list(asked.values())) if asked else []
         for (request_id, reference), theirs in zip(asked.items(), people, strict=True):
             if len(theirs) > 1:
                 problem = (
@@ -85,13 +94,19 @@ class LookUp:
                 continue
             keys[request_id] = theirs[0] if theirs else reference.value
             nobody |= set() if theirs else {request_id}
-        for request_id, traces in zip(
-            keys, self._places.traces_of(list(keys.values())) if keys else [], strict=True
-        ):
-            # Whoever is nobody's is looked for as well, by the very words of the request.
+        found_traces = self._traces_of(list(keys.values())) if keys else []
+        for request_id, traces in zip(keys, found_traces, strict=True):
+            # Unknown people are searched for too, by the identifier given.
             words = (asked[request_id].value,) if request_id in nobody else traces.identifiers
             known[request_id] = Traces(traces.key, traces.token, words)
         return known
+
+    def _traces_of(self, keys: Sequence[str]) -> list[Traces]:
+        """What leads to each person, as all stores together know it."""
+        people = [Traces(key, None) for key in keys]
+        for store in self._services.stores:
+            people = store.trace(people)
+        return people
 
     def _resolve(
         self, requests: Sequence[Request], known: dict[str, Traces], entries: dict[str, bytes]
@@ -100,17 +115,18 @@ class LookUp:
         if not requests:
             return
         people = [known[each.request_id] for each in requests]
-        in_models = self._places.models_of(people)
-        there = self._places.look(
+        in_models = self._services.models_of(people)
+        there = look_into(
+            self._services.stores,
             [
-                Sought(traces, each.kind, tuple(models))
+                Person(traces, stays=self._rights[each.kind].stays, models=tuple(models))
                 for each, traces, (models, _) in zip(requests, people, in_models, strict=True)
-            ]
+            ],
         )
         for each, traces, (models, live), seen in zip(
             requests, people, in_models, there, strict=True
         ):
-            sealed = self._places.seal(traces_to_bytes(traces), about=each.request_id)
+            sealed = self._services.seal(traces_to_bytes(traces), about=each.request_id)
             self._requests.resolve(
                 each.request_id,
                 sealed=sealed,
@@ -122,10 +138,3 @@ class LookUp:
                 },
                 now=self._clock(),
             )
-
-
-def about(places: Places, request: Request) -> Reference | Traces:
-    """What an open request keeps of its person: what was said, or since then found."""
-    if request.sealed is None:
-        raise ValueError("an open request keeps what leads to its person")
-    return read_sealed(places.unseal(request.sealed, about=request.request_id))

@@ -7,48 +7,36 @@ the count of the deed.
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lethe.core.outcomes import Outcome
+from lethe.core.outcomes import Outcome, Result
 from lethe.core.version import VERSION
 from lethe.reports.card import Card
-from lethe.rights.stores import LEAVES
-from lethe.stores.requests.requests import RETENTION, Kind, Request
+from lethe.rights.right import Right
+from lethe.stores.requests.requests import RETENTION, Request
+from lethe.stores.store import Ending
 
-_DEEDS = ("source", "vault", "history", "retired")  # steps that take something out of a store
+_LOOKS = ("found", "seen", "verified")  # marks of looks; what others say of stores are deeds
+_SAID = {
+    Result.ABSENT: "nothing found",
+    Result.KEPT: "kept on purpose",
+    Result.PRESENT: "something is still there",
+    Result.UNREACHABLE: "could not be looked into",
+}
 _HASH = re.compile(r"(m-)?[0-9a-f]{32}")
-_KINDS = {
+_ASKED = {  # of receipts that were signed before they said it themselves
     "erase": "to be erased",
     "withdraw": "to withdraw consent",
     "object": "to object to the use",
 }
 
 
-def outcome_from(data: Mapping[str, Any]) -> Outcome:
-    """The outcome that `Outcome.to_data` wrote."""
-    return Outcome(
-        store=data["store"],
-        result=data["result"],
-        count=data["count"],
-        places=tuple(data["places"]),
-        reason=data["reason"],
-        retained=tuple(data["retained"]),
-    )
-
-
-def still_there(outcome: Outcome) -> bool:
-    """Whether a fresh look found something, or could not look where it should."""
-    return outcome.count > 0 or (outcome.result == "not attempted" and outcome.reason != LEAVES)
-
-
 def in_words(outcomes: Iterable[Outcome]) -> str:
     """Why a request stays open, store by store, without places: they may name the person."""
     return "; ".join(
-        f"{each.store}: {each.reason}"
-        if each.result == "not attempted"
-        else f"{each.store}: {each.count} still there"
+        f"{each.store}: {each.reason}" if each.reason else f"{each.store}: {each.count} still there"
         for each in outcomes
     )
 
@@ -56,25 +44,39 @@ def in_words(outcomes: Iterable[Outcome]) -> str:
 def settled(request: Request) -> list[Outcome]:
     """What became of every store, after the last look."""
     there, seen = _by_store(request, ("found",)), _by_store(request, ("verified",))
-    done = _by_store(request, _DEEDS)
+    deeds = sorted((mark.at, step) for step, mark in request.marks.items() if step not in _LOOKS)
+    done = _by_store(request, [step for _, step in deeds])
     return [
         _settle(store, there.get(store), done.get(store), seen.get(store))
         for store in dict.fromkeys([*there, *done, *seen])
     ]
 
 
-def what_became(request: Request) -> dict[str, dict[str, str | None]]:
+def what_became(request: Request) -> dict[str, Ending]:
     """Version → what replaces it, or why nothing does; neither for what was not in use."""
+    if "retrained" not in request.marks:
+        return {}
     found, trained = request.marks["found"].content, request.marks["retrained"].content
-    nothing: dict[str, str | None] = {"replaced_by": None, "reason": None}
-    became = {name: trained[name] for name in nothing}
-    return {v: became if v in found["live"] else nothing for v in found["models"]}
+    became = Ending(trained["replaced_by"], trained["reason"])
+    return {v: became if v in found["live"] else Ending() for v in found["models"]}
 
 
-def receipt_facts(request: Request, *, closed_at: dt.datetime) -> dict[str, Any]:
-    """What is signed, but for the place in the chain; it names nobody and has no floats."""
+def receipt_facts(
+    request: Request,
+    right: Right,
+    *,
+    unseen: Mapping[str, Sequence[str]],
+    closed_at: dt.datetime,
+) -> dict[str, Any]:
+    """What is signed, but for the place in the chain; it names nobody and has no floats.
+
+    Args:
+        unseen: by store, what it cannot look into.
+    """
     outcomes = settled(request)
+    done = any(outcome.result == Result.ERASED for outcome in outcomes)
     return {
+        "asked": right.asked,
         "closed_at": closed_at.isoformat(),
         "due_at": request.due_at.isoformat(),
         "extension": request.extension,
@@ -82,23 +84,27 @@ def receipt_facts(request: Request, *, closed_at: dt.datetime) -> dict[str, Any]
         "models": [
             {
                 "version": version,
-                "became": "withdrawn" if became["reason"] else "retired",
-                **became,
+                "became": "withdrawn" if became.reason else "retired",
+                "replaced_by": became.replaced_by,
+                "reason": became.reason,
             }
             for version, became in what_became(request).items()
         ],
         "purpose": request.purpose,
         "received_at": request.received_at.isoformat(),
         "request": request.request_id,
-        "result": _result(outcomes, request.kind),
+        "result": right.did if done else "nothing found",
         "retained": [
             *(dict(each) for outcome in outcomes for each in outcome.retained),
-            *_kept_by_lethe(outcomes, request.kind),
+            *_kept_by_lethe(outcomes, suppressed="suppressed" in request.marks),
         ],
         "software": f"lethe {VERSION}",
         "steps": {step: mark.at.isoformat() for step, mark in request.marks.items()},
         "stores": [
             {k: v for k, v in outcome.to_data().items() if k != "retained"} for outcome in outcomes
+        ],
+        "unseen": [
+            {"store": store, "what": what} for store, whats in unseen.items() for what in whats
         ],
     }
 
@@ -130,6 +136,10 @@ def receipt_card(facts: Mapping[str, Any], *, digest: str) -> Card:
                 (str(each.get("table", "")), _kept(each)) for each in facts["retained"]
             ]
             or [("nothing", "")],
+            "Where nobody can look from here": [
+                (each["store"], each["what"]) for each in facts.get("unseen", ())
+            ]
+            or [("not said", "the receipt is of a version that did not say this")],
             "When each step was done": [
                 (step, _moment(at)) for step, at in sorted(facts["steps"].items(), key=_second)
             ],
@@ -148,7 +158,8 @@ def _why(facts: Mapping[str, Any]) -> str:
     if facts["kind"] == RETENTION:
         return f"On {day} data was past its declared retention; nobody had asked."
     purpose = f" for {facts['purpose']}" if facts["purpose"] else ""
-    return f"Somebody asked on {day} {_KINDS.get(facts['kind'], facts['kind'])}{purpose}."
+    asked = facts.get("asked") or _ASKED[facts["kind"]]
+    return f"Somebody asked on {day} {asked}{purpose}."
 
 
 def _second(pair: tuple[str, str]) -> str:
@@ -159,8 +170,8 @@ def _by_store(request: Request, steps: Iterable[str]) -> dict[str, Outcome]:
     found: dict[str, Outcome] = {}
     for step in steps:
         mark = request.marks.get(step)
-        for data in mark.content["stores"] if mark else ():
-            outcome = outcome_from(data)
+        for data in mark.content.get("stores", ()) if mark else ():
+            outcome = Outcome.from_data(data)
             before = found.get(outcome.store)
             found[outcome.store] = _added(before, outcome) if before else outcome
     return found
@@ -169,7 +180,7 @@ def _by_store(request: Request, steps: Iterable[str]) -> dict[str, Outcome]:
 def _added(before: Outcome, outcome: Outcome) -> Outcome:
     """Two deeds in one store as one."""
     both = (before, outcome)
-    erased = [each for each in both if each.result == "erased"]
+    erased = [each for each in both if each.result == Result.ERASED]
     kept = erased[0] if erased else outcome
     return replace(
         kept,
@@ -182,19 +193,26 @@ def _added(before: Outcome, outcome: Outcome) -> Outcome:
 def _settle(
     store: str, there: Outcome | None, done: Outcome | None, seen: Outcome | None
 ) -> Outcome:
-    if seen is not None and seen.result == "not attempted":
+    if seen is not None and seen.still_there:
         return seen
-    if done is not None and done.result == "erased":
+    if done is not None and done.result == Result.ERASED:
         return done
+    if seen is not None and seen.result == Result.KEPT:
+        return seen
     # The deed was done by a run that ended before it could tell.
-    looked = there or Outcome(store, "nothing found")
+    looked = there or Outcome(store, Result.ABSENT)
+    if done is not None and done.result == Result.KEPT:
+        return done
     retained = (done.retained if done is not None else ()) or looked.retained
     if looked.count:
-        return Outcome(store, "erased", looked.count, looked.places, retained=retained)
-    return Outcome(store, "nothing found", retained=retained)
+        return Outcome(store, Result.ERASED, looked.count, looked.places, retained=retained)
+    if retained:
+        reason = "nothing but what the law keeps, which is listed below"
+        return Outcome(store, Result.KEPT, reason=reason, retained=retained)
+    return Outcome(store, Result.ABSENT)
 
 
-def _kept_by_lethe(outcomes: Iterable[Outcome], kind: Kind) -> list[dict[str, Any]]:
+def _kept_by_lethe(outcomes: Iterable[Outcome], *, suppressed: bool) -> list[dict[str, Any]]:
     """What Lethe itself keeps, of everybody alike or of whom it knew."""
     kept = [
         {
@@ -204,9 +222,9 @@ def _kept_by_lethe(outcomes: Iterable[Outcome], kind: Kind) -> list[dict[str, An
             "count": 1,
         }
     ]
-    if kind == RETENTION:  # who comes back is collected anew
+    if not suppressed:  # whose time was over may come back
         kept.clear()
-    if any(each.store == "vault" and each.result == "erased" for each in outcomes):
+    if any(each.store == "vault" and each.result == Result.ERASED for each in outcomes):
         kept.append(
             {
                 "table": "ledger",
@@ -219,21 +237,14 @@ def _kept_by_lethe(outcomes: Iterable[Outcome], kind: Kind) -> list[dict[str, An
     return kept
 
 
-def _result(outcomes: Iterable[Outcome], kind: Kind) -> str:
-    if not any(outcome.result == "erased" for outcome in outcomes):
-        return "nothing found"
-    return "erased" if kind in ("erase", RETENTION) else "left out of training"
-
-
 def _said(store: Mapping[str, Any]) -> str:
-    if store["result"] == "not attempted":
-        return f"not attempted: {store['reason']}"
-    told = f". {store['reason']}" if store["reason"] else ""
-    if store["result"] == "nothing found":
-        return f"nothing found{told}"
-    shown = ", ".join(map(_short, store["places"][:4]))
-    more = f" and {len(store['places']) - 4} more" if len(store["places"]) > 4 else ""
-    return f"erased: {store['count']}" + (f" ({shown}{more})" if shown else "") + told
+    outcome = Outcome.from_data(store)
+    told = f". {outcome.reason}" if outcome.reason else ""
+    if outcome.result != Result.ERASED:
+        return f"{_SAID[outcome.result]}{told}"
+    shown = ", ".join(map(_short, outcome.places[:4]))
+    more = f" and {len(outcome.places) - 4} more" if len(outcome.places) > 4 else ""
+    return f"erased: {outcome.count}" + (f" ({shown}{more})" if shown else "") + told
 
 
 def _short(place: str) -> str:

@@ -11,7 +11,7 @@ from lethe.config.params import Params, resolve_secret
 from lethe.core.files import write_whole
 from lethe.rights import receipt_files
 from lethe.rights.receipts import Signer
-from lethe.rights.retention import Retention, Summary
+from lethe.rights.retention import Retention, RetentionSummary
 from lethe.stores.requests.requests import OPEN, RETENTION, Requests
 from lethe.stores.source.expire import look_for_lapsed
 from lethe.stores.vault.vault import Vault
@@ -19,7 +19,7 @@ from lethe.stores.vault.vault import Vault
 
 def run(
     params: Params, *, clock: Callable[[], dt.datetime], tell: Callable[[str], None]
-) -> Summary:
+) -> RetentionSummary:
     """Takes out what is past its retention, and leaves new receipts in `receipts/`.
 
     Raises:
@@ -27,17 +27,15 @@ def run(
         KeyInvalid: the vault's or the receipts' key is not there.
         LetheError: the source cannot be looked through.
     """
-    from lethe.rights.retention_stores import (
-        LapsingStores,  # not at the top: MLflow, the accountants
-    )
+    from lethe.rights.retention_stores import RetentionStores  # not at the top: MLflow
 
     signer = Signer(load_receipt_key(params.stores))  # before anything is deleted
     with (
         Vault.open(resolve_secret(params.stores.vault), load_key(params.stores)) as vault,
         Requests.open(resolve_secret(params.stores.ledger)) as requests,
     ):
-        places = LapsingStores(params, vault, Path.cwd())
-        summary = Retention(params, places, requests, signer, clock=clock, tell=tell).run()
+        stores = RetentionStores(params, vault, requests, Path.cwd(), clock=clock)
+        summary = Retention(params, stores, requests, signer, clock=clock, report=tell).run()
         if receipts := requests.receipts():
             receipt_files.write_missing(receipts, workspace.RECEIPTS)
             write_whole(workspace.RECEIPTS / receipt_files.PUBLIC_KEY, signer.public_pem)
@@ -57,11 +55,14 @@ def forecast(params: Params, *, now: dt.datetime) -> dict[str, Any]:
         waiting = [r for r in requests.all(state=OPEN) if r.kind == RETENTION]
     cost: str | None = None
     if params.erasure.retention.retrain == "automatic":
-        from lethe.rights.retention_stores import LapsingStores
+        from lethe.rights.retention_stores import RetentionStores
 
-        key = load_key(params.stores)
-        with Vault.open(resolve_secret(params.stores.vault), key) as vault:
-            found = LapsingStores(params, vault, Path.cwd()).cost([])
+        with (
+            Vault.open(resolve_secret(params.stores.vault), load_key(params.stores)) as vault,
+            Requests.open(resolve_secret(params.stores.ledger)) as requests,
+        ):
+            stores = RetentionStores(params, vault, requests, Path.cwd(), clock=lambda: now)
+            found = stores.cost([])
         cost = None if found is None else str(found)
     return {
         "rows": lapsed.rows,

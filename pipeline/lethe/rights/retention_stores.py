@@ -1,4 +1,4 @@
-"""The real places of one workspace, as what is past its retention is taken out of them."""
+"""The stores of one workspace, as rows past their retention are taken out of them."""
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
@@ -7,19 +7,25 @@ import numpy as np
 from pyroaring import BitMap
 
 from lethe.config import workspace
-from lethe.core.outcomes import Outcome, Traces
+from lethe.core.outcomes import Outcome, Result, Traces
 from lethe.people.references import Lapse
-from lethe.rights.workspace_stores import Stores, name_of
+from lethe.rights.workspace_stores import WorkspaceStores
+from lethe.runs.stages import run_stages
 from lethe.stores.dvc.expire import purge_versions, verify_versions
 from lethe.stores.dvc.repro import History
 from lethe.stores.dvc.verify import verify_history
-from lethe.stores.registry.registry import RUN_ID, Version
+from lethe.stores.registry.registry import RUN_ID
+from lethe.stores.registry.store import name_of
 from lethe.stores.source.expire import Lapsed, erase_lapsed, look_for_lapsed, verify_lapsed
-from lethe.stores.source.verify import verify_sources
+from lethe.stores.store import Ending, Holds, Person, Store
 
 
-class LapsingStores(Stores):
+class RetentionStores(WorkspaceStores):
     """What `lethe.rights.retention` asks of the stores beside what an erasure does."""
+
+    @property
+    def rows(self) -> Store:
+        return self.source
 
     def lapsed(self, *, as_of: dt.datetime) -> Lapsed:
         return look_for_lapsed(self._params, as_of=as_of)
@@ -27,7 +33,9 @@ class LapsingStores(Stores):
     def lapse(self, lapsed: Lapsed) -> Lapse:
         """Whom it is about: by token who stays, with all that leads to them who leaves."""
         tokens = self._vault.lookup(sorted(lapsed.keys - set(lapsed.people)))
-        people = self.traces_of(lapsed.people) if lapsed.people else []
+        people = [Traces(key, None) for key in lapsed.people]
+        for store in self.stores if people else ():
+            people = store.trace(people)
         return Lapse(BitMap(tokens[tokens >= 0].astype(np.uint32)), tuple(people))
 
     def erase_lapsed(self, lapsed: Lapsed, *, as_of: dt.datetime, about: str) -> Outcome:
@@ -37,17 +45,16 @@ class LapsingStores(Stores):
         """Makes the current shards anew, from a source that has lost what is past its time.
 
         Raises:
-            StageFailed, Busy: see `walk`.
+            StageFailed, Busy: as `run_stages`.
         """
-        self.walk("pseudonymize")
+        run_stages(self._root, ["pseudonymize"])
 
     def outdated(self, lapse: Lapse) -> list[str]:
         """Versions whose training charged any of these people, on other shards than today's."""
         data = History(self._root).out_md5(workspace.SHARDS)
-        with self._ledger() as ledger:
-            runs = {run.run_id: run.eligible for run in ledger.runs()}
+        runs = self._charged()
         found = []
-        for version in self._registry.versions():
+        for version in self.registry.versions():
             learned = runs.get(str(version.tags.get(RUN_ID)), BitMap())
             older = version.tags.get("data_md5") != data
             if learned & lapse.leaving or (older and learned & lapse.tokens):
@@ -56,26 +63,30 @@ class LapsingStores(Stores):
 
     def in_use(self) -> list[str]:
         """Versions with an alias."""
-        return [name_of(version) for version in self._serving()]
+        return [name_of(version) for version in self.registry.in_use()]
 
-    def still_there(self, versions: Iterable[str]) -> list[str]:
-        there = {name_of(version) for version in self._registry.versions()}
-        return [version for version in versions if version in there]
+    def _serving(self) -> set[str]:
+        """The hashes of models in use."""
+        return self.registry.model_hashes(self.in_use())
 
-    def _serving(self) -> list[Version]:
-        return [version for version in self._registry.versions() if version.aliases]
+    def end(self, version: str, ending: Ending) -> Outcome:
+        return self.registry.end(version, ending)
 
     def purge_lapsed(self, lapse: Lapse, *, retired: Sequence[str]) -> list[Outcome]:
         """Takes older versions of these people's shards, and people who leave, out of DVC."""
-        done = []
-        if leaving := lapse.leaving:
-            done = self.purge(list(leaving), serving=self.in_use(), retired=retired)
-        everybody = lapse.tokens | leaving
+        done: list[Outcome] = []
+        if lapse.leaving:
+            ended = {version: Ending() for version in retired}
+            serving = tuple(self.in_use())
+            people = [Person(each, serving=serving, ended=ended) for each in lapse.people]
+            for store in self.stores:
+                if store.holds is Holds.COPIES:
+                    done += _once(store.forget(people))
         return done + purge_versions(
             self._root,
-            everybody,
-            models=self._model_hashes(retired),
-            serving={version.tags["model_md5"] for version in self._serving()},
+            lapse.tokens | lapse.leaving,
+            models=self.registry.ended_hashes(retired),
+            serving=self._serving(),
         )
 
     def look_lapsed(
@@ -87,32 +98,41 @@ class LapsingStores(Stores):
             models: versions that must be gone.
         """
         seen = [verify_lapsed(self._params, as_of=as_of, about=each) for each in about]
-        if lapse.people:
-            seen += verify_sources(self._params, lapse.people)
-            seen += [self._look_in_vault(each) for each in lapse.people]
-        serving = {version.tags["model_md5"] for version in self._serving()}
-        if lapse.people:
+        people = [Person(each) for each in lapse.people]
+        if people:
+            for store in self.stores:
+                if store.holds is Holds.PEOPLE:
+                    seen += [outcome for theirs in store.look(people) for outcome in theirs]
             seen += verify_history(
                 self._root,
                 lapse.leaving,
                 traces=_all_of(lapse.people),
-                models=self._model_hashes(models),
-                serving=serving,
+                models=self.registry.ended_hashes(models),
+                serving=self._serving(),
                 skip=self._other_stores(),
             )
         if lapse.tokens:
             seen += verify_versions(
                 self._root,
                 lapse.tokens,
-                models=self._model_hashes(models),
-                serving=serving,
+                models=self.registry.ended_hashes(models),
+                serving=self._serving(),
                 skip=self._other_stores(),
             )
-        left = tuple(self.still_there(models))
+        there = {name_of(version) for version in self.registry.versions()}
+        left = tuple(version for version in models if version in there)
         if left:
             reason = f"{len(left)} versions were trained on what is gone"
-            return [*seen, Outcome("registry", "not attempted", len(left), left, reason)]
-        return [*seen, Outcome("registry", "nothing found")]
+            return [*seen, Outcome("registry", Result.PRESENT, len(left), left, reason)]
+        return [*seen, Outcome("registry", Result.ABSENT)]
+
+
+def _once(answers: Iterable[list[Outcome]]) -> list[Outcome]:
+    """What a store that works on all at once did, which it says of each of them."""
+    found: list[Outcome] = []
+    for theirs in answers:
+        found += [outcome for outcome in theirs if outcome not in found]
+    return found
 
 
 def _all_of(people: Iterable[Traces]) -> Traces:

@@ -15,7 +15,7 @@ from typing import Any
 
 from lethe.config.params import load_params
 from lethe.rights import erasure_service
-from lethe.rights.workspace_stores import Stores  # imported before anything is forked
+from lethe.rights.workspace_stores import WorkspaceStores  # imported before anything is forked
 from lethe.stores.requests.requests import Requests
 
 
@@ -32,7 +32,7 @@ def one_run(killed: int) -> None:
         setattr(Requests, name, dying(getattr(Requests, name)))
     trained = killed and Path("reports/register.json").stat().st_mtime > STARTED
     if not trained:
-        Stores.retrain = dying(Stores.retrain)  # type: ignore[method-assign]
+        WorkspaceStores.retrain = dying(WorkspaceStores.retrain)  # type: ignore[method-assign]
     erasure_service.run(
         load_params(),
         clock=lambda: dt.datetime.now(dt.UTC),

@@ -12,7 +12,7 @@ from erase_and_die import dying, until_one_ends
 
 from lethe.config.params import load_params
 from lethe.rights import retention_service
-from lethe.rights.retention_stores import LapsingStores  # imported before anything is forked
+from lethe.rights.retention_stores import RetentionStores  # imported before anything is forked
 from lethe.stores.requests.requests import Requests
 
 
@@ -20,8 +20,8 @@ def one_run(killed: int) -> None:
     for name in ("receive", "mark", "resolve", "close"):
         setattr(Requests, name, dying(getattr(Requests, name)))
     if killed == 3:
-        LapsingStores.erase_lapsed = dying(LapsingStores.erase_lapsed)  # type: ignore[method-assign]
-    LapsingStores.remake = once(LapsingStores.remake)  # type: ignore[method-assign]
+        RetentionStores.erase_lapsed = dying(RetentionStores.erase_lapsed)  # type: ignore[method-assign]
+    RetentionStores.remake = once(RetentionStores.remake)  # type: ignore[method-assign]
     summary = retention_service.run(
         load_params(),
         clock=lambda: dt.datetime.now(dt.UTC),

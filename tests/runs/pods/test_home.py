@@ -61,7 +61,7 @@ def test_a_walk_is_passed_only_if_it_is_idle_and_has_nobody_of_them(home: Path, 
             refs.swap(seen, state)
     outcome = fence(home, BitMap([token]))
     assert outcome is not None
-    assert (outcome.store, outcome.result) == (STORE, "not attempted")
+    assert (outcome.store, outcome.result) == (STORE, "present")
     has = token == EVE
     assert outcome.places == (("idle",) if has else ()) + ("keys", "pushing", "revoked")
     after = {state: _state(refs, state) for state in states}
@@ -71,7 +71,7 @@ def test_a_walk_is_passed_only_if_it_is_idle_and_has_nobody_of_them(home: Path, 
         assert ended is not None
         refs.end(ended)
     outcome = fence(home, BitMap([token]))
-    assert outcome is not None and outcome.result == "nothing found"
+    assert outcome is not None and outcome.result == "absent"
 
 
 def test_a_walk_whose_manifest_is_gone_is_not_taken_for_one_without_the_person(
@@ -82,7 +82,7 @@ def test_a_walk_whose_manifest_is_gone_is_not_taken_for_one_without_the_person(
         md5 = out(home, Path("data/subjects.roaring"))
         (folder / "files" / "md5" / md5[:2] / md5[2:]).unlink()
     outcome = fence(home, BitMap([DAN]))
-    assert outcome is not None and outcome.result == "not attempted"
+    assert outcome is not None and outcome.result == "present"
     assert _state(refs) == "revoked"
 
 
@@ -91,7 +91,7 @@ def test_a_git_remote_that_does_not_answer_leaves_the_request_open(home: Path) -
     shutil.move(home.parent / "git.git", home.parent / "away.git")
     outcome = fence(home, BitMap([DAN]))
     assert outcome is not None
-    assert outcome.result == "not attempted"
+    assert outcome.result == "unreachable"
     assert "git remote" in str(outcome.reason)
     assert str(home.parent) not in str(outcome.reason)
 

@@ -65,12 +65,12 @@ def test_only_the_current_version_is_left_anywhere(past: Path) -> None:
     assert results(outcomes) == {
         "workspace": "erased",
         "branches": "erased",
-        "temporary folders": "nothing found",
+        "temporary folders": "absent",
         "cache": "erased",
         "run-cache": "erased",
         "remote default": "erased",
     }
-    assert {each.result for each in verify_versions(past, BitMap([ADA]))} == {"nothing found"}
+    assert {each.result for each in verify_versions(past, BitMap([ADA]))} == {"absent"}
 
 
 def test_a_fresh_look_before_finds_older_versions_and_none_of_others(past: Path) -> None:
@@ -78,10 +78,10 @@ def test_a_fresh_look_before_finds_older_versions_and_none_of_others(past: Path)
     seen = {each.store: each for each in verify_versions(past, BitMap([ADA]))}
     assert seen["cache"].count == seen["remote default"].count == 1
     # Eve's shard is as it was: there is no older version of it with her.
-    assert {each.result for each in verify_versions(past, BitMap([EVE]))} == {"nothing found"}
+    assert {each.result for each in verify_versions(past, BitMap([EVE]))} == {"absent"}
     state = files(past)
     again = purge_versions(past, BitMap([EVE]))
-    assert {each.result for each in again} == {"nothing found"}
+    assert {each.result for each in again} == {"absent"}
     assert files(past) == state
 
 
@@ -90,7 +90,7 @@ def test_twice_finds_nothing_and_changes_nothing(past: Path) -> None:
     purge_versions(past, BitMap([ADA]))
     state = files(past)
     again = purge_versions(past, BitMap([ADA]))
-    assert {each.result for each in again} == {"nothing found"}
+    assert {each.result for each in again} == {"absent"}
     assert files(past) == state
 
 
@@ -103,12 +103,12 @@ def test_people_stay_in_the_manifests_of_models_that_stay(past: Path) -> None:
     assert (out(past, workspace.MODEL), out(past, workspace.MANIFEST)) == (model, manifest)
     assert ADA in tokens_in(past / workspace.MANIFEST)
     looked = verify_versions(past, BitMap([ADA]), serving=[model])
-    assert {each.result for each in looked} == {"nothing found"}
+    assert {each.result for each in looked} == {"absent"}
     # Once it is replaced it goes as well.
     purge_versions(past, BitMap([ADA]), models=[model])
     assert list((past / "model").iterdir()) == []
     gone = verify_versions(past, BitMap([ADA]), models=[model])
-    assert {each.result for each in gone} == {"nothing found"}
+    assert {each.result for each in gone} == {"absent"}
 
 
 def test_who_was_only_held_out_takes_no_model_along(past: Path) -> None:
@@ -149,7 +149,7 @@ def test_another_worktree_loses_its_old_shards(past: Path) -> None:
     assert results(outcomes)["worktree other"] == "erased"
     assert list(shards(other, token=ADA)) == []
     assert list((other / "model").iterdir()) == []
-    assert {each.result for each in verify_versions(past, BitMap([ADA]))} == {"nothing found"}
+    assert {each.result for each in verify_versions(past, BitMap([ADA]))} == {"absent"}
     dvc(other, "pull")
 
 
@@ -187,5 +187,5 @@ def test_cut_anywhere_it_goes_on_and_the_current_version_is_never_lost(
     assert out(past, workspace.SHARDS) == data
     (places,) = shards(past, token=ADA).values()
     assert len(places) == 3
-    assert {each.result for each in verify_versions(past, BitMap([ADA]))} == {"nothing found"}
+    assert {each.result for each in verify_versions(past, BitMap([ADA]))} == {"absent"}
     assert old_rows(past) == []

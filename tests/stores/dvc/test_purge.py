@@ -35,7 +35,7 @@ def test_an_erased_person_is_in_no_file_of_workspace_cache_and_remote(past: Path
     assert results(outcomes) == {
         "workspace": "erased",
         "branches": "erased",
-        "temporary folders": "nothing found",
+        "temporary folders": "absent",
         "cache": "erased",
         "run-cache": "erased",
         "remote default": "erased",
@@ -57,13 +57,13 @@ def test_erased_twice_finds_nothing_and_changes_nothing(past: Path) -> None:
     forget_source(past)
     state = files(past)
     again = purge_history(past, BitMap([ADA]))
-    assert {each.result for each in again} == {"nothing found"}
+    assert {each.result for each in again} == {"absent"}
     assert files(past) == state
 
 
 def test_an_unknown_person_changes_nothing(past: Path) -> None:
     state = files(past)
-    assert {each.result for each in purge_history(past, BitMap([4711]))} == {"nothing found"}
+    assert {each.result for each in purge_history(past, BitMap([4711]))} == {"absent"}
     assert files(past) == state
 
 
@@ -119,7 +119,7 @@ def test_who_was_held_out_leaves_the_model_that_never_saw_them(past: Path) -> No
 def test_who_is_on_another_branch_alone_leaves_this_one_as_it_is(past: Path) -> None:
     lock = (past / "dvc.lock").read_bytes()
     outcomes = purge_history(past, BitMap([DAN]))
-    assert results(outcomes)["workspace"] == "nothing found"
+    assert results(outcomes)["workspace"] == "absent"
     assert results(outcomes)["cache"] == results(outcomes)["remote default"] == "erased"
     forget_source(past)
     assert holders(past, token=DAN) == []
@@ -142,7 +142,7 @@ def test_a_branch_that_nobody_has_checked_out_can_be_pulled_afterwards(past: Pat
     assert tokens_in(past / workspace.SUBJECTS) == BitMap([BO, CLEO, DAN])
     assert holders(past, token=ADA) == []
     again = purge_history(past, BitMap([ADA]))
-    assert {each.result for each in again} == {"nothing found"}
+    assert {each.result for each in again} == {"absent"}
 
 
 def test_a_model_that_serves_stays_until_it_is_retired(past: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_worktree_with_hard_links_is_rewritten_and_its_neighbour_is_not_corrup
         forget_source(root)
     outcomes = purge_history(past, BitMap([ADA]))
     assert results(outcomes)["worktree other"] == "erased"
-    assert {each.result for each in outcomes} <= {"erased", "nothing found"}
+    assert {each.result for each in outcomes} <= {"erased", "absent"}
     assert holders(past, other, token=ADA) == []
     assert tokens_in(other / workspace.SUBJECTS) == BitMap([BO, CLEO, DAN])
     for root in (past, other):
@@ -189,7 +189,7 @@ def test_a_hard_link_in_an_unknown_place_keeps_the_request_open(past: Path) -> N
         past / ".dvc" / "cache" / "files" / "md5" / odd[:2] / odd[2:], past.parent / "elsewhere"
     )
     outcomes = {each.store: each for each in purge_history(past, BitMap([ADA]))}
-    assert outcomes["cache"].result == "not attempted"
+    assert outcomes["cache"].result == "unreachable"
     assert "hard links" in str(outcomes["cache"].reason)
     (past.parent / "elsewhere").unlink()
     forget_source(past)

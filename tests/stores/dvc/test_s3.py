@@ -80,8 +80,8 @@ def test_a_person_leaves_a_bucket_and_pull_works_from_it(
     assert done.result == "erased"
     assert any(place.startswith("runs/") for place in done.places)
     assert holders(every_version(s3, bucket, tmp_path / "after"), token=ADA) == []
-    assert of(verify_history(past, BitMap([ADA]))).result == "nothing found"
-    assert of(purge_history(past, BitMap([ADA]))).result == "nothing found"
+    assert of(verify_history(past, BitMap([ADA]))).result == "absent"
+    assert of(purge_history(past, BitMap([ADA]))).result == "absent"
     for path in (workspace.SHARDS, workspace.SUBJECTS):
         assert out(past, path)
     (past / workspace.SUBJECTS).unlink()
@@ -112,7 +112,7 @@ def test_a_bucket_that_keeps_versions_keeps_none_of_the_person(
     assert of(purge_history(past, BitMap([ADA]))).result == "erased"
     assert holders(every_version(s3, bucket, tmp_path / "after"), token=ADA) == []
     assert "DeleteMarkers" not in s3.list_object_versions(Bucket=bucket)
-    assert of(verify_history(past, BitMap([ADA]))).result == "nothing found"
+    assert of(verify_history(past, BitMap([ADA]))).result == "absent"
 
 
 def test_an_old_version_left_behind_is_seen(past: Path, bucket: str, s3: Any) -> None:
@@ -124,14 +124,14 @@ def test_an_old_version_left_behind_is_seen(past: Path, bucket: str, s3: Any) ->
     s3.put_object(Bucket=bucket, Key=key, Body=content)
     s3.delete_object(Bucket=bucket, Key=key)
     seen = of(verify_history(past, BitMap([ADA])))
-    assert (seen.result, seen.count, seen.places) == ("not attempted", 1, (md5,))
+    assert (seen.result, seen.count, seen.places) == ("present", 1, (md5,))
 
 
 def test_an_absent_bucket_or_a_silent_server_is_named(past: Path, bucket: str, s3: Any) -> None:
     s3.delete_bucket(Bucket=bucket)
     gone = of(purge_history(past, BitMap([ADA])))
-    assert gone.result == "not attempted"
+    assert gone.result == "unreachable"
     assert "NoSuchBucket" in str(gone.reason) or "does not answer" in str(gone.reason)
     assert "test" not in str(gone.reason)
     s3.create_bucket(Bucket=bucket)
-    assert of(purge_history(past, BitMap([ADA]))).result == "nothing found"
+    assert of(purge_history(past, BitMap([ADA]))).result == "absent"

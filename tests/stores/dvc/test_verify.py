@@ -33,14 +33,14 @@ def test_before_a_purge_every_place_is_named(past: Path) -> None:
     }
     assert out(past, workspace.SUBJECTS) in found["cache"].places
     assert "data/shards/shard-0000.parquet" in found["workspace"].places
-    assert found["cache"].result == "not attempted"
+    assert found["cache"].result == "present"
     assert "still in" in str(found["cache"].reason)
 
 
 def test_after_a_purge_nothing_is_found_anywhere(past: Path) -> None:
     forget_source(past)
     purge_history(past, BitMap([ADA]))
-    assert {each.result for each in verify(past).values()} == {"nothing found"}
+    assert {each.result for each in verify(past).values()} == {"absent"}
 
 
 def _object(root: Path, md5: str) -> Path:
@@ -94,7 +94,7 @@ def test_one_thing_left_in_one_place_is_seen_there_and_nowhere_else(
         path.unlink(missing_ok=True)
         path.write_bytes(content)
     found = verify(past)
-    assert {s for s, each in found.items() if each.result != "nothing found"} == {store}
+    assert {s for s, each in found.items() if each.result != "absent"} == {store}
     assert found[store].count == 1
 
 
@@ -113,7 +113,7 @@ def test_what_a_killed_run_left_is_seen_and_then_erased(past: Path, place: str) 
     assert {s for s, each in found.items() if each.count} == {"temporary folders"}
     again = results(purge_history(past, BitMap([ADA])))
     assert again["temporary folders"] == "erased"
-    assert {each.result for each in verify(past).values()} == {"nothing found"}
+    assert {each.result for each in verify(past).values()} == {"absent"}
 
 
 def _text(root: Path, name: str, content: bytes) -> str:
@@ -149,7 +149,7 @@ def test_a_short_key_is_not_seen_in_every_number(past: Path) -> None:
     purge_history(past, BitMap([ADA]))
     _text(past, "a.json", b'{"count": 42, "seconds": 0.42}')
     _cell(past, "version 42.1")
-    assert verify(past)["workspace"].result == "nothing found"
+    assert verify(past)["workspace"].result == "absent"
 
 
 def test_what_was_once_committed_to_git_is_seen(past: Path) -> None:
@@ -168,7 +168,7 @@ def test_files_of_other_stores_are_left_to_them(past: Path) -> None:
     (past / "source").write_text("Ada Quill\n")
     (past / "clinic.db").write_bytes(b"SQLite format 3\0 Ada Quill")
     outcomes = verify_history(past, BitMap([ADA]), traces=TRACES, skip=[past / "source"])
-    assert {each.result for each in outcomes} == {"nothing found"}
+    assert {each.result for each in outcomes} == {"absent"}
 
 
 def test_a_damaged_shard_is_not_called_clean(past: Path) -> None:
@@ -179,9 +179,9 @@ def test_a_damaged_shard_is_not_called_clean(past: Path) -> None:
         shard.chmod(0o644)
         shard.write_bytes(shard.read_bytes()[:-40])
     outcomes = {each.store: each for each in purge_history(past, BitMap([ADA]))}
-    assert outcomes["cache"].result == "not attempted"
+    assert outcomes["cache"].result == "unreachable"
     found = verify(past)
-    assert found["cache"].result == "not attempted"
+    assert found["cache"].result == "unreachable"
     assert "damaged" in str(found["cache"].reason)
 
 
@@ -190,15 +190,15 @@ def test_a_remote_that_does_not_answer_is_named_and_done_later(past: Path) -> No
     (past / "remote").rename(past.parent / "away")
     (past / "remote").write_text("a file, where a folder is expected")
     outcomes = {each.store: each for each in purge_history(past, BitMap([ADA]))}
-    assert outcomes["remote default"].result == "not attempted"
+    assert outcomes["remote default"].result == "unreachable"
     assert outcomes["cache"].result == "erased"
-    assert verify(past)["remote default"].result == "not attempted"
+    assert verify(past)["remote default"].result == "unreachable"
     (past / "remote").unlink()
     shutil.move(past.parent / "away", past / "remote")
     assert verify(past)["remote default"].count > 0
     again = results(purge_history(past, BitMap([ADA])))
     assert again["remote default"] == "erased"
-    assert {each.result for each in verify(past).values()} == {"nothing found"}
+    assert {each.result for each in verify(past).values()} == {"absent"}
     shutil.rmtree(past / ".dvc" / "cache")
     for md5 in (out(past, workspace.SHARDS), out(past, workspace.SUBJECTS)):
         assert _object(past / "remote", md5).is_file()
@@ -209,7 +209,7 @@ def test_a_remote_of_another_kind_is_refused_by_name(past: Path) -> None:
         config.write("['remote \"web\"']\n    url = http://127.0.0.1:1/store\n")
         config.write("['remote \"named\"']\n    url = s3://bucket/x\n    version_aware = true\n")
     found = {each.store: each for each in purge_history(past, BitMap([ADA]))}
-    assert found["remote web"].result == found["remote named"].result == "not attempted"
+    assert found["remote web"].result == found["remote named"].result == "unreachable"
     assert "http" in str(found["remote web"].reason)
     assert "version_aware" in str(found["remote named"].reason)
     assert found["cache"].result == "erased"

@@ -24,7 +24,7 @@ from lethe.registration.serving import Predictor, input_columns, output_columns
 from lethe.stores.registry import remove
 from lethe.stores.registry.registry import RUN_ID, Registry, Release, Version
 from lethe.stores.registry.remove import retire, tombstone, tombstones, withdraw
-from lethe.stores.registry.verify import Sought, verify_registries, verify_registry
+from lethe.stores.registry.verify import Wanted, verify_registries, verify_registry
 from tests.postgres import postgres_server, postgres_url, postgres_urls
 from tests.stores.registry.test_registry import URL, write_model
 
@@ -187,7 +187,7 @@ def test_retired_twice_changes_nothing(here: Path, registry: Registry) -> None:
     retire(registry, "readmission", 1, replaced_by=2, now=NOW)
     stone = tombstone(registry, "readmission", 1)
     again = retire(registry, "readmission", 1, replaced_by=2, now=NOW + dt.timedelta(days=9))
-    assert again.result == "nothing found"
+    assert again.result == "absent"
     assert tombstone(registry, "readmission", 1) == stone
 
 
@@ -245,10 +245,10 @@ def test_the_fresh_look_sees_what_is_left_in_tables_and_folders(
     retire(registry, "readmission", 1, replaced_by=2, now=NOW)
     stone = tombstone(registry, "readmission", 1)
     assert stone is not None
-    assert verify_registry(registry, [stone]).result == "nothing found"
+    assert verify_registry(registry, [stone]).result == "absent"
     shutil.copytree(here / "kept", here / "mlruns", dirs_exist_ok=True)
     seen = verify_registry(registry, [stone])
-    assert seen.result == "not attempted"
+    assert seen.result == "present"
     assert set(seen.places) == set(stone.artifacts)
     for place in stone.artifacts:
         folder = remove.local_folder(place)
@@ -273,7 +273,7 @@ ADA = Traces(key="P-0004711", token=12, identifiers=("Ada Quill",))
 
 @pytest.mark.parametrize("where", ["tag", "artifact", "free page"])
 def test_the_fresh_look_sees_a_person(here: Path, registry: Registry, where: str) -> None:
-    assert verify_registry(registry, traces=ADA).result == "nothing found"
+    assert verify_registry(registry, traces=ADA).result == "absent"
     version = registry.find("readmission", "2")
     if where == "artifact":
         registry.client.log_text(version.run, "asked by Ada Quill", "note.txt")
@@ -285,7 +285,7 @@ def test_the_fresh_look_sees_a_person(here: Path, registry: Registry, where: str
             store.execute("DELETE FROM model_version_tags WHERE key = 'asked_by'")
         assert rows(here, "Ada") == set()
     seen = verify_registry(registry, traces=ADA)
-    assert seen.result == "not attempted"
+    assert seen.result == "present"
     assert seen.count >= 1
     assert "Ada" not in f"{seen}"
 
@@ -296,7 +296,7 @@ def test_a_server_that_does_not_answer_is_not_called_clean(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     server = Registry.open("http://127.0.0.1:1")
     seen = verify_registry(server, traces=ADA)
-    assert seen.result == "not attempted"
+    assert seen.result == "unreachable"
     assert "does not answer" in str(seen.reason)
 
 
@@ -349,7 +349,7 @@ def test_on_a_server_a_version_is_gone_once_its_garbage_collector_ran(
     artifacts = here / "served" / "artifacts"
     assert [path for path in artifacts.rglob("*") if first.logged_model in str(path)]
     done = retire(registry, "readmission", 1, replaced_by=2, now=NOW)
-    assert done.result == "not attempted"
+    assert done.result == "present"
     assert registry.find("readmission", "@champion").version == 2
     stone = tombstone(registry, "readmission", 1)
     assert stone is not None
@@ -373,7 +373,7 @@ def test_on_a_server_a_version_is_gone_once_its_garbage_collector_ran(
     assert retire(registry, "readmission", 1, replaced_by=2, now=NOW).result == "erased"
     seen = verify_registry(registry, [stone], traces=ADA)
     assert (seen.result, seen.reason) == (
-        "nothing found",
+        "absent",
         "as MLflow's server tells; its files were not opened",
     )
     registry.tag(registry.find("readmission", str(second.version)), "asked_by", "Ada Quill")
@@ -412,7 +412,7 @@ def test_artifacts_in_a_bucket_go_too_and_are_looked_for_there(
     assert all(place.startswith(bucket) for place in stone.artifacts)
     seen = verify_registry(registry, [stone], traces=ADA)
     assert (seen.result, seen.reason) == (
-        "nothing found",
+        "absent",
         "files of models that stay are beyond this machine and were not opened",
     )
     left = stone.artifacts[0]
@@ -428,7 +428,7 @@ def test_several_people_are_told_apart_and_what_stands_there_by_chance_is_nobody
     registry.tag(registry.find("readmission", "2"), "asked_by", "Ada Quill")
     chance = Traces(key="20", token=13, identifiers=("1999", "run-1"))  # steps, records, a run
     bo = Traces(key="P-0004712", token=14, identifiers=("Bo Lindqvist",))
-    looked = verify_registries(registry, [Sought((), each) for each in (bo, ADA, chance)])
+    looked = verify_registries(registry, [Wanted((), each) for each in (bo, ADA, chance)])
     assert [outcome.count > 0 for outcome in looked] == [False, True, False]
     assert verify_registries(registry, []) == []
 
@@ -454,7 +454,7 @@ def test_on_postgresql_a_retired_version_leaves_nothing_too(here: Path, postgres
             ] == ["registered_model_tags"]
     stone = tombstone(registry, "readmission", 1)
     assert stone is not None
-    assert verify_registry(registry, [stone]).result == "nothing found"
+    assert verify_registry(registry, [stone]).result == "absent"
     traces = Traces(key="P-0004711", token=12)
     registry.tag(registry.find("readmission", str(second.version)), "asked_by", traces.key)
     assert verify_registry(registry, traces=traces).places == ("model_version_tags.value",)

@@ -7,12 +7,11 @@ import pytest
 
 from lethe.config.keys import load_key
 from lethe.core.outcomes import Traces
-from lethe.rights.stores import Sought
-from lethe.rights.workspace_stores import Stores
-from lethe.stores.dvc import verify as verify_dvc
+from lethe.rights.workspace_stores import WorkspaceStores
 from lethe.stores.registry.registry import Registry
 from lethe.stores.registry.remove import tombstone, withdraw
-from lethe.stores.source import verify as verify_source
+from lethe.stores.requests.requests import Requests
+from lethe.stores.store import Person
 from lethe.stores.vault.vault import Vault
 from tests.stages.test_register import NOW, Door, door, here, prepared
 
@@ -23,33 +22,29 @@ BO = Traces("P-0004712", None, ("bo@example.org",))
 
 @pytest.fixture
 def found(door: Door, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What `look` says of the registry, for people and the versions that must be gone."""
+    """What a look into the registry says, for people and the versions that must be gone."""
     door.run()
     monkeypatch.setattr(door.ledger, "runs", lambda: [], raising=False)
-    monkeypatch.setattr(
-        verify_source, "verify_sources", lambda params, people: [None] * len(people)
-    )
-    monkeypatch.setattr(
-        verify_dvc, "verify_histories", lambda root, people, skip: [[] for _ in people]
-    )
-    monkeypatch.setattr("lethe.runs.pods.home.fence", lambda root, tokens: None)
-    with Vault.open(door.params.stores.vault, load_key(door.params.stores)) as vault:
-        stores = Stores(door.params, vault, Path.cwd())
-        yield lambda *people: [seen[-1] for seen in stores.look(people)]
+    with (
+        Vault.open(door.params.stores.vault, load_key(door.params.stores)) as vault,
+        Requests.open("sqlite://") as requests,
+    ):
+        stores = WorkspaceStores(door.params, vault, requests, Path.cwd(), clock=lambda: NOW)
+        yield lambda *people: [seen for (seen,) in stores.registry.look(people)]
 
 
 def test_nobody_is_in_the_registry_of_a_walk(found: Any) -> None:
-    assert [each.result for each in found(Sought(ADA, "erase"))] == ["nothing found"]
+    assert [each.result for each in found(Person(ADA))] == ["absent"]
 
 
 def test_who_was_written_into_mlflow_is_found_and_told_apart(door: Door, found: Any) -> None:
     registry = Registry.open(door.params.stores.registry)
     registry.tag(registry.find("readmission", "1"), "asked_by", "Ada@example.org")
-    ada, bo, leaves = found(Sought(ADA, "erase"), Sought(BO, "erase"), Sought(ADA, "withdraw"))
+    ada, bo, leaves = found(Person(ADA), Person(BO), Person(ADA, stays=True))
     assert (ada.result, bo.result, leaves.result) == (
-        "not attempted",
-        "nothing found",
-        "nothing found",
+        "present",
+        "absent",
+        "absent",
     )
     assert "model_version_tags.value" in ada.places
 
@@ -58,10 +53,10 @@ def test_a_version_that_came_back_is_found_for_whom_it_had_to_go(door: Door, fou
     registry = Registry.open(door.params.stores.registry)
     withdraw(registry, "readmission", 1, reason="somebody was erased", now=NOW)
     gone = ("readmission/1",)
-    assert found(Sought(ADA, "erase", gone))[0].result == "nothing found"
+    assert found(Person(ADA, models=gone))[0].result == "absent"
     stone = tombstone(registry, "readmission", 1)
     assert stone is not None
     Path(stone.artifacts[0].removeprefix("file://")).mkdir(parents=True)
-    ada, bo = found(Sought(ADA, "erase", gone), Sought(BO, "erase"))
+    ada, bo = found(Person(ADA, models=gone), Person(BO))
     assert ada.places == (stone.artifacts[0],)
-    assert bo.result == "nothing found"
+    assert bo.result == "absent"

@@ -120,8 +120,8 @@ def test_the_planner_knows_nobody_who_was_erased(
     assert email in found.identifiers
     erase_from_source(params, found, now=NOW, compact=False)
     seen = verify_source(params, found)
-    assert seen.result == "not attempted"
+    assert seen.result == "present"
     assert "the statistics of patients.patient_id" in str(seen.reason)
     compact_source(params)
-    assert verify_source(params, found) == Outcome("source", "nothing found")
+    assert verify_source(params, found) == Outcome("source", "absent")
     assert rows(url, known) == []

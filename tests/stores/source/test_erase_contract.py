@@ -107,7 +107,7 @@ def test_only_the_persons_rows_and_links_are_gone(make: Make) -> None:
     assert outcome.retained == (
         {"table": "bills", "basis": "Art. 17(3)(b): tax", "until": "2030-12-31", "count": 1},
     )
-    assert verify_source(params, Traces("1", None, ADAS[:3])).result == "nothing found"
+    assert verify_source(params, Traces("1", None, ADAS[:3])).result == "absent"
 
 
 def test_a_second_erasure_finds_nothing_and_changes_nothing(make: Make) -> None:
@@ -115,9 +115,9 @@ def test_a_second_erasure_finds_nothing_and_changes_nothing(make: Make) -> None:
     params = declare(parish.url)
     found = traces(params, "1")
     erase_from_source(params, found, now=NOW)
-    assert verify_source(params, found).result == "nothing found"
+    assert verify_source(params, found).result == "absent"
     after = parish.everything()
-    assert erase_from_source(params, found, now=NOW) == Outcome("source", "nothing found")
+    assert erase_from_source(params, found, now=NOW) == Outcome("source", "absent")
     assert parish.everything() == after
 
 
@@ -127,10 +127,8 @@ def test_nobody_is_nothing_found(make: Make) -> None:
     params = declare(parish.url)
     for key in ("77", "no number", "1.0", "9" * 30):
         assert traces(params, key) == Traces(key, None, ())
-        assert erase_from_source(params, Traces(key, None), now=NOW) == Outcome(
-            "source", "nothing found"
-        )
-    assert verify_source(params, Traces("", None)) == Outcome("source", "nothing found")
+        assert erase_from_source(params, Traces(key, None), now=NOW) == Outcome("source", "absent")
+    assert verify_source(params, Traces("", None)) == Outcome("source", "absent")
     assert parish.everything() == before
 
 
@@ -140,7 +138,7 @@ def test_everybody_can_be_erased_in_turn(make: Make) -> None:
     for key in ("3", "1", "4", "2"):
         found = traces(params, key)
         assert erase_from_source(params, found, now=NOW).result == "erased"
-        assert (seen := verify_source(params, found)).result == "nothing found", (key, seen)
+        assert (seen := verify_source(params, found)).result == "absent", (key, seen)
     left = {name: rows for name, rows in parish.everything().items() if rows}
     assert set(left) == {"addresses", "bills", "circles", "notices"}
     assert [row[1] for row in left["bills"]] == [None, None, None]
@@ -206,7 +204,7 @@ def test_a_shell_keeps_what_the_law_keeps_linked(make: Make) -> None:
     assert {row[0] for row in parish.rows("visits")} == {2, 3}
     assert "people: 1 anonymized" in outcome.places
     assert parish.broken_links() == []
-    assert verify_source(params, found).result == "nothing found"
+    assert verify_source(params, found).result == "absent"
 
 
 def test_a_shell_takes_its_whole_family_of_composite_keys_along(make: Make) -> None:
@@ -229,7 +227,7 @@ def test_a_shell_takes_its_whole_family_of_composite_keys_along(make: Make) -> N
     ]
     assert [row[1:] for row in parish.rows("findings")][:2] == [(shell, 1, None), (shell, 3, None)]
     assert parish.broken_links() == []
-    assert verify_source(params, found).result == "nothing found"
+    assert verify_source(params, found).result == "absent"
 
 
 def test_a_shell_takes_the_databases_own_number_where_it_must(
@@ -249,7 +247,7 @@ def test_a_shell_takes_the_databases_own_number_where_it_must(
     assert [row[0] for row in parish.rows("people")] == [2, 3, 4, 900]
     assert (900, "erased", None, None, None, None) in parish.rows("people")
     assert (1, 900, 1, "erased", 500, "2020-03-01") in parish.rows("bills")
-    assert verify_source(params, found).result == "nothing found"
+    assert verify_source(params, found).result == "absent"
 
 
 def test_rows_that_name_the_key_and_lead_nowhere_go_too(make: Make) -> None:
@@ -261,7 +259,7 @@ def test_rows_that_name_the_key_and_lead_nowhere_go_too(make: Make) -> None:
     found = traces(params, "1")
     erase_from_source(params, found, now=NOW)
     assert parish.rows("findings") == [(3, 2, 1, "b")]
-    assert verify_source(params, found).result == "nothing found"
+    assert verify_source(params, found).result == "absent"
 
 
 def test_a_declared_view_is_another_tables_rows(make: Make) -> None:
@@ -286,7 +284,7 @@ def test_the_law_can_keep_the_person_too(make: Make) -> None:
     assert {each["table"] for each in outcome.retained} == {"people", "bills"}
     assert {each["until"] for each in outcome.retained} == {"2026-12-31", "2030-12-31"}
     assert {row[0] for row in parish.rows("visits")} == {2, 3}
-    assert verify_source(params, found).result == "nothing found"
+    assert verify_source(params, found).result == "absent"
 
 
 LOOK_ALIKES = ("PersonId", "old_person_id", "person_no", "referred_by", "payer", "member")
@@ -304,7 +302,7 @@ def test_what_looks_like_a_link_and_is_none_stops_the_run_with_its_name(make: Ma
         erase(params)
     listed = ", ".join(f"circles.{name}" for name in names)
     assert str(caught.value).startswith(f"{listed} looks like a link")
-    assert verify_source(params, Traces("1", None)).result == "not attempted"
+    assert verify_source(params, Traces("1", None)).result == "unreachable"
     assert parish.everything() == before
     told = {"tables__circles__unused": unused, "tables__circles__not_links": names}
     assert erase(declare(parish.url, **told)).result == "erased"
@@ -323,10 +321,10 @@ def test_rows_left_by_an_older_deletion_are_found_by_the_key_alone(make: Make) -
     erase_from_source(params, found, now=NOW)
     parish.run("INSERT INTO letters VALUES (1, 'late')")  # no foreign key hinders it
     verified = verify_source(params, found)
-    assert verified.result == "not attempted"
+    assert verified.result == "present"
     assert verified.places == ("letters.addressee",)
     assert erase_from_source(params, found, now=NOW).places == ("letters: 1 deleted",)
-    assert verify_source(params, found).result == "nothing found"
+    assert verify_source(params, found).result == "absent"
 
 
 def test_mentions_are_reported_where_they_are_not_to_be_redacted(make: Make) -> None:
@@ -337,7 +335,7 @@ def test_mentions_are_reported_where_they_are_not_to_be_redacted(make: Make) -> 
     assert (2, LETTER) in parish.rows("letters")
     assert outcome.reason is not None and "letters.body (1)" in outcome.reason
     verified = verify_source(params, found)
-    assert verified.result == "not attempted"
+    assert verified.result == "present"
     assert verified.reason == "What leads to the person is still in letters.body (1)."
 
 
@@ -359,7 +357,7 @@ def test_verifying_looks_into_every_column_of_every_table(make: Make) -> None:
     params = declare(parish.url)
     found = traces(params, "1")
     erase_from_source(params, found, now=NOW)
-    assert verify_source(params, found).result == "nothing found"
+    assert verify_source(params, found).result == "absent"
     parish.run(
         "UPDATE findings SET remark = 'see ada quill, please'",
         "UPDATE circles SET title = 'Quill, ADA' WHERE circle = 2",
@@ -367,7 +365,7 @@ def test_verifying_looks_into_every_column_of_every_table(make: Make) -> None:
         "UPDATE visits SET earlier_person = 1, earlier_number = NULL WHERE person_id = 3",
     )
     verified = verify_source(params, found)
-    assert verified.result == "not attempted"
+    assert verified.result == "present"
     assert verified.reason == (
         "What leads to the person is still in circles.title (1), findings.remark (2), "
         "people.phone (1), visits.earlier_person (1)."
@@ -386,7 +384,7 @@ def test_a_materialized_view_is_computed_anew(
     found = traces(params, "1")
     erase_from_source(params, found, now=NOW)
     assert [row[0] for row in parish.rows("called")] == [row[1] for row in ROWS["people"][1:]]
-    assert verify_source(params, found).result == "nothing found"
+    assert verify_source(params, found).result == "absent"
     parish.run("UPDATE people SET name = 'Ada Quill' WHERE person_id = 2")
     parish.run("REFRESH MATERIALIZED VIEW called")
     assert set(verify_source(params, found).places) == {"called", "people.name"}
@@ -409,21 +407,21 @@ def test_a_role_that_may_only_read_is_told_so(
         host = parish.url.split("@", 1)[1]
         params = declare(f"postgresql://{role}:x@{host}")
         outcome = erase(params)
-        assert outcome.result == "not attempted"
+        assert outcome.result == "unreachable"
         assert outcome.reason is not None and "cannot be written to" in outcome.reason
         assert parish.everything() == before
         parish.run(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
         outcome = erase(params)  # it may delete, but not vacuum what it does not own
-        assert (outcome.result, outcome.count) == ("not attempted", 23)
+        assert (outcome.result, outcome.count) == ("present", 23)
         assert outcome.reason is not None and "may not vacuum" in outcome.reason
-        assert verify_source(params, Traces("1", None)).result == "not attempted"
+        assert verify_source(params, Traces("1", None)).result == "present"
     finally:
         parish.run(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
     owner = declare(parish.url)
     outcome = erase(owner)
     assert (outcome.result, outcome.count) == ("erased", 23)
     assert outcome.reason is not None and "write-ahead log" in outcome.reason
-    assert verify_source(owner, Traces("1", None)).result == "nothing found"
+    assert verify_source(owner, Traces("1", None)).result == "absent"
 
 
 def test_a_trigger_that_deletes_what_is_to_stay_is_seen_and_undone(make: Make) -> None:
@@ -567,7 +565,7 @@ def test_who_holds_the_persons_rows_makes_the_erasure_wait_for_another_time(
         connection.exec_driver_sql("UPDATE people SET phone = phone")
         outcome = erase_from_source(params, found, now=NOW)
         connection.rollback()
-    assert outcome.result == "not attempted"
+    assert outcome.result == "unreachable"
     assert outcome.reason is not None and "Somebody else holds" in outcome.reason
     assert erase_from_source(params, found, now=NOW).result == "erased"
 

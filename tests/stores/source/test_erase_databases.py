@@ -201,7 +201,7 @@ def test_a_customer_leaves_chinook(
         f"{spelled('Invoice')}: 7 deleted",
         f"{spelled('InvoiceLine')}: 38 deleted",
     )
-    assert verify_source(params, found) == Outcome("source", "nothing found")
+    assert verify_source(params, found) == Outcome("source", "absent")
     after = parish.everything()
     assert parish.broken_links() == []
     for name, rows in before.items():
@@ -236,7 +236,7 @@ def test_the_tax_office_keeps_invoices_of_nobody(
     assert len(mine) == 7
     assert all(row[3:8] == (None,) * 5 and row[8] is not None for row in mine)
     assert [each["count"] for each in outcome.retained] == [7, 38]
-    assert verify_source(params, found) == Outcome("source", "nothing found")
+    assert verify_source(params, found) == Outcome("source", "absent")
     assert parish.broken_links() == []
 
 
@@ -287,7 +287,7 @@ def test_a_patient_leaves_the_clinic(clinic: tuple[Parish, Params], tmp_path: Pa
     assert kept and all(row[1] is None and row[2] is None and row[5] is None for row in kept)
     assert all(row[4] is not None for row in kept)
     assert [each["table"] for each in outcome.retained] == ["invoices"]
-    assert verify_source(params, found) == Outcome("source", "nothing found")
+    assert verify_source(params, found) == Outcome("source", "absent")
     if parish.sqlite:
         content = (tmp_path / "clinic.db").read_bytes()
         assert not any(value.encode() in content for value in (key, *found.identifiers))

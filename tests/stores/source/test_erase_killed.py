@@ -72,10 +72,10 @@ def test_the_next_call_ends_what_a_killed_one_began(
     assert done.returncode == -signal.SIGKILL, done.stderr
     rolled_back = moment in ("between deletions", "before the commit")
     assert (parish.everything() == before) == rolled_back
-    assert verify_source(params, found).result == "not attempted"
+    assert verify_source(params, found).result == "present"
     outcome = erase_from_source(params, found, now=NOW)
     assert (outcome.result, outcome.count) == ("erased", 23)
     assert [each["count"] for each in outcome.retained] == [1]
     assert b"ada.quill@" not in (tmp_path / "parish.db").read_bytes().replace(b"bada.quill@", b"")
-    assert verify_source(params, found).result == "nothing found"
-    assert erase_from_source(params, found, now=NOW).result == "nothing found"
+    assert verify_source(params, found).result == "absent"
+    assert erase_from_source(params, found, now=NOW).result == "absent"

@@ -213,4 +213,4 @@ def test_one_person_leaves_and_nobody_else_is_touched(world: World, person: int)
         connection.close()
         assert seen == expected(world, person)
         assert broken == []
-        assert verify_source(params, found).result == "nothing found"
+        assert verify_source(params, found).result == "absent"

@@ -74,10 +74,10 @@ def test_again_finds_nothing_and_changes_nothing(make: Make) -> None:
     params = declare(parish.url, tables__visits__retention=VISITS)
     retain(params)
     compact_source(params)
-    assert verify_lapsed(params, as_of=NOW, about="1").result == "nothing found"
+    assert verify_lapsed(params, as_of=NOW, about="1").result == "absent"
     state = parish.everything()
     assert not look_for_lapsed(params, as_of=NOW)
-    assert retain(params).result == "nothing found"
+    assert retain(params).result == "absent"
     assert parish.everything() == state
 
 
@@ -89,20 +89,20 @@ def test_a_killed_call_is_told_by_the_next_and_space_is_overwritten_before_it_ve
     done = retain(params)
     seen = verify_lapsed(params, as_of=NOW, about="1")
     assert (seen.result, "waits to be overwritten" in (seen.reason or "")) == (
-        "not attempted",
+        "present",
         True,
     )
     assert retain(params) == done, "what the killed one did"
     compact_source(params)
-    assert verify_lapsed(params, as_of=NOW, about="1").result == "nothing found"
-    assert retain(params).result == "nothing found"
+    assert verify_lapsed(params, as_of=NOW, about="1").result == "absent"
+    assert retain(params).result == "absent"
 
 
 def test_a_fresh_look_counts_what_is_still_there(make: Make) -> None:
     parish = make()
     params = declare(parish.url, tables__visits__retention=VISITS)
     seen = verify_lapsed(params, as_of=NOW, about="1")
-    assert (seen.result, seen.count, seen.places) == ("not attempted", 4, ("bills", "visits"))
+    assert (seen.result, seen.count, seen.places) == ("present", 4, ("bills", "visits"))
 
 
 def test_the_last_moment_in_time_stays_and_the_next_goes(make: Make) -> None:
@@ -255,7 +255,7 @@ def test_rows_that_came_in_meanwhile_are_not_taken_before_it_is_known_whose_they
     params = declare(parish.url, tables__visits__retention=VISITS)
     before = parish.everything()
     done = erase_lapsed(params, as_of=NOW, known=frozenset({"1"}), about="1")
-    assert (done.result, parish.everything()) == ("not attempted", before)
+    assert (done.result, parish.everything()) == ("unreachable", before)
 
 
 def test_rows_about_nobody_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,7 @@ def test_files_lose_what_is_past_and_keep_the_rest(
     keys = look_for_lapsed(params, as_of=library.NOW).keys
     done = erase_lapsed(params, as_of=library.NOW, known=keys, about="1")
     assert (keys, done.places) == ({"7"}, ("loans: 1 deleted",))
-    assert verify_lapsed(params, as_of=library.NOW, about="1").result == "nothing found"
+    assert verify_lapsed(params, as_of=library.NOW, about="1").result == "absent"
     if kind == "csv":
         with gzip.open(tmp_path / "csv" / "loans.csv.gz", "rt", newline="") as file:
             assert [row[0] for row in csv.reader(file)] == ["loan_id", "101", "102", "104"]

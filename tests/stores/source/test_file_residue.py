@@ -46,7 +46,7 @@ def test_no_byte_of_the_person_is_left_in_the_file(
     after = on_disk(tmp_path)
     assert [secret for secret in SECRETS if secret in after] == []
     assert b"bo.larkspur@example.org" in after
-    assert verify_source(params, found).result == "nothing found"
+    assert verify_source(params, found).result == "absent"
     assert not MARKS.exists()
     keeper.close()
 
@@ -65,11 +65,11 @@ def test_residue_in_free_pages_is_seen_and_then_overwritten(parish: Parish, tmp_
     connection.close()
     assert b"ada.quill@example.org" in on_disk(tmp_path)
     verified = verify_source(params, found)
-    assert verified.result == "not attempted"
+    assert verified.result == "present"
     assert verified.places == ("the file's free space",)
     erase_from_source(params, found, now=NOW)
     assert b"ada.quill@example.org" not in on_disk(tmp_path)
-    assert verify_source(params, found).result == "nothing found"
+    assert verify_source(params, found).result == "absent"
 
 
 @pytest.mark.parametrize(("whose", "block"), [("1", 2**23), ("2", 17), ("3", 2**23)])
@@ -90,7 +90,7 @@ def test_residue_of_any_of_several_people_is_seen(
     connection.close()
     assert {each.places for each in verify_sources(params, found)} == {("the file's free space",)}
     compact_source(params)
-    assert {each.result for each in verify_sources(params, found)} == {"nothing found"}
+    assert {each.result for each in verify_sources(params, found)} == {"absent"}
 
 
 def test_somebody_elses_longer_value_is_no_residue(parish: Parish) -> None:
@@ -98,7 +98,7 @@ def test_somebody_elses_longer_value_is_no_residue(parish: Parish) -> None:
     found = traces(params, "1")
     erase_from_source(params, found, now=NOW)
     parish.run("INSERT INTO notices VALUES (9, 'xada.quill@example.org', NULL, NULL)")
-    assert verify_source(params, found).result == "nothing found"
+    assert verify_source(params, found).result == "absent"
 
 
 def test_a_reader_keeps_the_log_and_that_is_said(parish: Parish, tmp_path: Path) -> None:
@@ -111,15 +111,15 @@ def test_a_reader_keeps_the_log_and_that_is_said(parish: Parish, tmp_path: Path)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("lethe.stores.source.writer.WAIT_SECONDS", 0.1)
         outcome = erase_from_source(params, found, now=NOW)
-    assert outcome.result == "not attempted" and outcome.count > 0
+    assert outcome.result == "present" and outcome.count > 0
     waiting = verify_source(params, found)
-    assert waiting.result == "not attempted"
+    assert waiting.result == "present"
     assert waiting.reason is not None and "waits to be overwritten" in waiting.reason
     reader.close()
     again = erase_from_source(params, found, now=NOW)
     assert (again.result, again.count) == ("erased", outcome.count)
     assert [secret for secret in SECRETS if secret in on_disk(tmp_path)] == []
-    assert verify_source(params, found).result == "nothing found"
+    assert verify_source(params, found).result == "absent"
 
 
 def test_several_people_are_overwritten_at_once(parish: Parish, tmp_path: Path) -> None:
@@ -127,11 +127,11 @@ def test_several_people_are_overwritten_at_once(parish: Parish, tmp_path: Path) 
     found = [traces(params, key) for key in ("1", "3")]
     for each in found:
         assert erase_from_source(params, each, now=NOW, compact=False).result == "erased"
-    assert verify_source(params, found[0]).result == "not attempted"
+    assert verify_source(params, found[0]).result == "present"
     compact_source(params)
     assert [secret for secret in SECRETS if secret in on_disk(tmp_path)] == []
     for each in found:
-        assert verify_source(params, each) == Outcome("source", "nothing found")
+        assert verify_source(params, each) == Outcome("source", "absent")
     assert not MARKS.exists()
 
 

@@ -74,7 +74,7 @@ def test_several_people_leave_together_as_each_would_alone(make: Make, keyed: bo
         ("b", "Choir at nine", None, 2),
         ("c", "call <ERASED>, <ERASED>", None, None),
     ]
-    assert {each.result for each in verify_sources(params, people)} == {"nothing found"}
+    assert {each.result for each in verify_sources(params, people)} == {"absent"}
 
 
 def test_who_is_left_is_told_of_that_person_alone(make: Make) -> None:
@@ -83,11 +83,11 @@ def test_who_is_left_is_told_of_that_person_alone(make: Make) -> None:
     people = traces_of(params, [("1", None), ("3", None)])
     erase_from_source(params, people[0], now=NOW)
     gone, left = verify_sources(params, people)
-    assert gone.result == "nothing found"
+    assert gone.result == "absent"
     assert left.count > 0
     assert "people.person_id" in left.places
     assert verify_sources(params, []) == []
-    assert verify_sources(params, [Traces("no such key", None)])[0].result == "nothing found"
+    assert verify_sources(params, [Traces("no such key", None)])[0].result == "absent"
 
 
 def test_many_identifiers_are_one_look_and_case_does_not_matter(make: Make) -> None:

@@ -57,8 +57,8 @@ def test_lines_of_others_keep_their_bytes(tmp_path: Path) -> None:
     assert after["loans.csv.gz"] == lines[0] + redacted
     lines = before["readers.csv"].splitlines(keepends=True)
     assert after["readers.csv"] == b"".join([lines[0], *lines[2:]])
-    assert verify_source(params, found).result == "nothing found"
-    assert erase_from_source(params, found, now=NOW).result == "nothing found"
+    assert verify_source(params, found).result == "absent"
+    assert erase_from_source(params, found, now=NOW).result == "absent"
     assert contents(tmp_path / "csv") == after
 
 
@@ -90,7 +90,7 @@ def test_parquet_keeps_types_and_other_rows(tmp_path: Path) -> None:
     expected = before.to_pylist()[3] | {"remark": "for <ERASED>, 14"}
     assert after.to_pylist() == [expected]
     assert b"Ada Quill" not in b"".join(contents(tmp_path / "parquet").values())
-    assert verify_source(params, ADA).result == "nothing found"
+    assert verify_source(params, ADA).result == "absent"
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -113,10 +113,10 @@ def test_what_was_stopped_between_two_files_goes_on(
         with pytest.raises(KeyboardInterrupt):
             erase_from_source(params, found, now=NOW)
     assert replaced[-1] != "readers"  # the person's own row leads to the others
-    assert verify_source(params, found).result == "not attempted"
+    assert verify_source(params, found).result == "present"
     assert traces(params, "7") == found
     assert erase_from_source(params, found, now=NOW).result == "erased"
-    assert verify_source(params, found).result == "nothing found"
+    assert verify_source(params, found).result == "absent"
     assert not list((tmp_path / ".lethe").rglob("source-*"))
 
 
@@ -135,8 +135,8 @@ def test_a_file_that_somebody_changes_meanwhile_is_left_for_another_time(
     with monkeypatch.context() as patched:
         patched.setattr(Folder, "rewrite", disturbed)
         outcome = erase_from_source(params, found, now=NOW)
-    assert outcome.result == "not attempted"
+    assert outcome.result == "unreachable"
     assert outcome.reason is not None and "answers.csv changed" in outcome.reason
     assert erase_from_source(params, found, now=NOW).result == "erased"
     assert b"8,reading,yes,2026-03-01" in contents(tmp_path / "csv")["answers.csv"]
-    assert verify_source(params, found).result == "nothing found"
+    assert verify_source(params, found).result == "absent"

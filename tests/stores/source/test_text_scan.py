@@ -103,11 +103,11 @@ def test_many_people_are_looked_for_in_the_source_in_as_many_passes_as_one(
     monkeypatch.setattr(file_residue, "_found", counted)
     gone = [Traces(f"9{n:03d}", None, (f"nobody{n}@example.org",)) for n in range(MANY)]
     with scanning() as one:
-        assert verify_source(params, gone[0]).result == "nothing found"
+        assert verify_source(params, gone[0]).result == "absent"
     assert len(files) == 1
     with scanning() as many:
         outcomes = verify_sources(params, gone)
-    assert {outcome.result for outcome in outcomes} == {"nothing found"}
+    assert {outcome.result for outcome in outcomes} == {"absent"}
     assert len(files) == 2, "the file was gone through once more, for all"
     assert many == one
     assert sum(one.values()) >= len(SCHEMA) - 3, "else nothing is counted here"
@@ -123,7 +123,7 @@ def test_every_row_is_swept_whatever_its_number_and_length(
     params = declare(parish.url)
     somebody = Traces("900", None, ("somebody@example.org",))
     body = "x " * length + "To Somebody@example.org"
-    assert verify_source(params, somebody).result == "nothing found"
+    assert verify_source(params, somebody).result == "absent"
     parish.run(
         f"DELETE FROM notices WHERE notice = {number}",
         f"INSERT INTO notices VALUES ({number}, '{body}', NULL, NULL)",
@@ -136,7 +136,7 @@ def test_a_text_that_is_no_utf8_hides_nobody(parish: Parish) -> None:
     params = declare(parish.url)
     somebody = Traces("900", None, ("somebody@example.org",))
     parish.run("INSERT INTO notices VALUES (800, CAST(x'fffe41' AS TEXT), NULL, NULL)")
-    assert verify_source(params, somebody).result == "nothing found"
+    assert verify_source(params, somebody).result == "absent"
     parish.run("INSERT INTO letters VALUES (1, 'to somebody@example.org')")
     assert verify_source(params, somebody).places == ("letters.body",)
 
@@ -194,7 +194,7 @@ def test_what_was_seen_of_many_is_redacted_for_each(parish: Parish) -> None:
     kept = [row for row in parish.rows("notices") if "<ERASED>" in str(row[1])]
     assert len(kept) == MANY
     assert len(parish.rows("notices")) == len(before)
-    assert {each.result for each in verify_sources(params, people)} == {"nothing found"}
+    assert {each.result for each in verify_sources(params, people)} == {"absent"}
 
 
 def test_a_note_that_names_two_people_loses_both(parish: Parish) -> None:

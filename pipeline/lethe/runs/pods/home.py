@@ -15,7 +15,7 @@ from pyroaring import BitMap
 from lethe.config import workspace
 from lethe.config.params import Params
 from lethe.core.errors import NotFound, StoreUnavailable, WalkEnded
-from lethe.core.outcomes import Outcome
+from lethe.core.outcomes import Outcome, Result
 from lethe.runs.pods.graph import Road, report_files
 from lethe.runs.pods.refs import Refs, Walk, note_remote, remote_of
 from lethe.stores.dvc.content import holds
@@ -121,7 +121,7 @@ def close_walk(root: Path, run: str) -> int:
 def fence(root: Path, tokens: BitMap) -> Outcome | None:
     """Sees to walks in pods before and after people are purged; None where there never was one.
 
-    Guarantees: "nothing found" means that no walk that is under way has subject keys, is sending
+    Guarantees: `absent` means that no walk that is under way has subject keys, is sending
         objects, or has one of the people in its data; and none can come to have one of them, for
         they are suppressed.
     """
@@ -131,15 +131,15 @@ def fence(root: Path, tokens: BitMap) -> Outcome | None:
     try:
         waited = [walk.run for walk in refs.all() if not _passed(root, refs, walk, tokens)]
     except StoreUnavailable as error:
-        return Outcome(STORE, "not attempted", reason=str(error))
+        return Outcome(STORE, Result.UNREACHABLE, reason=str(error))
     if not waited:
-        return Outcome(STORE, "nothing found")
+        return Outcome(STORE, Result.ABSENT)
     reason = (
         f"{len(waited)} walks are under way with subject keys, with objects on their way, or with "
         "the person, and end at their next step. Once they are closed the next sweep goes on; "
         "`lethe pod close RUN` ends one that nobody closed"
     )
-    return Outcome(STORE, "not attempted", len(waited), tuple(waited), reason)
+    return Outcome(STORE, Result.PRESENT, len(waited), tuple(waited), reason)
 
 
 def _passed(root: Path, refs: Refs, walk: Walk, tokens: BitMap) -> bool:

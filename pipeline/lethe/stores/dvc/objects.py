@@ -53,7 +53,8 @@ def key_of(md5: str) -> str:
 
 
 class Objects(Protocol):
-    """A cache or a remote.
+    """A cache or a remote. `run_cache` is what a cache's run-cache is called in receipts; None
+    for a remote, which keeps its own among the rest.
 
     Raises (every method):
         StoreUnavailable: it does not answer, or refuses.
@@ -61,6 +62,8 @@ class Objects(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def run_cache(self) -> str | None: ...
     def objects(self) -> list[Object]: ...
     def read(self, stored: Object) -> bytes: ...
     def write(self, key: str, content: bytes) -> None: ...
@@ -70,8 +73,9 @@ class Objects(Protocol):
 class FolderObjects:
     """A cache, or a remote in a folder."""
 
-    def __init__(self, name: str, base: Path) -> None:
+    def __init__(self, name: str, base: Path, *, run_cache: str | None = None) -> None:
         self.name = name
+        self.run_cache = run_cache
         self.base = base
 
     def objects(self) -> list[Object]:
@@ -135,6 +139,8 @@ class FolderObjects:
 
 class BucketObjects:
     """A remote in a bucket that speaks S3; opened with DVC's own settings of it."""
+
+    run_cache = None
 
     def __init__(self, name: str, fs: Any, path: str) -> None:
         self.name = name
@@ -219,8 +225,9 @@ def open_caches(roots: Iterable[Path]) -> list[FolderObjects]:
     for root in roots:
         base = cache_folder(root)
         if base.is_dir():
-            name = "cache" if not found else f"cache of {root.name}"
-            found.setdefault(base.resolve(), FolderObjects(name, base.resolve()))
+            whose = "" if not found else f" of {root.name}"
+            made = FolderObjects(f"cache{whose}", base.resolve(), run_cache=f"run-cache{whose}")
+            found.setdefault(base.resolve(), made)
     return list(found.values())
 
 

@@ -20,7 +20,7 @@ from pyroaring import BitMap
 from lethe.config import workspace
 from lethe.core.errors import Busy, StoreUnavailable
 from lethe.core.files import read_json, write_whole
-from lethe.core.outcomes import Outcome
+from lethe.core.outcomes import Outcome, Result
 from lethe.stores.dvc.content import without
 from lethe.stores.dvc.git import (
     INDEX,
@@ -144,7 +144,7 @@ class Purge:
         self._remove_all()
         for shelf in self.found.shelves:
             outcomes += self._outcomes(shelf)
-        if all(each.result != "not attempted" for each in outcomes):
+        if all(not each.is_open for each in outcomes):
             (self.root / JOURNAL).unlink(missing_ok=True)
         return outcomes
 
@@ -225,7 +225,7 @@ class Purge:
     def _rewritten(self, place: Worktree) -> Outcome:
         store = "workspace" if place.root == self.root.resolve() else f"worktree {place.root.name}"
         if place in self.busy:
-            return Outcome(store, "not attempted", reason=self.busy[place])
+            return Outcome(store, Result.UNREACHABLE, reason=self.busy[place])
         return _outcome(store, self.rewrite(place, self.tokens))
 
     def rewrite(self, place: Worktree, tokens: BitMap) -> list[str]:
@@ -251,7 +251,7 @@ class Purge:
                 (turned if done else failed).append(branch.removeprefix("refs/heads/"))
         if failed:
             reason = f"{len(failed)} branches moved meanwhile, or git refuses to commit"
-            return Outcome("branches", "not attempted", len(failed), tuple(failed), reason)
+            return Outcome("branches", Result.PRESENT, len(failed), tuple(failed), reason)
         return _outcome("branches", turned) if self.branches else None
 
     def _clear_temporary(self) -> Outcome:
@@ -269,7 +269,7 @@ class Purge:
                 unreadable += damaged
         if reasons:
             reason = "; ".join(reasons)
-            return Outcome(store, "not attempted", len(removed), tuple(removed), reason)
+            return Outcome(store, Result.UNREACHABLE, len(removed), tuple(removed), reason)
         return _outcome(store, removed, unreadable)
 
     def _remove_all(self) -> None:
@@ -325,7 +325,7 @@ class Purge:
                 )
 
     def _outcomes(self, shelf: Shelf) -> Iterable[Outcome]:
-        name = shelf.store.name
+        store = shelf.store
         damaged = [
             each.key
             for each in shelf.unreadable
@@ -333,11 +333,11 @@ class Purge:
         ]
         runs = [each for each in shelf.removed if each.startswith("runs/")]
         rest = [each for each in shelf.removed if not each.startswith("runs/")]
-        if name.startswith("remote "):
-            return [_outcome(name, shelf.removed, damaged, shelf.failed)]
+        if store.run_cache is None:
+            return [_outcome(store.name, shelf.removed, damaged, shelf.failed)]
         return [
-            _outcome(name, rest, damaged, shelf.failed),
-            _outcome(name.replace("cache", "run-cache", 1), runs, (), shelf.failed),
+            _outcome(store.name, rest, damaged, shelf.failed),
+            _outcome(store.run_cache, runs, (), shelf.failed),
         ]
 
 
@@ -358,10 +358,10 @@ def _outcome(
     if failed is None and unreadable:
         failed = f"{len(unreadable)} damaged objects cannot be looked into: {sorted(unreadable)}."
     if failed is not None:
-        return Outcome(store, "not attempted", len(places), tuple(sorted(places)), failed)
+        return Outcome(store, Result.UNREACHABLE, len(places), tuple(sorted(places)), failed)
     if not places:
-        return Outcome(store, "nothing found")
-    return Outcome(store, "erased", len(places), tuple(sorted(places)))
+        return Outcome(store, Result.ABSENT)
+    return Outcome(store, Result.ERASED, len(places), tuple(sorted(places)))
 
 
 def _read_journal(root: Path) -> tuple[dict[str, Replacement], set[str]]:

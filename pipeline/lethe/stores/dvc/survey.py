@@ -194,6 +194,8 @@ def md5_of(content: bytes) -> str:
 class _Closed:
     """A store that could not even be opened."""
 
+    run_cache = None
+
     def __init__(self, name: str) -> None:
         self.name = name
 

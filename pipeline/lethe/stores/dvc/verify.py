@@ -13,7 +13,7 @@ from pyroaring import BitMap
 
 from lethe.config import workspace
 from lethe.core.errors import LetheError, StoreUnavailable
-from lethe.core.outcomes import Outcome, Traces
+from lethe.core.outcomes import Outcome, Result, Traces
 from lethe.stores.dvc.content import Unreadable, held_of, texts
 from lethe.stores.dvc.git import Made, committed_locks, git_objects, parse_run, worktrees
 from lethe.stores.dvc.objects import FolderObjects, Object, Objects
@@ -57,15 +57,15 @@ class _Look:
         places = tuple(sorted(self.found.get(number, ())))
         if places:
             reason = f"the person is still in {len(places)} places"
-            return Outcome(self.store, "not attempted", len(places), places, reason)
+            return Outcome(self.store, Result.PRESENT, len(places), places, reason)
         if self.failed is not None:
-            return Outcome(self.store, "not attempted", reason=self.failed)
+            return Outcome(self.store, Result.UNREACHABLE, reason=self.failed)
         if self.unreadable:
             reason = f"{len(self.unreadable)} damaged files cannot be looked into"
             return Outcome(
-                self.store, "not attempted", reason=reason, places=tuple(sorted(self.unreadable))
+                self.store, Result.UNREACHABLE, reason=reason, places=tuple(sorted(self.unreadable))
             )
-        return Outcome(self.store, "nothing found")
+        return Outcome(self.store, Result.ABSENT)
 
 
 def verify_history(
@@ -92,8 +92,8 @@ def verify_histories(
 ) -> list[list[Outcome]]:
     """Looks for people in every store of DVC and in every worktree; of each, one outcome a store.
 
-    "nothing found" is what an erasure waits for. Whatever is still there, or could not be looked
-    into, is "not attempted", with a count, the places and the reason.
+    `absent` is what an erasure waits for. Whatever is still there is `present`, and what could
+    not be looked into is `unreachable`, with a count, the places and the reason.
 
     Guarantees: however many people there are, each object and each file is read once.
 
@@ -140,12 +140,11 @@ class Verification:
                 looks.append(_Look(store[0], failed=store[1]))
                 continue
             look = _Look(store.name)
-            runs = _Look(store.name.replace("cache", "run-cache", 1))
-            remote = store.name.startswith("remote ")
-            looks += [look] if remote else [look, runs]
+            runs = look if store.run_cache is None else _Look(store.run_cache)
+            looks += [look] if runs is look else [look, runs]
             try:
                 for stored in store.objects():
-                    self._look_at(store, stored, look if remote or not stored.is_run else runs)
+                    self._look_at(store, stored, runs if stored.is_run else look)
                     if stored.md5 is not None and not stored.marker:
                         held.setdefault(stored.md5, []).append((look, stored.md5))
                     if stored.is_run and not stored.marker:

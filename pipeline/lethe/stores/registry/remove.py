@@ -22,7 +22,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.tracking._tracking_service.utils import _get_store
 
 from lethe.core.errors import NotFound, RegistrationRefused
-from lethe.core.outcomes import Outcome
+from lethe.core.outcomes import Outcome, Result
 from lethe.stores.registry.registry import RUN_ID, Registry, Version, quiet
 
 STORE = "registry"
@@ -137,7 +137,7 @@ def _remove(
 ) -> Outcome:
     stone = tombstone(registry, model, version)
     if stone is not None and stone.done:
-        return Outcome(STORE, "nothing found", reason=f"{model}/{version} was {stone.status}")
+        return Outcome(STORE, Result.ABSENT, reason=f"{model}/{version} was {stone.status}")
     try:
         found = registry.find(model, str(version))
     except NotFound:
@@ -154,9 +154,9 @@ def _remove(
     left = _collect(registry, stone)
     places = (f"{model}/{version}", *stone.runs, *stone.logged_models)
     if left:
-        return Outcome(STORE, "not attempted", 0, places, left)
+        return Outcome(STORE, Result.PRESENT, 0, places, left)
     _write(registry, Tombstone(**{**vars(stone), "done": True}))
-    return Outcome(STORE, "erased", len(places), places)
+    return Outcome(STORE, Result.ERASED, len(places), places)
 
 
 def _turn_aliases(registry: Registry, old: Version, successor: Version | None) -> None:

@@ -15,7 +15,7 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from lethe.core.outcomes import Outcome, Traces
+from lethe.core.outcomes import Outcome, Result, Traces
 from lethe.stores.registry.registry import Registry, quiet
 from lethe.stores.registry.remove import STORE, Tombstone, is_there, local_folder
 from lethe.stores.search.needles import Needles, needles
@@ -24,7 +24,7 @@ _STONES = "registered_model_tags"  # where tombstones are; they name what is gon
 
 
 @dataclass(frozen=True)
-class Sought:
+class Wanted:
     """What must be gone for one person: versions by their tombstones, and who it is.
 
     `traces` is None where the person stays and only versions go. MLflow has no tokens, so only
@@ -45,17 +45,17 @@ class Sought:
         return Needles(needles(Traces("", None, words)).anywhere, ())
 
 
-def verify_registries(registry: Registry, people: Sequence[Sought]) -> list[Outcome]:
+def verify_registries(registry: Registry, people: Sequence[Wanted]) -> list[Outcome]:
     """Looks afresh for versions that are to be gone, and for people's keys and identifiers.
 
-    "nothing found" is what an erasure waits for. Anything found, or a place that cannot be
-    looked into from here, is "not attempted", with the reason. One look serves all as long as
+    `absent` is what an erasure waits for. Anything found is `present`, and a place that cannot
+    be looked into from here is `unreachable`, with the reason. One look serves all as long as
     it finds nothing; where it does, each person gets one of their own.
     """
     stones = tuple({(s.model, s.version): s for each in people for s in each.gone}.values())
     values = {value for each in people for value in each.needles.anywhere}
     together = _look(registry, stones, Needles(tuple(sorted(values)), ()))
-    if len(people) < 2 or together.result == "nothing found":
+    if len(people) < 2 or together.result == Result.ABSENT:
         return [together] * len(people)
     return [_look(registry, each.gone, each.needles) for each in people]
 
@@ -64,7 +64,7 @@ def verify_registry(
     registry: Registry, gone: Iterable[Tombstone] = (), *, traces: Traces | None = None
 ) -> Outcome:
     """`verify_registries` for one person."""
-    (outcome,) = verify_registries(registry, [Sought(tuple(gone), traces)])
+    (outcome,) = verify_registries(registry, [Wanted(tuple(gone), traces)])
     return outcome
 
 
@@ -78,7 +78,7 @@ def _look(registry: Registry, stones: Sequence[Tombstone], sought: Needles) -> O
         folders = _artifact_folders(engine)
     except sa.exc.DBAPIError as error:
         kind = type(error.orig).__name__
-        return Outcome(STORE, "not attempted", reason=f"its database does not answer ({kind})")
+        return Outcome(STORE, Result.UNREACHABLE, reason=f"its database does not answer ({kind})")
     finally:
         engine.dispose()
     if url.get_backend_name() == "sqlite" and url.database and sought:
@@ -88,7 +88,7 @@ def _look(registry: Registry, stones: Sequence[Tombstone], sought: Needles) -> O
         found += [place for place in artifacts if _exists(place, registry.url)]
     except Exception as error:  # noqa: BLE001 - whatever a storage raises, it is no answer
         told = f"where artifacts are kept does not answer ({type(error).__name__})"
-        return Outcome(STORE, "not attempted", reason=told)
+        return Outcome(STORE, Result.UNREACHABLE, reason=told)
     away = [place for place in folders if local_folder(place) is None]
     if sought:
         for place in folders:
@@ -100,10 +100,10 @@ def _look(registry: Registry, stones: Sequence[Tombstone], sought: Needles) -> O
 
 def _outcome(found: Sequence[str], reason: str | None = None) -> Outcome:
     if not found:
-        return Outcome(STORE, "nothing found", reason=reason)
+        return Outcome(STORE, Result.ABSENT, reason=reason)
     places = tuple(sorted(set(found)))
     told = f"something is still in {len(places)} places"
-    return Outcome(STORE, "not attempted", len(places), places, told)
+    return Outcome(STORE, Result.PRESENT, len(places), places, told)
 
 
 def _database(url: str) -> sa.URL | None:
@@ -129,9 +129,8 @@ def _through_server(registry: Registry, stones: Sequence[Tombstone], sought: Nee
             if sought:
                 found += [place for place, text in _told(registry) if sought.in_text(text)]
     except MlflowException as error:
-        return Outcome(
-            STORE, "not attempted", reason=f"MLflow's server does not answer ({error.error_code})"
-        )
+        told = f"MLflow's server does not answer ({error.error_code})"
+        return Outcome(STORE, Result.UNREACHABLE, reason=told)
     return _outcome(found, "as MLflow's server tells; its files were not opened")
 
 

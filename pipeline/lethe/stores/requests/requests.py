@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -22,9 +22,7 @@ from lethe.ledger.database import open_engine, transact
 from lethe.stores.requests.database import MARKS, RECEIPTS, REQUESTS, bring_up
 from lethe.stores.search.postgres import write_anew
 
-Kind = Literal["erase", "withdraw", "object", "retention"]
-KINDS: tuple[Kind, ...] = ("erase", "withdraw", "object")  # what people ask for
-RETENTION: Kind = "retention"  # nobody asked: what a day's rows past their time came to
+RETENTION = "retention"  # nobody asked: what a day's rows past their time came to
 OPEN, JOINED, CLOSED = "open", "joined", "closed"
 OVERWRITTEN = "overwritten"  # mark: no file of the database has what the request dropped
 GENESIS = "0" * 64  # stands for the receipt before the first
@@ -49,7 +47,7 @@ class Request:
     """
 
     request_id: str
-    kind: Kind
+    kind: str
     purpose: str | None
     received_at: dt.datetime
     due_at: dt.datetime
@@ -129,7 +127,7 @@ class Requests:
         self,
         request_id: str,
         *,
-        kind: Kind,
+        kind: str,
         purpose: str | None,
         reference: bytes,
         sealed: bytes,

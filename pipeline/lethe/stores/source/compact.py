@@ -56,7 +56,7 @@ class Marks:
         found = self._content["outcomes"].get(self._digest(key))
         if found is None:
             return None
-        return Outcome(**found | {name: tuple(found[name]) for name in ("places", "retained")})
+        return Outcome.from_data(found)
 
     def add(self, key: str, outcome: Outcome, tables: list[str]) -> None:
         """Before the transaction ends: what will then have been done."""
@@ -99,7 +99,7 @@ def compact_source(params: Params, *, marks: Marks | None = None) -> None:
         return
     engine = source_engine(params, writing=True)
     try:
-        with writing_errors(), engine.connect() as connection:
+        with writing_errors(deleted=True), engine.connect() as connection:
             if connection.dialect.name == "sqlite":
                 _rebuild(connection)
             else:

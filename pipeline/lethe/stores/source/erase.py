@@ -8,7 +8,7 @@ from typing import Any
 
 from lethe.config.params import Params
 from lethe.core.errors import Busy, DiskFull, ErasureRefused, SourceUnavailable
-from lethe.core.outcomes import Outcome, Traces
+from lethe.core.outcomes import Outcome, Result, Traces
 from lethe.stores.source.compact import REMAINS, Marks, compact_source
 from lethe.stores.source.delete_order import in_order
 from lethe.stores.source.erase_plan import Plan, Planner
@@ -44,7 +44,7 @@ def erase_from_source(
 
     Returns:
         `places` are `table: rows what was done`. A source that is silent, read-only or held
-        by somebody else is `not attempted`, and so is space that cannot be overwritten yet.
+        by somebody else is `unreachable`; space that cannot be overwritten yet is `present`.
 
     Raises:
         ErasureRefused, SchemaMismatch: it cannot be done as declared; nothing was changed.
@@ -74,13 +74,13 @@ def carry_out(
             path = folder.copy if folder else None
             with open_writer(params, writing=True, path=path) as writer:
                 plan = planned(writer)
-                done = _erase(writer, plan)
+                done, changed = _erase(writer, plan)
                 if done.count:
-                    marks.add(about, done, [] if folder else _changed_tables(done))
+                    marks.add(about, done, [] if folder else changed)
             if folder is not None:
                 _rewrite(folder, plan, writer.graph)
     except (SourceUnavailable, Busy, DiskFull) as error:
-        return Outcome(STORE, "not attempted", reason=str(error))
+        return Outcome(STORE, Result.UNREACHABLE, reason=str(error))
     if not done.count:
         done = marks.done(about) or done  # of a call that was killed after its transaction
     if not compact:
@@ -88,12 +88,8 @@ def carry_out(
     try:
         compact_source(params, marks=marks)
     except (SourceUnavailable, Busy, DiskFull) as error:
-        return replace(done, result="not attempted", reason=str(error))
+        return replace(done, result=Result.PRESENT, reason=str(error))
     return done
-
-
-def _changed_tables(done: Outcome) -> list[str]:
-    return sorted({place.rsplit(": ", 1)[0] for place in done.places})
 
 
 def _rewrite(folder: Folder, plan: Plan, graph: Graph) -> None:
@@ -113,21 +109,23 @@ def _rewrite(folder: Folder, plan: Plan, graph: Graph) -> None:
         )
 
 
-def _erase(writer: Writer, plan: Plan) -> Outcome:
+def _erase(writer: Writer, plan: Plan) -> tuple[Outcome, list[str]]:
+    """Does it; what was done, and the tables that it changed."""
     counts: Counter[tuple[str, str]] = Counter()
     _carry_out(writer, plan, counts)
     if counts:
         writer.refresh_copies()
     _check_kept(writer, plan)
     remains = REMAINS if counts and writer.graph.dialect == "postgresql" else None
-    return Outcome(
+    outcome = Outcome(
         STORE,
-        "erased" if counts else "nothing found",
+        Result.ERASED if counts else Result.ABSENT,
         count=sum(counts.values()),
         places=tuple(f"{table}: {n} {what}" for (table, what), n in sorted(counts.items())),
         reason=" ".join(filter(None, [_reported(plan), remains])) or None,
         retained=tuple(plan.retained[table] for table in sorted(plan.retained)),
     )
+    return outcome, sorted({table for table, _ in counts})
 
 
 def _reported(plan: Plan) -> str | None:

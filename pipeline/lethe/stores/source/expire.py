@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from lethe.config.params import Params
 from lethe.core.errors import Busy, ErasureRefused, LetheError, ValueOutsideDomain
-from lethe.core.outcomes import Outcome
+from lethe.core.outcomes import Outcome, Result
 from lethe.core.values import canonical_text
 from lethe.stores.source import queries
 from lethe.stores.source.compact import Marks
@@ -113,7 +113,7 @@ def erase_lapsed(
         about: what a call after a crash knows this one by.
 
     Returns:
-        As `erase_from_source`; `not attempted` also if rows came in meanwhile.
+        As `erase_from_source`; `unreachable` also if rows came in meanwhile.
 
     Raises:
         ErasureRefused, SchemaMismatch: it cannot be done as declared; nothing was changed.
@@ -138,19 +138,19 @@ def verify_lapsed(params: Params, *, as_of: dt.datetime, about: str) -> Outcome:
         marks = Marks()
         waiting = marks.tables
     except LetheError as error:
-        return Outcome(STORE, "not attempted", reason=str(error))
+        return Outcome(STORE, Result.UNREACHABLE, reason=str(error))
     still = Counter(left.rows) + Counter(left.blanked)
     if left.people:
         still[params.subject.table] += len(left.people)
     if still:
         places = tuple(sorted(still))
         reason = f"Rows past their retention are still in {', '.join(places)}."
-        return Outcome(STORE, "not attempted", sum(still.values()), places, reason)
+        return Outcome(STORE, Result.PRESENT, sum(still.values()), places, reason)
     if waiting:
         reason = f"Deleted data of {', '.join(waiting)} waits to be overwritten."
-        return Outcome(STORE, "not attempted", places=tuple(waiting), reason=reason)
+        return Outcome(STORE, Result.PRESENT, places=tuple(waiting), reason=reason)
     marks.verified(about)
-    return Outcome(STORE, "nothing found")
+    return Outcome(STORE, Result.ABSENT)
 
 
 class _LapsedRows(Walk):

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from lethe.config.params import Params
 from lethe.core.errors import LetheError
-from lethe.core.outcomes import Outcome, Traces
+from lethe.core.outcomes import Outcome, Result, Traces
 from lethe.core.values import canonical_text
 from lethe.stores.search.postgres import in_statistics
 from lethe.stores.source.compact import Marks
@@ -33,11 +33,11 @@ def verify_source(params: Params, traces: Traces) -> Outcome:
 def verify_sources(params: Params, people: Sequence[Traces]) -> list[Outcome]:
     """Looks for people's keys and identifiers in every column of every table; one outcome each.
 
-    Guarantees: `nothing found` only if every table was looked through and nothing leads to
+    Guarantees: `absent` only if every table was looked through and nothing leads to
         the person any more, but for what the law keeps as declared, and deleted rows no
-        longer wait to be overwritten. Anything else is `not attempted`, with the tables and
-        columns as the reason: the request stays open. However many people there are, each
-        table and the file are gone through once.
+        longer wait to be overwritten. Anything else is `present` or `unreachable`, with the
+        tables and columns as the reason: the request stays open. However many people there
+        are, each table and the file are gone through once.
     """
     found: dict[int, Counter[str]] = {number: Counter() for number in range(len(people))}
     try:
@@ -57,10 +57,10 @@ def verify_sources(params: Params, people: Sequence[Traces]) -> list[Outcome]:
                 found[number][f"the statistics of {table}.{column}"] += 1
         waiting = marks.tables
     except LetheError as error:
-        return [Outcome(STORE, "not attempted", reason=str(error)) for _ in people]
+        return [Outcome(STORE, Result.UNREACHABLE, reason=str(error)) for _ in people]
     outcomes = [_outcome(each, waiting) for each in found.values()]
     for traces, outcome in zip(people, outcomes, strict=True):
-        if outcome.result == "nothing found":
+        if outcome.result == Result.ABSENT:
             marks.verified(traces.key)
     return outcomes
 
@@ -70,7 +70,7 @@ def _outcome(found: Counter[str], waiting: Sequence[str]) -> Outcome:
         listed = ", ".join(f"{where} ({count})" for where, count in sorted(found.items()))
         return Outcome(
             STORE,
-            "not attempted",
+            Result.PRESENT,
             count=sum(found.values()),
             places=tuple(sorted(found)),
             reason=f"What leads to the person is still in {listed}.",
@@ -78,11 +78,11 @@ def _outcome(found: Counter[str], waiting: Sequence[str]) -> Outcome:
     if waiting:
         return Outcome(
             STORE,
-            "not attempted",
+            Result.PRESENT,
             places=tuple(waiting),
             reason=f"Deleted data of {', '.join(waiting)} waits to be overwritten. Erase again.",
         )
-    return Outcome(STORE, "nothing found")
+    return Outcome(STORE, Result.ABSENT)
 
 
 def _look(

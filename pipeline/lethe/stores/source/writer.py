@@ -329,34 +329,45 @@ _READ_ONLY = {"25006", "42501"}  # read-only transaction, insufficient privilege
 
 
 @contextmanager
-def writing_errors() -> Iterator[None]:
-    """A driver's complaint as the user's error; its own words can hold a row."""
+def writing_errors(*, deleted: bool = False) -> Iterator[None]:
+    """A driver's complaint as the user's error; its own words can hold a row.
+
+    Args:
+        deleted: whether rows are deleted for good already, and only their space is at issue.
+    """
     try:
         yield
     except (exc.DBAPIError, sqlite3.Error) as error:
-        raise _users_error(error) from None
+        raise _users_error(error, _DELETED if deleted else _UNCHANGED) from None
 
 
-def _users_error(error: exc.DBAPIError | sqlite3.Error) -> Exception:
+_UNCHANGED = "Nothing was changed"
+_DELETED = "The rows are deleted; only their space is not overwritten yet"
+
+
+def _unsure(so_far: str) -> str:
+    """A connection that ends while a transaction does leaves open whether it was done."""
+    return "It was done whole or not at all; try again" if so_far == _UNCHANGED else so_far
+
+
+def _users_error(error: exc.DBAPIError | sqlite3.Error, so_far: str) -> Exception:
     cause: Any = error.orig if isinstance(error, exc.DBAPIError) else error
     kind = type(cause).__name__
     state = getattr(cause, "sqlstate", None)
     code = (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF
     if state in _BUSY or code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return Busy(
-            "Somebody else holds the source's tables or rows. Nothing was changed; try again."
-        )
+        return Busy(f"Somebody else holds the source's tables or rows. {so_far}; try again.")
     if state in _READ_ONLY or code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
         return SourceUnavailable(
             "The source cannot be written to: it is read-only, or the role lacks the right. "
-            "Nothing was changed."
+            f"{so_far}."
         )
     if state == "53100" or code == sqlite3.SQLITE_FULL:
-        return DiskFull("The source has no space left for the erasure; nothing was changed.")
+        return DiskFull(f"The source has no space left for the erasure. {so_far}.")
     if state in ("42P01", "42703") or (code == sqlite3.SQLITE_ERROR and "no such" in str(cause)):
         return SchemaMismatch(
-            "A declared table or column of the source is gone. Nothing was changed; mend "
-            "params.yaml or the source."
+            f"A declared table or column of the source is gone. {so_far}; mend params.yaml or the "
+            "source."
         )
     if code == sqlite3.SQLITE_CONSTRAINT or (state or "").startswith("23"):
         diagnosis = getattr(cause, "diag", None)
@@ -366,11 +377,11 @@ def _users_error(error: exc.DBAPIError | sqlite3.Error) -> Exception:
         )
         return ErasureRefused(
             f"A rule of the source ({rule} of {table}) forbids what params.yaml declares for the "
-            "erasure; nothing was changed. Declare another action, or values under replace."
+            f"erasure. {so_far}. Declare another action, or values under replace."
         )
     if isinstance(cause, sqlite3.DatabaseError) and code == sqlite3.SQLITE_NOTADB:
         return SourceUnavailable("The source file is not a database. Mend source.url.")
     return SourceUnavailable(
-        f"The source does not answer, or refused the erasure ({kind}); nothing was changed. Check "
+        f"The source does not answer, or refused the erasure ({kind}). {_unsure(so_far)}. Check "
         "source.url and that the database is up."
     )

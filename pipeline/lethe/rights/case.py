@@ -1,0 +1,292 @@
+"""Carries rights out, step by step, and resumes: the one engine for all of them.
+
+A step that is done for a request leaves its mark in the table of requests before the next begins.
+So whatever ends a run, the next one goes on; what a step does is such that done again it is found
+done. A request closes only with a last look, into every store afresh, and then with its receipt,
+in one transaction.
+"""
+
+import datetime as dt
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
+
+from lethe.core.errors import LetheError, RequestsOpen
+from lethe.core.outcomes import Outcome, Result, Traces
+from lethe.people.references import Reference, read_sealed
+from lethe.rights.receipt_facts import in_words, receipt_facts
+from lethe.rights.receipts import Signer
+from lethe.rights.right import EACH_STORE, Do, Right, Step
+from lethe.rights.services import CaseServices
+from lethe.stores.requests.requests import OPEN, Mark, Request, Requests
+from lethe.stores.store import Holds, Person, Store
+
+STAYS = "only its use for this purpose ends"
+
+
+@dataclass
+class CaseSummary:
+    """What a run came to, by request id."""
+
+    closed: dict[str, int] = field(default_factory=dict)  # → number of the receipt
+    problems: dict[str, str] = field(default_factory=dict)  # → why it is still open
+
+
+Services = TypeVar("Services", bound=CaseServices)
+Summary = TypeVar("Summary", bound=CaseSummary)
+
+
+class Case(Generic[Services, Summary]):
+    """The open requests of some rights with the same steps, carried out as one batch.
+
+    Guarantees: a request closes only after a fresh look found nothing open in any store; what
+        was not seen to be gone is not reported as erased; each request that closes has one
+        receipt.
+    """
+
+    still_open: type[LetheError] = RequestsOpen
+
+    def __init__(
+        self,
+        rights: Sequence[Right],
+        services: Services,
+        requests: Requests,
+        signer: Signer,
+        summary: Summary,
+        *,
+        clock: Callable[[], dt.datetime],
+        report: Callable[[str], None] = lambda said: None,
+    ) -> None:
+        self.rights = {right.kind: right for right in rights}
+        self.services = services
+        self.requests = requests
+        self.summary = summary
+        self.clock = clock
+        self.report = report
+        self._signer = signer
+
+    def run(self) -> Summary:
+        """Takes every open request as far as it comes.
+
+        Raises:
+            Busy: another process works on them.
+        """
+        with self.requests.alone():
+            batch = self.open()
+            self.carry(batch, self.steps())
+            done = {step.name for step in self.steps()}
+            self.prove([r for r in self.anew(batch) if done <= set(r.marks)])
+        return self.summary
+
+    # ------------------------------------------------------------------ steps
+
+    def steps(self) -> list[Step]:
+        """The steps of these rights, with one for each store of people."""
+        found: list[Step] = []
+        for step in next(iter(self.rights.values())).steps:
+            found += self._store_steps() if step is EACH_STORE else [step]
+        return found
+
+    def _store_steps(self) -> Iterator[Step]:
+        for store in self.services.stores:
+            if store.holds is Holds.PEOPLE:
+                yield Step(store.name, _forgetting(store))
+
+    def carry(self, requests: Iterable[Request], steps: Sequence[Step]) -> None:
+        """Takes requests through some of the steps, each in its turn."""
+        ids = [request.request_id for request in requests]
+        for step in steps:
+            batch = [
+                request
+                for request in map(self.requests.find, ids)
+                if request.state == OPEN
+                and step.name not in request.marks
+                and self.has_come_to(step.name, request)
+            ]
+            if batch:
+                step.do(self, batch)
+
+    def has_come_to(self, name: str, request: Request) -> bool:
+        """Whether every step before has its mark, but for those that may lag."""
+        for step in self.steps():
+            if step.name == name:
+                return True
+            if step.name not in request.marks and not step.lags:
+                return False
+        raise ValueError(f"{name} is no step")
+
+    def open(self) -> list[Request]:
+        return [r for r in self.requests.all(state=OPEN) if r.kind in self.rights]
+
+    def anew(self, batch: Iterable[Request]) -> list[Request]:
+        return [self.requests.find(request.request_id) for request in batch]
+
+    # ------------------------------------------------------------------ stores
+
+    def traces(self, request: Request) -> Traces:
+        found = about(self.services, request)
+        if not isinstance(found, Traces):
+            raise ValueError("a request is looked up before anything else")
+        return found
+
+    def person(self, request: Request) -> Person:
+        """Whom a request is about, as stores are asked about them."""
+        models = request.marks["found"].content["models"] if "found" in request.marks else []
+        stays = self.rights[request.kind].stays
+        return Person(self.traces(request), stays=stays, models=tuple(models))
+
+    def forget(self, store: Store, batch: Sequence[Request]) -> None:
+        """Takes people out of one store; what stands in the way of one is no reason for others."""
+        waiting: deque[tuple[Request, Person]] = deque()
+        for request in batch:
+            person = self.person(request)
+            if person.stays:
+                self.mark(request, store.name, [_kept(store)])
+            else:
+                waiting.append((request, person))
+        while waiting:
+            done = store.forget([person for _, person in waiting])
+            while waiting:
+                try:
+                    outcomes = next(done, None)
+                except LetheError as error:
+                    self.problem(waiting.popleft()[0], str(error))
+                    break  # the rest is asked for again, without whom it failed for
+                if outcomes is None:
+                    raise ValueError(f"{store.name} was asked about more people than it answered")
+                self.mark_or_report(waiting.popleft()[0], store.name, outcomes)
+
+    def overwrite(self, *, forgotten: bool) -> None:
+        for store in self.services.stores:
+            store.overwrite(forgotten=forgotten)
+
+    # ------------------------------------------------------------------ proof
+
+    def prove(self, requests: Sequence[Request]) -> None:
+        """Closes those for whom one fresh look, after everything was done, finds nothing."""
+        if not requests:
+            return
+        try:
+            looks = self.look(requests)
+        except LetheError as error:
+            for request in requests:
+                self.problem(request, str(error))
+            return
+        for request, seen in zip(requests, looks, strict=True):
+            try:
+                self._close(request, seen)
+            except LetheError as error:
+                self.problem(request, str(error))
+
+    def look(self, requests: Sequence[Request]) -> list[list[Outcome]]:
+        looks: dict[str, list[Outcome]] = {}
+        for right in self.rights.values():
+            theirs = [r for r in requests if r.kind == right.kind]
+            if right.look is not None and theirs:
+                for request, seen in zip(theirs, right.look(self, theirs), strict=True):
+                    looks[request.request_id] = seen
+        rest = [r for r in requests if r.request_id not in looks]
+        seen_of_rest = look_into(self.services.stores, [self.person(r) for r in rest])
+        looks |= {r.request_id: seen for r, seen in zip(rest, seen_of_rest, strict=True)}
+        return [looks[request.request_id] for request in requests]
+
+    def _close(self, request: Request, seen: Sequence[Outcome]) -> None:
+        left = [outcome for outcome in seen if outcome.still_there]
+        if left:
+            # Everything is done again: what was taken for gone came back, or never went.
+            self.requests.unmark(request.request_id, *self.done_again())
+            # A place may be a file that somebody named after the person: not for a log.
+            raise self.still_open(
+                f"{in_words(left)}. `lethe erase verify {request.request_id}` says where"
+            )
+        self.sign(request, seen)
+
+    def done_again(self) -> list[str]:
+        """The steps that are done again where a last look found something."""
+        return [step.name for step in self.steps()]
+
+    def sign(
+        self, request: Request, seen: Sequence[Outcome], more: Mapping[str, Any] | None = None
+    ) -> None:
+        """Closes a request with its receipt."""
+        now = self.clock()
+        verified = {"stores": [outcome.to_data() for outcome in seen]}
+        marks = {**request.marks, "verified": Mark(now, verified)}
+        facts = receipt_facts(
+            replace(request, marks=marks),
+            self.rights[request.kind],
+            unseen={store.name: store.unseen() for store in self.services.stores},
+            closed_at=now,
+        )
+        facts |= more or {}
+        stored = self.requests.close(
+            request.request_id,
+            lambda number, previous: self._signer.sign(facts, number=number, previous=previous),
+            verified=verified,
+            now=now,
+        )
+        self.solved(request)
+        self.summary.closed[request.request_id] = stored.number
+
+    # ------------------------------------------------------------------ marks
+
+    def mark(
+        self,
+        request: Request,
+        step: str,
+        outcomes: Sequence[Outcome] = (),
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
+        content = {"stores": [outcome.to_data() for outcome in outcomes], **(more or {})}
+        self.requests.mark(request.request_id, step, content, now=self.clock())
+
+    def mark_or_raise(self, request: Request, step: str, outcomes: Sequence[Outcome]) -> None:
+        """Marks a step that was done everywhere; otherwise it is tried again next time."""
+        if failed := [outcome for outcome in outcomes if outcome.is_open]:
+            raise self.still_open(in_words(failed))
+        self.mark(request, step, outcomes)
+
+    def mark_or_report(self, request: Request, step: str, outcomes: Sequence[Outcome]) -> None:
+        try:
+            self.mark_or_raise(request, step, outcomes)
+        except self.still_open as error:
+            self.problem(request, str(error))
+
+    def problem(self, request: Request, problem: str) -> None:
+        self.requests.stays_open(request.request_id, problem)
+        self.summary.problems[request.request_id] = problem
+
+    def solved(self, request: Request) -> None:
+        self.requests.stays_open(request.request_id, None)
+        self.summary.problems.pop(request.request_id, None)
+
+
+def about(services: CaseServices, request: Request) -> Reference | Traces:
+    """What an open request keeps of its person: what was said, or since then found."""
+    if request.sealed is None:
+        raise ValueError("an open request keeps what leads to its person")
+    return read_sealed(services.unseal(request.sealed, about=request.request_id))
+
+
+def look_into(stores: Sequence[Store], people: Sequence[Person]) -> list[list[Outcome]]:
+    """A fresh look into every store, of each person one list; each store is asked once."""
+    found: list[list[Outcome]] = [[] for _ in people]
+    for store in stores:
+        asked = [p for p in people if not (p.stays and store.holds is Holds.PEOPLE)]
+        seen = iter(store.look(asked) if asked else [])
+        for person, theirs in zip(people, found, strict=True):
+            kept = person.stays and store.holds is Holds.PEOPLE
+            theirs += [_kept(store)] if kept else next(seen)
+    return found
+
+
+def _forgetting(store: Store) -> Do:
+    def do(case: Any, batch: Sequence[Request]) -> None:
+        case.forget(store, batch)
+
+    return do
+
+
+def _kept(store: Store) -> Outcome:
+    return Outcome(store.name, Result.KEPT, reason=STAYS)

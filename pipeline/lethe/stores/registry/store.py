@@ -1,0 +1,139 @@
+"""The model registry as one of the stores that an erasure goes through."""
+
+import datetime as dt
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+from pyroaring import BitMap
+
+from lethe.core.outcomes import Outcome, Result, Traces
+from lethe.stores.registry.registry import RUN_ID, Registry, Version
+from lethe.stores.registry.remove import STORE, retire, tombstone, withdraw
+from lethe.stores.registry.verify import Wanted, verify_registries
+from lethe.stores.store import Ending, Held, Holds, Person, Store
+
+Charged = Callable[[], Mapping[str, BitMap]]  # run → everybody whom its training charged
+
+
+class RegistryStore(Store):
+    """The versions of models, and what MLflow keeps of their runs.
+
+    Args:
+        charged: by the ledger, whose manifests stay as they were when DVC's are rewritten.
+    """
+
+    name = STORE
+    holds = Holds.MODELS
+
+    def __init__(
+        self, registry: Registry, charged: Charged, *, clock: Callable[[], dt.datetime]
+    ) -> None:
+        self._registry = registry
+        self._charged = charged
+        self._clock = clock
+
+    def forget(self, people: Sequence[Person]) -> Iterator[list[Outcome]]:
+        """Ends versions, each once, however many people it learned from."""
+        done: dict[str, Outcome] = {}
+        for each in people:
+            for version, ending in each.ended.items():
+                if version not in done:
+                    done[version] = self.end(version, ending)
+            yield [done[version] for version in each.ended]
+
+    def end(self, version: str, ending: Ending) -> Outcome:
+        """Ends one version, after its aliases went to the one that replaces it."""
+        model, number = _parts(version)
+        now = self._clock()
+        if ending.replaced_by is not None and _parts(ending.replaced_by)[0] == model:
+            new = _parts(ending.replaced_by)[1]
+            return retire(self._registry, model, number, replaced_by=new, now=now)
+        why = ending.reason or "somebody in it was erased; it was not in use"
+        return withdraw(self._registry, model, number, reason=why, now=now)
+
+    def look(self, people: Sequence[Person]) -> list[list[Outcome]]:
+        """Versions that were trained on somebody, what is left of those that went, and traces."""
+        models = {model for each in people for model in each.models}
+        stones = {model: tombstone(self._registry, *_parts(model)) for model in models}
+        looked = verify_registries(
+            self._registry,
+            [
+                Wanted(
+                    tuple(stone for model in each.models if (stone := stones[model]) is not None),
+                    None if each.stays else each.traces,
+                )
+                for each in people
+            ],
+        )
+        held = self._held([each.traces for each in people])
+        return [
+            [_still_held([name_of(version) for version in versions]) if versions else outcome]
+            for versions, outcome in zip(held, looked, strict=True)
+        ]
+
+    def export(self, person: Person) -> list[Held]:
+        (versions,) = self._held([person.traces])
+        records = tuple({"version": name_of(v), "status": v.status} for v in versions)
+        return [Held("model versions", records)] if records else []
+
+    def unseen(self) -> tuple[str, ...]:
+        return ("models that were downloaded or are served elsewhere",)
+
+    # ------------------------------------------------------------------ versions
+
+    def models_of(self, people: Sequence[Traces]) -> list[tuple[list[str], list[str]]]:
+        """Versions that learned from each person, and which of them are in use."""
+        return [
+            ([name_of(v) for v in held], [name_of(v) for v in held if v.aliases])
+            for held in self._held(people)
+        ]
+
+    def _held(self, people: Sequence[Traces]) -> list[list[Version]]:
+        """Versions in the registry whose training charged each person."""
+        tokens = BitMap([each.token for each in people if each.token is not None])
+        if not tokens:
+            return [[] for _ in people]
+        charged = self._charged()
+        versions = [(v, charged.get(str(v.tags.get(RUN_ID)))) for v in self._registry.versions()]
+        return [
+            [v for v, them in versions if them is not None and each.token in them]
+            if each.token is not None
+            else []
+            for each in people
+        ]
+
+    def versions(self) -> list[Version]:
+        return self._registry.versions()
+
+    def in_use(self) -> list[Version]:
+        """Versions with an alias."""
+        return [version for version in self._registry.versions() if version.aliases]
+
+    def model_hashes(self, versions: Collection[str]) -> set[str]:
+        wanted = [v for v in self._registry.versions() if name_of(v) in versions]
+        return {version.tags["model_md5"] for version in wanted}
+
+    def ended_hashes(self, versions: Collection[str]) -> set[str]:
+        stones = [tombstone(self._registry, *_parts(version)) for version in versions]
+        return {s.facts["model_md5"] for s in stones if s is not None and "model_md5" in s.facts}
+
+    def manifest_became(self, versions: Collection[str], *, model: str, manifest: str) -> None:
+        for version in self._registry.versions():
+            tags = version.tags
+            if name_of(version) not in versions or tags["model_md5"] != model:
+                continue
+            if tags["manifest_md5"] != manifest:
+                self._registry.tag(version, "manifest_md5", manifest)
+
+
+def name_of(version: Version) -> str:
+    return f"{version.model}/{version.version}"
+
+
+def _parts(version: str) -> tuple[str, int]:
+    model, _, number = version.rpartition("/")
+    return model, int(number)
+
+
+def _still_held(versions: Sequence[str]) -> Outcome:
+    reason = f"{len(versions)} versions were trained on the person"
+    return Outcome(STORE, Result.PRESENT, len(versions), tuple(versions), reason)
