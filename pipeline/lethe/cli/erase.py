@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lethe.cli.terminal import PARAMS, AsJson, ParamsFile, now, say, say_json
-from lethe.config.params import load_params, resolve_secret
+from lethe.config.params import load_params
 from lethe.core.errors import ParamsInvalid, RequestsOpen
 
 erase = typer.Typer(
@@ -78,10 +78,11 @@ def status(
 ) -> None:
     """Say how requests stand: dates, steps, and why one is still open."""
     from lethe.rights import intake
-    from lethe.stores.requests.requests import KINDS, Requests
+    from lethe.stores.opening import open_requests
+    from lethe.stores.requests.requests import KINDS
 
     params = load_params(params_file)
-    with Requests.open(resolve_secret(params.stores.ledger)) as requests:
+    with open_requests(params) as requests:
         found = [r for r in requests.all() if r.kind in KINDS]
         found = found if request_id is None else [requests.find(request_id)]
     rows = [intake.status(each, params, now=now()) for each in found]

@@ -24,6 +24,7 @@ from lethe.privacy.planning import plan_from
 from lethe.rights.stores import LEAVES, Cost, Sought, Training
 from lethe.runs.stages import StageFailed, run_stages
 from lethe.stores.dvc.repro import History
+from lethe.stores.opening import open_ledger
 from lethe.stores.registry.registry import RUN_ID, Registry, Version
 from lethe.stores.source.find_people import subjects_by
 from lethe.stores.source.mentions import Mentioned, find_mentions
@@ -233,6 +234,7 @@ class Stores:
                 )
                 for each in people
             ],
+            known=self._vault.everybody(),
             skip=self._other_stores(),
         )
         seen = []
@@ -283,7 +285,7 @@ class Stores:
         return [self._root / folder] if kind in ("csv", "parquet") else []
 
     def _ledger(self) -> Ledger:
-        return Ledger.open(resolve_secret(self._params.stores.ledger))
+        return open_ledger(self._params)
 
 
 def name_of(version: Version) -> str:
