@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lethe.config.home import address_at_home, at_home, home, in_walk
+from lethe.config.home import address_at_home, at_home, home, is_copy
 from lethe.config.keys import create_key_file, load_key, receipt_key_file
 from lethe.config.params import resolve_secret
 from lethe.config.sections import Stores
@@ -49,7 +49,7 @@ def test_a_relative_address_is_homes_and_any_other_itself(
 def test_a_folder_below_a_walk_has_the_same_home(here: Path) -> None:
     below = here / ".lethe" / "walks" / "run-1" / "clinic"
     assert home(below) == home() == here
-    assert (in_walk(below), in_walk(here), in_walk(here / ".lethe" / "walks")) == (
+    assert (is_copy(below), is_copy(here), is_copy(here / ".lethe" / "walks")) == (
         True,
         False,
         False,

@@ -100,7 +100,7 @@ def test_spending_of_a_rolled_back_ledger_is_not_shown(params: Params) -> None:
     with pytest.raises(LedgerInvalid, match="rolled back"):
         spending(params)
     Path(".lethe/ledger.db").unlink()
-    with pytest.raises(LedgerInvalid, match="rolled back"):
+    with pytest.raises(LedgerInvalid, match="it is not here"):
         spending(params)
 
 

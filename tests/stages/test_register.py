@@ -17,13 +17,14 @@ from lethe.config import workspace
 from lethe.config.keys import create_key_file, load_key
 from lethe.config.params import Params, load_params
 from lethe.config.sections import Registration
-from lethe.core.errors import LedgerInvalid, NotFound, RegistrationRefused
+from lethe.core.errors import ApprovalRefused, LedgerInvalid, NotFound, RegistrationRefused
 from lethe.core.files import read_json, write_json, write_whole
 from lethe.ledger.ledger import Ledger
 from lethe.people import withdrawn
 from lethe.people.consents import Decisions
 from lethe.people.references import Reference
 from lethe.privacy.plan import ADJACENCY, SAMPLING, UNIT, Plan
+from lethe.registration import approval, facts
 from lethe.registration.gate import Evidence, closed_gate, objections
 from lethe.rights.intake import receive
 from lethe.stages import register
@@ -201,7 +202,8 @@ def door(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
     ledger.record.manifest_md5 = _md5(manifest)
     made = Door(here, params, ledger, set(PEOPLE))
     monkeypatch.setattr(withdrawn, "decisions_now", lambda params, now: decided(made.willing))
-    monkeypatch.setattr(Ledger, "open", lambda url: made.ledger)
+    Ledger.open(params.stores.ledger).close()  # so that the workspace has one
+    monkeypatch.setattr(Ledger, "open", lambda url, create: made.ledger)
     yield made
 
 
@@ -468,7 +470,30 @@ def test_the_gate_promotes_only_what_is_declared(
 ) -> None:
     metrics = {} if auc is None else {"auc": {"value": auc, "private": False}}
     declared = Registration(name="m", promote=promote, min_auc=0.55)
-    assert closed_gate(metrics, declared) == reasons
+    assert closed_gate(metrics, declared, experiment=False) == reasons
+    assert closed_gate(metrics, declared, experiment=True) == ["it is an experiment's", *reasons]
+
+
+@pytest.mark.parametrize("how", ["DVC says so", "the folder", "it was trained in one"])
+def test_an_experiments_model_is_candidate_at_most_whoever_approves(
+    door: Door, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    if how == "DVC says so":
+        monkeypatch.setenv("DVC_EXP_NAME", "tried")
+    elif how == "the folder":
+        monkeypatch.setattr(facts, "in_experiment", lambda: True)
+    else:
+        door.edit("train", experiment=True)
+    report = door.run()
+    assert report["aliases"] == ["candidate"]
+    assert report["reasons"] == ["it is an experiment's"]
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    assert door.run()["aliases"] == ["candidate"], "applied, and looked at again"
+    asked = replace(door.params.registration, promote="approval", approvers=("ruth",))
+    params = replace(door.params, registration=asked)
+    assert approval.waiting(params) is None
+    with pytest.raises(ApprovalRefused, match="it is an experiment's"):
+        approval.approve(params, "readmission/1", by="ruth", reason=None, now=NOW)
 
 
 def test_a_model_below_the_gate_is_candidate_alone_and_says_why(door: Door) -> None:

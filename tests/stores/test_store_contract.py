@@ -108,7 +108,7 @@ class TestDvc(StoreContract):
             (past / "remote").write_text("a file, where a folder is expected")
 
         return Made(
-            DvcStore(past, NoModels(), skip=lambda: []),
+            DvcStore(past, NoModels(), known=lambda: BitMap(history.WARDS), skip=lambda: []),
             Person(Traces("ada", history.ADA)),
             Person(Traces("bo", history.BO)),
             Person(Traces("nobody", 4711)),

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lethe.cli.terminal import PARAMS, AsJson, ParamsFile, now, say, say_json
-from lethe.config.params import load_params, resolve_secret
+from lethe.config.params import load_params
 from lethe.core.errors import ParamsInvalid, RequestsOpen
 
 erase = typer.Typer(
@@ -77,10 +77,10 @@ def status(
     """Say how requests stand: dates, steps, and why one is still open."""
     from lethe.rights import intake
     from lethe.rights.erasure import ASKED
-    from lethe.stores.requests.requests import Requests
+    from lethe.stores.opening import open_requests
 
     params = load_params(params_file)
-    with Requests.open(resolve_secret(params.stores.ledger)) as requests:
+    with open_requests(params) as requests:
         found = [r for r in requests.all() if r.kind in ASKED]
         found = found if request_id is None else [requests.find(request_id)]
     rows = [intake.status(each, params, now=now()) for each in found]

@@ -19,8 +19,15 @@ from lethe.cli.run import walk
 from lethe.cli.sweep import sweep
 from lethe.cli.terminal import PARAMS, AsJson, ParamsFile, now, say, say_json
 from lethe.config import workspace
-from lethe.config.params import load_params, resolve_secret
-from lethe.core.errors import ApprovalRefused, BudgetExceeded, DiskFull, LetheError
+from lethe.config.params import Params, load_params, resolve_secret
+from lethe.core.errors import (
+    ApprovalRefused,
+    BudgetExceeded,
+    DiskFull,
+    LetheError,
+    ParamsInvalid,
+    SourceUnavailable,
+)
 from lethe.core.files import write_json, write_whole
 from lethe.stages import STAGES
 
@@ -128,14 +135,25 @@ def check(params_file: ParamsFile = PARAMS) -> None:
 
 
 @app.command()
-def key(params_file: ParamsFile = PARAMS) -> None:
+def key(
+    params_file: ParamsFile = PARAMS,
+    new_identity: Annotated[
+        bool,
+        typer.Option(
+            "--new-identity",
+            help="Begin a workspace of its own, with a new ledger: everybody's spend begins anew.",
+        ),
+    ] = False,
+) -> None:
     """Create the key files (0600): the vault's, and the one that signs receipts of erasures."""
+    from lethe.config.home import IDENTITY, at_home
     from lethe.config.keys import create_key_file, read_key_file, receipt_key_file
     from lethe.rights.receipt_files import PUBLIC_KEY
     from lethe.rights.receipts import Signer
+    from lethe.stores.opening import begin_anew
 
-    stores = load_params(params_file).stores
-    path, receipts = Path(stores.key_file), receipt_key_file(stores)
+    params = load_params(params_file)
+    path, receipts = at_home(Path(params.stores.key_file)), receipt_key_file(params.stores)
     if path.exists():
         say(f"{path} exists; kept.")
     else:
@@ -146,6 +164,22 @@ def key(params_file: ParamsFile = PARAMS) -> None:
         public = receipts.with_name(PUBLIC_KEY)
         write_whole(public, Signer(read_key_file(receipts)).public_pem)
         say(f"Created {receipts}, and {public} to check receipts with: give that to anybody.")
+    if new_identity:
+        begin_anew(params)
+        say(f"Wrote a new {IDENTITY}: nobody has been charged in this workspace. Commit it.")
+    _identify(params)
+
+
+def _identify(params: Params) -> None:
+    """Makes the ledger and the vault, and what says whose they are, while somebody looks on."""
+    from lethe.config.home import IDENTITY
+    from lethe.stores.opening import open_vault
+
+    try:
+        with open_vault(params):
+            pass
+    except (ParamsInvalid, SourceUnavailable) as error:
+        say(f"{IDENTITY}, which names the workspace, is left to the first run: {error}")
 
 
 @app.command()
@@ -288,13 +322,10 @@ def reveal(
     params_file: ParamsFile = PARAMS,
 ) -> None:
     """Say which subject a token stands for; the question is logged in the vault."""
-    from lethe.config.keys import load_key
-    from lethe.stores.vault.vault import Vault
+    from lethe.stores.opening import open_vault
 
     params = load_params(params_file)
-    with Vault.open(
-        resolve_secret(params.stores.vault), load_key(params.stores), create=False
-    ) as vault:
+    with open_vault(params, create=False) as vault:
         say(vault.reveal(token, reason=reason, who=_operator(), now=now()))
 
 
@@ -305,13 +336,13 @@ def rotate_key(
 ) -> None:
     """Re-encrypt the vault under a new key; the old one opens nothing afterwards."""
     from lethe.config.keys import create_key_file, load_key, read_key_file
-    from lethe.stores.vault.vault import Vault
+    from lethe.stores.opening import open_vault
 
     params = load_params(params_file)
     old = load_key(params.stores)
     if not new_key_file.exists():
         create_key_file(new_key_file)
-    with Vault.open(resolve_secret(params.stores.vault), old, create=False) as vault:
+    with open_vault(params, key=old, create=False) as vault:
         vault.rotate(read_key_file(new_key_file))
     say(
         f"The vault now opens with {new_key_file} only. Put it at {params.stores.key_file} (or in "

@@ -1,44 +1,63 @@
-"""Where relative addresses lead: in a walk, to the workspace that it was opened from.
+"""Which workspace a folder belongs to: the stores, the source and the keys are that one's.
 
-A walk is a git worktree of its own, `HOME/.lethe/walks/RUN`, in which the road is walked while HOME
-stays as it is (`lethe.runs.worktree`). Its data is its own. The source, the vault, the
-ledger, the registry, the keys and what a training keeps until it is released are HOME's: a ledger
-of a walk's own would have forgotten what everybody has spent.
+Some folders are copies of a workspace that come and go, with data of their own:
 
-So a walk is known by where it lies, which nothing can lose or fail to write.
+- a worktree of a run, `HOME/.lethe/walks/RUN` (`lethe.runs.worktree`);
+- an experiment of DVC, `HOME/.dvc/tmp/exps/…`, where `dvc exp run --temp` and the queue run;
+- a linked git worktree (`git worktree add`) of a workspace that has stores.
+
+The source, the vault, the ledger, the registry, the keys and what a training keeps until it is
+released are HOME's: a ledger of a copy's own would have forgotten what everybody has spent.
+The first two are known by where they lie, the last by what git itself left in it: nothing that
+could be lost or not be written. Any other copy, such as a clone, is a workspace of its own, which
+its identity keeps from beginning anew unnoticed (`lethe.config.identity`).
 """
 
+import os
 import re
 from pathlib import Path
 
 WALKS = Path(".lethe/walks")
+EXPERIMENTS = Path(".dvc/tmp/exps")
+IDENTITY = Path("lethe.id")  # committed: which workspace this is
+_STATE = Path(".lethe")
 _FOLDERS = ("csv", "parquet")
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)(file:)?([^/:?][^?]*)(.*)", re.DOTALL)
+_EXPERIMENT = ("DVC_EXP_BASELINE_REV", "DVC_EXP_NAME")  # DVC sets them for an experiment's stages
 
 
 def home(root: Path | None = None) -> Path:
-    """The workspace that a folder belongs to: HOME of a walk, any other is its own."""
+    """The workspace that a folder belongs to; most are their own."""
     root = (root or Path.cwd()).absolute()
-    parts = root.parts
-    for at in range(len(parts) - len(WALKS.parts)):
-        if parts[at : at + len(WALKS.parts)] == WALKS.parts:
-            return Path(*parts[:at])
-    return root
+    return _main_worktree(_outside(root, WALKS, EXPERIMENTS))
 
 
-def in_walk(root: Path | None = None) -> bool:
-    """Whether a folder is a walk's."""
+def is_copy(root: Path | None = None) -> bool:
+    """Whether a folder belongs to another one's workspace."""
     return home(root) != (root or Path.cwd()).absolute()
 
 
+def in_experiment(root: Path | None = None) -> bool:
+    """Whether this is an experiment of DVC: by the folder, or by what DVC tells its stages."""
+    root = (root or Path.cwd()).absolute()
+    return _outside(root, EXPERIMENTS) != root or any(map(os.environ.get, _EXPERIMENT))
+
+
+def experiments(root: Path) -> list[Path]:
+    """Where DVC's experiments stand in for this workspace, running or left behind."""
+    below = root.relative_to(_top(root))
+    folders = [*_subfolders(root / EXPERIMENTS), *_subfolders(root / EXPERIMENTS / "standalone")]
+    return sorted(place for each in folders if ((place := each / below) / ".dvc").is_dir())
+
+
 def at_home(path: Path) -> Path:
-    """A relative path as HOME means it; unchanged outside of walks."""
-    return home() / path if in_walk() and not path.is_absolute() else path
+    """A relative path as HOME means it; unchanged outside of copies."""
+    return home() / path if is_copy() and not path.is_absolute() else path
 
 
 def address_at_home(address: str) -> str:
     """Likewise the address of a database or of a folder of files."""
-    if not in_walk():
+    if not is_copy():
         return address
     kind, colon, folder = address.partition(":")
     if kind in _FOLDERS and colon:
@@ -47,3 +66,43 @@ def address_at_home(address: str) -> str:
         scheme, uri, path, options = found.groups()
         return f"{scheme}{uri or ''}{at_home(Path(path))}{options}"
     return address
+
+
+def _outside(root: Path, *inner: Path) -> Path:
+    """What holds the first of these folders on the way to `root`; `root` if there is none."""
+    parts = root.parts
+    for at in range(len(parts)):
+        for folder in inner:
+            end = at + len(folder.parts)
+            if parts[at:end] == folder.parts and end < len(parts):
+                return Path(*parts[:at])
+    return root
+
+
+def _main_worktree(root: Path) -> Path:
+    """The same folder in git's main worktree, if that one is this workspace and has stores."""
+    top = _top(root)
+    try:
+        admin = (top / ".git").read_text().removeprefix("gitdir:").strip()
+        shared = top / admin / (top / admin / "commondir").read_text().strip()
+    except OSError:
+        return root  # its `.git` is a folder: no linked worktree; or a submodule's
+    main = shared.resolve().parent / root.relative_to(top)
+    known = main.is_dir() and ((main / IDENTITY).is_file() or (main / _STATE).is_dir())
+    return main if known and _identity(root) in (None, _identity(main)) else root
+
+
+def _top(root: Path) -> Path:
+    """Where the git worktree of a folder begins; the folder itself outside of git."""
+    return next((each for each in (root, *root.parents) if (each / ".git").exists()), root)
+
+
+def _identity(root: Path) -> str | None:
+    try:
+        return (root / IDENTITY).read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return None
+
+
+def _subfolders(place: Path) -> list[Path]:
+    return [each for each in place.iterdir() if each.is_dir()] if place.is_dir() else []

@@ -72,7 +72,7 @@ class KeyInvalid(LetheError):
 
 
 class VaultMismatch(LetheError):
-    """The vault belongs to another key, or is damaged."""
+    """The vault belongs to another key or workspace, is damaged, or is gone."""
 
     exit_code = 20
 
@@ -126,7 +126,7 @@ class Busy(LetheError):
 
 
 class LedgerInvalid(LetheError):
-    """The ledger is damaged, rolled back, or of a newer schema."""
+    """The ledger is damaged, rolled back, another workspace's, of a newer schema, or gone."""
 
     exit_code = 30
 

@@ -8,13 +8,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lethe.config.keys import load_key
 from lethe.config.params import Params, resolve_secret
 from lethe.core.errors import NotFound, ParamsInvalid
 from lethe.stores.dvc.lookup import Lookup
+from lethe.stores.opening import open_vault
 from lethe.stores.registry.registry import Registry
 from lethe.stores.registry.remove import retired_version
-from lethe.stores.vault.vault import Vault
 
 _NOBODY = -1  # the vault's answer for who has no token
 _ASKED_FOR_NOBODY = 2**32 - 1  # no person's token
@@ -69,9 +68,7 @@ def subject_lineage(params: Params, key: str) -> dict[str, Any]:
             dataset's that is in no remote either went in an erasure, and is passed over.
         StoreUnavailable: a remote that may have such a manifest does not answer.
     """
-    with Vault.open(
-        resolve_secret(params.stores.vault), load_key(params.stores), create=False
-    ) as vault:
+    with open_vault(params, create=False) as vault:
         token = int(vault.lookup([key])[0])
     history = Lookup(Path.cwd())
     found = history.find(token if token != _NOBODY else _ASKED_FOR_NOBODY)

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lethe.config.keys import load_key
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 from lethe.core.outcomes import Traces
 from lethe.people.consents import Decisions
 from lethe.people.references import Lapse, read_sealed
-from lethe.stores.requests.requests import OPEN, RETENTION, Request, Requests
+from lethe.stores.opening import open_ledger, open_requests, open_vault
+from lethe.stores.requests.requests import OPEN, RETENTION, Request
 from lethe.stores.source.find_people import subjects_by
 from lethe.stores.vault.vault import Vault
 
@@ -49,8 +49,8 @@ def standing(params: Params, decisions: Decisions) -> Standing:
     """
     willing = decisions.willing
     with (
-        Requests.open(resolve_secret(params.stores.ledger)) as requests,
-        Vault.open(resolve_secret(params.stores.vault), load_key(params.stores)) as vault,
+        open_requests(params) as requests,
+        open_vault(params) as vault,
     ):
         everybody = requests.all()
         restore(vault, everybody)
@@ -68,7 +68,7 @@ def standing(params: Params, decisions: Decisions) -> Standing:
 
 def come_back(params: Params, stand: Standing) -> None:
     """Lifts the suppression of everybody who agreed afresh."""
-    with Vault.open(resolve_secret(params.stores.vault), load_key(params.stores)) as vault:
+    with open_vault(params) as vault:
         vault.lift(stand.fresh, purpose=params.purpose)
 
 
@@ -84,10 +84,8 @@ def carry_spend(params: Params, vault: Vault, tokens: dict[str, int], *, now: dt
     Returns:
         How many people have been suppressed before; the same call again charges nothing more.
     """
-    from lethe.ledger.ledger import Ledger
-
     suppressed = set(vault.not_before(list(tokens), purpose=params.purpose))
-    with Ledger.open(resolve_secret(params.stores.ledger)) as ledger:
+    with open_ledger(params) as ledger:
         remembered = ledger.remembered()
         if remembered:
             entries = vault.spend_entries(list(tokens))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 CANDIDATE = "candidate"
 CHAMPION = "champion"
 GATE = "gate"  # tag: "open", or why the version was not promoted by itself
+EXPERIMENT = "it is an experiment's"  # which is a candidate at most, whoever approves
 WITHDRAWN = "withdrawn"  # tag: how many people of the version have withdrawn since
 
 
@@ -76,9 +77,15 @@ def objections(evidence: Evidence) -> list[str]:
     return [reason for reason, holds in found.items() if holds]
 
 
-def closed_gate(metrics: Mapping[str, Mapping[str, Any]], registration: Registration) -> list[str]:
-    """Why a version is not promoted by itself; nothing if it is."""
-    reasons = []
+def closed_gate(
+    metrics: Mapping[str, Mapping[str, Any]], registration: Registration, *, experiment: bool
+) -> list[str]:
+    """Why a version is not promoted by itself; nothing if it is.
+
+    Args:
+        experiment: it was trained or registered in an experiment of DVC.
+    """
+    reasons = [EXPERIMENT] if experiment else []
     if registration.promote == "approval":
         reasons.append(awaits_approval(registration))
     elif registration.promote != "automatic":

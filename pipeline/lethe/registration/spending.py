@@ -10,8 +10,7 @@ from typing import Any, Protocol
 from pyroaring import BitMap
 
 from lethe.config import workspace
-from lethe.config.keys import load_key
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 from lethe.config.sections import Budget
 from lethe.core.errors import NotFound
 from lethe.ledger.classes import ClassPrice, SpendClass
@@ -20,7 +19,7 @@ from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
 from lethe.privacy.plan import ADJACENCY, UNIT, Plan
 from lethe.privacy.planning import plan_from
 from lethe.registration.rollback import refuse_rolled_back
-from lethe.stores.vault.vault import Vault
+from lethe.stores.opening import open_ledger, open_vault
 
 _BAR = 24  # characters that stand for the whole budget
 _LISTED = 20  # classes of a table; the rest are one line
@@ -142,7 +141,7 @@ def render_budget(report: Mapping[str, Any]) -> str:
             f"{ahead['epsilon_pld']:.3f} (PLD) by itself."
         )
     if not any(each["runs"] for each in classes):
-        lines.append("Nobody has been charged for anything.")
+        lines.append("Nobody has been charged in this workspace's ledger.")
     if not classes:
         return "\n".join(lines)
     titles = ["subjects", "runs", "RDP", "PLD", "left"] + (["after"] if ahead else [])
@@ -193,7 +192,7 @@ def _bar(spent: float, after: float | None, limit: float) -> str:
 
 def _ledger(params: Params) -> Ledger:
     try:
-        return Ledger.open(resolve_secret(params.stores.ledger), create=False)
+        return open_ledger(params, create=False)
     except NotFound:
         return Ledger.open("sqlite://")  # an empty one, in memory
 
@@ -210,9 +209,7 @@ def _drawn_next() -> BitMap | None:
 
 def _token(params: Params, key: str) -> int | None:
     try:
-        with Vault.open(
-            resolve_secret(params.stores.vault), load_key(params.stores), create=False
-        ) as vault:
+        with open_vault(params, create=False) as vault:
             token = int(vault.lookup([key])[0])
     except NotFound:
         return None  # no vault: nobody is known

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lethe.config import workspace
-from lethe.config.home import home, in_walk
+from lethe.config.home import home, is_copy
 from lethe.config.keys import load_key, load_receipt_key
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 from lethe.core.errors import Busy, ParamsInvalid, SourceUnavailable
 from lethe.core.files import write_whole
 from lethe.core.outcomes import OPEN_ENDS, Traces
@@ -19,6 +19,7 @@ from lethe.rights import receipt_files
 from lethe.rights.case import look_into
 from lethe.rights.erasure import ASKED, Erasure, ErasureSummary, waits_until
 from lethe.rights.receipts import Signer
+from lethe.stores.opening import open_requests, open_vault
 from lethe.stores.requests.requests import OPEN, RETENTION, Request, Requests
 from lethe.stores.source.read import Source
 from lethe.stores.store import Person
@@ -35,10 +36,10 @@ def run(
 
     Raises:
         Busy: another process does. KeyInvalid: the vault's or the receipts' key is not there.
-        ParamsInvalid: this is a walk; people are erased, and models retrained, in its HOME.
+        ParamsInvalid: this is a copy; people are erased, and models retrained, in its HOME.
     """
-    if in_walk():
-        raise ParamsInvalid(f"This is a walk. Run it in {home()}: it erases from walks as well.")
+    if is_copy():
+        raise ParamsInvalid(f"This is a copy. Run it in {home()}: it erases from copies as well.")
     signer = Signer(load_receipt_key(params.stores))  # before anything is erased
     with _opened(params) as (vault, requests):
         everything = requests.all()
@@ -185,7 +186,7 @@ def _stores(
 def _opened(params: Params) -> Iterator[tuple[Vault, Requests]]:
     key = load_key(params.stores)
     with (
-        Vault.open(resolve_secret(params.stores.vault), key) as vault,
-        Requests.open(resolve_secret(params.stores.ledger)) as requests,
+        open_vault(params, key=key) as vault,
+        open_requests(params) as requests,
     ):
         yield vault, requests

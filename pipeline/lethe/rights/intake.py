@@ -12,14 +12,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lethe.config.keys import load_key
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 from lethe.core.errors import ParamsInvalid
 from lethe.people.references import Reference, refer
 from lethe.rights.deadlines import extended
 from lethe.rights.erasure import ASKED, waits_until
-from lethe.stores.requests.requests import OPEN, Request, Requests
-from lethe.stores.vault.vault import Vault
+from lethe.stores.opening import open_requests, open_vault
+from lethe.stores.requests.requests import OPEN, Request
 
 STEPS = (
     "found",
@@ -50,8 +49,8 @@ def receive(
     purpose = params.purpose if right.stays else None
     made = []
     with (
-        Vault.open(resolve_secret(params.stores.vault), load_key(params.stores)) as vault,
-        Requests.open(resolve_secret(params.stores.ledger)) as requests,
+        open_vault(params) as vault,
+        open_requests(params) as requests,
     ):
         for reference in references:
             request_id = secrets.token_hex(16)
@@ -76,7 +75,7 @@ def extend(params: Params, request_id: str, *, reason: str, now: dt.datetime) ->
     Raises:
         NotFound, ParamsInvalid: see `Requests.extend` and `deadlines.extended`.
     """
-    with Requests.open(resolve_secret(params.stores.ledger)) as requests:
+    with open_requests(params) as requests:
         request = requests.find(request_id)
         due_at = extended(request.received_at, now=now)
         return requests.extend(request_id, due_at=due_at, reason=reason)

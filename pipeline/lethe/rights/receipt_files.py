@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lethe.config.keys import load_receipt_key, receipt_key_file
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 from lethe.core.errors import KeyInvalid, NotFound, ParamsInvalid, ReceiptInvalid
 from lethe.core.files import write_whole
 from lethe.rights.receipt_facts import receipt_card
 from lethe.rights.receipts import Checked, Signer, check, facts_of, read_public_key
-from lethe.stores.requests.requests import CLOSED, Requests, StoredReceipt
+from lethe.stores.opening import open_requests
+from lethe.stores.requests.requests import CLOSED, StoredReceipt
 
 PUBLIC_KEY = "receipts.pub"
 
@@ -20,7 +21,7 @@ def show(params: Params, request_id: str | None) -> str:
     Raises:
         NotFound: there is no such request, or it has no receipt yet.
     """
-    with Requests.open(resolve_secret(params.stores.ledger)) as requests:
+    with open_requests(params) as requests:
         stored = requests.receipts()
         if request_id is None:
             lines = [f"{r.number:>6}  {r.request_id}  {facts_of(r.text)['result']}" for r in stored]
@@ -35,7 +36,7 @@ def show(params: Params, request_id: str | None) -> str:
 
 def write_all(params: Params, folder: Path) -> int:
     """Writes every receipt as JSON and as a page, with the public key; returns how many."""
-    with Requests.open(resolve_secret(params.stores.ledger)) as requests:
+    with open_requests(params) as requests:
         stored = requests.receipts()
     for each in stored:
         _write(each, folder)
@@ -72,7 +73,7 @@ def check_stored(params: Params, keys: Sequence[Path], *, head: str | None) -> s
     Raises:
         ReceiptInvalid: see `receipts.check`; or a closed request lost its receipt.
     """
-    with Requests.open(resolve_secret(params.stores.ledger)) as requests:
+    with open_requests(params) as requests:
         stored, closed = requests.receipts(), requests.all(state=CLOSED)
     lost = {each.request_id for each in closed} - {each.request_id for each in stored}
     if lost:

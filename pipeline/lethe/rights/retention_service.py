@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from lethe.config import workspace
-from lethe.config.keys import load_key, load_receipt_key
-from lethe.config.params import Params, resolve_secret
+from lethe.config.keys import load_receipt_key
+from lethe.config.params import Params
 from lethe.core.files import write_whole
 from lethe.rights import receipt_files
 from lethe.rights.receipts import Signer
 from lethe.rights.retention import Retention, RetentionSummary
-from lethe.stores.requests.requests import OPEN, RETENTION, Requests
+from lethe.stores.opening import open_requests, open_vault
+from lethe.stores.requests.requests import OPEN, RETENTION
 from lethe.stores.source.expire import look_for_lapsed
-from lethe.stores.vault.vault import Vault
 
 
 def run(
@@ -31,8 +31,8 @@ def run(
 
     signer = Signer(load_receipt_key(params.stores))  # before anything is deleted
     with (
-        Vault.open(resolve_secret(params.stores.vault), load_key(params.stores)) as vault,
-        Requests.open(resolve_secret(params.stores.ledger)) as requests,
+        open_vault(params) as vault,
+        open_requests(params) as requests,
     ):
         stores = RetentionStores(params, vault, requests, Path.cwd(), clock=clock)
         summary = Retention(params, stores, requests, signer, clock=clock, report=tell).run()
@@ -51,16 +51,13 @@ def forecast(params: Params, *, now: dt.datetime) -> dict[str, Any]:
         what is declared for models in use, and `cost` of a training if one may be started.
     """
     lapsed = look_for_lapsed(params, as_of=now)
-    with Requests.open(resolve_secret(params.stores.ledger)) as requests:
+    with open_requests(params) as requests:
         waiting = [r for r in requests.all(state=OPEN) if r.kind == RETENTION]
     cost: str | None = None
     if params.erasure.retention.retrain == "automatic":
         from lethe.rights.retention_stores import RetentionStores
 
-        with (
-            Vault.open(resolve_secret(params.stores.vault), load_key(params.stores)) as vault,
-            Requests.open(resolve_secret(params.stores.ledger)) as requests,
-        ):
+        with open_vault(params) as vault, open_requests(params) as requests:
             stores = RetentionStores(params, vault, requests, Path.cwd(), clock=lambda: now)
             found = stores.cost([])
         cost = None if found is None else str(found)

@@ -25,6 +25,7 @@ from lethe.rights.services import Retraining, RetrainingCost
 from lethe.runs.pods.store import PodRunsStore
 from lethe.runs.stages import StageFailed, run_stages
 from lethe.stores.dvc.store import DvcStore
+from lethe.stores.opening import open_ledger
 from lethe.stores.registry.registry import Registry
 from lethe.stores.registry.store import RegistryStore
 from lethe.stores.requests.requests import RETENTION, Request, Requests
@@ -59,7 +60,7 @@ class WorkspaceStores:
         self.source = SourceStore(params, clock=clock)
         self.vault = VaultStore(vault, resolve_secret(params.stores.vault))
         self.registry = RegistryStore(registry, self._charged, clock=clock)
-        self.dvc = DvcStore(root, self.registry, skip=self._other_stores)
+        self.dvc = DvcStore(root, self.registry, known=vault.everybody, skip=self._other_stores)
         self.requests = RequestsStore(requests, self._about)
         self.pods = PodRunsStore(root)
         # Whoever leads to others goes last: pods are fenced before what they sent is purged.
@@ -154,4 +155,4 @@ class WorkspaceStores:
         return [self._root / folder] if kind in ("csv", "parquet") else []
 
     def _ledger(self) -> Ledger:
-        return Ledger.open(resolve_secret(self._params.stores.ledger))
+        return open_ledger(self._params)

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pyroaring import BitMap
 
 from lethe.config.home import home
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 from lethe.core.errors import Busy, NotFound
 from lethe.runs.promotion import Promoted, made_in, promote_own
 from lethe.runs.promotion import promote as promote_files
@@ -114,7 +114,7 @@ def sweep(*, but: str | None = None, now: float | None = None) -> list[str]:
 
 @contextmanager
 def _alone(params: Params) -> Iterator[None]:
-    from lethe.stores.requests.requests import Requests
+    from lethe.stores.opening import open_requests
 
-    with Requests.open(resolve_secret(params.stores.ledger)) as requests, requests.alone():
+    with open_requests(params) as requests, requests.alone():
         yield

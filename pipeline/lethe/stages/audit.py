@@ -20,15 +20,15 @@ from lethe.attacks import membership
 from lethe.attacks.claims import Charged, check_accounting, check_people
 from lethe.attacks.mechanism import check_mechanism
 from lethe.config import workspace
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 from lethe.config.sections import Audit
 from lethe.core.errors import AuditContradiction, NotFound
 from lethe.core.files import read_json, write_json, write_whole
 from lethe.data.batches import PersonData, person_data
 from lethe.data.encoding import Encoder
 from lethe.data.shards import shard_paths
-from lethe.ledger.ledger import Ledger
 from lethe.privacy.plan import Plan
+from lethe.stores.opening import open_ledger
 from lethe.training.models import Model, load_model, loss_for
 from lethe.training.processes import device_again
 
@@ -91,7 +91,7 @@ def run(params: Params, *, now: datetime) -> dict[str, Any]:
         AuditContradiction: names the checks that contradict the claim.
     """
     trained = Trained.load()
-    with Ledger.open(resolve_secret(params.stores.ledger)) as ledger:
+    with open_ledger(params) as ledger:
         record: Charged | None = None  # a run that the ledger does not know
         with suppress(NotFound):
             record = ledger.run(str(trained.described.get("run_id")))

@@ -9,16 +9,16 @@ from datetime import datetime
 from typing import Any
 
 from lethe.config import workspace
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 from lethe.core.files import write_json, write_whole
 from lethe.data.encoding import Encoder
 from lethe.data.shards import eligible_people, shard_paths
 from lethe.ledger.admission import check_subjects
 from lethe.ledger.classes import ClassPrice
-from lethe.ledger.ledger import Ledger
 from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
 from lethe.privacy.plan import ADJACENCY, SAMPLING, UNIT, Plan
 from lethe.privacy.planning import plan_from
+from lethe.stores.opening import open_ledger
 
 _CLASSES = 100  # listed one by one; the rest are summed up as one
 
@@ -38,7 +38,7 @@ def run(params: Params, *, now: datetime) -> dict[str, Any]:
     eligible = eligible_people(shard_paths(workspace.SHARDS))
     plan = plan_from(params)
     check_subjects(plan, len(eligible), minimum=params.subject.minimum)
-    with Ledger.open(resolve_secret(params.stores.ledger)) as ledger:
+    with open_ledger(params) as ledger:
         prices = ledger.price(plan, eligible, params.budget)
         _, left_out = ledger.admissible(plan, eligible, params.budget)
     report = budget_report(plan, prices, subjects=len(eligible), left_out=left_out, params=params)

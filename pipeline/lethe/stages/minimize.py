@@ -25,8 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lethe.config.keys import load_key
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 from lethe.config.tables import Column
 from lethe.config.workspace import MINIMIZED, TEMPORARY, report_path, shard_name, whole_directory
 from lethe.core.errors import NotFinite
@@ -34,8 +33,8 @@ from lethe.core.files import write_json
 from lethe.data.generalize import generalize, outside_domain
 from lethe.data.partition import shard_of
 from lethe.people.consents import snapshot
+from lethe.stores.opening import open_vault
 from lethe.stores.source.read import RecordChunk, Source
-from lethe.stores.vault.vault import Vault
 
 _BUFFERED_ROWS = 200_000
 _ROW_GROUP = 2**20  # fixed: it is part of the bytes
@@ -157,7 +156,7 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
     columns = {name: column for name, (_, column) in params.taken_columns().items()}
     as_of = snapshot(params, now)
     tally = Tally()
-    with Vault.open(resolve_secret(params.stores.vault), load_key(params.stores)) as vault:
+    with open_vault(params) as vault:
         secret = vault.secret("shard")
     with whole_directory(MINIMIZED, private=True) as folder, _scratch() as scratch:
         with Source.open(params) as source:

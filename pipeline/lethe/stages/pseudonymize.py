@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pyroaring import BitMap
 
 from lethe.config.keys import load_key
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 from lethe.config.workspace import (
     CONSENTED,
     SHARDS,
@@ -28,7 +28,8 @@ from lethe.core.errors import NotFound, SubjectKeyInvalid
 from lethe.core.files import write_json, write_whole
 from lethe.data import partition
 from lethe.people.suppression import carry_spend
-from lethe.stores.vault.vault import NO_TOKEN, Vault
+from lethe.stores.opening import open_vault
+from lethe.stores.vault.vault import NO_TOKEN
 
 
 def pseudonymize(records: pa.Table, *, tokens: np.ndarray, held_out: np.ndarray) -> pa.Table:
@@ -77,7 +78,7 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
         )
     key = load_key(params.stores)
     people = _people(names)
-    with Vault.open(resolve_secret(params.stores.vault), key) as vault:
+    with open_vault(params, key=key) as vault:
         tokens = vault.tokens(people.tolist(), purpose=params.purpose)
         secret = vault.secret("holdout")
         used = {k: int(t) for k, t in zip(people, tokens, strict=True) if t != NO_TOKEN}

@@ -86,10 +86,10 @@ def _register(params: Params, now: dt.datetime) -> dict[str, Any]:
 
 def _refuse_rolled_back(params: Params, registry: Registry) -> None:
     """Also where nothing is registered: it is what every walk comes by."""
-    from lethe.ledger.ledger import Ledger
     from lethe.registration.rollback import refuse_rolled_back
+    from lethe.stores.opening import open_ledger
 
-    with Ledger.open(resolve_secret(params.stores.ledger)) as ledger:
+    with open_ledger(params) as ledger:
         refuse_rolled_back(params, ledger, registry)
 
 
@@ -101,9 +101,9 @@ def _first_time(
     withdrawn: int,
 ) -> Version:
     # Not at the top: a walk that registers nothing needs no torch.
-    from lethe.ledger.ledger import Ledger
     from lethe.privacy.plan import Plan
     from lethe.registration.facts import release_of
+    from lethe.stores.opening import open_ledger
 
     history = History(Path.cwd())
     described = read_json(workspace.MODEL / "model.json")
@@ -116,7 +116,7 @@ def _first_time(
         "manifest": history.out_md5(workspace.MANIFEST),
         "model": history.out_md5(workspace.MODEL),
     }
-    with Ledger.open(resolve_secret(params.stores.ledger)) as ledger:
+    with open_ledger(params) as ledger:
         run_id = str(training.get("run_id"))
         record = ledger.run(run_id)
         classes = ledger.classes(tokens, delta=params.budget.delta)

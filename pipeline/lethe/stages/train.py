@@ -23,8 +23,8 @@ from pyroaring import BitMap
 from safetensors.torch import save_file
 
 from lethe.config import workspace
-from lethe.config.home import at_home
-from lethe.config.params import Params, resolve_secret
+from lethe.config.home import at_home, in_experiment
+from lethe.config.params import Params
 from lethe.config.sections import Budget
 from lethe.config.training import Training
 from lethe.core.errors import (
@@ -37,10 +37,10 @@ from lethe.core.files import read_json, write_json, write_whole
 from lethe.data.batches import held_out_records, person_data
 from lethe.data.encoding import Encoder
 from lethe.data.shards import eligible_people, shard_paths
-from lethe.ledger.ledger import Ledger
 from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
 from lethe.privacy.plan import ADJACENCY, SAMPLING, UNIT, Plan
 from lethe.registration.rollback import refuse_rolled_back
+from lethe.stores.opening import open_ledger
 from lethe.training import parallel
 from lethe.training.evaluate import evaluate
 from lethe.training.locks import alone
@@ -99,7 +99,7 @@ def run(params: Params, *, now: datetime, progress: Progress | None = None) -> d
     if place.rank:
         assist(params.training.device)
         return {}
-    with alone(), Ledger.open(resolve_secret(params.stores.ledger)) as ledger:
+    with alone(), open_ledger(params) as ledger:
         refuse_rolled_back(params, ledger)
         with leading(place, params) as others:
             return train_reserved(params, ledger, now=now, progress=progress, others=others)
@@ -227,6 +227,7 @@ def _train_into(
         "engine": trained.engine,
         "epsilon": epsilon_pld([plan.event], plan.delta),
         "epsilon_rdp": epsilon_rdp([plan.event], plan.delta),
+        "experiment": in_experiment(),
         "features": len(encoder.names),
         "left_out": reservation.left_out,
         "manifest_md5": hashlib.md5(manifest, usedforsecurity=False).hexdigest(),

@@ -12,7 +12,7 @@ from rich.progress import Progress as Bar
 from rich.progress import TimeElapsedColumn
 
 from lethe.config import workspace
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 from lethe.core.errors import NotFound, TrainingRefused
 from lethe.core.files import read_json, write_json, write_whole
 from lethe.data.batches import held_out_records, person_data
@@ -25,6 +25,7 @@ from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
 from lethe.privacy.plan import Plan
 from lethe.registration.rollback import refuse_rolled_back
 from lethe.reports.plots import sweep_plot
+from lethe.stores.opening import open_ledger
 from lethe.sweep.points import Point, Trainer, Watch, charged_points, free_points
 from lethe.sweep.report import sweep_csv, sweep_report
 from lethe.sweep.stand_in import Tried
@@ -70,7 +71,7 @@ def sweep_charged(
     for plan in plans:
         check_subjects(plan, len(eligible), minimum=params.subject.minimum)
     _refuse_unsound(params, now)
-    with alone(), Ledger.open(resolve_secret(params.stores.ledger)) as ledger:
+    with alone(), open_ledger(params) as ledger:
         refuse_rolled_back(params, ledger)
         agree(_price(params, plans, repeats, ledger, len(eligible)))
         points: list[Point] = []

@@ -51,6 +51,21 @@ def held_of(source: bytes | Path, tokens: BitMap) -> BitMap:
     return BitMap.deserialize(content) & tokens
 
 
+def everybody_in(content: bytes) -> BitMap:
+    """All tokens in a shard or manifest; none in any other file.
+
+    Raises:
+        Unreadable: it is a damaged Parquet file.
+    """
+    if content[:4] == PARQUET:
+        return _tokens_of(content)
+    try:
+        Manifest(content)
+    except NotAManifest:
+        return BitMap()
+    return BitMap.deserialize(content)
+
+
 def without(content: bytes, tokens: BitMap) -> bytes:
     """The same file, written anew, of everybody but these people.
 

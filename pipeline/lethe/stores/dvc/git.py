@@ -11,6 +11,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import yaml
 
 from lethe.config import workspace
+from lethe.config.home import experiments
 from lethe.core.errors import LetheError
 from lethe.core.files import read_json, write_whole
 
@@ -103,17 +105,27 @@ def _yaml(content: bytes) -> Any:
 def committed_locks(root: Path) -> list[Lock]:
     """Every different lock of every commit that a branch, tag, experiment or worktree leads to.
 
-    Each once, oldest first. Commits that only the reflog knows count too: their objects may
-    still be in a cache.
+    Each once, oldest first. Commits that only a reflog knows, such as older stashes and what
+    DVC's queue holds, count too, and those that nothing leads to any more, such as a removed
+    experiment's: their objects may still be in a cache.
     """
     refs = git(root, "for-each-ref", "--format=%(objectname) %(refname)") or b""
     heads = git(root, "worktree", "list", "--porcelain") or b""
-    state = hashlib.sha256(refs + heads).hexdigest()
+    moves = git(root, "log", "--walk-reflogs", "--all", "--format=%H") or b""
+    state = hashlib.sha256(refs + heads + moves).hexdigest()
     index = _read_index(root)
     if index.get("state") != state:
         index = _indexed(root, index.get("blobs", {}), state)
     blobs = index["blobs"]
     return [Lock(commit, _from_data(blobs[blob])) for blob, commit in index["order"]]
+
+
+def every_lock(root: Path) -> Iterator[Made]:
+    """What is in the folder's own lock and in those of git, read anew; no index is written."""
+    with suppress(FileNotFoundError):
+        yield from parse_lock((root / LOCK).read_bytes())
+    for _, content in _contents(root, [blob for blob, _ in _lock_blobs(root)]):
+        yield from _lenient(content)
 
 
 def _indexed(root: Path, known: dict[str, Any], state: str) -> dict[str, Any]:
@@ -152,8 +164,9 @@ def _lock_blobs(root: Path) -> Iterator[tuple[str, str]]:
     """(blob, first commit) of each different lock, oldest first."""
     log = git(
         root,
-        *("log", "--all", "--reflog", "--reverse", "--topo-order", "--full-history", "-m"),
-        *("--raw", "--no-abbrev", "--no-renames", "--format=%H", "--", str(LOCK)),
+        *("log", "--all", "--reflog", "--stdin", "--reverse", "--topo-order", "--full-history"),
+        *("-m", "--raw", "--no-abbrev", "--no-renames", "--format=%H", "--", str(LOCK)),
+        stdin=_unreachable(root),
     )
     commit, seen = "", set()
     for line in (log or b"").decode().splitlines():
@@ -164,6 +177,14 @@ def _lock_blobs(root: Path) -> Iterator[tuple[str, str]]:
         if blob not in seen and set(blob) != {"0"}:
             seen.add(blob)
             yield blob, commit
+
+
+def _unreachable(root: Path) -> bytes:
+    """The commits that no branch, reflog or other ref leads to, one a line."""
+    words = ("fsck", "--unreachable", "--connectivity-only", "--no-progress", "--no-dangling")
+    listed = git(root, *words) or b""
+    found = [line.split()[-1] for line in listed.splitlines() if b" commit " in line]
+    return b"".join(commit + b"\n" for commit in found)
 
 
 def _contents(root: Path, blobs: Iterable[str]) -> Iterator[tuple[str, bytes]]:
@@ -205,10 +226,8 @@ def git_objects(root: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def worktrees(root: Path) -> list[Path]:
-    """The folders, in every worktree, that stand where `root` does in its own; root first.
-
-    Raises:
-        LetheError: never; a worktree that is gone is left out.
+    """The folders that stand where `root` does, in every worktree of git and every experiment
+    of DVC that runs in a folder of its own; root first. One that is gone is left out.
     """
     listed = git(root, "worktree", "list", "--porcelain") or b""
     below = (git(root, "rev-parse", "--show-prefix") or b"").decode().strip()
@@ -218,7 +237,7 @@ def worktrees(root: Path) -> list[Path]:
             place = (Path(line.removeprefix("worktree ")) / below).resolve()
             if place not in found and (place / ".dvc").is_dir():
                 found.append(place)
-    return found
+    return found + [each for place in found for each in experiments(place)]
 
 
 def branch_locks(root: Path) -> dict[str, bytes]:

@@ -35,6 +35,7 @@ class DvcStore(Store):
     """Shards, manifests and models, in every cache, remote, branch and worktree.
 
     Args:
+        known: every token of the vault; what has any other is reported.
         skip: files and folders of other stores, which look for themselves.
     """
 
@@ -42,10 +43,16 @@ class DvcStore(Store):
     holds = Holds.COPIES
 
     def __init__(
-        self, root: Path, versions: ModelFiles, *, skip: Callable[[], Sequence[Path]]
+        self,
+        root: Path,
+        versions: ModelFiles,
+        *,
+        known: Callable[[], BitMap],
+        skip: Callable[[], Sequence[Path]],
     ) -> None:
         self._root = root
         self._versions = versions
+        self._known = known
         self._skip = skip
 
     def forget(self, people: Sequence[Person]) -> Iterator[list[Outcome]]:
@@ -85,6 +92,7 @@ class DvcStore(Store):
                 )
                 for each in people
             ],
+            known=self._known(),
             skip=self._skip(),
         )
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from pyroaring import BitMap
 
 from lethe.config import workspace
+from lethe.config.home import experiments
 from lethe.core.errors import LetheError, StoreUnavailable
 from lethe.core.outcomes import Outcome, Result, Traces
-from lethe.stores.dvc.content import Unreadable, held_of, texts
+from lethe.stores.dvc.content import Unreadable, everybody_in, held_of, texts
 from lethe.stores.dvc.git import Made, committed_locks, git_objects, parse_run, worktrees
 from lethe.stores.dvc.objects import FolderObjects, Object, Objects
 from lethe.stores.dvc.purge import open_stores
@@ -29,6 +30,11 @@ _TEMPORARY = (
     STAGING,
     workspace.MINIMIZED,
     workspace.CONSENTED,
+)
+_UNKNOWN = (
+    "these files have tokens that the vault does not know, so nobody can say whose they are: a "
+    "copy with a vault of its own made them, or this vault is an older one. Bring back the newest "
+    "vault, or delete the files"
 )
 
 
@@ -48,6 +54,7 @@ class _Look:
     store: str
     found: dict[int, list[str]] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)  # what has tokens of which no vault knows
     failed: str | None = None
 
     def note(self, number: int, place: str) -> None:
@@ -65,6 +72,9 @@ class _Look:
             return Outcome(
                 self.store, Result.UNREACHABLE, reason=reason, places=tuple(sorted(self.unreadable))
             )
+        if self.unknown:
+            places = tuple(sorted(self.unknown))
+            return Outcome(self.store, Result.PRESENT, len(places), places, _UNKNOWN)
         return Outcome(self.store, Result.ABSENT)
 
 
@@ -88,6 +98,7 @@ def verify_histories(
     people: Sequence[Sought],
     *,
     serving: Collection[str] = (),
+    known: BitMap | None = None,
     skip: Iterable[Path] = (),
 ) -> list[list[Outcome]]:
     """Looks for people in every store of DVC and in every worktree; of each, one outcome a store.
@@ -101,18 +112,26 @@ def verify_histories(
         root: the workspace.
         people: whom. Key and identifiers are looked for in all bytes.
         serving: hashes of models that may be there although their manifests are not.
+        known: every token of the vault; a shard or manifest with any other is reported to all.
         skip: files and folders of other stores, which look for themselves (a source in files).
     """
-    return Verification(root, people, set(serving)).outcomes(skip)
+    return Verification(root, people, set(serving), known).outcomes(skip)
 
 
 class Verification:
     """One look for several people; `who_is_in` says what of a file is looked at first."""
 
-    def __init__(self, root: Path, people: Sequence[Sought], serving: set[str]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        people: Sequence[Sought],
+        serving: set[str],
+        known: BitMap | None = None,
+    ) -> None:
         self.root = root
         self.people = people
         self.tokens = BitMap().union(*(each.tokens for each in people))
+        self.known = None if known is None else known | self.tokens
         self.sweep = Sweep([needles(each.traces) for each in people])
         self.serving = serving
         self.roots = worktrees(root)
@@ -190,6 +209,8 @@ class Verification:
         """Notes who is in a file; whose values are in its bytes is noted once the sweep is done."""
         try:
             found = self.who_is_in(content)
+            if self.known is not None and everybody_in(content) - self.known:
+                look.unknown.append(name)
         except Unreadable:
             look.unreadable.append(name)
             return
@@ -234,8 +255,11 @@ class Verification:
     def at_git(self) -> _Look:
         """Every object of git, reachable or not; names of what is in them are hashes."""
         look = _Look("git history")
-        for name, content in git_objects(self.root):
-            self._sweep(content, name, look, set())
+        # An experiment in a folder of its own is a repository of its own as well.
+        apart = [each for place in self.roots for each in experiments(place)]
+        for repository in (self.root, *apart):
+            for name, content in git_objects(repository):
+                self._sweep(content, name, look, set())
         return look
 
 

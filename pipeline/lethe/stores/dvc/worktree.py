@@ -16,6 +16,7 @@ import psutil
 from pyroaring import BitMap
 
 from lethe.config import workspace
+from lethe.config.home import experiments
 from lethe.core import locks
 from lethe.core.errors import Busy
 from lethe.core.files import write_whole
@@ -153,8 +154,10 @@ class Worktree:
             if run.is_file() or _any_holds(run, tokens):
                 removed.append(run)
         unreadable: list[str] = []
+        apart = experiments(self.root)  # worktrees of their own
         for path in sorted((self.root / _DVC_TEMPORARY).rglob("*")):
-            if path.is_file() and not path.is_symlink():
+            inside = any(path.is_relative_to(each) for each in apart)
+            if path.is_file() and not path.is_symlink() and not inside:
                 try:
                     if holds(path, tokens):
                         removed.append(path)

@@ -31,7 +31,7 @@ with warnings.catch_warnings():
     from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
     from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
 
-from lethe.config.home import home, in_walk
+from lethe.config.home import home, is_copy
 from lethe.core.errors import NotFound, ParamsInvalid
 from lethe.stores.registry.bundle import carry_code, requirements
 
@@ -231,7 +231,7 @@ class Registry:
             known: str = found.experiment_id
             return known
         place = None  # MLflow's own choice: a server's, or `mlruns/` here
-        if in_walk() and not self._url.startswith(("http://", "https://", "databricks")):
+        if is_copy() and not self._url.startswith(("http://", "https://", "databricks")):
             place = str(home() / "mlruns" / name)  # what is here ends with the walk
         made: str = self._client.create_experiment(name, artifact_location=place)
         return made

@@ -19,6 +19,7 @@ from typing import Self
 
 import numpy as np
 import sqlalchemy as sa
+from pyroaring import BitMap
 
 from lethe.config.keys import derive, key_id, keyed_hashes
 from lethe.core.errors import KeyInvalid, NotFound, ParamsInvalid, VaultMismatch
@@ -153,6 +154,11 @@ class Vault:
         """How many subjects have a token."""
         with self._transaction() as connection:
             return database.count(connection, SUBJECTS)
+
+    def everybody(self) -> BitMap:
+        """Every token that stands for somebody."""
+        with self._transaction() as connection:
+            return BitMap(connection.execute(sa.select(SUBJECTS.c.token)).scalars())
 
     def reveal(self, token: int, *, reason: str, who: str, now: dt.datetime) -> str:
         """The subject's key behind a token.
