@@ -1,6 +1,5 @@
 """Lock files: one holder at a time, also between processes, and freed however it ends."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -64,19 +63,22 @@ def test_shared_holders_stand_each_other_and_keep_out_who_is_alone(tmp_path: Pat
 
 def test_who_waited_for_a_lock_that_went_meanwhile_holds_the_new_one(tmp_path: Path) -> None:
     path = tmp_path / "a.lock"
-    inodes: list[int] = []
+    kept_out: list[bool] = []
 
     def second() -> None:
         with waited_for(path):
-            inodes.append(path.stat().st_ino)
+            try:
+                with held(path, busy="as it must be"):
+                    kept_out.append(False)
+            except Busy:
+                kept_out.append(True)
 
     with waited_for(path):
         waiting = threading.Thread(target=second)
         waiting.start()
         waiting.join(0.2)
-        assert not inodes
-        path.unlink()  # as who closes does; a third opens anew
-        keep = os.open(path, os.O_CREAT | os.O_RDWR)
+        assert not kept_out
+        path.unlink()  # as who closes does
+        path.touch()  # as a third does who opens anew
     waiting.join(60)
-    assert inodes == [os.fstat(keep).st_ino]
-    os.close(keep)
+    assert kept_out == [True]
