@@ -93,6 +93,10 @@ class Source:
         """Reflected tables and views; reads no row."""
         return self._reader.tables()
 
+    def outside(self) -> tuple[str, ...]:
+        """What the database has where nobody is looked for; see `schema.outside`."""
+        return self._reader.outside()
+
     def check(self, params: Params) -> None:
         """Compares the source with the declarations before a value is taken.
 
