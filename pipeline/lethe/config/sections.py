@@ -11,6 +11,8 @@ from typing import Literal
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from lethe.core.text import folded
+
 CLOSED = ConfigDict(extra="forbid")
 
 
@@ -42,7 +44,12 @@ class Records:
 
 @dataclass(frozen=True, kw_only=True, config=CLOSED)
 class Consent:
-    """Where people's answers are; an append-only history, the latest one counts."""
+    """Where people's answers are; an append-only history, the latest one counts.
+
+    Answers and purposes are compared whatever their case and blanks. `every_purpose` names
+    purposes of which a refusal ends consent for all, and a yes counts for none;
+    `other_purposes` names those that look like the declared one and are not meant.
+    """
 
     table: str
     subject: str
@@ -51,12 +58,17 @@ class Consent:
     time: str
     yes: tuple[str, ...] = ("yes",)
     no: tuple[str, ...] = ("no", "withdrawn")
+    every_purpose: tuple[str, ...] = ()
+    other_purposes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _apart(self) -> "Consent":
-        both = set(self.yes) & set(self.no)
-        if both or not self.yes:
+        both = set(map(folded, self.yes)) & set(map(folded, self.no))
+        if both or not any(map(folded, self.yes)) or not all(map(folded, self.yes)):
             raise ValueError(f"yes must name an answer, and none of no's; both have {sorted(both)}")
+        both = set(map(folded, self.every_purpose)) & set(map(folded, self.other_purposes))
+        if both:
+            raise ValueError(f"every_purpose and other_purposes both have {sorted(both)}")
         return self
 
 

@@ -6,7 +6,7 @@ columns, and only columns that `params.yaml` declares for use are ever named.
 
 import datetime as dt
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -16,10 +16,12 @@ import sqlalchemy as sa
 
 from lethe.config.params import Params
 from lethe.config.tables import Column
+from lethe.core.text import folded
 from lethe.core.values import by_distinct, canonical_text, number_of, parse_times
 from lethe.data.partition import canonical_keys
 from lethe.stores.source import queries
 from lethe.stores.source.checks import check_linked, check_links, check_purpose, check_subjects
+from lethe.stores.source.purposes import is_one_of, purposes, spelled
 from lethe.stores.source.reader import Reader
 from lethe.stores.source.schema import TableInfo, check_schema, may_be_read
 
@@ -181,30 +183,36 @@ class Source:
     def answers(self, params: Params, as_of: dt.datetime) -> Iterator[pd.DataFrame]:
         """Known people's dated answers for the purpose up to `as_of`, in chunks, in any order.
 
+        Guarantees: a refusal for every purpose is among them; a yes for every purpose is not.
         Shapes: columns subject (canonical `str`), answer (`str`), time (datetime64[us, UTC]).
         """
         consent = params.consent
+        asked = purposes(self._reader, params)
         joins = queries.Joins(params, consent.table, dialect=self._reader.dialect, as_of=as_of)
+        purpose = spelled(joins.base, params)
         person = joins.reach(queries.consent_links(params), outer=False)
         statement = (
             sa.select(
                 person.c[params.subject.key].label("subject"),
                 joins.base.c[consent.answer].label("answer"),
                 joins.base.c[consent.time].label("time"),
+                is_one_of(purpose, asked.every).label("every"),
             )
             .select_from(joins.source)
-            .where(*joins.where, joins.base.c[consent.purpose] == params.purpose)
+            .where(*joins.where, is_one_of(purpose, (*asked.own, *asked.every)))
         )
+        read = _answers(params)
         for frame in self._reader.stream(statement):
             made = pd.DataFrame(
                 {
                     "subject": canonical_keys(frame["subject"]),
                     "answer": pd.Series(
-                        by_distinct(frame["answer"], _answer), index=frame.index, dtype="str"
+                        by_distinct(frame["answer"], read), index=frame.index, dtype="str"
                     ),
                     "time": parse_times(frame["time"]),
                 }
             )
+            made = made[~_agrees_to_everything(frame["every"], made["answer"], params)]
             yield made[made["time"] <= pd.Timestamp(as_of)].reset_index(drop=True)
 
     def answer_problems(self, params: Params, now: dt.datetime) -> dict[str, int]:
@@ -212,7 +220,8 @@ class Source:
 
         `unknown_subject`: rows of nobody in the subject table, of any purpose. Of this
         purpose: `null_answer`, `unknown_answer` (neither yes nor no), `undated` (no time, or
-        none that can be read), `future` (later than `now`).
+        none that can be read), `future` (later than `now`). And `near_purpose` (so like the
+        declared one that it may be meant) and `no_purpose`.
         """
         consent = params.consent
         joins = queries.Joins(params, consent.table, dialect=self._reader.dialect, as_of=None)
@@ -226,15 +235,25 @@ class Source:
             "unknown_answer": 0,
             "undated": 0,
             "future": 0,
+            "near_purpose": 0,
+            "no_purpose": 0,
         }
         table = queries.table_of(params, consent.table)
+        asked, purpose = purposes(self._reader, params), spelled(table, params)
+        for problem, spellings in (("near_purpose", asked.near), ("no_purpose", asked.empty)):
+            if spellings:
+                rows = sa.select(sa.func.count()).select_from(table)
+                counts[problem] = self._reader.count(rows.where(is_one_of(purpose, spellings)))
         statement = sa.select(
-            table.c[consent.answer].label("answer"), table.c[consent.time].label("time")
-        ).where(table.c[consent.purpose] == params.purpose)
+            table.c[consent.answer].label("answer"),
+            table.c[consent.time].label("time"),
+            is_one_of(purpose, asked.every).label("every"),
+        ).where(is_one_of(purpose, (*asked.own, *asked.every)))
         known = {*consent.yes, *consent.no}
         for frame in self._reader.stream(statement):
-            answers = pd.Series(by_distinct(frame["answer"], _answer), dtype="object")
-            times = parse_times(frame["time"])
+            answers = pd.Series(by_distinct(frame["answer"], _answers(params)), dtype="object")
+            counted = ~_agrees_to_everything(frame["every"], answers, params)
+            answers, times = answers[counted], parse_times(frame["time"])[counted]
             counts["null_answer"] += int(answers.isna().sum())
             counts["unknown_answer"] += int((~answers.isin(known) & answers.notna()).sum())
             counts["undated"] += int(times.isna().sum())
@@ -260,8 +279,20 @@ class Source:
         return usable or [name for name, column in declared.items() if column.role == "link"]
 
 
-def _answer(value: Any) -> str:
-    return canonical_text(value).strip()
+def _answers(params: Params) -> Callable[[Any], str]:
+    """An answer as it is declared, whatever its case and blanks; what is not declared, trimmed."""
+    declared = {folded(word): word for word in (*params.consent.yes, *params.consent.no)}
+
+    def read(value: Any) -> str:
+        text = canonical_text(value)
+        return declared.get(folded(text), text.strip())
+
+    return read
+
+
+def _agrees_to_everything(every: pd.Series, answers: pd.Series, params: Params) -> pd.Series:
+    """Which rows are a yes for every purpose: nobody can agree to what they were not asked."""
+    return every.eq(True) & answers.isin(params.consent.yes)
 
 
 def _own_name(params: Params, taken: str, table: str) -> str:
