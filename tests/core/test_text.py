@@ -1,10 +1,13 @@
 """Two spellings of the same words are one."""
 
+import sys
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lethe.core.text import folded
+from lethe.core.text import APOSTROPHES, HYPHENS, ODD, InPlace, folded, normal_forms
 
 
 @pytest.mark.parametrize(
@@ -39,3 +42,30 @@ def test_different_words_stay_different(one: str, other: str) -> None:
 @given(st.text())
 def test_folding_twice_is_folding_once(text: str) -> None:
     assert folded(folded(text)) == folded(text)
+
+
+@given(st.text())
+def test_a_text_folded_in_place_is_the_text_folded(text: str) -> None:
+    seen = InPlace.of(text)
+    assert " ".join(seen.folded.split()) == folded(text)
+    assert len(seen.starts) == len(seen.ends) == len(seen.folded)
+
+
+def test_a_letter_that_stands_for_others_is_odd() -> None:
+    """Then a database that cannot fold hands its texts over."""
+    odd = {number for low, high in ODD for number in range(low, high + 1)}
+    for number in range(0x80, sys.maxunicode + 1):
+        letter = chr(number)
+        made = InPlace.of(letter).folded
+        composed = unicodedata.normalize("NFC", letter)
+        cases = {letter, composed, composed.lower(), composed.casefold()}
+        one_to_one = made in cases and len(made) == 1
+        known = letter in APOSTROPHES + HYPHENS + "\u00df\u1e9e"
+        blank = made.isspace()
+        surrogate = 0xD800 <= number <= 0xDFFF
+        assert number in odd or one_to_one or known or blank or surrogate, hex(number)
+
+
+def test_other_forms_of_a_word_are_few_and_hold_it() -> None:
+    assert normal_forms("ada") == ("ada",)
+    assert {"jos\u00e9", "jose\u0301"} <= set(normal_forms("jos\u00e9"))

@@ -8,6 +8,7 @@ vacuum leaves in its pages, its log and its backups are its own.
 
 import hashlib
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,15 @@ class Marks:
         return None if data is None else Place.from_data(data)
 
     def refuse_elsewhere(self, here: Place | None) -> None:
-        """Raises:
-        SourceUnavailable: what stands here was done at another place.
+        """Compares places but for the user: another role may end what one began.
+
+        Raises:
+            SourceUnavailable: what stands here was done in another database or schema.
         """
-        refuse_other_place(here, self.place, what="people were erased from")
+        there = self.place
+        if here is not None and there is not None:
+            there = replace(there, user=here.user)
+        refuse_other_place(here, there, what="people were erased from")
 
     @property
     def tables(self) -> list[str]:

@@ -268,7 +268,7 @@ class Source:
                 names = queries.table_of(params, name).c[column]
                 for frame in self._reader.stream(sa.select(names.label("name")).distinct()):
                     for text in frame["name"].dropna():
-                        words.update(_NAME_WORD.findall(canonical_text(text).lower()))
+                        words.update(_NAME_WORD.findall(folded(canonical_text(text))))
         return frozenset(words - set(_STOP_WORDS.split()))
 
     def _row_key(self, params: Params) -> list[str]:

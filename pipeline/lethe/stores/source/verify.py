@@ -8,9 +8,11 @@ import sqlalchemy as sa
 from lethe.config.params import Params
 from lethe.core.errors import LetheError
 from lethe.core.outcomes import Outcome, Result, Traces
+from lethe.core.text import spellings
 from lethe.core.values import canonical_text
 from lethe.stores.search.postgres import in_statistics
 from lethe.stores.source.compact import Marks
+from lethe.stores.source.connect import check_one_place
 from lethe.stores.source.file_residue import residue
 from lethe.stores.source.forms import key_forms
 from lethe.stores.source.mentions import Terms, may_name, mentions_of, terms_of
@@ -45,6 +47,7 @@ def verify_sources(params: Params, people: Sequence[Traces]) -> list[Outcome]:
     found: dict[int, Counter[str]] = {number: Counter() for number in range(len(people))}
     try:
         marks = Marks()
+        check_one_place(params)
         with readable(params) as path, open_writer(params, writing=False, path=path) as writer:
             marks.refuse_elsewhere(writer.place())
             named = enumerate(map(terms_of, people))
@@ -161,7 +164,12 @@ def _known(
         if column.role == "identifier" and not _kept_text(params, table, name)
     ]
     keys = [each for each in writer.graph.carrying if not _kept_key(params, *each)]
-    told = {n: (terms[n].values if n in terms else ()) for n in people}
+    told = {
+        n: tuple(form for value in terms[n].values for form in spellings(value))
+        if n in terms
+        else ()
+        for n in people
+    }
     for columns, said in (
         (keys, {number: (traces.key,) for number, traces in people.items()}),
         (named, told),
