@@ -4,7 +4,7 @@ import sys
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lethe.core.text import APOSTROPHES, HYPHENS, ODD, InPlace, folded, normal_forms
@@ -44,6 +44,7 @@ def test_folding_twice_is_folding_once(text: str) -> None:
     assert folded(folded(text)) == folded(text)
 
 
+@settings(deadline=None)  # the first text of all waits for a table of letters
 @given(st.text())
 def test_a_text_folded_in_place_is_the_text_folded(text: str) -> None:
     seen = InPlace.of(text)
@@ -56,14 +57,15 @@ def test_a_letter_that_stands_for_others_is_odd() -> None:
     odd = {number for low, high in ODD for number in range(low, high + 1)}
     for number in range(0x80, sys.maxunicode + 1):
         letter = chr(number)
+        if unicodedata.category(letter) in ("Cn", "Co", "Cs"):
+            continue
         made = InPlace.of(letter).folded
         composed = unicodedata.normalize("NFC", letter)
         cases = {letter, composed, composed.lower(), composed.casefold()}
         one_to_one = made in cases and len(made) == 1
         known = letter in APOSTROPHES + HYPHENS + "\u00df\u1e9e"
         blank = made.isspace()
-        surrogate = 0xD800 <= number <= 0xDFFF
-        assert number in odd or one_to_one or known or blank or surrogate, hex(number)
+        assert number in odd or one_to_one or known or blank, hex(number)
 
 
 def test_other_forms_of_a_word_are_few_and_hold_it() -> None:

@@ -22,7 +22,7 @@ from lethe.core.errors import (
     ParamsInvalid,
     TooFewSubjects,
 )
-from lethe.core.files import read_json
+from lethe.core.files import read_json, write_json
 from lethe.people import consents
 from lethe.people.consents import decisions_now, read_decisions, snapshot, willing_subjects
 from lethe.people.references import Reference
@@ -514,3 +514,38 @@ def test_an_answer_that_is_not_understood_is_no_yes(answer: str) -> None:
 def test_words_that_would_mean_two_things_are_refused(consent: dict[str, Any]) -> None:
     with pytest.raises(ParamsInvalid):
         declared(consent=declared_consent() | consent)
+
+
+@pytest.mark.parametrize(
+    ("counts", "told"),
+    [
+        ((0, 0, 0), "visits is empty"),
+        ((7, 7, 0), "of 7 rows of visits, 7 are past their retention and 0 have no date"),
+        ((7, 0, 7), "0 are past their retention and 7 have no date"),
+        ((9, 4, 5), "4 are past their retention and 5 have no date"),
+    ],
+)
+def test_nobody_for_want_of_records_is_told_so(counts: tuple[int, int, int], told: str) -> None:
+    write_source(PEOPLE, ANSWERS)
+    write_minimized([], [])
+    names = ("rows", "rows_past_retention", "rows_undated")
+    report_path("minimize").parent.mkdir(parents=True, exist_ok=True)
+    write_json(report_path("minimize"), dict(zip(names, counts, strict=True)))
+    with pytest.raises(NobodyConsents, match=told):
+        run(declared(), now=NOW)
+
+
+def test_who_agrees_and_has_no_record_is_told_apart_from_nobody_agreeing() -> None:
+    write_source(["ann", "bob"], [("ann", "model", "yes", "2026-05-01 00:00:00")])
+    write_minimized([("bob", 0, 1.0)], [])
+    with pytest.raises(NobodyConsents, match=r"1 people agree .* none of them has a record"):
+        run(declared(), now=NOW)
+
+
+def test_who_agrees_and_asked_to_be_left_out_is_told_apart() -> None:
+    write_source(["ann"], [("ann", "model", "yes", "2026-05-01 00:00:00")])
+    write_minimized([("ann", 0, 1.0)], [])
+    params = declared()
+    receive(params, [Reference(None, "ann")], kind="object", now=NOW)
+    with pytest.raises(NobodyConsents, match="all of them have asked to be left out"):
+        run(params, now=NOW)

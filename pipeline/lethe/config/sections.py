@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from lethe.core.text import folded
+from lethe.core.times import check_zone
 
 CLOSED = ConfigDict(extra="forbid")
 
@@ -19,10 +20,16 @@ CLOSED = ConfigDict(extra="forbid")
 @dataclass(frozen=True, kw_only=True, config=CLOSED)
 class Source:
     """Where the people's data is: a SQLAlchemy URL, `csv:FOLDER`, `parquet:FOLDER`, or
-    `env:NAME` for a URL that is a secret."""
+    `env:NAME` for a URL that is a secret; `time_zone` is that of times without one."""
 
     url: str
     chunk_rows: int = Field(default=20_000, ge=1)
+    time_zone: str = "UTC"
+
+    @model_validator(mode="after")
+    def _zone(self) -> "Source":
+        check_zone(self.time_zone)
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=CLOSED)

@@ -118,8 +118,8 @@ def test_two_places_are_said_before_anything_is_changed(
 ) -> None:
     declared = connect._postgresql
 
-    def replaced(url: sa.URL, *, writing: bool) -> sa.Engine:
-        return declared(url.set(query={}) if writing else url, writing=writing)
+    def replaced(url: sa.URL, *, writing: bool, zone: str) -> sa.Engine:
+        return declared(url.set(query={}) if writing else url, writing=writing, zone=zone)
 
     monkeypatch.setattr(connect, "_postgresql", replaced)
     with pytest.raises(SourceUnavailable, match=r"schema held.*schema public"):

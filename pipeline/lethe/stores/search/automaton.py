@@ -95,15 +95,16 @@ def spelled(text: str) -> list[str]:
 
 def odd_letter() -> str:
     """A pattern for what may stand for other letters."""
-    return "[" + "".join(rf"\x{{{a:x}}}-\x{{{b:x}}}" for a, b in ODD) + "]"
+    # In its own case: the long s is odd, and no reason to look at every s.
+    return "(?-i:[" + "".join(rf"\x{{{a:x}}}-\x{{{b:x}}}" for a, b in ODD) + "])"
 
 
 @cache
 def _in_any_form(letter: str) -> str:
-    base, *marks = unicodedata.normalize("NFD", letter)
-    if not marks:
+    parts = unicodedata.normalize("NFD", letter)
+    if len(parts) == 1:
         return _letter(letter)
-    return rf"(?:{_letter(base)}?[^\x00-\x7f]{{1,4}})"
+    return rf"(?:{_letter(parts[0])}?[^\x00-\x7f]{{1,4}})"
 
 
 def pattern_of(units: Iterable[str]) -> str:

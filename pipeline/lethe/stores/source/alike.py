@@ -16,7 +16,7 @@ def may_be_one_of(
     plain = [word for word in words if word.isascii()]
     if dialect == "sqlite":
         lowered = sa.func.lower(sa.func.trim(text))
-        odd = text.op("GLOB")("*[^ -~]*")
+        odd: sa.ColumnElement[bool] = text.op("GLOB", is_comparison=True)("*[^ -~]*")
     elif dialect == "postgresql":
         lowered = sa.func.lower(sa.func.trim(sa.collate(text, "C")))
         odd = sa.collate(text, "C").regexp_match("[^ -~]")

@@ -17,6 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from lethe.config.params import Params, resolve_secret
 from lethe.core.errors import ErasureRefused, SourceUnavailable
+from lethe.core.times import in_utc
 
 WAIT_SECONDS = 10  # for a connection, and for others' locks
 
@@ -106,7 +107,8 @@ def source_engine(params: Params, *, writing: bool, path: Path | None = None) ->
 
     Guarantees: without `writing` the database itself refuses to change anything (PostgreSQL:
         REPEATABLE READ READ ONLY; SQLite: `mode=ro`), and all statements of a transaction see
-        one state. A timestamp without a zone is UTC; others' locks are waited for 10 s.
+        one state. A timestamp without a zone is of `source.time_zone`; others' locks are waited
+        for 10 s.
 
     Args:
         path: a SQLite file in place of `source.url`: a folder's private copy.
@@ -123,7 +125,7 @@ def source_engine(params: Params, *, writing: bool, path: Path | None = None) ->
         if kind == "sqlite":
             return _sqlite(Path(url.database or ":memory:"), writing=writing)
         if kind in ("postgresql", "postgres"):
-            return _postgresql(url, writing=writing)
+            return _postgresql(url, writing=writing, zone=params.source.time_zone)
         if writing:
             raise ErasureRefused(
                 f"Erasing from {kind} is not known. Use SQLite, PostgreSQL or a folder of CSV or "
@@ -148,7 +150,7 @@ def source_engine(params: Params, *, writing: bool, path: Path | None = None) ->
         ) from None
 
 
-def _postgresql(url: sa.URL, *, writing: bool) -> sa.Engine:
+def _postgresql(url: sa.URL, *, writing: bool, zone: str) -> sa.Engine:
     """No `options` of ours: they would take the place of those that the URL gives."""
     timeout = {} if "connect_timeout" in url.query else {"connect_timeout": WAIT_SECONDS}
     engine = sa.create_engine(
@@ -163,7 +165,7 @@ def _postgresql(url: sa.URL, *, writing: bool) -> sa.Engine:
         engine = engine.execution_options(postgresql_readonly=True)
     _on_begin(
         engine,
-        "SET LOCAL TIME ZONE 'UTC'",
+        f"SET LOCAL TIME ZONE '{zone}'",
         f"SET LOCAL lock_timeout = '{WAIT_SECONDS}s'",
     )
     return engine
@@ -181,6 +183,7 @@ def _sqlite(path: Path, *, writing: bool) -> sa.Engine:
     def connect() -> sqlite3.Connection:
         # isolation_level None: the driver opens no transaction behind ours
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=WAIT_SECONDS)
+        connection.create_function("lethe_instant", 3, in_utc, deterministic=True)
         if writing:
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA secure_delete = ON")

@@ -15,9 +15,9 @@ import pandas as pd
 import sqlalchemy as sa
 
 from lethe.config.params import Params
-from lethe.config.tables import Column
+from lethe.core.errors import ValueOutsideDomain
 from lethe.core.text import folded
-from lethe.core.values import by_distinct, canonical_text, number_of, parse_times
+from lethe.core.values import by_distinct, canonical_text, number_of, parse_days
 from lethe.data.partition import canonical_keys
 from lethe.stores.source import queries
 from lethe.stores.source.checks import check_linked, check_links, check_purpose, check_subjects
@@ -41,7 +41,7 @@ class RecordChunk:
     `subject`: canonical keys. `order`: `records.latest_by` (UTC, float64 or text; null
     without one). `row_key`: tells a person's records of one `order` apart, the same way on
     every read. `values`: raw values by `Params.taken_columns()` name. `at`: for each column
-    of `age_at`, its timestamps.
+    of `age_at`, the days on which the age counts, as they were written.
     """
 
     subject: pd.Series
@@ -155,7 +155,7 @@ class Source:
             parts = iter(frame[label] for label in frame.columns)
             key = canonical_keys(next(parts))
             order = (
-                _ordered(next(parts), params.tables[base].columns[latest])
+                _ordered(next(parts), params, latest)
                 if latest
                 else pd.Series(None, index=frame.index, dtype="float64")
             )
@@ -163,7 +163,7 @@ class Source:
                 subject=key,
                 order=order,
                 row_key=_joined([next(parts) for _ in keys], frame.index),
-                at={name: next(parts) for name in ages},
+                at={name: _days(next(parts), params, by) for name, by in ages.items()},
                 values=pd.DataFrame({name: next(parts) for name in taken}, index=frame.index),
             )
 
@@ -209,7 +209,7 @@ class Source:
                     "answer": pd.Series(
                         by_distinct(frame["answer"], read), index=frame.index, dtype="str"
                     ),
-                    "time": parse_times(frame["time"]),
+                    "time": queries.read_times(frame["time"], params, consent.table, consent.time),
                 }
             )
             made = made[~_agrees_to_everything(frame["every"], made["answer"], params)]
@@ -253,7 +253,8 @@ class Source:
         for frame in self._reader.stream(statement):
             answers = pd.Series(by_distinct(frame["answer"], _answers(params)), dtype="object")
             counted = ~_agrees_to_everything(frame["every"], answers, params)
-            answers, times = answers[counted], parse_times(frame["time"])[counted]
+            times = queries.read_times(frame["time"], params, consent.table, consent.time)
+            answers, times = answers[counted], times[counted]
             counts["null_answer"] += int(answers.isna().sum())
             counts["unknown_answer"] += int((~answers.isin(known) & answers.notna()).sum())
             counts["undated"] += int(times.isna().sum())
@@ -309,10 +310,39 @@ def _joined(columns: list[pd.Series], index: pd.Index) -> pd.Series:
     return joined
 
 
-def _ordered(values: pd.Series, column: Column) -> pd.Series:
-    """`latest_by` so that later is greater, of one type whatever the driver gives."""
+def _days(values: pd.Series, params: Params, column: str) -> pd.Series:
+    """The days of a timestamp of the records' table.
+
+    Raises:
+        ValueOutsideDomain: one is there and cannot be read; with the count.
+    """
+    declared = params.tables[params.records.table].columns[column]
+    zone = declared.time_zone or params.source.time_zone
+    days = parse_days(values, zone=zone, form=declared.format)
+    _refuse_unread(values, days, f"{params.records.table}.{column} (age_at)")
+    return days
+
+
+def _refuse_unread(values: pd.Series, read: pd.Series, where: str) -> None:
+    unread = int((read.isna() & values.notna()).sum())
+    if unread:
+        raise ValueOutsideDomain(
+            f"{where} has {unread} values or more that are no dates which can be read. Declare "
+            "its format (as strptime has it, such as %d/%m/%Y), or mend the source."
+        )
+
+
+def _ordered(values: pd.Series, params: Params, latest: str) -> pd.Series:
+    """`latest_by` so that later is greater, of one type whatever the driver gives.
+
+    Raises:
+        ValueOutsideDomain: a date is there and cannot be read; with the count.
+    """
+    column = params.tables[params.records.table].columns[latest]
     if column.role == "timestamp" or column.type in ("date", "timestamp"):
-        return parse_times(values)
+        times = queries.read_times(values, params, params.records.table, latest)
+        _refuse_unread(values, times, f"{params.records.table}.{latest} (records.latest_by)")
+        return times
     if column.type in ("integer", "real"):
         return pd.Series(by_distinct(values, number_of), index=values.index).astype("float64")
     return pd.Series(by_distinct(values, canonical_text), index=values.index, dtype="str")
