@@ -61,7 +61,7 @@ def test_a_search_path_in_the_url_holds_for_the_erasure(two: Parish) -> None:
     assert done.result == "erased"
     assert subjects(url) == {"2", "3", "4"}
     assert subjects(two.url) == {"1", "2", "3", "4"}
-    assert verify_source(declare(url), ADA).result == "nothing found"
+    assert verify_source(declare(url), ADA).result == "absent"
     assert verify_source(declare(two.url), Traces("2", None)).count > 0
 
 
@@ -70,7 +70,7 @@ def test_a_search_path_of_the_environment_holds_for_the_erasure(
 ) -> None:
     monkeypatch.setenv("PGOPTIONS", "-c search_path=held")
     assert erase_from_source(declare(two.url), ADA, now=NOW).result == "erased"
-    assert verify_source(declare(two.url), ADA).result == "nothing found"
+    assert verify_source(declare(two.url), ADA).result == "absent"
     monkeypatch.delenv("PGOPTIONS")
     assert subjects(held(two.url)) == {"2", "3", "4"}
     assert subjects(two.url) == {"1", "2", "3", "4"}
@@ -102,15 +102,15 @@ def test_a_fresh_look_elsewhere_is_no_look(
         "database": lambda: Parish.build(request.getfixturevalue("postgres_urls")()).url,
     }[moved]()
     seen = verify_source(declare(elsewhere), ADA)
-    assert seen.result == "not attempted"
+    assert seen.result == "unreachable"
     assert seen.reason is not None and "erased from database" in seen.reason
     assert PASSWORD not in seen.reason
     with pytest.raises(SourceUnavailable, match="two places"):
         compact_source(declare(elsewhere))
     again = erase_from_source(declare(elsewhere), ADA, now=NOW)
-    assert again.result == "not attempted" and "two places" in str(again.reason)
+    assert again.result == "unreachable" and "two places" in str(again.reason)
     compact_source(declare(as_role(held(two.url), role)))  # another user may end it
-    assert verify_source(declare(held(two.url)), ADA).result == "nothing found"
+    assert verify_source(declare(held(two.url)), ADA).result == "absent"
 
 
 def test_two_places_are_said_before_anything_is_changed(
@@ -126,7 +126,7 @@ def test_two_places_are_said_before_anything_is_changed(
         check_one_place(declare(held(two.url)))
     assert "two places" in str(verify_source(declare(held(two.url)), ADA).reason)
     outcome = erase_from_source(declare(held(two.url)), ADA, now=NOW)
-    assert outcome.result == "not attempted"
+    assert outcome.result == "unreachable"
     assert subjects(two.url) == {"1", "2", "3", "4"}
 
 
@@ -155,7 +155,7 @@ def test_rows_that_a_policy_hides_are_not_called_gone(two: Parish) -> None:
         params = declare(as_role(two.url, name))
         with pytest.raises(ErasureRefused, match="people"):
             erase_from_source(params, ADA, now=NOW)
-        assert verify_source(params, ADA).result == "not attempted"
+        assert verify_source(params, ADA).result == "unreachable"
     finally:
         two.run(f"DROP OWNED BY {name}", f"DROP ROLE {name}")
 
@@ -202,7 +202,7 @@ def test_what_lies_outside_is_named_and_not_called_empty(
             (named,) if "publication" not in named else (f"subscribers of {named}",)
         )
     for outcome in (erase_from_source(params, ADA, now=NOW), verify_source(params, ADA)):
-        assert outcome.result in ("erased", "nothing found")
+        assert outcome.result in ("erased", "absent")
         assert outcome.reason is not None and f"Not looked at: {source_words(named)}" in (
             outcome.reason
         )
