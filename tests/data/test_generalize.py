@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
 from lethe.config.tables import Column, Generalization
 from lethe.core.errors import NotFinite, ParamsInvalid, ValueOutsideDomain
@@ -209,8 +210,11 @@ def test_a_date_becomes_its_year() -> None:
         ("2000-02-29", "2026-02-28", 25),
         ("2000-02-29", "2026-03-01", 26),
         (dt.date(1990, 6, 2), dt.datetime(2026, 6, 2, 0, 30, tzinfo=dt.UTC), 36),
-        # half past midnight in Tokyo is still the day before in UTC
-        ("1990-06-02", "2026-06-02T00:30:00+09:00", 35),
+        # half past midnight in Tokyo, still the day before in UTC, is the day that was written
+        ("1990-06-02", "2026-06-02T00:30:00+09:00", 36),
+        ("1990-03-01", "2020-03-01T00:30:00+01:00", 30),
+        ("1990-03-01T23:30:00-05:00", "2020-03-01", 30),
+        ("19900301", "20200301T003000+0100", 30),
     ],
 )
 def test_a_birth_date_becomes_whole_years(born: Any, at: Any, years: int) -> None:
@@ -272,6 +276,71 @@ def test_times_of_every_spelling_are_utc() -> None:
     found = parse_times(pd.Series(values, dtype=object))
     assert found.eq(pd.Timestamp("2026-01-01", tz="UTC")).all()
     assert str(found.dtype) == "datetime64[us, UTC]"
+
+
+@pytest.mark.parametrize(
+    ("value", "zone", "year"),
+    [
+        ("2020-01-01T00:30:00+01:00", "UTC", 2020.0),
+        ("2019-12-31T23:30:00-05:00", "UTC", 2019.0),
+        (dt.datetime(2019, 12, 31, 23, 30, tzinfo=dt.UTC), "Europe/Berlin", 2020.0),
+        (dt.datetime(2019, 12, 31, 23, 30, tzinfo=dt.UTC), "UTC", 2019.0),
+        (dt.datetime(2019, 12, 31, 23, 30), "Europe/Berlin", 2019.0),
+    ],
+)
+def test_a_year_is_that_of_the_day_as_written(value: Any, zone: str, year: float) -> None:
+    declared = column(type="timestamp", generalize={"year": True}, bounds=(1900, 2030))
+    raw = pd.DataFrame({"x": pd.Series([value], dtype=object)})
+    assert generalize(raw, {"x": declared}, zone=zone).frame["x"].tolist() == [year]
+
+
+def test_a_format_may_be_declared_and_what_is_not_of_it_is_outside() -> None:
+    declared = column(
+        type="date",
+        generalize={"year": True},
+        bounds=(1900, 2030),
+        format="%d/%m/%Y",
+        outside="null",
+    )
+    values = ["31/12/1990", "29/02/2023", "1990-12-31", "12/31/1990"]
+    assert one(values, declared) == ([1990.0, None, None, None], 3, 0)
+
+
+@pytest.mark.parametrize("zone", ["Mars/Base", "", "../UTC"])
+def test_a_zone_that_is_none_is_refused(zone: str) -> None:
+    with pytest.raises(ValidationError, match="time zone"):
+        column(type="date", bounds=(0, 1), time_zone=zone)
+
+
+@pytest.mark.parametrize("form", ["%Q", "dd/mm/yyyy", "%d/%m/%", "%d %Z"])
+def test_a_format_of_unknown_codes_is_refused(form: str) -> None:
+    with pytest.raises(ValidationError, match="format"):
+        column(type="date", bounds=(0, 1), format=form)
+
+
+def test_a_time_without_a_zone_is_of_the_one_that_is_declared() -> None:
+    read = pd.Series(["2026-07-01 02:00", "2026-01-01T01:00", "2026-10-25 02:30"], dtype=object)
+    assert parse_times(read, zone="Europe/Berlin").tolist() == [
+        pd.Timestamp("2026-07-01", tz="UTC"),
+        pd.Timestamp("2026-01-01", tz="UTC"),
+        pd.Timestamp("2026-10-25T00:30", tz="UTC"),  # the first of the two
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("2023-02-29", "29/02/2024", "2023-02-30T00:00:00", "1698796800", "2023-11-31"),
+        *("20230230", "2023-11-01T25:00", "2023-11-01+01:00", "\u0662023-11-01", "2023-W44-3"),
+    ],
+)
+def test_a_day_that_the_calendar_has_not_is_no_time(text: str) -> None:
+    assert parse_times(pd.Series([text, 1698796800], dtype=object)).isna().all()
+
+
+def test_basic_iso_8601_is_read() -> None:
+    read = pd.Series(["20231101T000000Z", "20231101", "20231101T0100+01"], dtype=object)
+    assert parse_times(read).dt.date.eq(dt.date(2023, 11, 1)).all()
 
 
 def test_what_is_no_time_is_null() -> None:

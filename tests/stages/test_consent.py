@@ -15,13 +15,20 @@ import pytest
 
 from lethe.config.params import Params, parse_params
 from lethe.config.workspace import CONSENTED, MINIMIZED, report_path, shard_name
-from lethe.core.errors import ConsentInvalid, NobodyConsents, NotFound, TooFewSubjects
-from lethe.core.files import read_json
+from lethe.core.errors import (
+    ConsentInvalid,
+    NobodyConsents,
+    NotFound,
+    ParamsInvalid,
+    TooFewSubjects,
+)
+from lethe.core.files import read_json, write_json
 from lethe.people import consents
 from lethe.people.consents import decisions_now, read_decisions, snapshot, willing_subjects
 from lethe.people.references import Reference
 from lethe.rights.intake import receive
 from lethe.stages.consent import consent, left_out, run
+from lethe.stores.source.purposes import sorted_out
 from lethe.stores.source.read import Source
 from lethe.stores.vault.vault import Vault
 
@@ -430,3 +437,115 @@ def test_a_snapshot_in_the_future_is_now_and_one_without_a_zone_is_utc() -> None
     assert snapshot(declared(snapshot="2027-01-01T00:00:00"), NOW) == NOW
     assert snapshot(declared(snapshot="2026-06-01T12:00:00"), NOW) == SNAPSHOT
     assert snapshot(declared(snapshot="2026-06-01T14:00:00+02:00"), NOW) == SNAPSHOT
+
+
+def decided(*rows: tuple[str, str | None, str, str], **consent: Any) -> set[str]:
+    """Who agrees, after these answers of ann's and a yes of bob's."""
+    people = [("ann", "model", "yes", "2026-05-01"), ("bob", "model", "yes", "2026-05-01")]
+    write_source(["ann", "bob"], [*people, *rows])  # type: ignore[list-item]
+    params = declared(consent=declared_consent() | consent)
+    with Source.open(params) as source:
+        return set(read_decisions(source, params, as_of=SNAPSHOT, now=NOW).willing)
+
+
+def declared_consent() -> dict[str, Any]:
+    names = {"table": "answers", "subject": "person", "purpose": "purpose"}
+    return names | {"answer": "answer", "time": "at"}
+
+
+LATER = "2026-05-02"
+
+
+@pytest.mark.parametrize(
+    "purpose",
+    ["model ", "\tMODEL", "Model\u00a0", "\uff2dodel", "mo\u200bdel", "\u202fmodel\ufeff"],
+)
+@pytest.mark.parametrize("answer", ["no", "Withdrawn ", "\uff4eo", "NO\u200b"])
+def test_a_withdrawal_counts_however_it_is_spelt(purpose: str, answer: str) -> None:
+    assert decided(("ann", purpose, answer, LATER)) == {"bob"}
+
+
+@pytest.mark.parametrize("purpose", ["", "  ", None, "\u200b", "models", "modle", "mo-del"])
+def test_a_purpose_that_may_be_meant_stops_with_a_count(purpose: str | None) -> None:
+    with pytest.raises(ConsentInvalid, match=r"1 for (no purpose|a purpose that is nearly)"):
+        decided(("ann", purpose, "no", LATER))
+
+
+@pytest.mark.parametrize("purpose", ["", None, "All ", "modle"])
+def test_a_declared_word_ends_consent_for_every_purpose(purpose: str | None) -> None:
+    every = {"every_purpose": ["", "all", "Modle"]}
+    assert decided(("ann", purpose, "no", LATER), **every) == {"bob"}
+
+
+def test_nobody_agrees_to_every_purpose() -> None:
+    every = {"every_purpose": ["all"]}
+    rows = [("ann", "model", "no", LATER), ("ann", "all", "yes", "2026-05-03")]
+    assert decided(*rows, **every) == {"bob"}
+
+
+def test_another_purpose_may_look_like_this_one_if_it_is_declared() -> None:
+    assert decided(("ann", "models", "no", LATER), other_purposes=["Models"]) == {"ann", "bob"}
+
+
+def test_numbers_tell_purposes_apart() -> None:
+    assert sorted_out(["study-2"], declared(purpose="study-1")).others == ("study-2",)
+    assert sorted_out(["Study - 1"], declared(purpose="study-1")).near == ("Study - 1",)
+
+
+@pytest.mark.parametrize("answer", ["y", "yes?", "maybe", "yes no", "ye\u0301s"])
+def test_an_answer_that_is_not_understood_is_no_yes(answer: str) -> None:
+    with pytest.raises(ConsentInvalid, match="1 neither yes nor no"):
+        decided(("ann", "model", answer, LATER))
+    with pytest.raises(ConsentInvalid, match="1 neither yes nor no"):
+        Path("source.db").unlink()
+        decided(("ann", "all", answer, LATER), every_purpose=["all"])
+
+
+@pytest.mark.parametrize(
+    "consent",
+    [
+        {"yes": ["Yes"], "no": ["YES "]},
+        {"yes": [" "], "no": ["no"]},
+        {"every_purpose": ["Model"]},
+        {"other_purposes": ["model\u00a0"]},
+        {"every_purpose": ["all"], "other_purposes": ["ALL"]},
+    ],
+)
+def test_words_that_would_mean_two_things_are_refused(consent: dict[str, Any]) -> None:
+    with pytest.raises(ParamsInvalid):
+        declared(consent=declared_consent() | consent)
+
+
+@pytest.mark.parametrize(
+    ("counts", "told"),
+    [
+        ((0, 0, 0), "visits is empty"),
+        ((7, 7, 0), "of 7 rows of visits, 7 are past their retention and 0 have no date"),
+        ((7, 0, 7), "0 are past their retention and 7 have no date"),
+        ((9, 4, 5), "4 are past their retention and 5 have no date"),
+    ],
+)
+def test_nobody_for_want_of_records_is_told_so(counts: tuple[int, int, int], told: str) -> None:
+    write_source(PEOPLE, ANSWERS)
+    write_minimized([], [])
+    names = ("rows", "rows_past_retention", "rows_undated")
+    report_path("minimize").parent.mkdir(parents=True, exist_ok=True)
+    write_json(report_path("minimize"), dict(zip(names, counts, strict=True)))
+    with pytest.raises(NobodyConsents, match=told):
+        run(declared(), now=NOW)
+
+
+def test_who_agrees_and_has_no_record_is_told_apart_from_nobody_agreeing() -> None:
+    write_source(["ann", "bob"], [("ann", "model", "yes", "2026-05-01 00:00:00")])
+    write_minimized([("bob", 0, 1.0)], [])
+    with pytest.raises(NobodyConsents, match=r"1 people agree .* none of them has a record"):
+        run(declared(), now=NOW)
+
+
+def test_who_agrees_and_asked_to_be_left_out_is_told_apart() -> None:
+    write_source(["ann"], [("ann", "model", "yes", "2026-05-01 00:00:00")])
+    write_minimized([("ann", 0, 1.0)], [])
+    params = declared()
+    receive(params, [Reference(None, "ann")], kind="object", now=NOW)
+    with pytest.raises(NobodyConsents, match="all of them have asked to be left out"):
+        run(params, now=NOW)

@@ -124,14 +124,19 @@ def run(
 def check(params_file: ParamsFile = PARAMS) -> None:
     """Check params.yaml, and the source against it, without reading people's data."""
     params = load_params(params_file)
+    from lethe.stores.source.connect import check_one_place
     from lethe.stores.source.read import Source
 
+    check_one_place(params)
     with Source.open(params) as source:
         source.check(params)
+        unseen = source.outside()
     say(
         f"{params_file} is sound: {len(params.tables)} tables, "
         f"{len(params.taken_columns())} columns taken for {params.purpose}."
     )
+    if unseen:
+        say(f"Nobody is looked for, and nobody erased, in: {'; '.join(unseen)}.")
 
 
 @app.command()

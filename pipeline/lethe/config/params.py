@@ -38,6 +38,7 @@ from lethe.config.sections import (
 from lethe.config.tables import Column, Link, Table, path_between
 from lethe.config.training import Training
 from lethe.core.errors import ParamsInvalid
+from lethe.core.text import folded
 
 OWN_COLUMNS = frozenset({"subject", "token", "rank", "held_out"})  # the shards' own
 
@@ -102,6 +103,9 @@ class Params:
 
     @model_validator(mode="after")
     def _whole(self) -> "Params":
+        consent = self.consent
+        if folded(self.purpose) in map(folded, (*consent.every_purpose, *consent.other_purposes)):
+            raise ValueError("every_purpose and other_purposes may not name the purpose itself")
         check_names(self.tables, self.subject, self.records, self.consent)
         check_links(self.tables)
         check_columns(self.tables, self.subject, self.records)

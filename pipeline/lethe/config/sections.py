@@ -11,16 +11,25 @@ from typing import Literal
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from lethe.core.text import folded
+from lethe.core.times import check_zone
+
 CLOSED = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, kw_only=True, config=CLOSED)
 class Source:
     """Where the people's data is: a SQLAlchemy URL, `csv:FOLDER`, `parquet:FOLDER`, or
-    `env:NAME` for a URL that is a secret."""
+    `env:NAME` for a URL that is a secret; `time_zone` is that of times without one."""
 
     url: str
     chunk_rows: int = Field(default=20_000, ge=1)
+    time_zone: str = "UTC"
+
+    @model_validator(mode="after")
+    def _zone(self) -> "Source":
+        check_zone(self.time_zone)
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=CLOSED)
@@ -42,7 +51,12 @@ class Records:
 
 @dataclass(frozen=True, kw_only=True, config=CLOSED)
 class Consent:
-    """Where people's answers are; an append-only history, the latest one counts."""
+    """Where people's answers are; an append-only history, the latest one counts.
+
+    Answers and purposes are compared whatever their case and blanks. `every_purpose` names
+    purposes of which a refusal ends consent for all, and a yes counts for none;
+    `other_purposes` names those that look like the declared one and are not meant.
+    """
 
     table: str
     subject: str
@@ -51,12 +65,17 @@ class Consent:
     time: str
     yes: tuple[str, ...] = ("yes",)
     no: tuple[str, ...] = ("no", "withdrawn")
+    every_purpose: tuple[str, ...] = ()
+    other_purposes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _apart(self) -> "Consent":
-        both = set(self.yes) & set(self.no)
-        if both or not self.yes:
+        both = set(map(folded, self.yes)) & set(map(folded, self.no))
+        if both or not any(map(folded, self.yes)) or not all(map(folded, self.yes)):
             raise ValueError(f"yes must name an answer, and none of no's; both have {sorted(both)}")
+        both = set(map(folded, self.every_purpose)) & set(map(folded, self.other_purposes))
+        if both:
+            raise ValueError(f"every_purpose and other_purposes both have {sorted(both)}")
         return self
 
 

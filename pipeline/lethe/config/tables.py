@@ -5,11 +5,14 @@ checked by `lethe.config.params`.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
+
+from lethe.core.times import check_zone
 
 _CLOSED = ConfigDict(extra="forbid")
 
@@ -40,6 +43,9 @@ ICD9_GROUPS = (
     "neoplasms",
     "other",
 )
+
+
+DATE_CODES = frozenset({f"%{code}" for code in "YymdHIMSpbBj"})
 
 
 @dataclass(frozen=True, kw_only=True, config=_CLOSED)
@@ -105,6 +111,8 @@ class Column:
     `mentions`, of texts and identifiers: what an erasure does where somebody else's row names
     the person; `redact` takes the words out, `report` (of texts the default) leaves it to a
     human.
+    `time_zone`: of times without one, where it is not the source's. `format`: of dates that are
+    not ISO 8601, as `strptime` has it (`%d/%m/%Y`).
     """
 
     role: Role
@@ -120,6 +128,8 @@ class Column:
     buckets: int = Field(default=32, ge=2, le=65536)
     names_people: bool = False
     mentions: Literal["redact", "report"] | None = None
+    time_zone: str | None = None
+    format: str | None = None
 
     @property
     def taken(self) -> bool:
@@ -157,10 +167,23 @@ class Column:
             )
         return self.bounds
 
+    def _check_dates(self) -> None:
+        if self.time_zone is not None:
+            check_zone(self.time_zone)
+        unknown = set(re.findall("%.?", self.format or "")) - DATE_CODES
+        if self.format is not None and (unknown or "%" not in self.format):
+            raise ValueError(
+                f"format {self.format!r} must be of {', '.join(sorted(DATE_CODES))}, as in %d/%m/%Y"
+            )
+        dated = self.type in ("date", "timestamp") or self.role in ("timestamp", "consent")
+        if (self.format or self.time_zone) and not dated:
+            raise ValueError("format and time_zone belong to dates: type date or timestamp")
+
     @model_validator(mode="after")
     def _possible(self) -> "Column":
         if self.role not in ("unused", "link", "consent") and not (self.why or "").strip():
             raise ValueError(f"role {self.role} needs `why`: what the column is needed for")
+        self._check_dates()
         if self.mentions is not None and self.role not in ("text", "identifier"):
             raise ValueError(f"mentions belongs to role text or identifier, not {self.role}")
         if self.bounds is not None and not (

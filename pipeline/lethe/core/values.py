@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lethe.core.times import day_of, moment_of
+
 EXACT = 2.0**53  # beyond it two whole numbers can be one float
 
 
@@ -63,21 +65,31 @@ def number_of(value: Any) -> float | None:
     return None
 
 
-def parse_times(values: pd.Series) -> pd.Series:
-    """Dates and timestamps of any spelling as UTC; what has no zone is UTC already.
+def parse_times(values: pd.Series, *, zone: str = "UTC", form: str | None = None) -> pd.Series:
+    """Dates and timestamps as moments in UTC; see `lethe.core.times.moment_of`.
 
-    Guarantees: what is neither a date, a datetime nor ISO 8601 text is null (a bare number
-        too: its unit is unknown).
+    Guarantees: what cannot be read is null (a bare number too: its unit is unknown).
     Shapes: values (n,) -> datetime64[us, UTC] (n,), same index.
+
+    Args:
+        zone: of what has none. form: of text, as `strptime` has it; None for ISO 8601.
     """
-    if pd.api.types.is_datetime64_any_dtype(values.dtype):
+    if isinstance(values.dtype, pd.DatetimeTZDtype):
         return pd.to_datetime(values, utc=True).astype("datetime64[us, UTC]")
-    codes, uniques = pd.factorize(values)
-    texts = [
-        v.isoformat() if hasattr(v, "isoformat") else v.strip() if isinstance(v, str) else None
-        for v in uniques
-    ]
-    parsed = pd.to_datetime(
-        pd.Series([*texts, None], dtype=object), utc=True, format="ISO8601", errors="coerce"
-    ).astype("datetime64[us, UTC]")
-    return pd.Series(parsed.array[codes], index=values.index, name=values.name)
+    codes, distinct = pd.factorize(values)
+    read = [moment_of(value, zone=zone, form=form) for value in distinct]
+    made = pd.to_datetime(pd.Series([*read, None], dtype=object), utc=True)
+    taken = made.astype("datetime64[us, UTC]").array[codes]
+    return pd.Series(taken, index=values.index, name=values.name)
+
+
+def parse_days(values: pd.Series, *, zone: str = "UTC", form: str | None = None) -> pd.Series:
+    """The calendar days of dates and timestamps, as they were written; never by way of UTC.
+
+    Guarantees: as `parse_times`. A database's moment, which keeps no zone, is a day of `zone`.
+    Shapes: values (n,) -> datetime64[us] (n,) at midnight, same index.
+    """
+    codes, distinct = pd.factorize(values)
+    read = [day_of(value, zone=zone, form=form) for value in distinct]
+    made = pd.to_datetime(pd.Series([*read, None], dtype=object)).astype("datetime64[us]")
+    return pd.Series(made.array[codes], index=values.index, name=values.name)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from lethe.config.tables import Column
 from lethe.core.errors import NotFinite, ParamsInvalid, ValueOutsideDomain
-from lethe.core.values import by_distinct, canonical_text, number_of, parse_times
+from lethe.core.values import by_distinct, canonical_text, number_of, parse_days
 
 _OUTSIDE = object()  # a value that the declaration does not know
 _TRUE = frozenset({"1", "true", "t"})
@@ -45,6 +45,7 @@ def generalize(
     *,
     at: Mapping[str, pd.Series] | None = None,
     count_only: bool = False,
+    zone: str = "UTC",
 ) -> Generalized:
     """Makes values as coarse as declared.
 
@@ -56,6 +57,7 @@ def generalize(
         at: for each column of `age_at`, the timestamps at which the age counts.
         count_only: do not raise for policy `reject`; null such values and count them in
             `rejected`, for a caller that adds up several frames.
+        zone: whose days a database's moments are; what is written says its day itself.
 
     Raises:
         NotFinite: a number is infinite.
@@ -77,7 +79,7 @@ def generalize(
                     "timestamp."
                 )
             when = at[name]
-        made[name], beyond, missing[name] = _one(raw[name], column, when, name)
+        made[name], beyond, missing[name] = _one(raw[name], column, when, name, zone)
         outside[name] = beyond
         if beyond and column.outside == "reject":
             rejected[name] = beyond
@@ -126,7 +128,7 @@ def icd9_group(code: str) -> str | None:
 
 
 def _one(
-    values: pd.Series, column: Column, when: pd.Series | None, name: str
+    values: pd.Series, column: Column, when: pd.Series | None, name: str, zone: str
 ) -> tuple[pd.Series, int, int]:
     """One column's generalized values, and how many lay outside or were missing."""
     if column.role == "text":
@@ -135,13 +137,13 @@ def _one(
         return pd.Series(text, index=values.index, dtype="str"), 0, int(null.sum())
     g = column.generalize
     if g is not None and (g.year or g.age_at is not None):
-        return _of_date(values, column, when)
+        return _of_date(values, column, when, zone)
     if column.type in ("integer", "real") and (g is not None or column.categories is None):
         numbers, wrong, missing = _numbers(values, column, name)
         return _finish_numbers(numbers, wrong, missing, column, values.index)
     if column.categories is None:  # bounds alone
         if column.type in ("date", "timestamp"):
-            return _of_date(values, column, None)
+            return _of_date(values, column, None, zone)
         numbers, wrong, missing = _numbers(values, column, name)
         return _finish_numbers(numbers, wrong, missing, column, values.index)
     spelled = _spelled(values, column)
@@ -276,16 +278,16 @@ def _finish_numbers(
 
 
 def _of_date(
-    values: pd.Series, column: Column, when: pd.Series | None
+    values: pd.Series, column: Column, when: pd.Series | None, zone: str
 ) -> tuple[pd.Series, int, int]:
     """A date's year, the age at `when`, or the days since 1970 where only bounds are given."""
     g = column.generalize
     missing = (values.isna() | values.isin(column.missing)).to_numpy()
-    times = parse_times(values.mask(missing))
+    times = parse_days(values.mask(missing), zone=column.time_zone or zone, form=column.format)
     if g is not None and g.year:
         numbers = times.dt.year.to_numpy(dtype=np.float64, na_value=np.nan)
     elif when is not None:
-        then = parse_times(when)
+        then = when if pd.api.types.is_datetime64_any_dtype(when) else parse_days(when, zone=zone)
         undated = then.isna().to_numpy() & ~missing
         missing = missing | undated  # no age without the day at which it counts
         before = (then.dt.month < times.dt.month) | (
@@ -294,7 +296,7 @@ def _of_date(
         years = then.dt.year - times.dt.year - before.astype(np.int64)
         numbers = years.to_numpy(dtype=np.float64, na_value=np.nan)
     else:
-        days = (times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
+        days = (times - pd.Timestamp(0)) / pd.Timedelta(days=1)
         numbers = days.to_numpy(dtype=np.float64, na_value=np.nan)
     wrong = times.isna().to_numpy() & ~missing
     with np.errstate(invalid="ignore"):

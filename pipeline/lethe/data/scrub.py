@@ -25,6 +25,8 @@ from presidio_analyzer import predefined_recognizers as presidio
 from presidio_analyzer.nlp_engine import NlpArtifacts, SpacyNlpEngine
 from tldextract import TLDExtract
 
+from lethe.core.text import folded, plain
+
 THRESHOLD = 0.35  # Presidio gives telephone numbers 0.4, weak patterns 0.05 to 0.3
 _SCORES = {"US_SSN": 0.8}  # its form is a telephone number's too, and says more
 _WORD = re.compile(r"[^\W\d_]{3,}")
@@ -129,7 +131,7 @@ class KnownNames(EntityRecognizer):
         found = []
         for match in _WORD.finditer(text):
             word = match.group()
-            lower = word.lower()
+            lower = folded(word)
             if lower not in self._names:
                 continue
             if lower in _EVERYDAY and (
@@ -234,10 +236,11 @@ class ColumnScrubber:
         for text, repeats in zip(
             distinct, np.bincount(codes[codes >= 0], minlength=len(distinct)), strict=True
         ):
-            spans = self.found(str(text))
+            text = plain(str(text))
+            spans = self.found(text)
             for span in spans:
                 counts[span.entity_type] += int(repeats)
-            made.append(_replaced(str(text), spans))
+            made.append(_replaced(text, spans))
         scrubbed = np.array([*made, None], dtype=object)[codes]
         return pd.Series(scrubbed, index=texts.index, name=texts.name, dtype="str"), counts
 

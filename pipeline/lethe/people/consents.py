@@ -20,6 +20,8 @@ _PROBLEMS = {  # of `Source.answer_problems`, in words that follow a count
     "unknown_answer": "neither yes nor no",
     "undated": "without a time that can be read",
     "future": "from the future",
+    "near_purpose": "for a purpose that is nearly the declared one",
+    "no_purpose": "for no purpose",
 }
 
 _BUFFERED_ROWS = 200_000
@@ -124,15 +126,17 @@ def read_decisions(
     """Everybody's latest answer for the declared purpose, from a source that was checked.
 
     Raises:
-        ConsentInvalid: an answer is for an unknown subject, is neither yes nor no, or lies
-            after `now`; with counts.
+        ConsentInvalid: an answer is for an unknown subject, is neither yes nor no, lies after
+            `now`, or is for no purpose or one that is nearly the declared one; with counts.
     """
     problems = {what: n for what, n in source.answer_problems(params, now).items() if n}
     if problems:
         counts = ", ".join(f"{n} {_PROBLEMS[what]}" for what, n in sorted(problems.items()))
         raise ConsentInvalid(
             f"Rows of the consent table {params.consent.table!r} do not hold ({counts}). Mend "
-            "them in the source, or declare other answers under consent.yes and consent.no."
+            "them in the source, or declare other answers under consent.yes and consent.no, and "
+            "purposes under consent.other_purposes, or under consent.every_purpose if a refusal "
+            "for them ends consent for all."
         )
     return willing_subjects(
         source.answers(params, as_of), yes=params.consent.yes, no=params.consent.no, as_of=as_of

@@ -12,6 +12,7 @@ from pyroaring import BitMap
 from lethe.config.params import Params, resolve_secret
 from lethe.core.errors import ParamsInvalid
 from lethe.core.outcomes import Traces
+from lethe.core.text import plain
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def refer(params: Params, name: str | None, value: str) -> Reference:
         ParamsInvalid: no such identifier is declared, or there is no value. Neither says
             anything of people.
     """
-    value = value.strip()
+    value = plain(value).strip()
     if not value:
         raise ParamsInvalid("A request needs to say whom it is about: the value is empty.")
     if name in (

@@ -17,7 +17,7 @@ from lethe.people.consents import Decisions
 from lethe.people.references import Lapse, read_sealed
 from lethe.stores.opening import open_ledger, open_requests, open_vault
 from lethe.stores.requests.requests import OPEN, RETENTION, Request
-from lethe.stores.source.find_people import subjects_by
+from lethe.stores.source.find_people import keys_spelled, subjects_by
 from lethe.stores.vault.vault import Vault
 
 _EVER = dt.datetime.min.replace(tzinfo=dt.UTC)
@@ -118,6 +118,7 @@ def _asked(params: Params, vault: Vault, requests: Iterable[Request]) -> set[str
     """The keys of everybody whom these requests lead to; unknown keys stay among them."""
     keys: set[str] = set()
     by_column: dict[str, list[str]] = {}
+    said: list[str] = []
     for request in requests:
         if request.kind == RETENTION:
             if request.sealed is None or "seen" in request.marks:
@@ -132,8 +133,11 @@ def _asked(params: Params, vault: Vault, requests: Iterable[Request]) -> set[str
             keys.add(about.key)
         elif about.column is None:
             keys.add(about.value)
+            said.append(about.value)
         else:
             by_column.setdefault(about.column, []).append(about.value)
+    for spelled in keys_spelled(params, said).values():
+        keys.update(spelled)
     for column, values in by_column.items():
         for found in subjects_by(params, column, values).values():
             keys.update(found)

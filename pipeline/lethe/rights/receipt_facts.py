@@ -204,12 +204,13 @@ def _settle(
     if done is not None and done.result == Result.KEPT:
         return done
     retained = (done.retained if done is not None else ()) or looked.retained
+    note = seen.reason if seen is not None else None  # what the fresh look could not look at
     if looked.count:
-        return Outcome(store, Result.ERASED, looked.count, looked.places, retained=retained)
+        return Outcome(store, Result.ERASED, looked.count, looked.places, note, retained)
     if retained:
-        reason = "nothing but what the law keeps, which is listed below"
+        reason = " ".join(filter(None, ["nothing but what the law keeps, listed below.", note]))
         return Outcome(store, Result.KEPT, reason=reason, retained=retained)
-    return Outcome(store, Result.ABSENT)
+    return Outcome(store, Result.ABSENT, reason=note)
 
 
 def _kept_by_lethe(outcomes: Iterable[Outcome], *, suppressed: bool) -> list[dict[str, Any]]:

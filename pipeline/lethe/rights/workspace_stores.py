@@ -30,7 +30,7 @@ from lethe.stores.registry.registry import Registry
 from lethe.stores.registry.store import RegistryStore
 from lethe.stores.requests.requests import RETENTION, Request, Requests
 from lethe.stores.requests.store import RequestsStore
-from lethe.stores.source.find_people import subjects_by
+from lethe.stores.source.find_people import keys_spelled, subjects_by
 from lethe.stores.source.store import SourceStore
 from lethe.stores.store import Store
 from lethe.stores.vault.store import VaultStore
@@ -92,8 +92,9 @@ class WorkspaceStores:
             if each.column is not None:
                 named.setdefault(each.column, []).append(each.value)
         found = {column: subjects_by(self._params, column, named[column]) for column in named}
+        keys = keys_spelled(self._params, [r.value for r in references if r.column is None])
         return [
-            [each.value] if each.column is None else found[each.column][each.value]
+            keys[each.value] if each.column is None else found[each.column][each.value]
             for each in references
         ]
 

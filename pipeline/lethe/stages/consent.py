@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from lethe.config.params import Params
 from lethe.config.workspace import CONSENTED, MINIMIZED, report_path, shard_name, whole_directory
 from lethe.core.errors import NobodyConsents, NotFound, TooFewSubjects
-from lethe.core.files import write_json
+from lethe.core.files import read_json, write_json
 from lethe.people.consents import Decisions, read_decisions, snapshot
-from lethe.people.suppression import come_back, standing
+from lethe.people.suppression import Standing, come_back, standing
 from lethe.stores.source.read import Source
 
 NO_ANSWER = "no answer for this purpose"
@@ -84,6 +84,8 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
             records_in += everything.num_rows
             records += kept.num_rows
             reasons += left_out(everybody, decisions, stand.allowed)
+        if willing == 0:
+            raise NobodyConsents(_why_nobody(params, decisions, stand, records_in))
         _refuse_few(willing, params)
     report: dict[str, Any] = {
         "purpose": params.purpose,
@@ -101,12 +103,38 @@ def _people(records: pa.Table) -> pd.Index:
     return pd.Index(pc.unique(records["subject"]).drop_null().to_pylist(), dtype="str")
 
 
-def _refuse_few(willing: int, params: Params) -> None:
-    if willing == 0:
-        raise NobodyConsents(
+def _why_nobody(params: Params, decisions: Decisions, stand: Standing, records: int) -> str:
+    """Which of the things that leave nobody to learn from it is."""
+    table = params.records.table
+    if not records:
+        made = read_json(report_path("minimize"))
+        rows, past, undated = (made[n] for n in ("rows", "rows_past_retention", "rows_undated"))
+        if not rows:
+            return (
+                f"Nobody has a record: table {table} is empty. Check records.table and source.url."
+            )
+        return (
+            f"Nobody has a record that may be used: of {rows} rows of {table}, {past} are past "
+            f"their retention and {undated} have no date that can be read. Check "
+            f"tables.{table}.retention and the dates in the source."
+        )
+    if not len(decisions.willing):
+        return (
             f"Nobody's latest answer for purpose {params.purpose!r} is yes. Ask people, or check "
             "that purpose and consent in params.yaml name what the source has."
         )
+    if not len(stand.allowed):
+        return (
+            f"{len(decisions.willing)} people agree to purpose {params.purpose!r}, and all of them "
+            "have asked to be left out, or were erased and have not agreed since."
+        )
+    return (
+        f"{len(stand.allowed)} people agree to purpose {params.purpose!r}, and none of them has a "
+        f"record of {table} that may be used. Ask those who have one."
+    )
+
+
+def _refuse_few(willing: int, params: Params) -> None:
     if willing < params.subject.minimum:
         raise TooFewSubjects(
             f"{willing} subjects with records consent; subject.minimum is "

@@ -71,14 +71,16 @@ def minimized_schema(columns: Mapping[str, Column]) -> pa.Schema:
     )
 
 
-def minimize(chunk: RecordChunk, columns: Mapping[str, Column], tally: Tally) -> pa.Table:
+def minimize(
+    chunk: RecordChunk, columns: Mapping[str, Column], tally: Tally, *, zone: str = "UTC"
+) -> pa.Table:
     """One chunk generalized, beside what decides its rows' shard and rank; adds to `tally`.
 
     Guarantees: no value of a taken column is finer than its declaration says.
     Shapes: n records -> n rows: subject, order, row_key, then the taken columns by place.
     """
     _refuse_nan(chunk.values, columns)
-    made = generalize(chunk.values, columns, at=chunk.at, count_only=True)
+    made = generalize(chunk.values, columns, at=chunk.at, count_only=True, zone=zone)
     tally.records += len(made.frame)
     tally.outside.update(made.outside)
     tally.missing.update(made.missing)
@@ -163,7 +165,11 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
             source.check(params)
             names = source.known_names(params) if _scrubs(columns) else None
             rows = source.retention(params, as_of)
-            tables = (minimize(chunk, columns, tally) for chunk in source.records(params, as_of))
+            zone = params.source.time_zone
+            tables = (
+                minimize(chunk, columns, tally, zone=zone)
+                for chunk in source.records(params, as_of)
+            )
             staged = stage(tables, scratch, secret=secret, shards=params.shards)
         if tally.rejected:
             raise outside_domain(tally.rejected)

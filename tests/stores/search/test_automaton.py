@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lethe.stores.search.automaton import CASED, AnyOf, literal, pattern_of
+from lethe.stores.search.automaton import CASED, AnyOf, literal, odd_letter, pattern_of
 from lethe.stores.search.needles import Needles, Sweep
 from lethe.stores.source.mentions import Terms
 
@@ -136,3 +136,13 @@ def test_a_sweep_tells_each_person_of_their_own_files() -> None:
     for name, content in files.items():
         alone = [number for number, each in enumerate(people) if each.in_bytes(content)]
         assert told[name] == alone
+
+
+def test_usual_letters_are_not_odd() -> None:
+    """Else every text would be for a closer look."""
+    sought = AnyOf.of_texts([odd_letter()])
+    usual = (
+        "".join(map(chr, range(32, 127))) + "äöüßéèñçøåÄÖÜ\u00a0 \u2013 \u2019 ąęłš абв αβγ 漢字"
+    )
+    assert not sought.is_in(usual.encode())
+    assert all(sought.is_in(each.encode()) for each in ("\uff41", "a\u200b", "\ufb01", "\u212b"))

@@ -209,7 +209,28 @@ def test_problems_of_answers_are_counted(make: Make) -> None:
             "unknown_answer": 1,
             "undated": 1,
             "future": 1,
+            "near_purpose": 0,
+            "no_purpose": 0,
         }
+
+
+def test_a_refusal_counts_however_its_purpose_and_word_are_spelt(make: Make) -> None:
+    more = [
+        (7, "  Reading ", "WITHDRAWN", at("2026-03-01")),
+        (8, "*", " No", at("2026-03-01")),
+        (9, "*", "yes", at("2026-03-01")),
+    ]
+    given = [(7, "reading", "Yes ", at("2026-02-01")), (8, "reading", "yes", at("2026-02-01"))]
+    params = declare(make(answers=given + more), consent__every_purpose=["*"])
+    with Source.open(params) as source:
+        found = pd.concat(list(source.answers(params, NOW)))
+        assert not any(source.answer_problems(params, NOW).values())
+    assert sorted(zip(found["subject"], found["answer"], strict=True)) == [
+        ("7", "withdrawn"),
+        ("7", "yes"),
+        ("8", "no"),
+        ("8", "yes"),
+    ]
 
 
 def test_known_names_are_words_of_the_columns_that_name_people(make: Make) -> None:

@@ -4,6 +4,8 @@ A regular expression of Python's tries value after value at every place; RE2 ste
 however many there are. It has no look-around, so what it says is where to look more closely.
 """
 
+import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -11,6 +13,8 @@ from itertools import islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from lethe.core.text import APOSTROPHES, HYPHENS, ODD
 
 # Of one automaton; with many more it no longer fits RE2's own memory.
 _AT_ONCE = 250  # values
@@ -70,6 +74,37 @@ class AnyOf:
 def literal(text: str) -> list[str]:
     """Units that match a text wherever Python's `re.IGNORECASE` does, and maybe more."""
     return list(map(_letter, text))
+
+
+def spelled(text: str) -> list[str]:
+    """Units that match whatever `lethe.core.text.folded` makes this folded text of, and maybe
+    more; but for `ODD` letters, which `odd_letter` finds."""
+    units: list[str] = []
+    for found in re.finditer("s{2,}|.", text, re.DOTALL):
+        letter = found.group()
+        if len(letter) > 1:  # any of them may be half of a sharp s
+            sharp = _letter("s").replace("]", r"\x{df}\x{1e9e}]")
+            units.append(f"{sharp}{{1,{min(len(letter), _LONGEST)}}}")
+        elif letter in "'-":
+            alike = APOSTROPHES if letter == "'" else HYPHENS
+            units.append("[" + "".join(rf"\x{{{ord(each):x}}}" for each in alike) + "]")
+        else:
+            units.append(_in_any_form(letter))
+    return units
+
+
+def odd_letter() -> str:
+    """A pattern for what may stand for other letters."""
+    # In its own case: the long s is odd, and no reason to look at every s.
+    return "(?-i:[" + "".join(rf"\x{{{a:x}}}-\x{{{b:x}}}" for a, b in ODD) + "])"
+
+
+@cache
+def _in_any_form(letter: str) -> str:
+    parts = unicodedata.normalize("NFD", letter)
+    if len(parts) == 1:
+        return _letter(letter)
+    return rf"(?:{_letter(parts[0])}?[^\x00-\x7f]{{1,4}})"
 
 
 def pattern_of(units: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lethe.core.outcomes import Traces
+from lethe.core.text import folded, spellings
 from lethe.stores.search.automaton import AnyOf
 
 _ANYWHERE_FROM = 6  # bytes
@@ -50,8 +51,11 @@ class Needles:
 
     def in_text(self, text: str) -> bool:
         """Whether a value of a database has one of them, or is one."""
-        content = text.encode().lower()
-        return content in self.as_values or self.in_bytes(content)
+        forms = dict.fromkeys((text, folded(text)))
+        return any(
+            content in self.as_values or self.in_bytes(content)
+            for content in (form.encode().lower() for form in forms)
+        )
 
 
 class Sweep:
@@ -113,8 +117,8 @@ def needles(traces: Traces | None) -> Needles:
     spelled = set()
     for value in (traces.key, *traces.identifiers):
         text = value.strip()
-        if text:
-            spelled |= {text.lower().encode(), json.dumps(text)[1:-1].lower().encode()}
+        for form in spellings(text) if text else ():
+            spelled |= {form.encode().lower(), json.dumps(form)[1:-1].lower().encode()}
     return Needles(
         tuple(sorted(each for each in spelled if len(each) >= _ANYWHERE_FROM)),
         tuple(sorted(each for each in spelled if len(each) < _ANYWHERE_FROM)),

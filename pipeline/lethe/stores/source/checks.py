@@ -4,7 +4,7 @@ import sqlalchemy as sa
 
 from lethe.config.params import Params
 from lethe.core.errors import ParamsInvalid, SchemaMismatch, SubjectKeyInvalid, TooFewSubjects
-from lethe.core.values import canonical_text
+from lethe.stores.source.purposes import purposes
 from lethe.stores.source.queries import Joins, table_of
 from lethe.stores.source.reader import Reader
 from lethe.stores.source.schema import nearest, unproved_links
@@ -56,12 +56,10 @@ def check_subjects(reader: Reader, params: Params) -> None:
 
 
 def check_purpose(reader: Reader, params: Params) -> None:
-    column = table_of(params, params.consent.table).c[params.consent.purpose]
-    asked: list[str] = []
-    for frame in reader.stream(sa.select(column.label("purpose")).distinct()):
-        asked += [canonical_text(purpose).strip() for purpose in frame["purpose"].dropna()]
-    if params.purpose not in asked:
-        known = nearest(params.purpose, asked) or f"; asked were: {', '.join(sorted(asked))}"
+    found = purposes(reader, params)
+    if not found.own:
+        asked = sorted({*found.near, *found.others})
+        known = nearest(params.purpose, asked) or f"; asked were: {', '.join(asked)}"
         raise ParamsInvalid(f"Nobody was asked about purpose {params.purpose!r}{known}.")
 
 

@@ -8,6 +8,7 @@ vacuum leaves in its pages, its log and its backups are its own.
 
 import hashlib
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,14 @@ from lethe.core.errors import Busy, SourceUnavailable
 from lethe.core.files import read_json, write_json
 from lethe.core.outcomes import Outcome
 from lethe.stores.search.postgres import forget_statistics_if_empty
-from lethe.stores.source.writer import source_engine, writing_errors
+from lethe.stores.source.connect import (
+    WAIT_SECONDS,
+    Place,
+    place_of,
+    refuse_other_place,
+    source_engine,
+)
+from lethe.stores.source.writer import writing_errors
 
 MARKS = STATE / "source-erasures.json"
 REMAINS = (
@@ -45,6 +53,23 @@ class Marks:
         )
 
     @property
+    def place(self) -> Place | None:
+        """Where it was deleted: the fresh look, and what overwrites, must be there too."""
+        data = self._content.get("place")
+        return None if data is None else Place.from_data(data)
+
+    def refuse_elsewhere(self, here: Place | None) -> None:
+        """Compares places but for the user: another role may end what one began.
+
+        Raises:
+            SourceUnavailable: what stands here was done in another database or schema.
+        """
+        there = self.place
+        if here is not None and there is not None:
+            there = replace(there, user=here.user)
+        refuse_other_place(here, there, what="people were erased from")
+
+    @property
     def tables(self) -> list[str]:
         """Tables with deleted rows whose space is not overwritten."""
         return list(self._content["tables"])
@@ -58,9 +83,10 @@ class Marks:
             return None
         return Outcome.from_data(found)
 
-    def add(self, key: str, outcome: Outcome, tables: list[str]) -> None:
-        """Before the transaction ends: what will then have been done."""
+    def add(self, key: str, outcome: Outcome, tables: list[str], *, place: Place | None) -> None:
+        """Before the transaction ends: what will then have been done, and where."""
         self._content["outcomes"][self._digest(key)] = outcome.to_data()
+        self._content["place"] = None if place is None else place.to_data()
         self.wait(tables)
 
     def wait(self, tables: list[str]) -> None:
@@ -100,6 +126,7 @@ def compact_source(params: Params, *, marks: Marks | None = None) -> None:
     engine = source_engine(params, writing=True)
     try:
         with writing_errors(deleted=True), engine.connect() as connection:
+            marks.refuse_elsewhere(place_of(connection))
             if connection.dialect.name == "sqlite":
                 _rebuild(connection)
             else:
@@ -125,6 +152,7 @@ def _vacuum(connection: sa.Connection, tables: list[str]) -> None:
     raw: Any = connection.connection.driver_connection
     raw.rollback()
     raw.autocommit = True
+    raw.execute(f"SET lock_timeout = '{WAIT_SECONDS}s'")
     quoted = connection.dialect.identifier_preparer.quote_identifier
     notices: list[str] = []
     raw.add_notice_handler(lambda notice: notices.append(notice.sqlstate or ""))

@@ -10,6 +10,7 @@ from lethe.config.params import Params
 from lethe.core.errors import Busy, DiskFull, ErasureRefused, SourceUnavailable
 from lethe.core.outcomes import Outcome, Result, Traces
 from lethe.stores.source.compact import REMAINS, Marks, compact_source
+from lethe.stores.source.connect import reading_place, refuse_other_place
 from lethe.stores.source.delete_order import in_order
 from lethe.stores.source.erase_plan import Plan, Planner
 from lethe.stores.source.graph import Graph
@@ -72,11 +73,15 @@ def carry_out(
     try:
         with folder_of(params) as folder:
             path = folder.copy if folder else None
+            read = reading_place(params)
             with open_writer(params, writing=True, path=path) as writer:
+                place = writer.place()
+                refuse_other_place(read, place, what="is erased from")
+                marks.refuse_elsewhere(place)
                 plan = planned(writer)
                 done, changed = _erase(writer, plan)
                 if done.count:
-                    marks.add(about, done, [] if folder else changed)
+                    marks.add(about, done, [] if folder else changed, place=place)
             if folder is not None:
                 _rewrite(folder, plan, writer.graph)
     except (SourceUnavailable, Busy, DiskFull) as error:
@@ -122,7 +127,7 @@ def _erase(writer: Writer, plan: Plan) -> tuple[Outcome, list[str]]:
         Result.ERASED if counts else Result.ABSENT,
         count=sum(counts.values()),
         places=tuple(f"{table}: {n} {what}" for (table, what), n in sorted(counts.items())),
-        reason=" ".join(filter(None, [_reported(plan), remains])) or None,
+        reason=" ".join(filter(None, [_reported(plan), remains, writer.graph.unseen_note])) or None,
         retained=tuple(plan.retained[table] for table in sorted(plan.retained)),
     )
     return outcome, sorted({table for table, _ in counts})

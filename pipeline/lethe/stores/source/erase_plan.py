@@ -8,15 +8,14 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
-import pandas as pd
 import sqlalchemy as sa
 
 from lethe.config.params import Params
 from lethe.core.errors import ErasureRefused
-from lethe.core.values import canonical_text, parse_times
+from lethe.core.values import canonical_text
 from lethe.stores.source.graph import Edge
 from lethe.stores.source.mentions import Mentioned, Terms, mentions, searched
-from lethe.stores.source.trace import Walk, until_column
+from lethe.stores.source.trace import Walk
 from lethe.stores.source.writer import Row, Writer
 
 ERASED = "erased"  # where text must stand and nothing may be told
@@ -160,11 +159,8 @@ class Planner:
         erase = self._params.tables[because].erase
         if erase is None or erase.days is None:
             return
-        by = until_column(self._params, because)
-        end = self._now + dt.timedelta(days=erase.days)
-        if by is not None and row.values.get(by) is not None:
-            since = parse_times(pd.Series([row.values[by]], dtype=object)).iloc[0]
-            end = min(end, (since + dt.timedelta(days=erase.days)).to_pydatetime())
+        since = self._walk.since(row) if row.table == because else None
+        end = min(self._now, since or self._now) + dt.timedelta(days=erase.days)
         # The year's end, since a day could be told from the row's own.
         until = f"{end.year}-12-31"
         known = self.plan.retained.setdefault(

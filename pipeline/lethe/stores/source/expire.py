@@ -243,8 +243,9 @@ def _rule(writer: Writer, params: Params, name: str, as_of: dt.datetime) -> _Rul
     by = until_column(params, name)
     if by is None or erase.days is None:
         return None  # the law's days count from an erasure
-    over = queries.older(table.c[by], days=erase.days, dialect=dialect, as_of=as_of)
-    without = queries.instant(table.c[by], dialect).is_(None)
+    when = queries.instant(table.c[by], dialect, params, declared.columns[by])
+    over = queries.older(when, days=erase.days, dialect=dialect, as_of=as_of)
+    without = when.is_(None)
     if past is None or undated is None:
         return _Rule(table, over, None, without)
     if blanks is not None:
@@ -340,7 +341,9 @@ def _people(writer: Writer, params: Params, as_of: dt.datetime) -> Iterator[str]
         if by is None or erase.days is None:
             return
         dialect = writer.graph.dialect
-        conditions.append(queries.older(table.c[by], days=erase.days, dialect=dialect, as_of=as_of))
+        column = params.tables[table.name].columns[by]
+        when = queries.instant(table.c[by], dialect, params, column)
+        conditions.append(queries.older(when, days=erase.days, dialect=dialect, as_of=as_of))
     for (found,) in writer.connection.execute(sa.select(key).where(*conditions)):
         yield canonical_text(found)
 

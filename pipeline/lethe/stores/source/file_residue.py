@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from lethe.config.params import Params, resolve_secret
+from lethe.core.text import spellings
 from lethe.stores.search.automaton import AnyOf, literal, pattern_of
 from lethe.stores.source.mentions import Terms
 from lethe.stores.source.text_scan import as_one, rows_with
@@ -32,7 +33,8 @@ def residue(writer: Writer, params: Params, people: Mapping[Any, Terms]) -> bool
     if url.partition(":")[0] in ("csv", "parquet"):
         return False  # a copy made a moment ago
     path = Path(str(sa.make_url(url).database))
-    values = {each.encode().lower(): each for terms in people.values() for each in terms.values}
+    said = (each for terms in people.values() for each in terms.values)
+    values = {form.encode().lower(): form for each in said for form in spellings(each)}
     seen = {needle for file in _files(path) for needle in _found(file, values)}
     return bool(seen - _live(writer, {needle: values[needle] for needle in seen}))
 

@@ -14,7 +14,7 @@ from sqlalchemy.engine.interfaces import ReflectedColumn, ReflectedForeignKeyCon
 
 from lethe.config.params import Params
 from lethe.core.errors import ErasureRefused, SchemaMismatch
-from lethe.stores.source.schema import by_name, check_schema, reflect
+from lethe.stores.source.schema import by_name, check_schema, outside, reflect
 
 # Names of keys that say nothing of whose they are: every table may have its own.
 _KEYS = ("id", "key", "no", "nr", "nbr", "num", "number", "code", "uuid", "guid")
@@ -71,6 +71,7 @@ class Graph:
 
     `own`: table → the edge that leads its rows to the person they are about.
     `carrying`: the columns whose values are subject keys, directly or through other keys.
+    `unseen`: what else the database has, where nobody is looked for; see `outside`.
     """
 
     dialect: str
@@ -81,6 +82,7 @@ class Graph:
     own: Mapping[str, Edge]
     carrying: frozenset[tuple[str, str]]
     copies: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
     into: Mapping[str, tuple[Edge, ...]] = field(init=False)
     out_of: Mapping[str, tuple[Edge, ...]] = field(init=False)
 
@@ -89,6 +91,11 @@ class Graph:
         out_of = {name: tuple(e for e in self.edges if e.child == name) for name in self.tables}
         object.__setattr__(self, "into", into)
         object.__setattr__(self, "out_of", out_of)
+
+    @property
+    def unseen_note(self) -> str | None:
+        """What a receipt says of what was not looked at."""
+        return f"Not looked at: {'; '.join(self.unseen)}." if self.unseen else None
 
     def facts(self, table: str, column: str) -> ColumnFacts:
         return self.tables[table].columns[column]
@@ -111,8 +118,8 @@ def read_graph(connection: sa.Connection, params: Params) -> Graph:
 
     Raises:
         SchemaMismatch: the source is not what is declared.
-        ErasureRefused: a column looks like a link to a person and is none, or a table of
-            another schema points at a declared one.
+        ErasureRefused: a column looks like a link to a person and is none, a table of
+            another schema points at a declared one, or a policy hides rows from the role.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sa.exc.SAWarning)  # a type it does not know, a foreign view
@@ -130,6 +137,7 @@ def read_graph(connection: sa.Connection, params: Params) -> Graph:
         )
     if dialect == "postgresql":
         _refuse_other_schemas(connection, names)
+        _refuse_hidden_rows(connection, names)
     graph = Graph(
         dialect=dialect,
         subject=params.subject.table,
@@ -139,6 +147,7 @@ def read_graph(connection: sa.Connection, params: Params) -> Graph:
         own=_own(params, edges),
         carrying=_carrying(params, edges),
         copies=tuple(inspector.get_materialized_view_names()) if dialect == "postgresql" else (),
+        unseen=outside(connection),
     )
     suspects = look_alikes(params, graph)
     if suspects:
@@ -357,7 +366,8 @@ def _refuse_other_schemas(connection: sa.Connection, names: list[str]) -> None:
             "SELECT DISTINCT n.nspname || '.' || c.relname FROM pg_constraint k "
             "JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
             "JOIN pg_class t ON t.oid = k.confrelid WHERE k.contype = 'f' "
-            "AND t.relname = ANY(:names) AND t.relnamespace = to_regnamespace(current_schema()) "
+            "AND t.relname = ANY(:names) "
+            "AND t.relnamespace = to_regnamespace(quote_ident(current_schema())) "
             "AND c.relnamespace <> t.relnamespace"
         ),
         {"names": names},
@@ -367,4 +377,22 @@ def _refuse_other_schemas(connection: sa.Connection, names: list[str]) -> None:
         raise ErasureRefused(
             f"{', '.join(found)} points at a declared table from another schema, where an "
             "erasure does not look. Move it into the source's schema and declare it."
+        )
+
+
+def _refuse_hidden_rows(connection: sa.Connection, names: list[str]) -> None:
+    """Rows that a policy hides from the role would be neither erased nor seen to be there."""
+    hidden = connection.execute(
+        sa.text(
+            "SELECT c.relname FROM pg_class c WHERE c.relname = ANY(:names) "
+            "AND c.relnamespace = to_regnamespace(quote_ident(current_schema())) "
+            "AND row_security_active(c.oid) ORDER BY 1"
+        ),
+        {"names": names},
+    ).scalars()
+    found = list(hidden)
+    if found:
+        raise ErasureRefused(
+            f"Row security hides rows of {', '.join(found)} from the role in source.url, so an "
+            "erasure could leave rows behind. Use the tables' owner, or a role with BYPASSRLS."
         )

@@ -8,7 +8,9 @@ import sqlalchemy as sa
 
 from lethe.config.params import Params
 from lethe.core.outcomes import Traces
+from lethe.core.text import folded
 from lethe.core.values import canonical_text
+from lethe.stores.source.alike import may_be_one_of
 from lethe.stores.source.mentions import is_telling
 from lethe.stores.source.rewrite_files import readable
 from lethe.stores.source.trace import Walk
@@ -76,29 +78,38 @@ def _said(params: Params, table: str, rows: Iterable[Row]) -> dict[Said, int]:
 
 
 def _count(writer: Writer, table: str, said: Iterable[Said]) -> Counter[Said]:
-    """In how many rows of anybody each is."""
+    """In how many rows of anybody each is, however it is spelled there."""
     wanted: dict[tuple[str, ...], list[tuple[str, ...]]] = defaultdict(list)
     for names, texts in sorted(said):
         wanted[names].append(texts)
     clause = writer.table(table)
     taken = sorted({name for names in wanted for name in names})
-    columns = {name: sa.cast(clause.c[name], sa.Text()).label(name) for name in taken}
+    columns = {name: sa.cast(clause.c[name], sa.Text()) for name in taken}
     found: Counter[Said] = Counter()
     for start in range(0, max(map(len, wanted.values()), default=0), AT_ONCE):
-        now = {names: set(texts[start : start + AT_ONCE]) for names, texts in wanted.items()}
+        now: dict[tuple[str, ...], dict[tuple[str, ...], list[tuple[str, ...]]]] = {}
+        for names, some in wanted.items():
+            for texts in some[start : start + AT_ONCE]:
+                alike = now.setdefault(names, {}).setdefault(tuple(map(folded, texts)), [])
+                alike.append(texts)
         anybodys = [
-            sa.tuple_(*(columns[name] for name in names)).in_(sorted(texts))
-            if len(names) > 1
-            else columns[names[0]].in_(sorted(text for (text,) in texts))
+            sa.and_(
+                *(
+                    may_be_one_of(columns[name], {each[n] for each in texts}, writer.graph.dialect)
+                    for n, name in enumerate(names)
+                )
+            )
             for names, texts in now.items()
-            if texts
         ]
-        statement = sa.select(*columns.values()).where(sa.or_(*anybodys))
+        labelled = [column.label(name) for name, column in columns.items()]
+        statement = sa.select(*labelled).where(sa.or_(*anybodys))
         with writer.connection.execute(statement, execution_options={"yield_per": 1000}) as rows:
             for row in rows:
                 values = dict(zip(taken, row, strict=True))
                 for names, those in now.items():
-                    its = tuple(values[name] for name in names)
-                    if its in those:
-                        found[names, its] += 1
+                    if any(values[name] is None for name in names):
+                        continue
+                    its = tuple(folded(str(values[name])) for name in names)
+                    for texts in those.get(its, ()):
+                        found[names, texts] += 1
     return found

@@ -1,10 +1,9 @@
-"""Finds a person in texts about others: by what names them alone, whatever its case.
+"""Finds a person in texts about others: by what names them alone, however it is spelled.
 
 The database chooses the texts that may name the person; a pattern decides.
 """
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,8 @@ from sqlalchemy.dialects import postgresql
 from lethe.config.params import Params, resolve_secret
 from lethe.config.tables import Column
 from lethe.core.outcomes import Traces
-from lethe.stores.search.automaton import SPACE, AnyOf, literal, pattern_of
+from lethe.core.text import ODD, InPlace, folded
+from lethe.stores.search.automaton import SPACE, AnyOf, literal, odd_letter, pattern_of, spelled
 from lethe.stores.source.text_scan import rows_with
 from lethe.stores.source.writer import Row, Writer, open_writer
 
@@ -56,11 +56,12 @@ def is_telling(value: str, *, names_people: bool = False) -> bool:
 class Terms:
     """What names one person: as a pattern, and as what finds where it may match.
 
-    `likes` are for a database, `filters` for a sweep over memory.
+    `pattern` is for a text that is folded; `likes` are for a database, `filters` for a sweep
+    over memory.
 
-    Guarantees: word-bounded (another address that contains theirs is not theirs), in any case
-        and in either Unicode form; a name also as `Last, First`; a number however it is
-        spaced.
+    Guarantees: word-bounded (another address that contains theirs is not theirs), in any
+        spelling that `lethe.core.text.folded` takes for the same; a name also as
+        `Last, First`; a number however it is spaced.
     """
 
     values: tuple[str, ...] = field(repr=False)
@@ -75,20 +76,29 @@ class Terms:
         distinct = sorted(said, key=len)[::-1]
         if not distinct:
             return None
-        patterns = [each for value in distinct for each in _patterns(value)]
-        likes = [each for value in distinct for each in _likes(value)]
+        words = list(dict.fromkeys(map(folded, distinct)))
+        patterns = [each for value in words for each in _patterns(value)]
+        likes = [each for value in words for each in _likes(value)]
         return cls(
             tuple(distinct),
-            re.compile("|".join(patterns), re.IGNORECASE),
+            re.compile("|".join(patterns)),
             tuple(dict.fromkeys(likes)),
-            tuple(dict.fromkeys(each for value in distinct for each in _filters(value))),
+            tuple(dict.fromkeys(each for value in words for each in _filters(value))),
         )
 
     def redact(self, text: str) -> str:
-        return self.pattern.sub(MARK, text)
+        seen = InPlace.of(text)
+        made, end = "", 0
+        for match in self.pattern.finditer(seen.folded):
+            made += text[end : seen.starts[match.start()]] + MARK
+            end = seen.ends[match.end() - 1]
+        return made + text[end:]
 
     def names_in(self, text: str) -> bool:
-        return self.pattern.search(text) is not None
+        return self.are_in(InPlace.of(text).folded)
+
+    def are_in(self, folded_text: str) -> bool:
+        return self.pattern.search(folded_text) is not None
 
 
 def terms_of(traces: Traces) -> Terms | None:
@@ -111,11 +121,10 @@ def _patterns(value: str) -> Iterator[str]:
         digits = _BETWEEN_DIGITS.join(filter(str.isdigit, value))
         yield rf"(?<!\d)\+?\(?{digits}(?!\d)"
     else:
-        for form in dict.fromkeys(unicodedata.normalize(f, value) for f in ("NFC", "NFD")):
-            words = [re.escape(word).replace("'", "['’]") for word in form.split()]
-            yield _bounded(r"\s+".join(words))
-            if _is_name(form.split()):
-                yield _bounded(words[-1] + r",?\s+" + r"\s+".join(words[:-1]))
+        words = [re.escape(word) for word in value.split()]
+        yield _bounded(r"\s+".join(words))
+        if _is_name(value.split()):
+            yield _bounded(words[-1] + r",?\s+" + r"\s+".join(words[:-1]))
 
 
 def _bounded(pattern: str) -> str:
@@ -123,27 +132,26 @@ def _bounded(pattern: str) -> str:
 
 
 def _filters(value: str) -> Iterator[str]:
-    """`_patterns` without its bounds, which miss nothing of it."""
+    """`_patterns` without its bounds, which miss nothing of it but in texts with `ODD`."""
     if "@" in value:
-        yield pattern_of(literal(value))
+        yield pattern_of(spelled(value))
     elif _is_number(value):
         between = rf"[{SPACE}().\-/]*"
         first, *others = literal("".join(filter(str.isdigit, value)))
         yield pattern_of([first, *(between + digit for digit in others)])
     else:
-        for form in dict.fromkeys(unicodedata.normalize(f, value) for f in ("NFC", "NFD")):
-            words = form.split()
-            yield pattern_of(_spaced(words))
-            if _is_name(words):
-                last = [*_spaced(words[-1:]), ",?"]
-                yield pattern_of([*last, f"[{SPACE}]+", *_spaced(words[:-1])])
+        words = value.split()
+        yield pattern_of(_spaced(words))
+        if _is_name(words):
+            last = [*_spaced(words[-1:]), ",?"]
+            yield pattern_of([*last, f"[{SPACE}]+", *_spaced(words[:-1])])
 
 
 def _spaced(words: Sequence[str]) -> list[str]:
     units: list[str] = []
     for word in words:
         units += [f"[{SPACE}]+"] if units else []
-        units += ["['’]" if letter == "'" else literal(letter)[0] for letter in word]
+        units += spelled(word)
     return units
 
 
@@ -163,8 +171,8 @@ def _likes(value: str) -> Iterator[str]:
 def _loose(word: str) -> str:
     """A word for LIKE; what has two spellings (accents, apostrophes) stands for anything."""
     made = ""
-    for character in word:
-        if not character.isascii() or character == "'":
+    for character in word.replace("ss", "%"):
+        if not character.isascii() or character in "'-%":
             made += "%"
         else:
             made += _ESCAPE + character if character in "%_\\" else character
@@ -174,12 +182,17 @@ def _loose(word: str) -> str:
 def may_name(
     whole: sa.ColumnElement[str], likes: Iterable[str], dialect: str
 ) -> sa.ColumnElement[bool]:
-    """The condition for texts that may name somebody."""
+    """The condition for texts that may name somebody: all those, too, that have `ODD` letters."""
     if dialect == "sqlite":
-        return sa.or_(*(whole.like(like, escape=_ESCAPE) for like in likes))
+        glob = "*[" + "".join(f"{chr(a)}-{chr(b)}" for a, b in ODD) + "]*"
+        return sa.or_(whole.op("GLOB")(glob), *(whole.like(like, escape=_ESCAPE) for like in likes))
     # An array, so that the text is put together and lowered once for all of them.
     lowered = [like.lower() for like in likes]
-    return sa.func.lower(whole).like(sa.any_(sa.cast(lowered, postgresql.ARRAY(sa.Text))))
+    odd = "[" + "".join(rf"\U{a:08x}-\U{b:08x}" for a, b in ODD) + "]"
+    return sa.or_(
+        sa.func.lower(whole).like(sa.any_(sa.cast(lowered, postgresql.ARRAY(sa.Text)))),
+        sa.collate(whole, "C").regexp_match(odd),
+    )
 
 
 def mentions(
@@ -238,17 +251,19 @@ def mentions_of(
     Guarantees: one pass over the table, however many people; the same rows as of each alone.
     """
     likes = dict.fromkeys(like for terms in people.values() for like in terms.likes)
-    sought = AnyOf.of_texts(each for terms in people.values() for each in terms.filters)
+    filters = (each for terms in people.values() for each in terms.filters)
+    sought = AnyOf.of_texts([*filters, odd_letter()])
 
     def may(whole: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
         return may_name(whole, likes, writer.graph.dialect)
 
     for row, texts in rows_with(writer, table, columns, sought, may, among=among):
         named: dict[Who, dict[str, str]] = defaultdict(dict)
+        said = {n: InPlace.of(text).folded for n, text in texts.items() if isinstance(text, str)}
         for who, terms in people.items():
-            for name, text in texts.items():
-                if isinstance(text, str) and terms.names_in(text):
-                    named[who][name] = text
+            for name, text in said.items():
+                if terms.are_in(text):
+                    named[who][name] = texts[name]
         if named:
             yield row, dict(named)
 

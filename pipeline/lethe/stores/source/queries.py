@@ -1,17 +1,25 @@
 """The statements that read a source: declared columns only, named one by one."""
 
 import datetime as dt
+import re
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.sql.selectable import FromClause
 
 from lethe.config.params import Params
-from lethe.config.tables import Link
+from lethe.config.tables import Column, Link
+from lethe.core.times import sortable
+from lethe.core.values import parse_times
 
-_SQLITE_FORM = "%Y-%m-%d %H:%M:%f"
-_SQLITE_DATE = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*"
+# A time of day with a zone behind it, as text: then the zone is said.
+_ZONED = r":\d\d(\.\d+)?\s*(Z|[+-]\d\d(:?\d\d)?)$"
+_POSTGRESQL_FORM = {
+    **{"%Y": "YYYY", "%y": "YY", "%m": "MM", "%d": "DD", "%H": "HH24", "%I": "HH12"},
+    **{"%M": "MI", "%S": "SS", "%p": "AM", "%b": "Mon", "%B": "FMMonth", "%j": "DDD"},
+}
 
 
 def table_of(params: Params, name: str) -> sa.TableClause:
@@ -19,30 +27,46 @@ def table_of(params: Params, name: str) -> sa.TableClause:
     return sa.table(name, *(sa.column(column) for column in params.tables[name].columns))
 
 
-def instant(column: sa.ColumnElement[Any], dialect: str) -> sa.ColumnElement[Any]:
+def instant(
+    column: sa.ColumnElement[Any], dialect: str, params: Params, declared: Column
+) -> sa.ColumnElement[Any]:
     """A timestamp column so that the database can compare it; null for what is no date.
 
-    SQLite has no timestamps: ISO 8601 text, whatever its zone and form, becomes one form
-    in UTC, to the millisecond. Bare numbers are no date, since their unit is unknown.
+    SQLite has no timestamps: `lethe.core.times` reads them there. Bare numbers are no date,
+    since their unit is unknown.
     """
+    zone = declared.time_zone or params.source.time_zone
     if dialect == "sqlite":
-        return sa.case(
-            (column.op("GLOB")(_SQLITE_DATE), sa.func.strftime(_SQLITE_FORM, column)), else_=None
-        )
-    if dialect == "postgresql":  # the session's time zone is UTC
-        return sa.cast(column, sa.TIMESTAMP(timezone=True))
+        return sa.func.lethe_instant(column, zone, declared.format or "")
+    if dialect == "postgresql":
+        naive = sa.cast(column, sa.TIMESTAMP())
+        if declared.format is not None:
+            form = re.sub(r"%.", lambda code: _POSTGRESQL_FORM[code.group()], declared.format)
+            naive = sa.cast(sa.func.to_timestamp(column, form), sa.TIMESTAMP())
+            return sa.func.timezone(zone, naive)
+        aware = sa.cast(column, sa.TIMESTAMP(timezone=True))
+        if declared.time_zone is None:  # the session's zone is the source's
+            return aware
+        zoned = sa.cast(column, sa.Text()).regexp_match(_ZONED)
+        return sa.case((zoned, aware), else_=sa.func.timezone(zone, naive))
     return sa.cast(column, sa.DateTime())
 
 
 def instant_value(when: dt.datetime, dialect: str) -> sa.ColumnElement[Any]:
     """An aware timestamp as `instant` of the same dialect has it."""
-    utc = when.astimezone(dt.UTC)
     if dialect == "sqlite":
-        text = utc.strftime("%Y-%m-%d %H:%M:%S.") + f"{utc.microsecond // 1000:03d}"
-        return sa.literal(text)
+        return sa.literal(sortable(when))
+    utc = when.astimezone(dt.UTC)
     if dialect == "postgresql":
         return sa.literal(utc, sa.TIMESTAMP(timezone=True))
     return sa.literal(utc.replace(tzinfo=None), sa.DateTime())
+
+
+def read_times(values: pd.Series, params: Params, table: str, column: str) -> pd.Series:
+    """A column's values as moments, as `instant` has them; see `parse_times`."""
+    declared = params.tables[table].columns[column]
+    zone = declared.time_zone or params.source.time_zone
+    return parse_times(values, zone=zone, form=declared.format)
 
 
 class Joins:
@@ -85,7 +109,9 @@ class Joins:
         if retention is None or self._as_of is None:
             return []
         cutoff = self._as_of - dt.timedelta(days=retention.days)
-        return [instant(at.c[retention.by], self._dialect) >= instant_value(cutoff, self._dialect)]
+        declared = self._params.tables[table].columns[retention.by]
+        when = instant(at.c[retention.by], self._dialect, self._params, declared)
+        return [when >= instant_value(cutoff, self._dialect)]
 
 
 def past_retention(
@@ -95,16 +121,16 @@ def past_retention(
     retention = params.tables[table.name].retention
     if retention is None:
         return None
-    when = instant(table.c[retention.by], dialect)
-    past = older(table.c[retention.by], days=retention.days, dialect=dialect, as_of=as_of)
-    return past, when.is_(None)
+    declared = params.tables[table.name].columns[retention.by]
+    when = instant(table.c[retention.by], dialect, params, declared)
+    return older(when, days=retention.days, dialect=dialect, as_of=as_of), when.is_(None)
 
 
 def older(
-    column: sa.ColumnElement[Any], *, days: int, dialect: str, as_of: dt.datetime
+    when: sa.ColumnElement[Any], *, days: int, dialect: str, as_of: dt.datetime
 ) -> sa.ColumnElement[bool]:
-    """Whether a timestamp lies more than some days before `as_of`; null for what is no date."""
-    return instant(column, dialect) < instant_value(as_of - dt.timedelta(days=days), dialect)
+    """Whether an `instant` lies more than some days before `as_of`; null for what is no date."""
+    return when < instant_value(as_of - dt.timedelta(days=days), dialect)
 
 
 def consent_links(params: Params) -> tuple[Link, ...]:

@@ -6,7 +6,7 @@ columns, and only columns that `params.yaml` declares for use are ever named.
 
 import datetime as dt
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -15,11 +15,13 @@ import pandas as pd
 import sqlalchemy as sa
 
 from lethe.config.params import Params
-from lethe.config.tables import Column
-from lethe.core.values import by_distinct, canonical_text, number_of, parse_times
+from lethe.core.errors import ValueOutsideDomain
+from lethe.core.text import folded
+from lethe.core.values import by_distinct, canonical_text, number_of, parse_days
 from lethe.data.partition import canonical_keys
 from lethe.stores.source import queries
 from lethe.stores.source.checks import check_linked, check_links, check_purpose, check_subjects
+from lethe.stores.source.purposes import is_one_of, purposes, spelled
 from lethe.stores.source.reader import Reader
 from lethe.stores.source.schema import TableInfo, check_schema, may_be_read
 
@@ -39,7 +41,7 @@ class RecordChunk:
     `subject`: canonical keys. `order`: `records.latest_by` (UTC, float64 or text; null
     without one). `row_key`: tells a person's records of one `order` apart, the same way on
     every read. `values`: raw values by `Params.taken_columns()` name. `at`: for each column
-    of `age_at`, its timestamps.
+    of `age_at`, the days on which the age counts, as they were written.
     """
 
     subject: pd.Series
@@ -92,6 +94,10 @@ class Source:
     def tables(self) -> dict[str, TableInfo]:
         """Reflected tables and views; reads no row."""
         return self._reader.tables()
+
+    def outside(self) -> tuple[str, ...]:
+        """What the database has where nobody is looked for; see `schema.outside`."""
+        return self._reader.outside()
 
     def check(self, params: Params) -> None:
         """Compares the source with the declarations before a value is taken.
@@ -149,7 +155,7 @@ class Source:
             parts = iter(frame[label] for label in frame.columns)
             key = canonical_keys(next(parts))
             order = (
-                _ordered(next(parts), params.tables[base].columns[latest])
+                _ordered(next(parts), params, latest)
                 if latest
                 else pd.Series(None, index=frame.index, dtype="float64")
             )
@@ -157,7 +163,7 @@ class Source:
                 subject=key,
                 order=order,
                 row_key=_joined([next(parts) for _ in keys], frame.index),
-                at={name: next(parts) for name in ages},
+                at={name: _days(next(parts), params, by) for name, by in ages.items()},
                 values=pd.DataFrame({name: next(parts) for name in taken}, index=frame.index),
             )
 
@@ -177,30 +183,36 @@ class Source:
     def answers(self, params: Params, as_of: dt.datetime) -> Iterator[pd.DataFrame]:
         """Known people's dated answers for the purpose up to `as_of`, in chunks, in any order.
 
+        Guarantees: a refusal for every purpose is among them; a yes for every purpose is not.
         Shapes: columns subject (canonical `str`), answer (`str`), time (datetime64[us, UTC]).
         """
         consent = params.consent
+        asked = purposes(self._reader, params)
         joins = queries.Joins(params, consent.table, dialect=self._reader.dialect, as_of=as_of)
+        purpose = spelled(joins.base, params)
         person = joins.reach(queries.consent_links(params), outer=False)
         statement = (
             sa.select(
                 person.c[params.subject.key].label("subject"),
                 joins.base.c[consent.answer].label("answer"),
                 joins.base.c[consent.time].label("time"),
+                is_one_of(purpose, asked.every).label("every"),
             )
             .select_from(joins.source)
-            .where(*joins.where, joins.base.c[consent.purpose] == params.purpose)
+            .where(*joins.where, is_one_of(purpose, (*asked.own, *asked.every)))
         )
+        read = _answers(params)
         for frame in self._reader.stream(statement):
             made = pd.DataFrame(
                 {
                     "subject": canonical_keys(frame["subject"]),
                     "answer": pd.Series(
-                        by_distinct(frame["answer"], _answer), index=frame.index, dtype="str"
+                        by_distinct(frame["answer"], read), index=frame.index, dtype="str"
                     ),
-                    "time": parse_times(frame["time"]),
+                    "time": queries.read_times(frame["time"], params, consent.table, consent.time),
                 }
             )
+            made = made[~_agrees_to_everything(frame["every"], made["answer"], params)]
             yield made[made["time"] <= pd.Timestamp(as_of)].reset_index(drop=True)
 
     def answer_problems(self, params: Params, now: dt.datetime) -> dict[str, int]:
@@ -208,7 +220,8 @@ class Source:
 
         `unknown_subject`: rows of nobody in the subject table, of any purpose. Of this
         purpose: `null_answer`, `unknown_answer` (neither yes nor no), `undated` (no time, or
-        none that can be read), `future` (later than `now`).
+        none that can be read), `future` (later than `now`). And `near_purpose` (so like the
+        declared one that it may be meant) and `no_purpose`.
         """
         consent = params.consent
         joins = queries.Joins(params, consent.table, dialect=self._reader.dialect, as_of=None)
@@ -222,15 +235,26 @@ class Source:
             "unknown_answer": 0,
             "undated": 0,
             "future": 0,
+            "near_purpose": 0,
+            "no_purpose": 0,
         }
         table = queries.table_of(params, consent.table)
+        asked, purpose = purposes(self._reader, params), spelled(table, params)
+        for problem, spellings in (("near_purpose", asked.near), ("no_purpose", asked.empty)):
+            if spellings:
+                rows = sa.select(sa.func.count()).select_from(table)
+                counts[problem] = self._reader.count(rows.where(is_one_of(purpose, spellings)))
         statement = sa.select(
-            table.c[consent.answer].label("answer"), table.c[consent.time].label("time")
-        ).where(table.c[consent.purpose] == params.purpose)
+            table.c[consent.answer].label("answer"),
+            table.c[consent.time].label("time"),
+            is_one_of(purpose, asked.every).label("every"),
+        ).where(is_one_of(purpose, (*asked.own, *asked.every)))
         known = {*consent.yes, *consent.no}
         for frame in self._reader.stream(statement):
-            answers = pd.Series(by_distinct(frame["answer"], _answer), dtype="object")
-            times = parse_times(frame["time"])
+            answers = pd.Series(by_distinct(frame["answer"], _answers(params)), dtype="object")
+            counted = ~_agrees_to_everything(frame["every"], answers, params)
+            times = queries.read_times(frame["time"], params, consent.table, consent.time)
+            answers, times = answers[counted], times[counted]
             counts["null_answer"] += int(answers.isna().sum())
             counts["unknown_answer"] += int((~answers.isin(known) & answers.notna()).sum())
             counts["undated"] += int(times.isna().sum())
@@ -245,7 +269,7 @@ class Source:
                 names = queries.table_of(params, name).c[column]
                 for frame in self._reader.stream(sa.select(names.label("name")).distinct()):
                     for text in frame["name"].dropna():
-                        words.update(_NAME_WORD.findall(canonical_text(text).lower()))
+                        words.update(_NAME_WORD.findall(folded(canonical_text(text))))
         return frozenset(words - set(_STOP_WORDS.split()))
 
     def _row_key(self, params: Params) -> list[str]:
@@ -256,8 +280,20 @@ class Source:
         return usable or [name for name, column in declared.items() if column.role == "link"]
 
 
-def _answer(value: Any) -> str:
-    return canonical_text(value).strip()
+def _answers(params: Params) -> Callable[[Any], str]:
+    """An answer as it is declared, whatever its case and blanks; what is not declared, trimmed."""
+    declared = {folded(word): word for word in (*params.consent.yes, *params.consent.no)}
+
+    def read(value: Any) -> str:
+        text = canonical_text(value)
+        return declared.get(folded(text), text.strip())
+
+    return read
+
+
+def _agrees_to_everything(every: pd.Series, answers: pd.Series, params: Params) -> pd.Series:
+    """Which rows are a yes for every purpose: nobody can agree to what they were not asked."""
+    return every.eq(True) & answers.isin(params.consent.yes)
 
 
 def _own_name(params: Params, taken: str, table: str) -> str:
@@ -274,10 +310,39 @@ def _joined(columns: list[pd.Series], index: pd.Index) -> pd.Series:
     return joined
 
 
-def _ordered(values: pd.Series, column: Column) -> pd.Series:
-    """`latest_by` so that later is greater, of one type whatever the driver gives."""
+def _days(values: pd.Series, params: Params, column: str) -> pd.Series:
+    """The days of a timestamp of the records' table.
+
+    Raises:
+        ValueOutsideDomain: one is there and cannot be read; with the count.
+    """
+    declared = params.tables[params.records.table].columns[column]
+    zone = declared.time_zone or params.source.time_zone
+    days = parse_days(values, zone=zone, form=declared.format)
+    _refuse_unread(values, days, f"{params.records.table}.{column} (age_at)")
+    return days
+
+
+def _refuse_unread(values: pd.Series, read: pd.Series, where: str) -> None:
+    unread = int((read.isna() & values.notna()).sum())
+    if unread:
+        raise ValueOutsideDomain(
+            f"{where} has {unread} values or more that are no dates which can be read. Declare "
+            "its format (as strptime has it, such as %d/%m/%Y), or mend the source."
+        )
+
+
+def _ordered(values: pd.Series, params: Params, latest: str) -> pd.Series:
+    """`latest_by` so that later is greater, of one type whatever the driver gives.
+
+    Raises:
+        ValueOutsideDomain: a date is there and cannot be read; with the count.
+    """
+    column = params.tables[params.records.table].columns[latest]
     if column.role == "timestamp" or column.type in ("date", "timestamp"):
-        return parse_times(values)
+        times = queries.read_times(values, params, params.records.table, latest)
+        _refuse_unread(values, times, f"{params.records.table}.{latest} (records.latest_by)")
+        return times
     if column.type in ("integer", "real"):
         return pd.Series(by_distinct(values, number_of), index=values.index).astype("float64")
     return pd.Series(by_distinct(values, canonical_text), index=values.index, dtype="str")

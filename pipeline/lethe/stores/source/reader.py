@@ -1,23 +1,19 @@
 """One read-only connection to a source: opened, streamed from, and closed."""
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy import exc
-from sqlalchemy.pool import NullPool
 
 from lethe.config.params import Params, resolve_secret
 from lethe.core.errors import SchemaMismatch, SourceUnavailable, ValueOutsideDomain
+from lethe.stores.source.connect import Place, place_of, source_engine
 from lethe.stores.source.files import FolderCopy
-from lethe.stores.source.schema import TableInfo, may_be_read, reflect
-
-_CONNECT_SECONDS = 10
+from lethe.stores.source.schema import TableInfo, may_be_read, outside, reflect
 
 
 class Reader:
@@ -43,7 +39,8 @@ class Reader:
         if kind in ("csv", "parquet"):
             self._copy = FolderCopy(Path(folder), kind=kind, chunk_rows=params.source.chunk_rows)
         try:
-            engine = _sqlite(self._copy.path) if self._copy else _engine(url)
+            path = self._copy.path if self._copy else None
+            engine = source_engine(params, writing=False, path=path)
             with database_errors(_place(engine.url)):
                 self._connection = engine.connect()
                 self._connection.execute(sa.text("SELECT 1"))
@@ -59,6 +56,11 @@ class Reader:
     @property
     def engine(self) -> sa.Engine:
         return self._connection.engine
+
+    def place(self) -> Place | None:
+        """Where the database is read; see `place_of`."""
+        with database_errors():
+            return place_of(self._connection)
 
     def close(self) -> None:
         """Ends the snapshot; a folder's private copy is removed."""
@@ -77,6 +79,11 @@ class Reader:
             with database_errors():
                 self._tables = reflect(self._connection)
         return self._tables
+
+    def outside(self) -> tuple[str, ...]:
+        """What the database has beside the declared schema; reads the catalogue, no row."""
+        with database_errors():
+            return outside(self._connection)
 
     def stream(self, statement: sa.Executable) -> Iterator[pd.DataFrame]:
         """The rows of a statement in chunks, values as the driver has them (dtype object)."""
@@ -120,64 +127,6 @@ class Reader:
                 for name, table in self._params.tables.items()
             }
         )
-
-
-def _engine(url: str) -> sa.Engine:
-    try:
-        parsed = sa.make_url(url)
-        if parsed.get_backend_name() == "sqlite":
-            return _sqlite(Path(parsed.database or ":memory:"))
-        if parsed.drivername in ("postgresql", "postgres"):
-            parsed = parsed.set(drivername="postgresql+psycopg")
-        timeout = {"connect_timeout": _CONNECT_SECONDS}
-        known = parsed.get_backend_name() in ("postgresql", "mysql", "mariadb")
-        engine = sa.create_engine(
-            parsed,
-            poolclass=NullPool,
-            hide_parameters=True,
-            connect_args=timeout if known else {},
-        )
-        if known:
-            engine = engine.execution_options(isolation_level="REPEATABLE READ")
-        if parsed.get_backend_name() == "postgresql":
-            engine = engine.execution_options(postgresql_readonly=True)
-            _on_begin(engine, "SET LOCAL TIME ZONE 'UTC'")
-        return engine
-    except (exc.ArgumentError, ValueError):
-        raise SourceUnavailable(
-            "source.url is no SQLAlchemy URL, csv:FOLDER or parquet:FOLDER. Mend it."
-        ) from None
-    except (exc.NoSuchModuleError, ModuleNotFoundError) as error:
-        raise SourceUnavailable(
-            f"No driver is installed for source.url ({type(error).__name__}). Install it, or use "
-            "sqlite:/// or postgresql://."
-        ) from None
-
-
-def _sqlite(path: Path) -> sa.Engine:
-    if not path.is_file():
-        raise SourceUnavailable(
-            f"The source file {path} does not exist. Build it with `lethe sample`, or mend "
-            "source.url."
-        )
-    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
-
-    def connect() -> sqlite3.Connection:
-        # isolation_level None: the driver opens no transaction behind ours
-        return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_CONNECT_SECONDS)
-
-    engine = sa.create_engine(
-        "sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True
-    )
-    _on_begin(engine, "BEGIN")
-    return engine
-
-
-def _on_begin(engine: sa.Engine, statement: str) -> None:
-    def begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql(statement)
-
-    sa.event.listen(engine, "begin", begin)
 
 
 def _place(url: sa.URL) -> str:

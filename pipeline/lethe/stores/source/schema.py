@@ -73,6 +73,30 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+_OUTSIDE = """
+SELECT n.nspname, c.relname, c.relkind = 'f'
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'f', 'm') AND (c.relkind = 'f' OR NOT c.relispartition)
+AND n.nspname <> 'information_schema' AND left(n.nspname, 3) <> 'pg_'
+AND (c.relkind = 'f' OR n.nspname IS DISTINCT FROM current_schema())
+ORDER BY 1, 2
+"""
+
+
+def outside(connection: sa.Connection) -> tuple[str, ...]:
+    """What a database has beside the declared schema, where nobody is looked for: tables of
+    other schemas, foreign tables, and publications, by which copies of rows go elsewhere."""
+    if connection.dialect.name != "postgresql":
+        return ()
+    tables: dict[str, list[str]] = {}
+    for schema, name, foreign in connection.exec_driver_sql(_OUTSIDE):
+        tables.setdefault(schema, []).append(f"{name} (foreign table)" if foreign else name)
+    found = [f"schema {schema} ({', '.join(names)})" for schema, names in tables.items()]
+    published = connection.exec_driver_sql("SELECT pubname FROM pg_publication ORDER BY 1")
+    names = list(published.scalars())
+    return (*found, *([f"subscribers of publication {', '.join(names)}"] if names else []))
+
+
 def may_be_read(params: Params, column: Column) -> bool:
     """Whether any statement of the pipeline may name a column.
 

@@ -9,8 +9,9 @@ import pandas as pd
 
 from lethe.config.params import Params
 from lethe.core.errors import ErasureRefused
-from lethe.core.values import canonical_text, parse_times
+from lethe.core.values import canonical_text
 from lethe.stores.source.graph import Edge
+from lethe.stores.source.queries import read_times
 from lethe.stores.source.writer import Row, Writer
 
 
@@ -45,6 +46,7 @@ class Walk:
         self.mine: dict[str, dict[tuple[Any, ...], Row]] = {}
         self.doomed: dict[str, dict[tuple[Any, ...], Row]] = {}
         self.neighbours: dict[str, dict[tuple[Any, ...], tuple[Row, set[Edge]]]] = {}
+        self._moments: dict[tuple[str, Any], dt.datetime | None] = {}
         self._owned: deque[Sequence[Row]] = deque()
         self._others: deque[tuple[Sequence[Row], bool]] = deque()
         self.new_key = gives_new_key(params)
@@ -89,11 +91,31 @@ class Walk:
             return False
         if erase.action == "delete":
             return True
-        by = until_column(self._params, row.table)
-        if by is None or erase.days is None:
+        if erase.days is None:
             return False
-        since = parse_times(pd.Series([row.values[by]], dtype=object)).iloc[0]
-        return bool(since is not pd.NaT and since + pd.Timedelta(days=erase.days) <= self._now)
+        since = self.since(row)
+        return since is not None and since <= self._now - dt.timedelta(days=erase.days)
+
+    def since(self, row: Row) -> dt.datetime | None:
+        """From when a retained row's legal basis is counted, by its own date; None without."""
+        by = until_column(self._params, row.table)
+        if by is None or row.values.get(by) is None:
+            return None
+        said = (row.table, row.values[by])
+        if said not in self._moments:
+            self._read_moments([row])
+        return self._moments[said]
+
+    def _read_moments(self, rows: Sequence[Row]) -> None:
+        """Reads the dates of many rows at once: one at a time would take minutes."""
+        by = until_column(self._params, rows[0].table)
+        if by is None:
+            return
+        said = {value for row in rows if (value := row.values.get(by)) is not None}
+        values = [value for value in said if (rows[0].table, value) not in self._moments]
+        times = read_times(pd.Series(values, dtype=object), self._params, rows[0].table, by)
+        for value, time, unread in zip(values, times, times.isna(), strict=True):
+            self._moments[rows[0].table, value] = None if unread else time.to_pydatetime()
 
     def _also(self, table: str) -> tuple[str, ...]:
         """Columns to take beside the links: what decides a retained row's end; identifiers."""
@@ -123,6 +145,7 @@ class Walk:
             self.mine.setdefault(row.table, {})[row.identity] = row
             self.neighbours.get(row.table, {}).pop(row.identity, None)
         if new:
+            self._read_moments(new)
             self._owned.append(new)
             self._others.append((new, True))
 

@@ -8,9 +8,11 @@ import sqlalchemy as sa
 from lethe.config.params import Params
 from lethe.core.errors import LetheError
 from lethe.core.outcomes import Outcome, Result, Traces
+from lethe.core.text import spellings
 from lethe.core.values import canonical_text
 from lethe.stores.search.postgres import in_statistics
 from lethe.stores.source.compact import Marks
+from lethe.stores.source.connect import check_one_place
 from lethe.stores.source.file_residue import residue
 from lethe.stores.source.forms import key_forms
 from lethe.stores.source.mentions import Terms, may_name, mentions_of, terms_of
@@ -33,16 +35,21 @@ def verify_source(params: Params, traces: Traces) -> Outcome:
 def verify_sources(params: Params, people: Sequence[Traces]) -> list[Outcome]:
     """Looks for people's keys and identifiers in every column of every table; one outcome each.
 
-    Guarantees: `absent` only if every table was looked through and nothing leads to
-        the person any more, but for what the law keeps as declared, and deleted rows no
-        longer wait to be overwritten. Anything else is `present` or `unreachable`, with the
-        tables and columns as the reason: the request stays open. However many people there
-        are, each table and the file are gone through once.
+    By the connection that the pipeline reads by, at the place where they were erased.
+
+    Guarantees: `absent` only if every table was looked through and nothing leads to the
+        person any more, but for what the law keeps as declared, and deleted rows no longer
+        wait to be overwritten; `reason` then names what lies outside of what is declared.
+        Anything else is `present` or `unreachable`, with the tables and columns as the reason:
+        the request stays open. However many people there are, each table and the file are
+        gone through once.
     """
     found: dict[int, Counter[str]] = {number: Counter() for number in range(len(people))}
     try:
         marks = Marks()
+        check_one_place(params)
         with readable(params) as path, open_writer(params, writing=False, path=path) as writer:
+            marks.refuse_elsewhere(writer.place())
             named = enumerate(map(terms_of, people))
             terms = {number: each for number, each in named if each is not None}
             for number, where, count in _look(writer, params, people, terms):
@@ -55,17 +62,18 @@ def verify_sources(params: Params, people: Sequence[Traces]) -> list[Outcome]:
             for number, table, column in _known(writer, params, gone, terms):
                 marks.wait([table])  # to be gathered anew
                 found[number][f"the statistics of {table}.{column}"] += 1
+            note = writer.graph.unseen_note
         waiting = marks.tables
     except LetheError as error:
         return [Outcome(STORE, Result.UNREACHABLE, reason=str(error)) for _ in people]
-    outcomes = [_outcome(each, waiting) for each in found.values()]
+    outcomes = [_outcome(each, waiting, note) for each in found.values()]
     for traces, outcome in zip(people, outcomes, strict=True):
         if outcome.result == Result.ABSENT:
             marks.verified(traces.key)
     return outcomes
 
 
-def _outcome(found: Counter[str], waiting: Sequence[str]) -> Outcome:
+def _outcome(found: Counter[str], waiting: Sequence[str], note: str | None) -> Outcome:
     if found:
         listed = ", ".join(f"{where} ({count})" for where, count in sorted(found.items()))
         return Outcome(
@@ -82,7 +90,7 @@ def _outcome(found: Counter[str], waiting: Sequence[str]) -> Outcome:
             places=tuple(waiting),
             reason=f"Deleted data of {', '.join(waiting)} waits to be overwritten. Erase again.",
         )
-    return Outcome(STORE, Result.ABSENT)
+    return Outcome(STORE, Result.ABSENT, reason=note)
 
 
 def _look(
@@ -156,7 +164,12 @@ def _known(
         if column.role == "identifier" and not _kept_text(params, table, name)
     ]
     keys = [each for each in writer.graph.carrying if not _kept_key(params, *each)]
-    told = {n: (terms[n].values if n in terms else ()) for n in people}
+    told = {
+        n: tuple(form for value in terms[n].values for form in spellings(value))
+        if n in terms
+        else ()
+        for n in people
+    }
     for columns, said in (
         (keys, {number: (traces.key,) for number, traces in people.items()}),
         (named, told),

@@ -6,19 +6,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import exc
-from sqlalchemy.pool import NullPool
 
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 from lethe.core.errors import Busy, DiskFull, ErasureRefused, SchemaMismatch, SourceUnavailable
 from lethe.core.values import canonical_text
+from lethe.stores.source.connect import Place, place_of, source_engine
 from lethe.stores.source.forms import key_forms
 from lethe.stores.source.graph import Edge, Graph, read_graph
 
-WAIT_SECONDS = 10  # for a connection, and for others' locks
 AT_ONCE = 500  # values in one statement
 
 _Item = TypeVar("_Item")
@@ -49,6 +47,10 @@ class Writer:
         self.connection = connection
         self.graph = graph
         self._locking = locking and graph.dialect == "postgresql"
+
+    def place(self) -> Place | None:
+        """Where the database is; see `place_of`."""
+        return place_of(self.connection)
 
     def table(self, name: str) -> sa.TableClause:
         facts = self.graph.tables[name]
@@ -240,7 +242,8 @@ def open_writer(params: Params, *, writing: bool, path: Path | None = None) -> I
 
     Args:
         writing: SQLite's only writer from the first statement on (`BEGIN IMMEDIATE`); on
-            PostgreSQL rows that are found are locked.
+            PostgreSQL rows that are found are locked. Without it, the very connection that the
+            pipeline reads by.
         path: a SQLite file in place of `source.url`.
 
     Raises:
@@ -248,7 +251,7 @@ def open_writer(params: Params, *, writing: bool, path: Path | None = None) -> I
         Busy: somebody else holds it.
         ErasureRefused, SchemaMismatch: see `read_graph`.
     """
-    engine = sqlite_engine(path, writing=writing) if path else source_engine(params, writing)
+    engine = source_engine(params, writing=writing, path=path)
     try:
         with writing_errors(), engine.begin() as connection:
             graph = read_graph(connection, params)
@@ -270,58 +273,6 @@ def _lock_unenforced(writer: Writer) -> None:
         quoted = writer.connection.dialect.identifier_preparer.quote_identifier
         listed = ", ".join(map(quoted, names))
         writer.connection.exec_driver_sql(f"LOCK TABLE {listed} IN SHARE ROW EXCLUSIVE MODE")
-
-
-def source_engine(params: Params, writing: bool) -> sa.Engine:
-    """An engine for `source.url`: SQLite or PostgreSQL; folders are rewritten another way."""
-    try:
-        url = sa.make_url(resolve_secret(params.source.url))
-    except exc.ArgumentError:
-        raise SourceUnavailable(
-            "source.url is no SQLAlchemy URL, csv:FOLDER or parquet:FOLDER. Mend it."
-        ) from None
-    if url.get_backend_name() == "sqlite":
-        return sqlite_engine(Path(url.database or ":memory:"), writing=writing)
-    if url.get_backend_name() != "postgresql":
-        raise ErasureRefused(
-            f"Erasing from {url.get_backend_name()} is not known. Use SQLite, PostgreSQL or a "
-            "folder of CSV or Parquet files."
-        )
-    options = f"-c lock_timeout={WAIT_SECONDS}s -c timezone=UTC"
-    return sa.create_engine(
-        url.set(drivername="postgresql+psycopg"),
-        poolclass=NullPool,
-        hide_parameters=True,
-        isolation_level="READ COMMITTED",  # after a lock, what its holder wrote must be seen
-        connect_args={"connect_timeout": WAIT_SECONDS, "options": options},
-    )
-
-
-def sqlite_engine(path: Path, *, writing: bool) -> sa.Engine:
-    """An engine for a SQLite file: foreign keys on, and what is deleted is overwritten."""
-    if not path.is_file():
-        raise SourceUnavailable(
-            f"The source file {path} does not exist. Build it with `lethe sample`, or mend "
-            "source.url."
-        )
-    uri = f"file:{quote(str(path.absolute()))}?mode={'rw' if writing else 'ro'}"
-
-    def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=WAIT_SECONDS)
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA secure_delete = ON")
-        return connection
-
-    engine = sa.create_engine(
-        "sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True
-    )
-    statement = "BEGIN IMMEDIATE" if writing else "BEGIN"
-
-    def begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql(statement)
-
-    sa.event.listen(engine, "begin", begin)
-    return engine
 
 
 _BUSY = {"55P03", "40P01", "40001"}  # lock_not_available, deadlock, serialization

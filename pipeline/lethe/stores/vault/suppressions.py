@@ -7,10 +7,11 @@ moments only ever grow, so doing either twice changes nothing.
 """
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import sqlalchemy as sa
 
+from lethe.core.text import normal_forms
 from lethe.stores.vault.database import LIFTS, SUPPRESSIONS, count, matching
 
 
@@ -72,3 +73,9 @@ def _raise(
 
 def _utc(moment: dt.datetime) -> str:
     return moment.astimezone(dt.UTC).isoformat()
+
+
+def in_any_form(keys: Iterable[str]) -> list[tuple[str, str]]:
+    """(key, form): a suppression may stand for words that nobody had when they were asked about,
+    and that were typed in another Unicode form than the key that came later."""
+    return [(key, form) for key in keys for form in normal_forms(key)]

@@ -242,10 +242,11 @@ class Vault:
         with self._transaction() as connection:
             if not database.count(connection, database.SUPPRESSIONS):
                 return moments
+            spelled = suppressions.in_any_form(distinct)
             for of in (None, purpose):
-                entries = self.entries(distinct, purpose=of)
+                entries = self.entries([form for _, form in spelled], purpose=of)
                 found = suppressions.since(connection, entries)
-                for key, entry in zip(distinct, entries, strict=True):
+                for (key, _), entry in zip(spelled, entries, strict=True):
                     if entry in found:
                         moments[key] = max(found[entry], moments.get(key, found[entry]))
         return moments
@@ -256,10 +257,11 @@ class Vault:
         Args:
             answered: when each of them said yes to this purpose.
         """
-        keys, moments = list(answered), list(answered.values())
+        spelled = suppressions.in_any_form(answered)
+        moments = [answered[key] for key, _ in spelled]
         with self._transaction(write=True) as connection:
             for of in (None, purpose):
-                entries = self.entries(keys, purpose=of)
+                entries = self.entries([form for _, form in spelled], purpose=of)
                 suppressions.lift(connection, dict(zip(entries, moments, strict=True)))
 
     def spend_entry(self, key: str) -> bytes:
@@ -380,8 +382,9 @@ class Vault:
         if not database.count(connection, database.SUPPRESSIONS):
             return set()
         found: set[str] = set()
+        spelled = suppressions.in_any_form(keys)
         for of in (None,) if purpose is None else (None, purpose):
-            entries = self.entries(keys, purpose=of)
+            entries = self.entries([form for _, form in spelled], purpose=of)
             there = suppressions.in_force(connection, entries)
-            found |= {key for key, entry in zip(keys, entries, strict=True) if entry in there}
+            found |= {k for (k, _), entry in zip(spelled, entries, strict=True) if entry in there}
         return found
