@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ import torch
 from safetensors.torch import save_file
 
 from lethe.config.tables import Column, Generalization
-from lethe.core.errors import NotFinite, SchemaMismatch, ValueOutsideDomain
+from lethe.core.errors import FileDamaged, NotFinite, SchemaMismatch, ValueOutsideDomain
+from lethe.core.files import digests
 from lethe.data.encoding import Encoder
 from lethe.data.generalize import generalize
-from lethe.registration.serving import Predictor, input_columns, output_columns
+from lethe.registration.serving import LetheModel, Predictor, input_columns, output_columns
 from lethe.stores.registry.registry import Registry, Release
 from lethe.training.models import Architecture, build_model
 from tests.stores.registry.test_registry import PROJECT, RECORD, here, prepared, release
@@ -38,7 +40,7 @@ def test_a_served_record_is_made_into_what_training_made_it(tmp_path: Path) -> N
     encoded = encoder.encode(generalize(raw, encoder.features, at=at).frame)
     with torch.no_grad():
         expected = network(torch.from_numpy(encoded)).sigmoid()[:, 0].double().numpy()
-    served = Predictor.load(tmp_path / "model").predict(raw)
+    served = Predictor.load(tmp_path / "model", model="logistic", hidden=()).predict(raw)
     assert list(served.columns) == ["probability"]
     assert list(served.index) == [7, 8, 9]
     np.testing.assert_allclose(served["probability"], expected, atol=1e-7)
@@ -47,19 +49,21 @@ def test_a_served_record_is_made_into_what_training_made_it(tmp_path: Path) -> N
 
 def test_several_classes_have_a_column_each_that_sum_to_one(tmp_path: Path) -> None:
     _written(tmp_path / "model", positive=None)
-    served = Predictor.load(tmp_path / "model").predict(_raw())
+    served = Predictor.load(tmp_path / "model", model="logistic", hidden=()).predict(_raw())
     assert list(served.columns) == ["NO", "<30", ">30"]
     np.testing.assert_allclose(served.sum(axis=1), 1.0, atol=1e-6)
 
 
 def test_no_rows_give_no_rows(tmp_path: Path) -> None:
     _written(tmp_path / "model")
-    assert Predictor.load(tmp_path / "model").predict(_raw().iloc[:0]).shape == (0, 1)
+    assert Predictor.load(tmp_path / "model", model="logistic", hidden=()).predict(
+        _raw().iloc[:0]
+    ).shape == (0, 1)
 
 
 def test_null_is_taken_and_an_absent_column_is_refused_by_name(tmp_path: Path) -> None:
     _written(tmp_path / "model")
-    predictor = Predictor.load(tmp_path / "model")
+    predictor = Predictor.load(tmp_path / "model", model="logistic", hidden=())
     nothing = pd.DataFrame({name: [None] for name in ("insulin", "stay", "born", "seen")})
     assert np.isfinite(predictor.predict(nothing)["probability"]).all()
     with pytest.raises(SchemaMismatch, match=r"\['seen'\]"):
@@ -77,8 +81,33 @@ def test_a_value_that_training_would_refuse_is_refused_without_being_named(
     raw = _raw().astype({column: object})
     raw.loc[7, column] = value
     with pytest.raises(error, match=column) as caught:
-        Predictor.load(tmp_path / "model").predict(raw)
+        Predictor.load(tmp_path / "model", model="logistic", hidden=()).predict(raw)
     assert "Maybe" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("model.json", b" "), ("weights.safetensors", b"\0"), ("more.json", b"{}")],
+)
+def test_files_that_are_not_those_registered_are_not_served(
+    tmp_path: Path, name: str, change: bytes
+) -> None:
+    folder = tmp_path / "model"
+    _written(folder)
+    served = LetheModel(model="logistic", hidden=(), sha256=digests(folder))
+    context: Any = SimpleNamespace(artifacts={"model": str(folder)})
+    served.load_context(context)
+    assert served.predict(context, _raw()).shape == (3, 1)
+    with (folder / name).open("ab") as file:
+        file.write(change)
+    with pytest.raises(FileDamaged, match="not those that were registered"):
+        served.load_context(context)
+
+
+def test_a_served_model_is_the_declared_one_whatever_its_description_names(tmp_path: Path) -> None:
+    _written(tmp_path / "model")
+    with pytest.raises(FileDamaged, match="not of the model that is declared"):
+        Predictor.load(tmp_path / "model", model="mlp", hidden=())
 
 
 def _encoder(positive: tuple[str, ...] | None = ("<30",)) -> Encoder:
@@ -116,7 +145,13 @@ def _written(folder: Path, positive: tuple[str, ...] | None = ("<30",)) -> tuple
             parameter.normal_()
     folder.mkdir()
     save_file(network.state_dict(), folder / "weights.safetensors")
-    described = {"architecture": architecture.to_data(), "encoder": encoder.to_data()}
+    described = {
+        "architecture": architecture.to_data(),
+        "classes": list(encoder.classes),
+        "encoder": encoder.to_data(),
+        "plan": {},
+        "run_id": "run-1",
+    }
     (folder / "model.json").write_text(json.dumps(described))
     return encoder, network
 

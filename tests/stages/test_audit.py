@@ -1,7 +1,10 @@
 """The stage: what it reads, what it leaves, and when it stops the road."""
 
 import json
+import re
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,9 @@ import pytest
 from pyroaring import BitMap
 from safetensors.torch import load_file, save_file
 
+from lethe.attacks import membership
 from lethe.config import workspace
-from lethe.core.errors import AuditContradiction, NotFinite, NotFound
+from lethe.core.errors import AuditContradiction, FileDamaged, NotFinite, NotFound
 from lethe.core.files import read_json, write_json
 from lethe.ledger.ledger import Ledger
 from lethe.stages import audit
@@ -138,7 +142,7 @@ def test_a_model_of_an_unknown_run_contradicts(trained: Path) -> None:
 
 def test_a_manifest_with_somebody_else_in_it_contradicts(trained: Path) -> None:
     manifest = BitMap.deserialize(workspace.MANIFEST.read_bytes())
-    outside = audit._held_out(sorted(workspace.SHARDS.glob("*.parquet")))
+    outside = audit.load_target(PARAMS).held_out()
     manifest.add(outside[0])
     workspace.MANIFEST.write_bytes(manifest.serialize())
     with pytest.raises(AuditContradiction):
@@ -161,9 +165,9 @@ def test_a_model_that_remembers_its_people_contradicts(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = iter([0.1, 5.0])
-    losses = audit.membership.person_losses
+    losses = membership.person_losses
     monkeypatch.setattr(
-        audit.membership, "person_losses", lambda *words: losses(*words) * 0 + next(calls)
+        membership, "person_losses", lambda *words: losses(*words) * 0 + next(calls)
     )
     _edit(workspace.report_path("train"), epsilon_rdp=0.5)
     with pytest.raises(AuditContradiction):
@@ -189,6 +193,124 @@ def test_without_a_trained_model_there_is_nothing_to_audit(trained: Path, path: 
     with pytest.raises(NotFound, match=path):
         _run()
     assert not workspace.report_path("audit").exists()
+
+
+PLANTED = """
+from pathlib import Path
+Path("imported").touch()
+
+def run(features, outputs):
+    Path("called").touch()
+"""
+
+
+@pytest.mark.parametrize("name", ["planted:run", "os:mkdir", "lethe.cli.main:main", "logistic"])
+def test_what_model_json_names_is_never_imported_or_called(trained: Path, name: str) -> None:
+    """Whoever can write to a cache or a remote can write this file; params.yaml comes by git."""
+    (trained / "planted.py").write_text(PLANTED)
+    described = workspace.MODEL / "model.json"
+    _edit(described, architecture=read_json(described)["architecture"] | {"model": name})
+    with pytest.raises(FileDamaged, match="not of the model that is declared"):
+        _run()
+    assert not (trained / "imported").exists()
+    assert not (trained / "called").exists()
+    assert "planted" not in sys.modules
+    assert not workspace.report_path("audit").exists()
+
+
+def _an_extra_field(data: dict[str, Any]) -> None:
+    data["loader"] = "os:system"
+
+
+def _no_run_id(data: dict[str, Any]) -> None:
+    del data["run_id"]
+
+
+def _another_type(data: dict[str, Any]) -> None:
+    data["run_id"] = {"$gt": ""}
+
+
+def _a_number_as_text(data: dict[str, Any]) -> None:
+    data["architecture"]["features"] = str(data["architecture"]["features"])
+
+
+def _more_in_a_column(data: dict[str, Any]) -> None:
+    data["encoder"]["features"][0]["column"]["parse"] = "os:system"
+
+
+def _a_column_of_another_type(data: dict[str, Any]) -> None:
+    data["encoder"]["features"][0]["column"]["bounds"] = "0 to 10"
+
+
+def _another_encoding(data: dict[str, Any]) -> None:
+    data["encoder"]["features"].pop()
+
+
+def _a_feature_twice(data: dict[str, Any]) -> None:
+    data["encoder"]["features"].append(data["encoder"]["features"][0])
+
+
+def _larger_layers(data: dict[str, Any]) -> None:
+    data["architecture"]["hidden"] = [10**9]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(_an_extra_field, _no_run_id, _another_type, _a_number_as_text, _more_in_a_column),
+        *(_a_column_of_another_type, _another_encoding, _a_feature_twice, _larger_layers),
+    ],
+)
+def test_a_model_json_that_lethe_would_not_write_is_refused_whole(
+    trained: Path, damage: Callable[[dict[str, Any]], None]
+) -> None:
+    path = workspace.MODEL / "model.json"
+    data = read_json(path)
+    damage(data)
+    write_json(path, data)
+    with pytest.raises(FileDamaged):
+        _run()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"steps": "20"}, {"steps": 20.5}, {"steps": True}, {"more": 1}, {"delta": float("nan")}),
+        *({"noise": "os:system"}, {"adaptive": {"quantile": 0.5}}, {"sample_rate": [0.1]}),
+    ],
+)
+def test_a_plan_that_lethe_would_not_write_is_refused_whole(
+    trained: Path, change: dict[str, Any]
+) -> None:
+    workspace.PLAN.write_text(json.dumps(read_json(workspace.PLAN) | change))
+    with pytest.raises(FileDamaged, match="plan"):
+        _run()
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        *(("model/model.json", b"\x80\x04pickled"), ("model/model.json", b"[]")),
+        *(("model/model.json", b"[" * 100_000), ("data/plan.json", b"null")),
+        *(("reports/train.json", b"{"), ("data/manifest.roaring", b"not a bitmap")),
+        *(("model/weights.safetensors", b""), ("model/weights.safetensors", b"PK\x03\x04")),
+    ],
+)
+def test_damaged_files_are_one_error_and_no_report(
+    trained: Path, path: str, content: bytes
+) -> None:
+    Path(path).write_bytes(content)
+    with pytest.raises(FileDamaged, match=re.escape(path)):
+        _run()
+    assert not workspace.report_path("audit").exists()
+
+
+def test_weights_of_another_network_are_refused(trained: Path) -> None:
+    path = workspace.MODEL / "weights.safetensors"
+    weights = load_file(path)
+    save_file({f"{name}.more": tensor for name, tensor in weights.items()}, path)
+    with pytest.raises(FileDamaged, match="weights"):
+        _run()
 
 
 def test_weights_that_are_not_numbers_stop_the_road(trained: Path) -> None:

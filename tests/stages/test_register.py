@@ -470,8 +470,10 @@ def test_the_gate_promotes_only_what_is_declared(
 ) -> None:
     metrics = {} if auc is None else {"auc": {"value": auc, "private": False}}
     declared = Registration(name="m", promote=promote, min_auc=0.55)
-    assert closed_gate(metrics, declared, experiment=False) == reasons
-    assert closed_gate(metrics, declared, experiment=True) == ["it is an experiment's", *reasons]
+    gate = closed_gate(metrics, declared, experiment=False)
+    assert (list(gate.reasons), gate.waits_for, gate.open) == (reasons, (), not reasons)
+    gate = closed_gate(metrics, declared, experiment=True)
+    assert list(gate.reasons) == ["it is an experiment's", *reasons]
 
 
 @pytest.mark.parametrize("how", ["DVC says so", "the folder", "it was trained in one"])

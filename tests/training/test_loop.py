@@ -370,15 +370,18 @@ class _Code:
         return os.mkdir, ("executed",)
 
 
-def test_no_code_in_a_checkpoint_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("version", "said"), [(2, "no checkpoint holds"), (1, "another version")])
+def test_no_code_in_a_checkpoint_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int, said: str
+) -> None:
     """Its digest is right: whoever can write the file can also compute it."""
     monkeypatch.chdir(tmp_path)
     buffer = io.BytesIO()
     torch.save({"step": _Code()}, buffer)
     content = buffer.getvalue()
     digest = hashlib.sha256(content).digest()
-    Path("c").write_bytes(b"lethe checkpoint 1\n" + digest + content)
-    with pytest.raises(TrainingRefused, match="no checkpoint holds"):
+    Path("c").write_bytes(b"lethe checkpoint %d\n" % version + digest + content)
+    with pytest.raises(TrainingRefused, match=said):
         run(model(), checkpoint=Path("c"))
     assert not Path("executed").exists()
 

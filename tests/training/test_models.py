@@ -1,12 +1,13 @@
 """The built-in models, and the user's own."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from lethe.core.errors import ParamsInvalid
+from lethe.core.errors import FileDamaged, ParamsInvalid
 from lethe.training.models import Architecture, build_model, loss_for, probabilities
 
 
@@ -36,6 +37,14 @@ def test_losses_are_one_number_a_record() -> None:
     assert binary.tolist() == pytest.approx([0.693147, 0.693147], abs=1e-6)
     several = loss_for(3)(torch.zeros(2, 3), torch.tensor([0, 2]))
     assert several.tolist() == pytest.approx([1.098612, 1.098612], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change", [{"features": "6"}, {"hidden": [8.5]}, {"model": 3}, {"loader": "os:system"}]
+)
+def test_an_architecture_that_lethe_would_not_write_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(FileDamaged, match="architecture"):
+        Architecture.from_data(Architecture("mlp", (8, 4), 6, 3).to_data() | change)
 
 
 def test_an_architecture_read_back_is_the_same() -> None:

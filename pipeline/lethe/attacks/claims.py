@@ -4,11 +4,9 @@ Everything is computed anew from the plan's fields and the shards: an accountant
 ledger or a trainer that was told something else contradicts it.
 """
 
-import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import dp_accounting as dp
 import numpy as np
@@ -17,35 +15,13 @@ from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 from pyroaring import BitMap
 
-from lethe.attacks.statistics import Check, at_most, holds
+from lethe.attacks.attack import Attack, Target, register
+from lethe.attacks.statistics import Check, at_most, holds, number
+from lethe.core.files import md5
 from lethe.data import batches
 from lethe.data.batches import PersonData
 from lethe.data.encoding import Encoder
 from lethe.privacy.plan import ADJACENCY, SAMPLING, UNIT, Plan
-
-
-class Charged(Protocol):
-    """A run as the ledger has it: what was charged, and to whom."""
-
-    @property
-    def run_id(self) -> str: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def event(self) -> dp.DpEvent: ...
-    @property
-    def eligible(self) -> BitMap: ...
-    @property
-    def records_per_person(self) -> int: ...
-    @property
-    def delta(self) -> float: ...
-    @property
-    def unit(self) -> str: ...
-    @property
-    def adjacency(self) -> str: ...
-    @property
-    def sampling(self) -> str: ...
-
 
 # Two accountings of the same event may differ by their grids, not by more.
 _ACCOUNTING_TOLERANCE = 2e-3
@@ -121,28 +97,43 @@ def _records_of_the_busiest(
     return math.nan
 
 
-def check_accounting(
-    plan: Plan,
-    *,
-    described: Mapping[str, Any],
-    report: Mapping[str, Any],
-    record: Charged | None,
-    manifest: BitMap,
-) -> list[Check]:
-    """The plan of `data/plan.json` against the model, the report and the ledger.
+@register
+class Accounting(Attack):
+    """The plan of `data/plan.json` against the model, the report and the ledger."""
 
-    Args:
-        described: the model's `model.json`.
-        report: of train.
-        record: the ledger's run of this model; None if it knows none.
-    """
+    name = "accounting"
+    covers = ("accounting",)
+
+    def run(self, target: Target) -> list[Check]:
+        return [*_claimed(target), *_reported(target), *_charged(target)]
+
+
+@register
+class People(Attack):
+    """Who trained, counted from the shards without the trainer's code."""
+
+    name = "people"
+    covers = ("people",)
+
+    def run(self, target: Target) -> list[Check]:
+        return check_people(
+            target.plan,
+            target.data,
+            target.manifest,
+            paths=target.paths,
+            encoder=target.encoder,
+        )
+
+
+def _claimed(target: Target) -> list[Check]:
+    """The claim against what the plan costs, by accountants of others."""
+    plan, report = target.plan, target.report
     event = event_of(plan)
     rdp, pld = _epsilons(event, plan.delta)
-    run_ids = {described.get("run_id"), report.get("run_id")}
     return [
         holds(
             "accounting.plan",
-            plan.to_data() == described.get("plan") == report.get("plan"),
+            plan.to_data() == target.described.plan == report.get("plan"),
             meaning="plan, model and report have one plan",
         ),
         holds(
@@ -153,13 +144,13 @@ def check_accounting(
         at_most(
             "accounting.epsilon_rdp",
             rdp,
-            _number(report, "epsilon_rdp") * (1 + _ACCOUNTING_TOLERANCE),
+            number(report, "epsilon_rdp") * (1 + _ACCOUNTING_TOLERANCE),
             meaning="the claimed epsilon (RDP) is not below what the plan costs",
         ),
         at_most(
             "accounting.epsilon",
             pld,
-            _number(report, "epsilon") * (1 + _ACCOUNTING_TOLERANCE),
+            number(report, "epsilon") * (1 + _ACCOUNTING_TOLERANCE),
             meaning="the claimed epsilon (PLD) is not below what the plan costs",
         ),
         holds(
@@ -168,20 +159,34 @@ def check_accounting(
             == [plan.delta, UNIT, ADJACENCY, SAMPLING, plan.noise],
             meaning="delta, unit, adjacency, sampling and noise are the plan's",
         ),
+    ]
+
+
+def _reported(target: Target) -> list[Check]:
+    """What the report says was done, against the plan and the manifest."""
+    plan, report, manifest = target.plan, target.report, target.manifest
+    return [
         at_most(
             "accounting.steps",
             # A report that does not count its steps is taken at its plan's word.
-            _number({"steps": plan.steps, **report}, "steps"),
+            number({"steps": plan.steps, **report}, "steps"),
             plan.steps,
             meaning="no more steps were taken than were paid for",
         ),
         holds(
             "accounting.subjects",
             report.get("subjects") == len(manifest)
-            and report.get("manifest_md5")
-            == hashlib.md5(manifest.serialize(), usedforsecurity=False).hexdigest(),
+            and report.get("manifest_md5") == md5(manifest.serialize()),
             meaning="the report is about the manifest's people",
         ),
+    ]
+
+
+def _charged(target: Target) -> list[Check]:
+    """The ledger's run against the plan and the manifest."""
+    plan, record, manifest = target.plan, target.record, target.manifest
+    run_ids = {target.described.run_id, target.report.get("run_id")}
+    return [
         holds(
             "accounting.reserved",
             record is not None and run_ids == {record.run_id},
@@ -195,7 +200,7 @@ def check_accounting(
         holds(
             "accounting.charged",
             record is not None
-            and record.event == event
+            and record.event == event_of(plan)
             and record.records_per_person == plan.records_per_person
             and [record.delta, record.unit, record.adjacency, record.sampling]
             == [plan.delta, UNIT, ADJACENCY, SAMPLING],
@@ -223,9 +228,3 @@ def _epsilons(event: dp.DpEvent, delta: float) -> tuple[float, float]:
         float(RdpAccountant().compose(event).get_epsilon(delta)),
         float(PLDAccountant().compose(event).get_epsilon(delta)),
     )
-
-
-def _number(report: Mapping[str, Any], name: str) -> float:
-    """A report's number; NaN, which passes no check, if there is none."""
-    value = report.get(name)
-    return float(value) if isinstance(value, int | float) else math.nan

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.attacks import adaptive, replay
+from lethe.attacks.attack import Attack, Target, register
 from lethe.attacks.statistics import (
     Check,
     Floats,
@@ -113,6 +114,28 @@ def check_mechanism(
             meaning = f"the code that trains can be replayed; it ended with {type(error).__name__}"
             found.append(holds(f"{name}.replay", False, meaning=meaning))
     return found
+
+
+@register
+class Mechanism(Attack):
+    """The code that trains, replayed on the run's model and people with fresh keys."""
+
+    name = "mechanism"
+    covers = ("sampling", "clipping", "noise", "loop", "refusal", "count")
+
+    def run(self, target: Target) -> list[Check]:
+        return check_mechanism(
+            target.plan,
+            target.data,
+            target.model,
+            target.loss_fn,
+            engine=str(target.report.get("engine")),
+            classes=target.encoder.outputs,
+            replays=target.declared.replays,
+            random=np.random.default_rng(),  # from the operating system's randomness
+            device=target.device,
+            processes=int(target.report.get("processes", 1)),
+        )
 
 
 StepOf = Callable[[Plan], loop.DpStep]

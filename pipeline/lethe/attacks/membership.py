@@ -16,10 +16,21 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
+from pyroaring import BitMap
 from torch import nn
 
-from lethe.attacks.statistics import Check, Floats, auc, clopper_pearson, roc, tpr_at
+from lethe.attacks.attack import Attack, Target, register
+from lethe.attacks.statistics import (
+    Check,
+    Floats,
+    auc,
+    clopper_pearson,
+    number,
+    roc,
+    tpr_at,
+)
 from lethe.core.errors import NotFinite
 from lethe.data.batches import PersonData
 from lethe.training.engines.contract import LossFn
@@ -28,10 +39,11 @@ from lethe.training.engines.contract import LossFn
 REGISTERED_FPRS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 REPORTED_FPRS = (0.001, 0.01, 0.1)
 CONTRADICTION_ALPHA = 1e-7
+_CURVE_POINTS = 200
 
 
 @dataclass(frozen=True)
-class Attack:
+class Reached:
     """What the attack reached."""
 
     people_in: int
@@ -103,7 +115,7 @@ def chosen(people: int, count: int) -> npt.NDArray[np.int64]:
     return np.array(picked, dtype=np.int64)
 
 
-def attack(losses_in: Floats, losses_out: Floats, *, delta: float) -> Attack:
+def attack(losses_in: Floats, losses_out: Floats, *, delta: float) -> Reached:
     """Guesses membership by a threshold on the loss.
 
     Shapes: one mean loss a person, both [people] in random order; at least two each.
@@ -111,7 +123,7 @@ def attack(losses_in: Floats, losses_out: Floats, *, delta: float) -> Attack:
     scores_in, scores_out = -losses_in, -losses_out
     area, error = auc(scores_in, scores_out)
     fpr, tpr = roc(scores_in, scores_out)
-    return Attack(
+    return Reached(
         people_in=scores_in.size,
         people_out=scores_out.size,
         auc=area,
@@ -175,3 +187,48 @@ def _bound(
     if likely <= delta:
         return 0.0
     return max(0.0, math.log((likely - delta) / unlikely))
+
+
+@register
+class Membership(Attack):
+    """The loss attack on as many people inside as outside."""
+
+    name = "membership"
+    covers = ("membership",)
+
+    def run(self, target: Target) -> list[Check]:
+        """No check where too few people are inside or outside; the report says so."""
+        found = attack_members(target, people=target.declared.subjects)
+        if found is None:
+            self.measured = {
+                "attempted": False,
+                "private": False,
+                "why": "too few people with records are in, or held out of, training",
+            }
+            return []
+        self.measured = found.to_data()
+        # At most 200 points: a point for each person would show single people's losses.
+        grid = np.linspace(0, 1, _CURVE_POINTS)
+        tpr = np.interp(grid, found.fpr_curve, found.tpr_curve)
+        self.curve = pd.DataFrame({"fpr": grid, "tpr": tpr}).round(4)
+        return [found.check(number(target.report, "epsilon_rdp"))]
+
+
+def attack_members(target: Target, *, people: int) -> Reached | None:
+    """The attack, or None where there are too few people.
+
+    Whoever is attacked is chosen by the operating system's randomness.
+    """
+    held_out = target.held_out() - target.manifest
+    size = min(people // 2, len(target.data), len(held_out))
+    inside = BitMap(target.data.tokens[chosen(len(target.data), size)])
+    outside = BitMap(np.array(held_out, dtype=np.uint32)[chosen(len(held_out), size)])
+    random = np.random.default_rng()
+    losses = [
+        random.permutation(person_losses(target.model, target.loss_fn, target.people(tokens)))
+        for tokens in (inside, outside)
+        if tokens
+    ]
+    if len(losses) < 2 or min(len(found) for found in losses) < 2:
+        return None
+    return attack(losses[0], losses[1], delta=target.plan.delta)

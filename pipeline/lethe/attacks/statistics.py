@@ -7,7 +7,7 @@ where the mechanism is discrete.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,12 @@ def at_most(name: str, value: float, limit: float, *, meaning: str) -> Check:
 def holds(name: str, fact: bool, *, meaning: str) -> Check:
     """A plain fact: the statistic counts contradictions, none are allowed."""
     return Check(name, bool(fact), float(not fact), 0.0, 0.0, "at most", meaning)
+
+
+def number(report: Mapping[str, Any], name: str) -> float:
+    """A report's number; NaN, which passes no check, if there is none."""
+    value = report.get(name)
+    return float(value) if isinstance(value, int | float) else math.nan
 
 
 def worse(one: float, other: float) -> float:

@@ -1,7 +1,6 @@
 """The `lethe` command: one thin function per sub-command, and how errors reach a person."""
 
 import errno
-import importlib
 import os
 import sys
 import traceback
@@ -29,7 +28,7 @@ from lethe.core.errors import (
     SourceUnavailable,
 )
 from lethe.core.files import write_json, write_whole
-from lethe.stages import STAGES
+from lethe.stages import STAGES, run_stage
 
 app = typer.Typer(
     help="A machine-learning pipeline that can forget.",
@@ -43,7 +42,7 @@ app = typer.Typer(
 def _stage(name: str) -> Callable[..., None]:
     def command(params_file: ParamsFile = PARAMS) -> None:
         params = load_params(params_file)
-        importlib.import_module(f"lethe.stages.{name}").run(params, now=now())
+        run_stage(name, params, now=now())
 
     return command
 
@@ -66,7 +65,7 @@ def budget(
     refused: BudgetExceeded | None = None
     if not looks:
         try:
-            importlib.import_module("lethe.stages.budget").run(params, now=now())
+            run_stage("budget", params, now=now())
         except BudgetExceeded as error:  # the table says who, and by how much
             refused, plot = error, None
         else:
@@ -137,6 +136,13 @@ def check(params_file: ParamsFile = PARAMS) -> None:
     )
     if unseen:
         say(f"Nobody is looked for, and nobody erased, in: {'; '.join(unseen)}.")
+    from lethe.stores.dvc.inputs import unverified_remotes
+
+    for name in unverified_remotes(Path.cwd()):
+        say(
+            f"Remote {name} is taken at its word: what was changed there is only refused when a "
+            f"stage reads it. Run: dvc remote modify {name} verify true"
+        )
 
 
 @app.command()

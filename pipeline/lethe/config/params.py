@@ -37,6 +37,7 @@ from lethe.config.sections import (
 )
 from lethe.config.tables import Column, Link, Table, path_between
 from lethe.config.training import Training
+from lethe.core.children import keep_from_children
 from lethe.core.errors import ParamsInvalid
 from lethe.core.text import folded
 
@@ -139,10 +140,14 @@ def parse_params(raw: Any, *, name: str = "params.yaml") -> Params:
     if not isinstance(raw, Mapping):
         raise ParamsInvalid(f"{name} must be a mapping of sections, not {type(raw).__name__}.")
     try:
-        return TypeAdapter(Params).validate_python(raw)
+        params = TypeAdapter(Params).validate_python(raw)
     except ValidationError as error:
         problems = "; ".join(_problem(detail) for detail in error.errors(include_url=False)[:5])
         raise ParamsInvalid(f"{name}: {problems}.") from None
+    stores = params.stores
+    addresses = (params.source.url, stores.vault, stores.ledger, stores.registry)
+    keep_from_children(each.removeprefix("env:") for each in addresses if each.startswith("env:"))
+    return params
 
 
 def _problem(detail: ErrorDetails) -> str:

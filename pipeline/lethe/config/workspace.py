@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lethe.core.errors import DiskFull
+from lethe.core.errors import DiskFull, FileDamaged
 from lethe.core.files import disk_errors, read_json, write_json
 
 MINIMIZED = Path("data/minimized")  # subject keys: owner only, never cached, gone at the end
@@ -77,7 +77,7 @@ def take_failure(root: Path = Path()) -> tuple[int, str] | None:
     """The failure that the last stage left, once."""
     try:
         found = read_json(root / FAILURE)
-    except (OSError, ValueError):
+    except (OSError, FileDamaged):
         return None
     (root / FAILURE).unlink(missing_ok=True)
     return int(found["exit_code"]), str(found["message"])

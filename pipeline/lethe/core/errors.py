@@ -189,3 +189,9 @@ class ApprovalRefused(LetheError):
     """A version cannot be promoted by this person, or not any more."""
 
     exit_code = 40
+
+
+class FileDamaged(LetheError):
+    """A file of Lethe's own is damaged, foreign, or not the one that dvc.lock names."""
+
+    exit_code = 41

@@ -1,4 +1,8 @@
-"""How a file gets there whole or not at all, and what a full disk is called."""
+"""How a file gets there whole or not at all, and how one of Lethe's own is read back.
+
+Whoever can write to a cache or a remote can write these files. So each is read against a closed
+declaration of its fields, and nothing but JSON, safetensors, Parquet and bitmaps is read at all.
+"""
 
 import errno
 import hashlib
@@ -7,9 +11,14 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from lethe.core.errors import DiskFull
+from pydantic import TypeAdapter, ValidationError
+
+from lethe.core.errors import DiskFull, FileDamaged, ParamsInvalid
+
+T = TypeVar("T")
+_COMPLAINTS = 3
 
 
 @contextmanager
@@ -50,8 +59,59 @@ def write_json(target: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    """A JSON object of Lethe's own, as it stands.
+
+    Raises:
+        FileDamaged: it is not one.
+    """
+    return parse_json(path.read_bytes(), of=str(path))
+
+
+def parse_json(content: bytes, *, of: str) -> dict[str, Any]:
+    """Likewise of bytes; `of` names them in the message."""
+    try:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise FileDamaged(f"{of} is not a JSON object, as Lethe writes it. {RESTORE}")
+    return parsed
+
+
+def checked(kind: TypeAdapter[T], data: Mapping[str, Any], *, of: str) -> T:
+    """A JSON object as the type that it must have; no value is taken for one of another type.
+
+    Args:
+        kind: of strict types that allow no further field.
+        of: names the data in the message, which shows fields and no values.
+
+    Raises:
+        FileDamaged: a field is missing, unknown, of another type or impossible; names each.
+    """
+    try:
+        return kind.validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        complaints = [
+            f"{'.'.join(str(part)[:40] for part in each['loc']) or 'it'}: {each['msg']}"
+            for each in found[:_COMPLAINTS]
+        ]
+        told = "; ".join(complaints)
+    except (ParamsInvalid, ValueError, RecursionError) as error:
+        told = str(error)
+    raise FileDamaged(f"{of} is not as Lethe writes it ({told}). {RESTORE}")
+
+
+RESTORE = "Bring it back (git, or dvc pull), or make it anew with lethe run."
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a folder, by its path in it."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def md5(content: bytes) -> str:

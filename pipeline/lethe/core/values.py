@@ -3,7 +3,7 @@
 import datetime as dt
 import uuid
 from collections.abc import Callable
-from decimal import Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any
 
 import numpy as np
@@ -93,3 +93,23 @@ def parse_days(values: pd.Series, *, zone: str = "UTC", form: str | None = None)
     read = [day_of(value, zone=zone, form=form) for value in distinct]
     made = pd.to_datetime(pd.Series([*read, None], dtype=object)).astype("datetime64[us]")
     return pd.Series(made.array[codes], index=values.index, name=values.name)
+
+
+_PLACES = Decimal("0.0001")
+
+
+def rounded_up(number: float | str) -> str:
+    """To four places, never below: a price that is shown is not below the price that was paid."""
+    return _rounded(number, ROUND_CEILING)
+
+
+def rounded_down(number: float | str) -> str:
+    """To four places, never above: of noise, more than there was would be the better claim."""
+    return _rounded(number, ROUND_FLOOR)
+
+
+def _rounded(number: float | str, way: str) -> str:
+    exact = Decimal(str(number))
+    if exact.is_infinite():
+        return "without bound"
+    return f"{exact.quantize(_PLACES, way).normalize():f}"

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter, with_config
 
 from lethe.config.params import Params
 from lethe.config.tables import Column
-from lethe.core.errors import NotFinite, SchemaMismatch, ValueOutsideDomain
+from lethe.core.errors import FileDamaged, NotFinite, SchemaMismatch, ValueOutsideDomain
+from lethe.core.files import RESTORE, checked
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -159,14 +160,31 @@ class Encoder:
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> "Encoder":
-        return cls(
-            features={
-                entry["name"]: _COLUMN.validate_python(entry["column"])
-                for entry in data["features"]
-            },
-            label=data["label"]["name"],
-            label_column=_COLUMN.validate_python(data["label"]["column"]),
-        )
+        """Raises: FileDamaged: a field is missing, unknown, of another type or impossible."""
+        found = checked(_WRITTEN, data, of="The encoding")
+        features = {each.name: each.column for each in found.features}
+        if len(features) < len(found.features):
+            raise FileDamaged(f"The encoding has a feature twice. {RESTORE}")
+        return cls(features, found.label.name, found.label.column)
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+@dataclass(frozen=True)
+class _Declared:
+    name: str
+    column: Column
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+@dataclass(frozen=True)
+class _Written:
+    """An encoder as JSON has it."""
+
+    features: tuple[_Declared, ...]
+    label: _Declared
+
+
+_WRITTEN = TypeAdapter(_Written)
 
 
 def _require(frame: pd.DataFrame, names: Any) -> None:

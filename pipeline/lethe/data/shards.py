@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from pyroaring import BitMap
 
-from lethe.core.errors import NotFound
+from lethe.core.errors import FileDamaged, NotFound
+from lethe.core.files import RESTORE
 
 
 def shard_paths(folder: Path) -> list[Path]:
@@ -30,3 +31,15 @@ def eligible_people(paths: Sequence[Path]) -> BitMap:
         tokens = table["token"].to_numpy().astype(np.uint32)
         eligible |= BitMap(tokens[~table["held_out"].to_numpy().astype(bool)])
     return eligible
+
+
+def read_people(path: Path) -> BitMap:
+    """The tokens in a manifest.
+
+    Raises:
+        FileDamaged: it is not one.
+    """
+    try:
+        return BitMap.deserialize(path.read_bytes())
+    except ValueError:
+        raise FileDamaged(f"{path} is no list of people, as Lethe writes it. {RESTORE}") from None

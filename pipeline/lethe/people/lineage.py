@@ -5,11 +5,13 @@ the vault leads from a subject to a token. Nothing but these three is asked.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lethe.config.params import Params, resolve_secret
 from lethe.core.errors import NotFound, ParamsInvalid
+from lethe.privacy.claim import Claim
 from lethe.stores.dvc.lookup import Lookup
 from lethe.stores.opening import open_vault
 from lethe.stores.registry.registry import Registry
@@ -39,6 +41,7 @@ def model_lineage(params: Params, model: str) -> dict[str, Any]:
         else:
             raise
     tags = found.tags
+    claim = _claim(tags)
     return {
         "model": found.model,
         "version": found.version,
@@ -49,10 +52,10 @@ def model_lineage(params: Params, model: str) -> dict[str, Any]:
         "data_md5": tags.get("data_md5"),
         "git_commit": None if tags.get("git_commit") == "none" else tags.get("git_commit"),
         "dvc_lock_md5": tags.get("dvc_lock_md5"),
-        "epsilon": _number(tags, "epsilon", float),
-        "epsilon_rdp": _number(tags, "epsilon_rdp", float),
-        "delta": _number(tags, "delta", float),
-        "unit": tags.get("unit"),
+        "epsilon": claim and claim.epsilon,
+        "epsilon_rdp": claim and claim.epsilon_rdp,
+        "delta": claim and claim.delta,
+        "unit": claim and claim.unit,
         "metrics": json.loads(tags.get("metrics", "{}")),
     }
 
@@ -147,6 +150,11 @@ def render_subject(found: dict[str, Any]) -> str:
 
 def _registry(params: Params) -> Registry:
     return Registry.open(resolve_secret(params.stores.registry))
+
+
+def _claim(tags: Mapping[str, str]) -> Claim | None:
+    """None of a model that Lethe did not make: a server may have others."""
+    return Claim.from_data(tags) if "epsilon" in tags and "epsilon_rdp" in tags else None
 
 
 def _number(tags: Any, name: str, kind: type) -> Any:

@@ -13,15 +13,19 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import dp_accounting as dp
+from pydantic import ConfigDict, TypeAdapter, with_config
 
-from lethe.core.errors import ParamsInvalid
+from lethe.core.errors import FileDamaged, ParamsInvalid
+from lethe.core.files import RESTORE, checked
 
 UNIT = "person"
 ADJACENCY = "add or remove one person"
 SAMPLING = "Poisson over persons"
 NOISES = ("gaussian", "discrete")
+_CLOSED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+@with_config(_CLOSED)
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveClip:
     """The clip follows a quantile of people's gradient norms, and the plan pays for the look.
@@ -51,6 +55,7 @@ class AdaptiveClip:
             )
 
 
+@with_config(_CLOSED)
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Person-level DP-SGD: what runs, and therefore what it costs.
@@ -137,16 +142,14 @@ class Plan:
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> "Plan":
-        known = {field.name for field in fields(cls)}
-        if set(data) != known:
-            raise ParamsInvalid(f"A plan has the fields {sorted(known)}, not {sorted(data)}.")
-        given = dict(data)
-        adaptive = given["adaptive"]
-        if adaptive is not None:
-            own = {field.name for field in fields(AdaptiveClip)}
-            if not isinstance(adaptive, Mapping) or set(adaptive) != own:
-                raise ParamsInvalid(f"A plan's adaptive clip has exactly the fields {sorted(own)}.")
-            given["adaptive"] = AdaptiveClip(**adaptive)
+        """Raises: FileDamaged: a field is missing, unknown, of another type or impossible."""
+        absent = sorted({field.name for field in fields(cls)} - set(data))
+        if absent:  # defaults are for callers: what was written down was written whole
+            raise FileDamaged(f"The plan lacks {', '.join(absent)}. {RESTORE}")
+        checked(_PLAN, data, of="The plan")
+        given = dict(data)  # numbers as they were written: 1 and 1.0 have different digests
+        if given["adaptive"] is not None:
+            given["adaptive"] = AdaptiveClip(**given["adaptive"])
         return cls(**given)
 
     @property
@@ -154,3 +157,6 @@ class Plan:
         """SHA-256 over the plan's fields: the same plan has the same digest."""
         text = json.dumps(self.to_data(), sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+_PLAN = TypeAdapter(Plan)

@@ -12,7 +12,8 @@ from pathlib import Path
 from lethe.config.params import Params, resolve_secret
 from lethe.core.errors import ApprovalRefused, NotFound
 from lethe.people.withdrawn import count_withdrawn
-from lethe.registration.gate import CANDIDATE, CHAMPION, GATE, awaits_approval
+from lethe.privacy.claim import Claim
+from lethe.registration.gate import CANDIDATE, CHAMPION, GATE, Gate
 from lethe.stores.dvc.repro import History
 from lethe.stores.registry.registry import COMPLETE, Registry, Version
 
@@ -38,7 +39,8 @@ def waiting(params: Params) -> Waiting | None:
         return None
     if CHAMPION in version.aliases or version.tags.get(COMPLETE) != "true":
         return None
-    if _reasons(version) != [awaits_approval(params.registration)]:
+    gate = _gate(version)
+    if gate.reasons or not gate.waits_for:
         return None
     return Waiting(_name(version), _facts(registry, version))
 
@@ -75,9 +77,8 @@ def approve(params: Params, name: str, *, by: str, reason: str | None, now: dt.d
         raise ApprovalRefused(
             f"{name} is not the candidate any more. `lethe approve` says what waits now."
         )
-    others = [each for each in _reasons(version) if each != awaits_approval(declared)]
-    if others:
-        raise ApprovalRefused(f"{name} cannot be promoted: {'; '.join(others)}.")
+    if reasons := _gate(version).reasons:
+        raise ApprovalRefused(f"{name} cannot be promoted: {'; '.join(reasons)}.")
     manifest = History(Path.cwd()).read_manifest(version.tags["manifest_md5"])
     withdrawn = count_withdrawn(params, manifest, now)
     if withdrawn:
@@ -89,14 +90,13 @@ def approve(params: Params, name: str, *, by: str, reason: str | None, now: dt.d
     registry.tag(version, APPROVED_AT, now.astimezone(dt.UTC).isoformat(timespec="seconds"))
     if reason:
         registry.tag(version, APPROVAL_REASON, reason)
-    registry.tag(version, GATE, "open")
+    registry.tag(version, GATE, Gate().to_tag())
     registry.alias(version, CHAMPION)
     return f"{name} is champion now, approved by {by}."
 
 
-def _reasons(version: Version) -> list[str]:
-    gate = version.tags.get(GATE, "open")
-    return [] if gate == "open" else gate.split("; ")
+def _gate(version: Version) -> Gate:
+    return Gate.from_tag(version.tags.get(GATE, "open"))
 
 
 def _facts(registry: Registry, version: Version) -> str:
@@ -107,11 +107,7 @@ def _facts(registry: Registry, version: Version) -> str:
         for name, value in sorted(registry.metrics(version).items())
         if not name.startswith("epsilon")
     )
-    return (
-        f"{_name(version)}: epsilon {float(tags['epsilon']):.4g} (PLD), "
-        f"{float(tags['epsilon_rdp']):.4g} (RDP) at delta {tags['delta']} per {tags['unit']}; "
-        f"audit {tags['audit']}; {measured}"
-    )
+    return f"{_name(version)}: {Claim.from_data(tags)}; audit {tags['audit']}; {measured}"
 
 
 def _name(version: Version) -> str:

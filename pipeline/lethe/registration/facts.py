@@ -9,84 +9,53 @@ from lethe.config import workspace
 from lethe.config.home import in_experiment
 from lethe.config.params import Params
 from lethe.core.files import md5
+from lethe.privacy.claim import Claim
 from lethe.registration.gate import GATE, Evidence, closed_gate
-from lethe.registration.serving import Predictor, input_columns, output_columns
+from lethe.registration.serving import input_columns, output_columns
 from lethe.reports.card import model_card
-from lethe.stores.dvc.repro import History
+from lethe.stores.dvc.repro import GitState, History
 from lethe.stores.registry.registry import NOT_PRIVATE, RUN_ID, Release
+from lethe.training.models import Description
 
 
 def release_of(
     params: Params, evidence: Evidence, history: History, *, ledger_rows: int, ledger_head: str
 ) -> Release:
-    training, plan = evidence.training, evidence.plan
-    metrics: Mapping[str, Mapping[str, Any]] = training.get("metrics", {})
-    attack = _attack_metrics(evidence.audit.get("attack", {}))
-    measured = {**metrics, **attack}
+    """What is registered of a model that the gate let in.
+
+    Raises:
+        NotFound, FileDamaged: its description is not there, or not that of the declared model.
+    """
+    training = evidence.training
+    claim = Claim.from_data(training)
+    reported: Mapping[str, Mapping[str, Any]] = training.get("metrics", {})
+    measured = {**reported, **_attack_metrics(evidence.audit.get("attack", {}))}
     lock = history.lock_bytes() or b""
-    state = history.git_state()
     experiment = in_experiment() or training.get("experiment") is True
-    reasons = closed_gate(metrics, params.registration, experiment=experiment)
-    facts: dict[str, Any] = {
-        RUN_ID: training["run_id"],
-        "K": plan.records_per_person,
-        "accountant": (
-            "RDP (what the budget is held to) and PLD (reported beside it); noise solved by "
-            f"{params.training.mechanism.accountant.upper()}"
-            if params.training.mechanism.epsilon is not None
-            else "RDP (what the budget is held to) and PLD (reported beside it)"
-        ),
-        "adjacency": training["adjacency"],
-        "audit": _audited(evidence.audit.get("checks", ())),
-        "clip_norm": plan.clip_norm,
-        "data_md5": evidence.recorded["data"],
-        "delta": plan.delta,
-        "device": training.get("device", ""),
-        "dvc_lock_md5": md5(lock),
-        "engine": training.get("engine", ""),
-        "epsilon": training["epsilon"],
-        "epsilon_rdp": training["epsilon_rdp"],
-        GATE: "; ".join(reasons) or "open",
-        "git_commit": state.commit or "none",
-        "git_dirty": str(state.dirty).lower(),
+    tags = {
+        **{name: str(value) for name, value in claim.to_data().items()},
+        **_declared_facts(params, evidence),
+        **_run_facts(evidence, history.git_state(), lock),
+        **_measured_facts(measured),
+        GATE: closed_gate(reported, params.registration, experiment=experiment).to_tag(),
         "ledger_head": ledger_head,
-        "ledger_rows": ledger_rows,
-        "manifest_md5": evidence.manifest_md5,
-        "metrics": json.dumps(
-            {n: {"private": m["private"], "value": m["value"]} for n, m in measured.items()},
-            sort_keys=True,
-        ),
-        "model": params.registration.name,
-        "model_md5": evidence.recorded["model"],
-        "noise": plan.noise,
-        "not_private": ", ".join(
-            sorted({"records", "subjects"} | {n for n, m in measured.items() if not m["private"]})
-        ),
-        "purpose": params.purpose,
-        "q": plan.sample_rate,
-        "records": training["records"],
-        "sampling": training["sampling"],
-        "sigma": plan.noise_multiplier,
-        "steps": plan.steps,
-        "subjects": training["subjects"],
-        "subjects_md5": evidence.recorded["subjects"],
-        "unit": training["unit"],
-        "validation": "passed",
+        "ledger_rows": str(ledger_rows),
     }
-    tags = {name: str(value) for name, value in facts.items()}
-    encoder = Predictor.load(workspace.MODEL).encoder
-    card = model_card(tags, measured, input_columns(encoder))
-    own = params.training.model.partition(":")
+    described = Description.read(workspace.MODEL)
+    described.require(params.training.model, params.training.hidden)
+    card = model_card(tags, measured, input_columns(described.encoder))
     return Release(
         name=params.registration.name,
         folder=workspace.MODEL,
-        inputs=input_columns(encoder),
-        outputs=output_columns(encoder),
+        inputs=input_columns(described.encoder),
+        outputs=output_columns(described.encoder),
         tags=tags,
-        parameters={**plan.to_data(), "model": params.training.model},
+        network=params.training.model,
+        hidden=tuple(params.training.hidden),
+        parameters={**evidence.plan.to_data(), "model": params.training.model},
         metrics={
-            "epsilon": training["epsilon"],
-            "epsilon_rdp": training["epsilon_rdp"],
+            "epsilon": claim.epsilon,
+            "epsilon_rdp": claim.epsilon_rdp,
             **{
                 (name if m["private"] else f"{name}{NOT_PRIVATE}"): m["value"]
                 for name, m in measured.items()
@@ -98,8 +67,57 @@ def release_of(
             "card.html": card.page().encode(),
         },
         description=card.markdown(),
-        own_module=own[0] if own[1] else None,
     )
+
+
+def _declared_facts(params: Params, evidence: Evidence) -> dict[str, str]:
+    """What was asked for: the purpose, and the mechanism of the plan."""
+    plan, mechanism = evidence.plan, params.training.mechanism
+    both = "RDP (what the budget is held to) and PLD (reported beside it)"
+    solved = mechanism.epsilon is not None
+    return {
+        "K": str(plan.records_per_person),
+        "accountant": f"{both}; noise solved by {mechanism.accountant.upper()}" if solved else both,
+        "clip_norm": str(plan.clip_norm),
+        "model": params.registration.name,
+        "purpose": params.purpose,
+        "q": str(plan.sample_rate),
+        "sigma": str(plan.noise_multiplier),
+        "steps": str(plan.steps),
+    }
+
+
+def _run_facts(evidence: Evidence, code: GitState, lock: bytes) -> dict[str, str]:
+    """What ran on what, by ids and hashes; and how many people it was."""
+    training, recorded = evidence.training, evidence.recorded
+    return {
+        RUN_ID: str(training["run_id"]),
+        "audit": _audited(evidence.audit.get("checks", ())),
+        "data_md5": str(recorded["data"]),
+        "device": str(training.get("device", "")),
+        "dvc_lock_md5": md5(lock),
+        "engine": str(training.get("engine", "")),
+        "git_commit": code.commit or "none",
+        "git_dirty": str(code.dirty).lower(),
+        "manifest_md5": evidence.manifest_md5,
+        "model_md5": str(recorded["model"]),
+        "records": str(training["records"]),
+        "subjects": str(training["subjects"]),
+        "subjects_md5": str(recorded["subjects"]),
+        "validation": "passed",
+    }
+
+
+def _measured_facts(measured: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The metrics, and which numbers no noise protects."""
+    bare = {name for name, metric in measured.items() if not metric["private"]}
+    return {
+        "metrics": json.dumps(
+            {n: {"private": m["private"], "value": m["value"]} for n, m in measured.items()},
+            sort_keys=True,
+        ),
+        "not_private": ", ".join(sorted({"records", "subjects"} | bare)),
+    }
 
 
 def _audited(checks: Sequence[Mapping[str, Any]]) -> str:

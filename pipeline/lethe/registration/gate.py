@@ -1,7 +1,8 @@
 """What the registry's door looks at, and what it says about it; no store, no file."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from lethe.config.sections import Registration
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"
-GATE = "gate"  # tag: "open", or why the version was not promoted by itself
+GATE = "gate"  # tag: "open", or why the version was not promoted by itself, as `Gate` reads it
 EXPERIMENT = "it is an experiment's"  # which is a candidate at most, whoever approves
 WITHDRAWN = "withdrawn"  # tag: how many people of the version have withdrawn since
 
@@ -77,18 +78,62 @@ def objections(evidence: Evidence) -> list[str]:
     return [reason for reason, holds in found.items() if holds]
 
 
+@dataclass(frozen=True)
+class Gate:
+    """Whether a version is promoted by itself.
+
+    Attributes:
+        reasons: what stands in the way; a person's word does not remove it.
+        waits_for: whose word it waits for; any one of them will do.
+    """
+
+    reasons: tuple[str, ...] = ()
+    waits_for: tuple[str, ...] = ()
+
+    @property
+    def open(self) -> bool:
+        return not self.reasons and not self.waits_for
+
+    @property
+    def sentences(self) -> list[str]:
+        """Why it is closed, for a reader."""
+        waits = [f"waits for approval by {' or '.join(self.waits_for)}"] if self.waits_for else []
+        return [*waits, *self.reasons]
+
+    def to_tag(self) -> str:
+        return "open" if self.open else json.dumps(asdict(self))
+
+    @classmethod
+    def from_tag(cls, tag: str) -> "Gate":
+        """Also as versions before this form have it: sentences, joined by `; `.
+
+        What cannot be read stands in the way as it is: a gate is never open by mistake.
+        """
+        if tag == "open":
+            return cls()
+        try:
+            told = json.loads(tag)
+            return cls(tuple(told["reasons"]), tuple(told["waits_for"]))
+        except (ValueError, KeyError, TypeError):
+            parts = tag.split("; ")
+        waits = [part for part in parts if part.startswith(_WAITED)]
+        names = waits[0].removeprefix(_WAITED).split(" or ") if waits else []
+        return cls(tuple(part for part in parts if part not in waits), tuple(names))
+
+
+_WAITED = "waits for approval by "
+
+
 def closed_gate(
     metrics: Mapping[str, Mapping[str, Any]], registration: Registration, *, experiment: bool
-) -> list[str]:
-    """Why a version is not promoted by itself; nothing if it is.
+) -> Gate:
+    """Whether a version is promoted by itself, and why not.
 
     Args:
         experiment: it was trained or registered in an experiment of DVC.
     """
     reasons = [EXPERIMENT] if experiment else []
-    if registration.promote == "approval":
-        reasons.append(awaits_approval(registration))
-    elif registration.promote != "automatic":
+    if registration.promote not in ("automatic", "approval"):
         reasons.append(f"registration.promote is {registration.promote}")
     auc = metrics.get("auc", {}).get("value")
     if auc is None:
@@ -96,9 +141,5 @@ def closed_gate(
             reasons.append("no auc was measured")
     elif not auc >= registration.min_auc:
         reasons.append(f"auc {auc:.4f} is below min_auc {registration.min_auc:g}")
-    return reasons
-
-
-def awaits_approval(registration: Registration) -> str:
-    """The reason that an approver's word alone removes."""
-    return f"waits for approval by {' or '.join(registration.approvers)}"
+    asked = registration.approvers if registration.promote == "approval" else ()
+    return Gate(tuple(reasons), tuple(asked))

@@ -3,10 +3,14 @@
 It carries its declarations and this package's code with it, so a machine that serves it needs
 neither Lethe nor `params.yaml`. What a person's values are made into is the same as in
 training: the same generalization, the same encoding.
+
+A registered model is code (this package's, and an own network's) with data beside it: whoever
+may write to MLflow's artifacts runs code where it is served. What is data stays data: the code
+names the network and the digests of its files, and loads nothing else.
 """
 
-import json
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from lethe.core.errors import SchemaMismatch
+from lethe.core.errors import FileDamaged, SchemaMismatch
+from lethe.core.files import digests
 from lethe.data.encoding import Encoder
 from lethe.data.generalize import generalize
 from lethe.training.models import load_model, probabilities
@@ -37,10 +42,17 @@ class Predictor:
     network: nn.Module
 
     @classmethod
-    def load(cls, folder: Path) -> "Predictor":
-        """Reads what train wrote: `model.json` and `weights.safetensors`."""
-        described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        return cls(Encoder.from_data(described["encoder"]), load_model(folder))
+    def load(cls, folder: Path, *, model: str, hidden: Sequence[int]) -> "Predictor":
+        """Reads what train wrote: `model.json` and `weights.safetensors`.
+
+        Args:
+            model, hidden: what the model is declared to be.
+
+        Raises:
+            FileDamaged: the files are damaged, or of another model.
+        """
+        description, network = load_model(folder, model=model, hidden=hidden)
+        return cls(description.encoder, network)
 
     def predict(self, raw: pd.DataFrame) -> pd.DataFrame:
         """Probabilities of raw records.
@@ -76,10 +88,25 @@ class Predictor:
 
 
 class LetheModel(PythonModel):
-    """The MLflow face of `Predictor`."""
+    """The MLflow face of `Predictor`.
+
+    Args:
+        model, hidden: the network, as `params.yaml` declared it at registration.
+        sha256: name → digest of the model's files, as they were registered.
+    """
+
+    def __init__(self, *, model: str, hidden: Sequence[int], sha256: Mapping[str, str]) -> None:
+        self._model, self._hidden, self._sha256 = model, tuple(hidden), dict(sha256)
 
     def load_context(self, context: PythonModelContext) -> None:
-        self._predictor = Predictor.load(Path(context.artifacts["model"]))
+        """Raises: FileDamaged: a file is not the one that was registered."""
+        folder = Path(context.artifacts["model"])
+        if digests(folder) != self._sha256:
+            raise FileDamaged(
+                "The model's files are not those that were registered. Nothing of them was "
+                "loaded; find out who can write to MLflow's artifacts."
+            )
+        self._predictor = Predictor.load(folder, model=self._model, hidden=self._hidden)
 
     def predict(
         self,

@@ -6,8 +6,10 @@ It is made from counts, prices and hashes alone, in Markdown and as a page.
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, InvalidOperation
+from decimal import InvalidOperation
 from typing import Any
+
+from lethe.core.values import rounded_down, rounded_up
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,6 @@ def model_card(
     )
 
 
-_PLACES = Decimal("0.0001")
 _MEASURED = frozenset({"epsilon", "epsilon_rdp", "sigma"})
 _COUNTED = frozenset({"subjects", "records"})  # of people, and no noise was added
 _WORDS = {
@@ -140,13 +141,9 @@ def _shown(name: str, value: str) -> str:
     if name not in _MEASURED:
         return value
     try:
-        number = Decimal(value)
+        return rounded_down(value) if name == "sigma" else rounded_up(value)
     except InvalidOperation:
         return value
-    # A price that is shown is never below the price that was paid.
-    down = name == "sigma"  # more noise than there was would be the better claim
-    rounded = number.quantize(_PLACES, ROUND_FLOOR if down else ROUND_CEILING)
-    return f"{rounded.normalize():f}"
 
 
 def _plain(text: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from pyroaring import BitMap
 
 from lethe.config import workspace
-from lethe.core.errors import Busy, PromotionRefused
+from lethe.core.errors import Busy, FileDamaged, PromotionRefused
 from lethe.core.files import read_json, write_whole
 from lethe.runs.worktree import Walk
 from lethe.stores.dvc.git import LOCK, Made, commit_lock, git, parse_lock
@@ -172,7 +172,7 @@ def _refuse_older(home: Path, registered: Mapping[str, Any]) -> None:
     """Of two walks, the one that was registered last is released, whichever is promoted last."""
     try:
         there = read_json(home / workspace.report_path("register"))
-    except (OSError, ValueError):
+    except (OSError, FileDamaged):
         return
     same = there.get("model") == registered.get("model")
     if same and int(there.get("version", 0)) > int(registered.get("version", 0)):

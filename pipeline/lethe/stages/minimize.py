@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from lethe.config.params import Params
 from lethe.config.tables import Column
 from lethe.config.workspace import MINIMIZED, TEMPORARY, report_path, shard_name, whole_directory
+from lethe.core.children import drop_keys
 from lethe.core.errors import NotFinite
 from lethe.core.files import write_json
 from lethe.data.generalize import generalize, outside_domain
@@ -264,7 +265,8 @@ def _finish_all(
         return
     workers = min(shards, cpu_count() or 1)
     # spawn: a fork would copy Arrow's threads in the middle of whatever they hold
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    start = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=start, initializer=drop_keys) as pool:
         yield from pool.map(finish, range(shards))
 
 

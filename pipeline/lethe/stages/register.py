@@ -7,7 +7,6 @@ who has withdrawn. What still has subject keys ends here.
 """
 
 import datetime as dt
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from pyroaring import BitMap
 from lethe.config import workspace
 from lethe.config.params import Params, resolve_secret
 from lethe.core.errors import NotFound, RegistrationRefused
-from lethe.core.files import md5, read_json, write_json
+from lethe.core.files import md5, parse_json, read_json, write_json
+from lethe.data.shards import read_people
 from lethe.people.withdrawn import count_withdrawn
 from lethe.registration.gate import (
     CANDIDATE,
@@ -25,8 +25,10 @@ from lethe.registration.gate import (
     GATE,
     WITHDRAWN,
     Evidence,
+    Gate,
     objections,
 )
+from lethe.stores.dvc.inputs import content_md5
 from lethe.stores.dvc.repro import History
 from lethe.stores.registry.registry import COMPLETE, RUN_ID, Registry, Version
 
@@ -49,9 +51,10 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
 def _register(params: Params, now: dt.datetime) -> dict[str, Any]:
     training = _report("train")
     manifest = _read(workspace.MANIFEST)
-    if not BitMap.deserialize(manifest):
+    people = read_people(workspace.MANIFEST)
+    if not people:
         raise NotFound("The model went in an erasure. Train again without the person: lethe run.")
-    withdrawn = count_withdrawn(params, BitMap.deserialize(manifest), now)
+    withdrawn = count_withdrawn(params, people, now)
     registry = Registry.open(resolve_secret(params.stores.registry))
     name = params.registration.name
     _refuse_rolled_back(params, registry)
@@ -67,15 +70,14 @@ def _register(params: Params, now: dt.datetime) -> dict[str, Any]:
         version = _first_time(params, registry, training, manifest, withdrawn)
     if version.tags.get(COMPLETE) != "true":
         registry.alias(version, CANDIDATE)
-        if version.tags.get(GATE) == "open":
+        if GATE in version.tags and Gate.from_tag(version.tags[GATE]).open:
             registry.alias(version, CHAMPION)
         registry.tag(version, COMPLETE, "true")
     version = registry.find(name, str(version.version))
-    gate = version.tags.get(GATE, "open")
     report: dict[str, Any] = {
         "aliases": list(version.aliases),
         "model": name,
-        "reasons": [] if gate == "open" else gate.split("; "),
+        "reasons": Gate.from_tag(version.tags.get(GATE, "open")).sentences,
         "run_id": version.tags[RUN_ID],
         "status": version.status,
         "version": version.version,
@@ -104,9 +106,10 @@ def _first_time(
     from lethe.privacy.plan import Plan
     from lethe.registration.facts import release_of
     from lethe.stores.opening import open_ledger
+    from lethe.training.models import Description
 
     history = History(Path.cwd())
-    described = read_json(workspace.MODEL / "model.json")
+    described = Description.read(workspace.MODEL)
     audit, validation = _report("audit"), _report("validate")
     plan = Plan.from_data(read_json(workspace.PLAN))
     tokens = BitMap.deserialize(manifest)
@@ -127,7 +130,7 @@ def _first_time(
         audit=audit,
         training=training,
         plan=plan,
-        described_run=str(described.get("run_id")),
+        described_run=described.run_id,
         run_state=record.state,
         run_plan_digest=record.plan_digest,
         run_manifest_md5=record.manifest_md5,
@@ -139,7 +142,7 @@ def _first_time(
         recorded=recorded,
         used={s: history.used_md5(s, workspace.SHARDS) for s in ("train", "validate")},
         model_is_recorded=bool(recorded["model"])
-        and history.holds(workspace.MODEL, str(recorded["model"])),
+        and content_md5(Path.cwd() / workspace.MODEL) == recorded["model"],
     )
     reasons = objections(evidence)
     if reasons:
@@ -150,8 +153,8 @@ def _first_time(
 
 
 def _report(stage: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(_read(workspace.report_path(stage)))
-    return found
+    path = workspace.report_path(stage)
+    return parse_json(_read(path), of=str(path))
 
 
 def _read(path: Path) -> bytes:

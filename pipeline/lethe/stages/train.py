@@ -37,22 +37,20 @@ from lethe.core.files import read_json, write_json, write_whole
 from lethe.data.batches import held_out_records, person_data
 from lethe.data.encoding import Encoder
 from lethe.data.shards import eligible_people, shard_paths
-from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
-from lethe.privacy.plan import ADJACENCY, SAMPLING, UNIT, Plan
+from lethe.privacy.claim import Claim
+from lethe.privacy.plan import Plan
 from lethe.registration.rollback import refuse_rolled_back
 from lethe.stores.opening import open_ledger
 from lethe.training import parallel
 from lethe.training.evaluate import evaluate
 from lethe.training.locks import alone
 from lethe.training.loop import Progress, train
-from lethe.training.models import Architecture, build_model, loss_for
+from lethe.training.models import DESCRIPTION, WEIGHTS, Architecture, build_model, loss_for
 from lethe.training.processes import leading, resolve_device
 from lethe.training.wire import Place, device_of, joined
 
 STAGING = workspace.STATE / "staging"
 WORKSPACE_ID = workspace.STATE / "workspace"
-WEIGHTS = "weights.safetensors"
-DESCRIPTION = "model.json"
 _TRAINING: TypeAdapter[Training] = TypeAdapter(Training)
 
 
@@ -220,28 +218,22 @@ def _train_into(
         "run_id": reservation.run_id,
     }
     report = {
-        "adjacency": ADJACENCY,
+        **Claim.of(plan).to_data(),
         "clip_norm": trained.clips[-1] if trained.clips else plan.clip_norm,
-        "delta": plan.delta,
         "device": trained.device,
         "engine": trained.engine,
-        "epsilon": epsilon_pld([plan.event], plan.delta),
-        "epsilon_rdp": epsilon_rdp([plan.event], plan.delta),
         "experiment": in_experiment(),
         "features": len(encoder.names),
         "left_out": reservation.left_out,
         "manifest_md5": hashlib.md5(manifest, usedforsecurity=False).hexdigest(),
         "metrics": evaluation.marked(),
-        "noise": plan.noise,
         "not_private": ["left_out", "records", "subjects"],
         "plan": plan.to_data(),
         "processes": others.size if others else 1,
         "records": data.records,
         "run_id": reservation.run_id,
-        "sampling": SAMPLING,
         "steps": trained.steps,
         "subjects": len(data),
-        "unit": UNIT,
     }
     with workspace.whole_directory(staged, private=True) as folder:
         (folder / "model").mkdir()

@@ -2,7 +2,8 @@
 
 A checkpoint is private state of one reserved run: it stays in `.lethe/`, readable by its
 owner, and goes when the run's model is complete. It holds weights and the optimizer's
-state, no key; steps after it are done again, with new draws and new noise.
+state, as JSON and safetensors, and no key; steps after it are done again, with new draws and
+new noise.
 
 Why that costs nothing more: of the steps that are done again only one telling is released,
 since the other died with its process. What is left of the other is that it was killed. So
@@ -13,22 +14,38 @@ another attempt is another run, charged for itself.
 """
 
 import hashlib
-import io
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
-import torch
-from torch import nn
+from pydantic import ConfigDict, JsonValue, TypeAdapter, with_config
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
 
-from lethe.core.errors import TrainingRefused
-from lethe.core.files import write_whole
+from lethe.core.errors import FileDamaged, TrainingRefused
+from lethe.core.files import checked, parse_json, write_whole
 from lethe.privacy.plan import Plan
 from lethe.training.optimizer import Updater
 
-_MAGIC = b"lethe checkpoint 1\n"
+_MAGIC = b"lethe checkpoint 2\n"
 _DIGEST_BYTES = 32
+_LENGTH_BYTES = 8
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+@dataclass(frozen=True)
+class _Words:
+    """What a checkpoint says beside its tensors."""
+
+    plan: str
+    run_id: str
+    step: int
+    clip_norm: float
+    updater: dict[str, JsonValue]
+
+
+_WORDS = TypeAdapter(_Words)
 
 
 @dataclass(frozen=True)
@@ -43,19 +60,18 @@ class Checkpoint:
     """The state of one run's training at one file."""
 
     def __init__(self, path: Path, plan: Plan, run_id: str) -> None:
-        self._path, self._of = path, {"plan": plan.digest, "run_id": run_id}
+        self._path, self._of = path, (plan.digest, run_id)
 
     def save(self, step: int, model: nn.Module, updater: Updater, *, clip_norm: float) -> None:
         """Whole or not at all: a kill while writing leaves the checkpoint before."""
-        buffer = io.BytesIO()
-        state = {
-            "step": step,
-            "clip_norm": clip_norm,
-            "model": model.state_dict(),
-            "updater": updater.state(),
+        kept, said = updater.state()
+        words = json.dumps(asdict(_Words(*self._of, step, clip_norm, said))).encode()
+        tensors = {
+            **{f"model.{name}": tensor for name, tensor in model.state_dict().items()},
+            **{f"updater.{name}": tensor for name, tensor in kept.items()},
         }
-        torch.save({**self._of, **state}, buffer)
-        content = buffer.getvalue()
+        content = len(words).to_bytes(_LENGTH_BYTES, "little") + words
+        content += save({n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()})
         whole = _MAGIC + hashlib.sha256(content).digest() + content
         write_whole(self._path, whole, private=True)
 
@@ -67,23 +83,23 @@ class Checkpoint:
         """
         if not self._path.exists():
             return None
-        state = self._read()
-        if {name: state.get(name) for name in self._of} != self._of:
+        words, tensors = self._read()
+        if (words.plan, words.run_id) != self._of:
             raise TrainingRefused(
                 f"The checkpoint {self._path} is of another plan or run. Remove it to start this "
                 "run's training from its first step."
             )
         try:
-            model.load_state_dict(state["model"])
-            updater.restore(state["updater"])
+            model.load_state_dict(_under("model.", tensors))
+            updater.restore(_under("updater.", tensors), words.updater)
         except (RuntimeError, KeyError, ValueError):
             raise TrainingRefused(
                 f"The checkpoint {self._path} is of another model or optimizer. Remove it to "
                 "start this run's training from its first step."
             ) from None
-        return Resumed(int(state["step"]), float(state["clip_norm"]))
+        return Resumed(words.step, words.clip_norm)
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> tuple[_Words, dict[str, Tensor]]:
         content = self._path.read_bytes()
         start = len(_MAGIC) + _DIGEST_BYTES
         digest, payload = content[len(_MAGIC) : start], content[start:]
@@ -93,12 +109,16 @@ class Checkpoint:
                 "read. Remove it to start this run's training from its first step; that is not "
                 "charged again."
             )
+        end = _LENGTH_BYTES + int.from_bytes(payload[:_LENGTH_BYTES], "little")
         try:
-            # weights_only: tensors and plain values, no code.
-            state: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True)
-        except (RuntimeError, UnpicklingError) as error:
+            words = parse_json(payload[_LENGTH_BYTES:end], of=str(self._path))
+            return checked(_WORDS, words, of=str(self._path)), load(payload[end:])
+        except (FileDamaged, SafetensorError, KeyError) as error:
             raise TrainingRefused(
                 f"The checkpoint {self._path} cannot be read ({type(error).__name__}): it holds "
                 "what no checkpoint holds. Remove it, and find out who wrote it."
             ) from None
-        return state
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

@@ -2,32 +2,43 @@
 
 A model takes records as rows, [n, features] to [n, outputs], and treats each row by
 itself. Its architecture and first weights may depend on public numbers only.
+
+Guarantee: the module and function that are called come from `params.yaml`, never from a file
+    that a cache or a remote gave; what such a file says is compared, not followed.
 """
 
 import importlib
-import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from pydantic import ConfigDict, JsonValue, TypeAdapter, with_config
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lethe.config.training import Training
-from lethe.core.errors import ParamsInvalid
+from lethe.core.errors import FileDamaged, NotFound, ParamsInvalid
+from lethe.core.files import RESTORE, checked, parse_json
+from lethe.data.encoding import Encoder
+
+DESCRIPTION = "model.json"  # in a model's folder
+WEIGHTS = "weights.safetensors"
+_CLOSED = ConfigDict(extra="forbid", strict=True)
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
 Model = nn.Module
 
 
+@with_config(_CLOSED)
 @dataclass(frozen=True)
 class Architecture:
-    """All that is needed to build the model again, without `params.yaml`."""
+    """All that is needed to build the model again."""
 
     model: str
     hidden: tuple[int, ...]
@@ -43,25 +54,107 @@ class Architecture:
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> "Architecture":
-        return cls(data["model"], tuple(data["hidden"]), data["features"], data["outputs"])
+        """Raises: FileDamaged: a field is missing, unknown or of another type."""
+        return checked(_ARCHITECTURE, data, of="The architecture")
 
 
-def load_model(folder: Path) -> nn.Module:
-    """The trained model of a folder with `model.json` and `weights.safetensors`, to be asked.
+_ARCHITECTURE = TypeAdapter(Architecture)
+
+
+@with_config(_CLOSED)
+@dataclass(frozen=True)
+class _Described:
+    architecture: Architecture
+    classes: tuple[str, ...]
+    encoder: dict[str, JsonValue]
+    plan: dict[str, JsonValue]
+    run_id: str
+
+
+_DESCRIBED = TypeAdapter(_Described)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `model.json` says of a model. `plan` is as it was written; `Plan.from_data` checks it.
+
+    A machine that serves models reads this too, and has no accountant.
+    """
+
+    architecture: Architecture
+    classes: tuple[str, ...]
+    encoder: Encoder
+    plan: Mapping[str, Any]
+    run_id: str
+
+    @classmethod
+    def from_bytes(cls, content: bytes, *, of: str = DESCRIPTION) -> "Description":
+        """Raises: FileDamaged: a field is missing, unknown, of another type, or contradicts."""
+        found = checked(_DESCRIBED, parse_json(content, of=of), of=of)
+        encoder = Encoder.from_data(found.encoder)
+        sizes = (len(encoder.names), encoder.outputs, encoder.classes)
+        if sizes != (found.architecture.features, found.architecture.outputs, found.classes):
+            raise FileDamaged(f"{of} has an architecture for another encoding. {RESTORE}")
+        return cls(found.architecture, found.classes, encoder, found.plan, found.run_id)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Description":
+        """Raises: NotFound: the folder has none. FileDamaged: as `from_bytes`."""
+        return cls.from_bytes(_content(folder / DESCRIPTION), of=str(folder / DESCRIPTION))
+
+    def require(self, model: str, hidden: Sequence[int]) -> None:
+        """Compares with what is declared, before anything is built of it.
+
+        Raises:
+            FileDamaged: it is a description of another model.
+        """
+        if (self.architecture.model, self.architecture.hidden) != (model, tuple(hidden)):
+            raise FileDamaged(
+                f"{DESCRIPTION} is not of the model that is declared ({model!r}). Nothing of it "
+                "was loaded. Train again (lethe run) if params.yaml changed; else find out who "
+                "wrote it."
+            )
+
+
+def load_model(
+    folder: Path, *, model: str, hidden: Sequence[int], root: Path | None = None
+) -> tuple[Description, Model]:
+    """A trained model, read back from JSON and safetensors.
+
+    Args:
+        model, hidden: as `params.yaml` declares them.
+
+    Guarantees: no name in the folder is imported or called; nothing is unpickled.
 
     Raises:
-        ParamsInvalid: as `build_model`.
+        NotFound: the folder has no model.
+        FileDamaged: a file is damaged, or of another model than is declared.
     """
-    described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    model = build_model(Architecture.from_data(described["architecture"]))
-    model.load_state_dict(load_file(folder / "weights.safetensors"))
-    return model.eval()
+    description = Description.read(folder)
+    description.require(model, hidden)
+    network = build_model(description.architecture, root=root)
+    path = folder / WEIGHTS
+    try:
+        network.load_state_dict(load(_content(path)))
+    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise FileDamaged(
+            f"{path} has not the weights of the model beside it ({type(error).__name__}). {RESTORE}"
+        ) from None
+    return description, network.eval()
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise NotFound(f"{path} does not exist. Run lethe train first.") from None
 
 
 def build_model(architecture: Architecture, *, root: Path | None = None) -> nn.Module:
     """A new model with data-independent first weights.
 
     Args:
+        architecture: of `params.yaml`, or compared with it (`load_model`): its module is called.
         root: where `module:function` is imported from; the working directory by default.
 
     Raises:

@@ -1,7 +1,7 @@
 """From private gradients to weights: post-processing, which cannot change the guarantee."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -57,19 +57,34 @@ class Updater:
             return 1.0
         return 0.5 * (1 + math.cos(math.pi * self._done / self._steps))
 
-    def state(self) -> dict[str, Any]:
-        """All that `restore` needs to go on exactly here."""
-        return {
-            "declared": asdict(self._declared),
-            "optimizer": self._optimizer.state_dict(),
-            "average": self._average,
-            "done": self._done,
-        }
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that `restore` needs to go on exactly here: tensors by name, and plain JSON."""
+        tensors = {f"average.{i}": each for i, each in enumerate(self._average)}
+        for i, kept in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"{i}.{name}": t for name, t in kept.items() if isinstance(t, Tensor)}
+        return tensors, {"declared": asdict(self._declared), "done": self._done}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], words: Mapping[str, Any]) -> None:
         """Raises: ValueError: the state is of another optimizer or model."""
-        if state["declared"] != asdict(self._declared):
+        if words["declared"] != asdict(self._declared):
             raise ValueError("of another optimizer")
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._average = [a.clone() for a in state["average"]]
-        self._done = int(state["done"])
+        averages = [tensors[f"average.{i}"] for i in range(len(self._parameters))]
+        kept: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            place, _, of = name.partition(".")
+            if place != "average":
+                kept.setdefault(int(place), {})[of] = tensor
+        shapes = {i: p.shape for i, p in enumerate(self._parameters)}
+        found = {i: t.shape for i, t in enumerate(averages)}
+        # A scalar is Adam's count of steps.
+        strange = [
+            t for i, of in kept.items() for t in of.values() if t.ndim and t.shape != shapes[i]
+        ]
+        if found != shapes or strange:
+            raise ValueError("of another model")
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": kept, "param_groups": groups})
+        self._average = [
+            a.to(p.device, copy=True) for a, p in zip(averages, self._parameters, strict=True)
+        ]
+        self._done = int(words["done"])

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lethe.config import workspace
+from lethe.core.children import environment_without_keys
 from lethe.core.errors import ProcessLost, TrainingRefused
 
 # Longer than any step, and than reading the data. A process that hangs ends the training then;
@@ -183,7 +184,8 @@ def started(processes: int, command: Sequence[str]) -> Iterator[Place]:
         try:
             for rank in range(1, processes):
                 own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": str(share)}
-                running.append(subprocess.Popen(command, env={**os.environ, **shared, **own}))
+                words = {**environment_without_keys(), **shared, **own}
+                running.append(subprocess.Popen(command, env=words))
             with _environment(shared):
                 torch.set_num_threads(share)
                 yield Place(0, processes, 0)

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from lethe.config.params import load_params, resolve_secret
 from lethe.core.errors import NotFound, ParamsInvalid
 from lethe.data.encoding import Encoder
-from lethe.registration.serving import Predictor, input_columns, output_columns
+from lethe.registration.serving import input_columns, output_columns
 from lethe.stores.registry.bundle import carry_code
 from lethe.stores.registry.registry import NOT_PRIVATE, RUN_ID, Registry, Release, Version
-from lethe.training.models import Architecture, build_model
+from lethe.training.models import Architecture, Description, build_model
 from tests.conftest import PROJECT
 
 URL = "sqlite:///mlflow.db"
@@ -56,7 +56,9 @@ def write_model(folder: Path) -> Encoder:
     save_file(build_model(architecture).state_dict(), folder / "weights.safetensors")
     described = {
         "architecture": architecture.to_data(),
+        "classes": list(encoder.classes),
         "encoder": encoder.to_data(),
+        "plan": {},
         "run_id": "run-1",
     }
     (folder / "model.json").write_text(json.dumps(described))
@@ -88,12 +90,14 @@ def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 @pytest.fixture
 def release(here: Path) -> Release:
-    encoder = Predictor.load(here / "model").encoder
+    encoder = Description.read(here / "model").encoder
     return Release(
         name="readmission",
         folder=Path("model"),
         inputs=input_columns(encoder),
         outputs=output_columns(encoder),
+        network="logistic",
+        hidden=(64,),
         tags={RUN_ID: "run-1", "subjects": "812", "manifest_md5": "0" * 32},
         parameters={"steps": 20},
         metrics={"epsilon": 0.9, f"auc{NOT_PRIVATE}": 0.65},

@@ -20,11 +20,12 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from lethe.core.errors import NotFound, RegistrationRefused
 from lethe.core.outcomes import Traces
-from lethe.registration.serving import Predictor, input_columns, output_columns
+from lethe.registration.serving import input_columns, output_columns
 from lethe.stores.registry import remove
 from lethe.stores.registry.registry import RUN_ID, Registry, Release, Version
 from lethe.stores.registry.remove import retire, tombstone, tombstones, withdraw
 from lethe.stores.registry.verify import Wanted, verify_registries, verify_registry
+from lethe.training.models import Description
 from tests.postgres import postgres_server, postgres_url, postgres_urls
 from tests.stores.registry.test_registry import URL, write_model
 
@@ -63,13 +64,15 @@ def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def register(registry: Registry, **tags: str) -> Version:
-    encoder = Predictor.load(Path("model")).encoder
+    encoder = Description.read(Path("model")).encoder
     return registry.register(
         Release(
             name="readmission",
             folder=Path("model"),
             inputs=input_columns(encoder),
             outputs=output_columns(encoder),
+            network="logistic",
+            hidden=(64,),
             tags={**FACTS, **tags},
             parameters={"steps": 20},
             metrics={"epsilon": 0.97},

@@ -7,7 +7,6 @@ itself if anybody swapped it before: that is how an erasure ends a walk that it 
 """
 
 import json
-import os
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from lethe.core.children import environment_without_keys
 from lethe.core.errors import StoreUnavailable, WalkEnded
 from lethe.stores.dvc.git import LOCK, git
 
@@ -187,7 +187,7 @@ class Refs:
         return subprocess.run(
             ["git", *words],
             cwd=self.root,
-            env={**os.environ, "GIT_TERMINAL_PROMPT": "0", **(more or {})},
+            env={**environment_without_keys(), "GIT_TERMINAL_PROMPT": "0", **(more or {})},
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,

@@ -23,6 +23,7 @@ import psutil
 
 from lethe.config import workspace
 from lethe.config.params import Params, load_params, resolve_secret
+from lethe.core.children import environment_without_keys
 from lethe.core.errors import LetheError, ParamsInvalid, WalkEnded
 from lethe.core.files import write_whole
 from lethe.core.locks import held
@@ -265,7 +266,13 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _git(folder: Path, *words: str) -> None:
-    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, check=False)
+    done = subprocess.run(
+        ["git", *words],
+        cwd=folder,
+        env=environment_without_keys(),
+        capture_output=True,
+        check=False,
+    )
     if done.returncode:
         raise WalkEnded(
             f"git {words[0]} ended with {done.returncode} in the pod's folder. Start the stage in "

@@ -7,7 +7,6 @@ even git's log is asked again.
 
 import hashlib
 import json
-import os
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +19,8 @@ import yaml
 
 from lethe.config import workspace
 from lethe.config.home import experiments
-from lethe.core.errors import LetheError
+from lethe.core.children import environment_without_keys
+from lethe.core.errors import FileDamaged, LetheError
 from lethe.core.files import read_json, write_whole
 
 LOCK = Path("dvc.lock")
@@ -155,7 +155,7 @@ def _from_data(stages: list[Any]) -> tuple[Made, ...]:
 def _read_index(root: Path) -> dict[str, Any]:
     try:
         index = read_json(root / INDEX)
-    except (OSError, ValueError):
+    except (OSError, FileDamaged):
         return {}
     return index if index.get("format") == _FORMAT else {}
 
@@ -211,6 +211,7 @@ def git_objects(root: Path) -> Iterator[tuple[str, bytes]]:
         process = subprocess.Popen(
             ["git", "cat-file", "--batch", "--batch-all-objects"],
             cwd=root,
+            env=environment_without_keys(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL,
@@ -293,7 +294,7 @@ def git(
         done = subprocess.run(
             ["git", *words],
             cwd=root,
-            env=os.environ | (more or {}),
+            env=environment_without_keys() | dict(more or {}),
             input=stdin,
             capture_output=True,
             check=False,

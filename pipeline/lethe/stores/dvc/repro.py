@@ -5,7 +5,6 @@ DVC's cache; what a past commit used is read from its `dvc.lock`.
 """
 
 import hashlib
-import json
 import os
 import re
 import signal
@@ -21,6 +20,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from lethe.config import workspace
+from lethe.core.children import environment_without_keys
 from lethe.core.errors import Busy, LetheError, NotFound
 from lethe.stores.dvc.settings import cache_folder
 
@@ -124,18 +124,6 @@ class History:
         """md5 of an input as a stage last ran with it; None if it never did."""
         return _md5_of(self.lock().get("stages", {}).get(stage, {}).get("deps", ()), path)
 
-    def holds(self, folder: Path, md5: str) -> bool:
-        """Whether a folder's files are those of an output in DVC's cache, and no others."""
-        entries = json.loads(self.cached(md5).read_bytes())
-        expected = {entry["relpath"]: entry["md5"] for entry in entries}
-        root = self.root / folder
-        found = {
-            path.relative_to(root).as_posix(): _md5(path.read_bytes())
-            for path in root.rglob("*")
-            if path.is_file()
-        }
-        return found == expected
-
     def cached(self, md5: str) -> Path:
         """Where DVC's cache has an object.
 
@@ -176,7 +164,12 @@ class History:
         """What git answers; None where there is no git, no repository or no such thing."""
         try:
             done = subprocess.run(
-                ["git", *words], cwd=self.root, capture_output=True, check=False, timeout=60
+                ["git", *words],
+                cwd=self.root,
+                env=environment_without_keys(),
+                capture_output=True,
+                check=False,
+                timeout=60,
             )
         except FileNotFoundError:
             return None
@@ -184,7 +177,10 @@ class History:
 
 
 def _environment() -> dict[str, str]:
-    """The environment that DVC runs stages in: this Python's own commands come first."""
+    """The environment that DVC runs stages in: this Python's own commands come first.
+
+    With the keys: some of the stages need them, and DVC starts them all.
+    """
     own = str(Path(sys.executable).parent)
     return os.environ | {
         "PATH": f"{own}{os.pathsep}{os.environ.get('PATH', os.defpath)}",

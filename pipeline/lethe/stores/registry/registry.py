@@ -33,6 +33,7 @@ with warnings.catch_warnings():
 
 from lethe.config.home import home, is_copy
 from lethe.core.errors import NotFound, ParamsInvalid
+from lethe.core.files import digests
 from lethe.stores.registry.bundle import carry_code, requirements
 
 RUN_ID = "run_id"  # tag: the ledger's id of the training, one version each
@@ -44,7 +45,7 @@ from mlflow.models import set_model
 
 from lethe.registration.serving import LetheModel
 
-set_model(LetheModel())
+set_model(LetheModel(model={model!r}, hidden={hidden!r}, sha256={sha256!r}))
 """
 
 
@@ -52,6 +53,7 @@ set_model(LetheModel())
 class Release:
     """Everything about a model that is to be registered.
 
+    `network` and `hidden`: the model as `params.yaml` declares it, which is what is served.
     `metrics`: name → value; the name of one that is not private must end with `NOT_PRIVATE`.
     `files`: name → content of what is attached to the run (dvc.lock, the model card).
     """
@@ -61,11 +63,12 @@ class Release:
     inputs: Sequence[str]
     outputs: Sequence[str]
     tags: Mapping[str, str]
+    network: str
+    hidden: tuple[int, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
     description: str = ""
-    own_module: str | None = None
 
 
 @dataclass(frozen=True)
@@ -259,9 +262,13 @@ class Registry:
 
     def _log_model(self, release: Release, run: str, temporary: Path) -> str:
         entry = temporary / "served.py"
-        entry.write_text(_SERVED, encoding="utf-8")
+        served = _SERVED.format(
+            model=release.network, hidden=release.hidden, sha256=digests(release.folder)
+        )
+        entry.write_text(served, encoding="utf-8")
         code = temporary / "code"
-        carry_code(code, own_module=release.own_module)
+        module, own, _ = release.network.partition(":")
+        carry_code(code, own_module=module if own else None)
         with mlflow.start_run(run_id=run):
             info = mlflow.pyfunc.log_model(
                 name=release.name,

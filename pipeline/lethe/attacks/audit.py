@@ -1,0 +1,53 @@
+"""One audit: every registered attack on one model, and what came of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+# The first three register what Lethe brings.
+from lethe.attacks import claims, mechanism, membership  # noqa: F401
+from lethe.attacks.attack import Attack, Target, registered
+
+MEMBERSHIP = "membership"  # what it measured stands in the report as `attack`
+
+
+@dataclass(frozen=True)
+class Audited:
+    """The report, JSON-ready, and the curves of attacks that have one, by name."""
+
+    report: dict[str, Any]
+    curves: dict[str, pd.DataFrame]
+
+
+def attacks() -> tuple[type[Attack], ...]:
+    """Every attack that an audit runs, Lethe's own first."""
+    return registered()
+
+
+def audit(target: Target, kinds: Sequence[type[Attack]] | None = None) -> Audited:
+    """Runs the attacks; a claim that one check contradicts has not passed.
+
+    Args:
+        kinds: those to run; every registered one by default.
+
+    Raises:
+        NotFinite: the model gives losses that are not numbers.
+    """
+    made = [kind() for kind in (attacks() if kinds is None else kinds)]
+    checks = [check for attack in made for check in attack.run(target)]
+    failed = [check.name for check in checks if not check.passed]
+    measured = {each.name: dict(each.measured) for each in made if each.measured is not None}
+    report = {
+        "attack": measured.pop(MEMBERSHIP, {"attempted": False, "private": False}),
+        "checks": [check.to_data() for check in checks],
+        "failed": failed,
+        "false_alarm_rate": sum(check.false_alarm_rate for check in checks),
+        "passed": bool(checks) and not failed,
+        "private": False,
+        "run_id": target.described.run_id,
+    }
+    if measured:
+        report["measured"] = measured
+    return Audited(report, {each.name: each.curve for each in made if each.curve is not None})

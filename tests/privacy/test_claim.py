@@ -1,0 +1,62 @@
+"""One claim, whatever carries it: it comes back the same, and nothing of it is guessed."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lethe.core.errors import FileDamaged
+from lethe.privacy.claim import Claim
+from lethe.privacy.plan import Plan
+
+PLAN = Plan(
+    sample_rate=0.1,
+    steps=20,
+    records_per_person=4,
+    clip_norm=1.0,
+    noise_multiplier=3.0,
+    expected_batch_size=100.0,
+    delta=1e-5,
+    noise="discrete",
+)
+
+
+def test_a_claim_comes_back_from_a_report_and_from_tags() -> None:
+    claim = Claim.of(PLAN)
+    report = json.loads(json.dumps({**claim.to_data(), "subjects": 3}))
+    tags = {name: str(value) for name, value in report.items()}
+    assert Claim.from_data(report) == Claim.from_data(tags) == claim
+    assert (claim.delta, claim.unit, claim.noise) == (1e-5, "person", "discrete")
+    assert 0 < claim.epsilon <= claim.epsilon_rdp
+
+
+def test_a_version_from_before_discrete_noise_had_gaussian_noise() -> None:
+    data = Claim.of(PLAN).to_data()
+    del data["noise"]
+    assert Claim.from_data(data).noise == "gaussian"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"epsilon": None}, {"epsilon": True}, {"delta": "small"}, {"unit": 1}, {"unit": ""}),
+        *({"sampling": ["Poisson"]}, {"noise": None}),
+    ],
+)
+def test_a_garbled_claim_is_no_claim(change: dict[str, Any]) -> None:
+    with pytest.raises(FileDamaged, match="claim"):
+        Claim.from_data(Claim.of(PLAN).to_data() | change)
+
+
+@pytest.mark.parametrize("name", sorted(set(Claim.of(PLAN).to_data()) - {"noise"}))
+def test_a_claim_that_lacks_a_fact_is_no_claim(name: str) -> None:
+    data = Claim.of(PLAN).to_data()
+    del data[name]
+    with pytest.raises(FileDamaged, match=name):
+        Claim.from_data(data)
+
+
+def test_a_price_that_is_shown_is_never_below_the_price_that_was_paid() -> None:
+    claim = replace(Claim.of(PLAN), epsilon=0.90001, epsilon_rdp=float("inf"))
+    assert str(claim) == ("epsilon 0.9001 (PLD), without bound (RDP) at delta 1e-05 per person")
