@@ -14,7 +14,6 @@ most. What depends on real people (clipping) is a ratio to the clip and is not p
 import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from lethe.attacks import adaptive, replay
 from lethe.attacks.attack import Attack, Target, register
+from lethe.attacks.clipping import PEOPLE_AT_ONCE, StepOf, check_clipping, flat, variants
 from lethe.attacks.statistics import (
     Check,
     Floats,
@@ -34,7 +34,6 @@ from lethe.attacks.statistics import (
     poisson_checks,
     shape_p,
     variance_p,
-    worse,
 )
 from lethe.attacks.whole_training import check_loop, check_refusals
 from lethe.core.errors import LetheError
@@ -43,12 +42,8 @@ from lethe.privacy.noise.sampling import Keystream
 from lethe.privacy.plan import Plan
 from lethe.training import loop
 from lethe.training.engines import choose
-from lethe.training.engines.contract import LossFn, trainable_parameters
+from lethe.training.engines.contract import LossFn
 
-CLIP_TOLERANCE = 1e-4  # of the clip: float32 sums of a few hundred people
-REFERENCE_TOLERANCE = 1e-3  # of the clip: another order of the same float32 operations
-_PEOPLE_AT_ONCE = 512
-_REFERENCE_PEOPLE = 24
 _GRID_VALUES = 4_096  # of a sum at least, to hold against the grid of discrete noise
 _NOISE_VALUES = 60_000
 _DRAWN_NUMBERS = 40_000_000
@@ -138,9 +133,6 @@ class Mechanism(Attack):
         )
 
 
-StepOf = Callable[[Plan], loop.DpStep]
-
-
 def check_sampling(
     step_of: StepOf, plan: Plan, people: int, *, random: np.random.Generator
 ) -> list[Check]:
@@ -179,124 +171,6 @@ def check_sampling(
     ]
 
 
-def check_clipping(
-    step_of: StepOf,
-    plan: Plan,
-    data: PersonData,
-    loss_fn: LossFn,
-    *,
-    replays: int,
-    random: np.random.Generator,
-) -> list[Check]:
-    """Steps of the run's own people, with and without one of them, and against plain autograd.
-
-    That one is a person as they are, one whose only record stands in all K places, and one
-    with records far outside the domain.
-    """
-    tight = replace(plan, clip_norm=plan.clip_norm * 1e-3)
-    moved, alone, apart, repeated = 0.0, 0.0, 0.0, 0.0
-    for clip_plan in (plan, tight):
-        step, clip = step_of(clip_plan), clip_plan.clip_norm
-        device = next(step.model.parameters()).device
-        for _ in range(replays):
-            drawn = torch.from_numpy(random.permutation(step.draw(len(data)))[:_PEOPLE_AT_ONCE])
-            others = data.batch(drawn, device)
-            person = data.batch(torch.from_numpy(random.integers(len(data), size=1)), device)
-            without = _sum(step, others)
-            for one in variants(person, step.model):
-                both = [torch.cat(pair) for pair in zip(others, one, strict=True)]
-                shift = _sum(step, both) - without
-                own = _sum(step, one)
-                expected, norm = _reference(step.model, loss_fn, one, clip)
-                moved = worse(moved, _length(shift) / clip)
-                apart = worse(apart, _length(own - expected) / clip)
-                if norm > clip:
-                    alone = worse(alone, abs(_length(own) / clip - 1))
-            once = _sum(step, [t[:, :1] for t in person])
-            full = _sum(step, _in_all_places(person))
-            repeated = worse(repeated, _length(full - once) / clip)
-            few = tuple(t[:_REFERENCE_PEOPLE] for t in others)
-            expected, _ = _reference(step.model, loss_fn, few, clip)
-            error = _length(_sum(step, few) - expected)
-            apart = worse(apart, error / clip / max(1.0, math.sqrt(len(few[0]))))
-    return [
-        at_most(
-            "clipping.sensitivity",
-            moved,
-            1 + CLIP_TOLERANCE,
-            meaning="one person moves the sum by the clip at most (in clips)",
-        ),
-        at_most(
-            "clipping.full_length",
-            alone,
-            CLIP_TOLERANCE,
-            meaning="a person beyond the clip is cut to it exactly (relative error)",
-        ),
-        at_most(
-            "clipping.per_person",
-            apart,
-            REFERENCE_TOLERANCE,
-            meaning="the sum is that of each person's own clipped gradient (error in clips)",
-        ),
-        at_most(
-            "clipping.records_count_once",
-            repeated,
-            CLIP_TOLERANCE,
-            meaning="a record that stands in all K places counts as once (error in clips)",
-        ),
-    ]
-
-
-Batch = tuple[Tensor, Tensor, Tensor]
-
-
-def _in_all_places(person: Batch) -> Batch:
-    """The person's first record in each of the K places."""
-    features, mask, labels = person
-    places = mask.shape[1]
-    shape = [1, places, *([1] * (features.ndim - 2))]
-    return features[:, :1].repeat(shape), mask[:, :1].repeat(1, places), labels[:, :1].repeat(
-        1, places
-    )  # fmt: skip
-
-
-def variants(person: Batch, model: nn.Module) -> list[Batch]:
-    features, mask, labels = person
-    found = [person, _in_all_places(person)]
-    # Where records are row numbers of a table, far outside the domain is outside the table.
-    if not any(isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in model.modules()):
-        for label in (labels, torch.zeros_like(labels), torch.ones_like(labels)):
-            found.append((features * 1e4, torch.ones_like(mask), label))
-    return found
-
-
-def _reference(
-    model: nn.Module, loss_fn: LossFn, people: Sequence[Tensor], clip: float
-) -> tuple[Tensor, float]:
-    """The clipped sum by plain autograd, person by person, and the longest gradient.
-
-    On purpose none of the training's own code: what is shared would be wrong in both.
-    """
-    parameters = trainable_parameters(model)
-    total = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64)
-    longest = 0.0
-    for features, mask, labels in zip(*people, strict=True):
-        if not mask.any():
-            continue
-        loss = loss_fn(model(features[mask]), labels[mask]).mean()
-        found = torch.autograd.grad(loss, parameters, allow_unused=True)
-        own = _flat(
-            [
-                torch.zeros_like(p) if g is None else g
-                for p, g in zip(parameters, found, strict=True)
-            ]
-        )
-        norm = _length(own)
-        longest = max(longest, norm)
-        total += own * min(1.0, clip / norm) if norm > 0 else 0.0
-    return total, longest
-
-
 def check_noise(step_of: StepOf, plan: Plan, data: PersonData) -> list[Check]:
     """Adds noise to sums of nobody, of few and of many of the run's people."""
     step, second = step_of(plan), step_of(plan)
@@ -310,7 +184,7 @@ def check_noise(step_of: StepOf, plan: Plan, data: PersonData) -> list[Check]:
     other = _noise(second, zeros, scale)
     sizes = {
         count: step.clipped_sum(*data.batch(torch.arange(min(count, len(data))), device))
-        for count in (1, 16, _PEOPLE_AT_ONCE)
+        for count in (1, 16, PEOPLE_AT_ONCE)
     }
     by_size = [
         variance_p(np.array([_noise(step, sums, scale) for _ in range(max(4, draws // 4))]).ravel())
@@ -355,7 +229,7 @@ def _grid_checks(released: Sequence[Sequence[Tensor]], step: float) -> list[Chec
 
     A float32 tells it within half a standard deviation, where it is finer than the grid.
     """
-    values = np.concatenate([_flat(tensors).float().numpy() for tensors in released])
+    values = np.concatenate([flat(tensors).float().numpy() for tensors in released])
     exact = values.astype(np.float64)
     away = np.abs(exact - np.round(exact / step) * step)
     # What float32 takes off; and the step is known to 2^-40 of itself.
@@ -385,17 +259,3 @@ def _repeats(values: Floats) -> int:
     """How many runs of three values were there before; by chance one in 2^69 pairs of runs."""
     runs = np.lib.stride_tricks.sliding_window_view(values.astype(np.float32), 3)
     return len(runs) - len(np.unique(np.ascontiguousarray(runs).view("V12")))
-
-
-def _sum(step: loop.DpStep, people: Sequence[Tensor]) -> Tensor:
-    """The clipped sum of these people, without what an adaptive clip counts beside it."""
-    features, mask, labels = people
-    return _flat(replay.gradients(step.plan, step.clipped_sum(features, mask, labels)))
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([t.detach().flatten() for t in tensors]).cpu().double()
-
-
-def _length(flat: Tensor) -> float:
-    return float(flat.norm())

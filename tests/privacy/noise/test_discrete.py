@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lethe.attacks.mechanism import CLIP_TOLERANCE
+from lethe.attacks.clipping import CLIP_TOLERANCE
 from lethe.core.errors import NotFinite, ParamsInvalid, TrainingRefused
 from lethe.privacy.events import Leaf
 from lethe.privacy.noise.discrete import SCALE, SUM_MARGIN, DiscreteNoise, grid_step, to_grid
