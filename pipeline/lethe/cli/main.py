@@ -41,8 +41,7 @@ app = typer.Typer(
 
 def _stage(name: str) -> Callable[..., None]:
     def command(params_file: ParamsFile = PARAMS) -> None:
-        params = load_params(params_file)
-        run_stage(name, params, now=now())
+        run_stage(name, load_params(params_file), now=now())
 
     return command
 
@@ -123,6 +122,7 @@ def run(
 def check(params_file: ParamsFile = PARAMS) -> None:
     """Check params.yaml, and the source against it, without reading people's data."""
     params = load_params(params_file)
+    from lethe.stores.dvc.inputs import unverified_remotes
     from lethe.stores.source.connect import check_one_place
     from lethe.stores.source.read import Source
 
@@ -130,19 +130,12 @@ def check(params_file: ParamsFile = PARAMS) -> None:
     with Source.open(params) as source:
         source.check(params)
         unseen = source.outside()
-    say(
-        f"{params_file} is sound: {len(params.tables)} tables, "
-        f"{len(params.taken_columns())} columns taken for {params.purpose}."
-    )
+    taken = f"{len(params.taken_columns())} columns taken for {params.purpose}"
+    say(f"{params_file} is sound: {len(params.tables)} tables, {taken}.")
     if unseen:
         say(f"Nobody is looked for, and nobody erased, in: {'; '.join(unseen)}.")
-    from lethe.stores.dvc.inputs import unverified_remotes
-
     for name in unverified_remotes(Path.cwd()):
-        say(
-            f"Remote {name} is taken at its word: what was changed there is only refused when a "
-            f"stage reads it. Run: dvc remote modify {name} verify true"
-        )
+        say(f"DVC takes remote {name} at its word; run: dvc remote modify {name} verify true")
 
 
 @app.command()
