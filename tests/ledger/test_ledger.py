@@ -48,7 +48,9 @@ def ledger(path: Path) -> Ledger:
 
 
 def spend(ledger: Ledger, request: str, *tokens: int) -> str:
-    return ledger.reserve(PLAN, BitMap(tokens), budget=BUDGET, request=request, now=NOW).run_id
+    return ledger.reserve(
+        PLAN.release(BitMap(tokens)), budget=BUDGET, request=request, now=NOW
+    ).run_id
 
 
 def change(path: Path, *statements: str) -> None:
@@ -206,7 +208,7 @@ def test_what_is_stored_is_data_and_names_nobody(ledger: Ledger, path: Path) -> 
 
 
 def test_tokens_are_not_shown_in_a_reservation(ledger: Ledger) -> None:
-    reserved = ledger.reserve(PLAN, BitMap([123_456]), budget=BUDGET, request="a", now=NOW)
+    reserved = ledger.reserve(PLAN.release(BitMap([123_456])), budget=BUDGET, request="a", now=NOW)
     assert "123456" not in repr(reserved)
     assert "123456" not in repr(ledger.run(reserved.run_id))
 

@@ -30,8 +30,8 @@ ONCE, TWICE = (epsilon_rdp([PLAN.event] * n, 1e-5) for n in (1, 2))
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     opened = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
-    opened.reserve(PLAN, BitMap([1, 2, 3]), budget=BUDGET, request="a", now=NOW)
-    opened.reserve(PLAN, BitMap([3]), budget=BUDGET, request="b", now=NOW)
+    opened.reserve(PLAN.release(BitMap([1, 2, 3])), budget=BUDGET, request="a", now=NOW)
+    opened.reserve(PLAN.release(BitMap([3])), budget=BUDGET, request="b", now=NOW)
     return opened
 
 

@@ -13,12 +13,15 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import dp_accounting as dp
+from pyroaring import BitMap
 
 from lethe.core.errors import ParamsInvalid
+from lethe.privacy.release import Release
 
 UNIT = "person"
 ADJACENCY = "add or remove one person"
 SAMPLING = "Poisson over persons"
+MECHANISM = "dp-sgd"
 NOISES = ("gaussian", "discrete")
 
 
@@ -131,6 +134,20 @@ class Plan:
         """The privacy event of the whole training, per person."""
         step = dp.PoissonSampledDpEvent(self.sample_rate, dp.GaussianDpEvent(self.noise_multiplier))
         return dp.SelfComposedDpEvent(step, self.steps)
+
+    def release(self, subjects: BitMap) -> Release:
+        """The training as what is charged, for everybody whom its sampling may draw."""
+        return Release(
+            event=self.event,
+            unit=UNIT,
+            adjacency=ADJACENCY,
+            sampling=SAMPLING,
+            mechanism=MECHANISM,
+            digest=self.digest,
+            delta=self.delta,
+            records_per_person=self.records_per_person,
+            subjects=subjects,
+        )
 
     def to_data(self) -> dict[str, Any]:
         return asdict(self)

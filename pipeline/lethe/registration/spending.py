@@ -18,6 +18,7 @@ from lethe.ledger.ledger import Ledger
 from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
 from lethe.privacy.plan import ADJACENCY, UNIT, Plan
 from lethe.privacy.planning import plan_from
+from lethe.privacy.release import Release
 from lethe.registration.rollback import refuse_rolled_back
 from lethe.stores.opening import open_ledger, open_vault
 
@@ -32,7 +33,7 @@ class Book(Protocol):
     def classes(
         self, tokens: BitMap | None = None, *, delta: float | None = None
     ) -> list[SpendClass]: ...
-    def price(self, plan: Plan, eligible: BitMap, budget: Budget) -> list[ClassPrice]: ...
+    def price(self, release: Release, budget: Budget) -> list[ClassPrice]: ...
 
 
 def spending(params: Params, *, key: str | None = None) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def budget_report(
             "epsilon_rdp_after": each.epsilon_rdp_after,
             "epsilon_pld_after": each.epsilon_pld_after,
         }
-        for each in ledger.price(plan, inside, budget)
+        for each in ledger.price(plan.release(inside), budget)
     ]
     outside = _as_they_are(ledger.classes(people - inside, delta=budget.delta), budget)
     classes += [each | {"in_next_run": False} for each in outside]

@@ -21,6 +21,9 @@ from torch.nn import functional as F
 from lethe.config.training import Training
 from lethe.core.errors import ParamsInvalid
 
+WEIGHTS = "weights.safetensors"
+DESCRIPTION = "model.json"
+
 LossFn = Callable[[Tensor, Tensor], Tensor]
 Model = nn.Module
 
