@@ -684,7 +684,7 @@ IN_A_RUN: dict[Callable[[Patch], None], str] = {
     reserved_for_half_the_people: "accounting.covered",
     never_settled: "accounting.settled",
     epsilon_claimed_too_small: "accounting.epsilon_rdp",
-    pld_claimed_too_small: "accounting.epsilon",
+    pld_claimed_too_small: "accounting.epsilon_pld",
     held_out_people_train: "people.held_out",
 }
 

@@ -19,10 +19,10 @@ from lethe.core.errors import BudgetExceeded, LedgerInvalid
 from lethe.ledger import database
 from lethe.ledger.ledger import Ledger
 from lethe.privacy.plan import Plan
+from tests.ledger.older import DUMP, write_schema_2
 from tests.postgres import postgres_server, postgres_urls  # noqa: F401
 
 NOW = dt.datetime(2026, 11, 24, tzinfo=dt.UTC)
-DUMP = Path(__file__).with_name("schema_2.sql")
 HEAD = (9, "86545426c89c537b23f1df542f25bbe06a9962be86a9832a63465c329c7a0101")
 FIRST, VOID, CHEAP, OPEN = (f"{n:032x}" for n in (1, 2, 3, 6))
 SPENT = {  # token: epsilon by RDP and by PLD, of the version before
@@ -41,12 +41,6 @@ PLAN = Plan(
     delta=1e-5,
 )
 BUDGET = Budget(epsilon=2.0, delta=1e-5)
-
-
-def _in_sqlite(path: Path) -> str:
-    with sqlite3.connect(path) as connection:
-        connection.executescript(DUMP.read_text())
-    return f"sqlite:///{path}"
 
 
 def _in_postgres(url: str) -> str:
@@ -72,7 +66,7 @@ def _in_postgres(url: str) -> str:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
-        return _in_sqlite(tmp_path / "ledger.db")
+        return write_schema_2(tmp_path / "ledger.db")
     fresh: Callable[[], str] = request.getfixturevalue("postgres_urls")
     return _in_postgres(fresh())
 
@@ -175,7 +169,7 @@ def test_a_request_of_before_is_not_charged_again(url: str) -> None:
     ],
 )
 def test_facts_that_were_changed_behind_it_break_the_chain(tmp_path: Path, change: str) -> None:
-    url = _in_sqlite(tmp_path / "ledger.db")
+    url = write_schema_2(tmp_path / "ledger.db")
     with Ledger.open(url) as ledger:
         new = ledger.reserve(PLAN.release(BitMap([6])), budget=BUDGET, request="e", now=NOW).run_id
     with sqlite3.connect(tmp_path / "ledger.db") as connection:
@@ -189,7 +183,7 @@ def test_a_copy_of_before_the_migration_no_longer_has_what_was_charged_since(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "ledger.db"
-    url = _in_sqlite(path)
+    url = write_schema_2(path)
     backup = path.read_bytes()
     with Ledger.open(url) as ledger:
         run = ledger.reserve(PLAN.release(BitMap([6])), budget=BUDGET, request="e", now=NOW)

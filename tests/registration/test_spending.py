@@ -53,7 +53,7 @@ def test_classes_say_what_is_spent_and_left(ledger: Ledger) -> None:
             "remaining": pytest.approx(2.0 - TWICE),
         },
     ]
-    assert (report["delta"], report["epsilon"], report["unit"]) == (1e-5, 2.0, "person")
+    assert (report["delta"], report["budget_epsilon"], report["unit"]) == (1e-5, 2.0, "person")
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 

@@ -182,7 +182,7 @@ def door(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
         "plan": PLAN.to_data(),
         "subjects": 3,
         "records": 5,
-        "epsilon": 0.9,
+        "epsilon_pld": 0.9,
         "epsilon_rdp": 1.04,
         "delta": 1e-5,
         "unit": UNIT,

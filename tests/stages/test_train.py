@@ -123,7 +123,7 @@ def test_report_says_what_was_trained_and_at_what_price(params: Params) -> None:
     assert report["records"] == sum(min(2, 1 + t % 3) for t in range(60) if t % 5)
     assert (report["unit"], report["adjacency"]) == ("person", "add or remove one person")
     assert report["sampling"] == "Poisson over persons"
-    assert 0 < report["epsilon"] < report["epsilon_rdp"]
+    assert 0 < report["epsilon_pld"] < report["epsilon_rdp"]
     assert report["metrics"]["held_out_subjects"] == {"value": 12.0, "private": False}
     assert all(metric["private"] is False for metric in report["metrics"].values())
     assert 0 <= report["metrics"]["auc"]["value"] <= 1

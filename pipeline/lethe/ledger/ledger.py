@@ -124,7 +124,7 @@ class Ledger:
         """
         if not release.subjects:
             raise TooFewSubjects("Nobody is eligible for this run; nothing was reserved.")
-        event, owner = event_to_data(release.event), Owner.current()
+        owner = Owner.current()
 
         def work(connection: sa.Connection) -> Reservation:
             book = self._read(connection)
@@ -132,26 +132,7 @@ class Ledger:
             if same:
                 return self._again(connection, book, same[-1], release, owner, now)
             admitted, left_out = admit(release, book.charges(), budget)
-            manifest = admitted.serialize()
-            values: dict[str, Any] = {
-                "run_id": secrets.token_hex(16),
-                "request": request,
-                "event": canonical(event),
-                "plan_digest": release.digest,
-                "unit": release.unit,
-                "adjacency": release.adjacency,
-                "sampling": release.sampling,
-                "mechanism": release.mechanism,
-                "records_per_person": release.records_per_person,
-                "delta": release.delta,
-                "subjects": len(admitted),
-                "left_out": left_out,
-                "eligible": manifest,
-                "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
-                "manifest_md5": hashlib.md5(manifest, usedforsecurity=False).hexdigest(),
-                "params_digest": params_digest(release, budget),
-                "code_digest": code_digest(),
-            }
+            values = _row(release, admitted, left_out, budget, request)
             connection.execute(SPENDS.insert().values(values))
             append(
                 connection, book, RESERVED, values["run_id"], owner, now, content=digest_of(values)
@@ -381,3 +362,29 @@ class Ledger:
 
 def _runs_of(book: Book, token: int) -> list[str]:
     return [charge.run_id for charge in book.charges() if token in charge.members]
+
+
+def _row(
+    release: Release, admitted: BitMap, left_out: int, budget: Budget, request: str
+) -> dict[str, Any]:
+    """What is written of a release that is charged to `admitted`."""
+    manifest = admitted.serialize()
+    return {
+        "run_id": secrets.token_hex(16),
+        "request": request,
+        "event": canonical(event_to_data(release.event)),
+        "plan_digest": release.digest,
+        "unit": release.unit,
+        "adjacency": release.adjacency,
+        "sampling": release.sampling,
+        "mechanism": release.mechanism,
+        "records_per_person": release.records_per_person,
+        "delta": release.delta,
+        "subjects": len(admitted),
+        "left_out": left_out,
+        "eligible": manifest,
+        "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
+        "manifest_md5": hashlib.md5(manifest, usedforsecurity=False).hexdigest(),
+        "params_digest": params_digest(release, budget),
+        "code_digest": code_digest(),
+    }

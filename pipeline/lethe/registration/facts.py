@@ -44,7 +44,7 @@ def release_of(
         "device": training.get("device", ""),
         "dvc_lock_md5": md5(lock),
         "engine": training.get("engine", ""),
-        "epsilon": training["epsilon"],
+        "epsilon": _epsilon_pld(training),
         "epsilon_rdp": training["epsilon_rdp"],
         GATE: "; ".join(reasons) or "open",
         "git_commit": state.commit or "none",
@@ -85,7 +85,7 @@ def release_of(
         tags=tags,
         parameters={**plan.to_data(), "model": params.training.model},
         metrics={
-            "epsilon": training["epsilon"],
+            "epsilon": _epsilon_pld(training),
             "epsilon_rdp": training["epsilon_rdp"],
             **{
                 (name if m["private"] else f"{name}{NOT_PRIVATE}"): m["value"]
@@ -119,3 +119,8 @@ def _attack_metrics(attack: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         for name, value in found.items()
         if value is not None
     }
+
+
+def _epsilon_pld(training: Mapping[str, Any]) -> float:
+    """A report of the version before calls it `epsilon`, as the tags of every version do."""
+    return float(training["epsilon_pld"] if "epsilon_pld" in training else training["epsilon"])

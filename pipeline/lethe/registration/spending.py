@@ -79,7 +79,7 @@ def budget_report(
     Returns:
         JSON-ready: `classes` of `subjects, runs, epsilon_rdp, epsilon_pld, remaining`; with a
         plan also `in_next_run`, and where that is true `epsilon_rdp_after` and
-        `epsilon_pld_after`; `delta`, `epsilon` (the budget), and `next` (the plan's own price,
+        `epsilon_pld_after`; `delta`, `budget_epsilon`, and `next` (the plan's own price,
         and how many of the people it would bring above the budget).
     """
     if people is None:
@@ -87,7 +87,7 @@ def budget_report(
     report: dict[str, Any] = {
         "adjacency": ADJACENCY,
         "delta": budget.delta,
-        "epsilon": budget.epsilon,
+        "budget_epsilon": budget.epsilon,
         "not_private": ["classes.subjects", "next.over_budget", "next.subjects"],
         "unit": UNIT,
     }
@@ -130,7 +130,7 @@ def budget_report(
 
 def render_budget(report: Mapping[str, Any]) -> str:
     """The report as a table with a bar for each class: spent █, the next run ▒, left ·."""
-    limit, classes = float(report["epsilon"]), list(report["classes"])
+    limit, classes = float(report["budget_epsilon"]), list(report["classes"])
     lines = [
         f"Budget: epsilon {limit:g} at delta {report['delta']:g} per {report['unit']} (RDP is what "
         "it is held to; PLD beside it)."

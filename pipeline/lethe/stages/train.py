@@ -198,7 +198,7 @@ def _report(
         **trained.facts,
         "adjacency": release.adjacency,
         "delta": release.delta,
-        "epsilon": epsilon_pld([release.event], release.delta),
+        "epsilon_pld": epsilon_pld([release.event], release.delta),
         "epsilon_rdp": epsilon_rdp([release.event], release.delta),
         "experiment": in_experiment(),
         "left_out": reservation.left_out,
