@@ -66,8 +66,7 @@ def _ledger(share: float) -> Row:
             for number, plan in enumerate(plans):
                 members = BitMap(np.flatnonzero(random.random(SUBJECTS) < share).astype(np.uint32))
                 made = ledger.reserve(
-                    plan,
-                    members,
+                    plan.release(members),
                     budget=generous,
                     request=str(number),
                     now=dt.datetime.now(dt.UTC),
@@ -76,7 +75,7 @@ def _ledger(share: float) -> Row:
         everybody = BitMap(range(SUBJECTS))
         with Ledger.open(url) as ledger:
             start = time.perf_counter()
-            admitted, left_out = ledger.admissible(plans[0], everybody, tight)
+            admitted, left_out = ledger.admissible(plans[0].release(everybody), tight)
             taken = time.perf_counter() - start
     what = f"ledger check, {SUBJECTS:,} subjects × {RUNS} runs of a random {share:.0%}"
     print(f"{what}: {len(admitted):,} admitted, {left_out:,} left out")

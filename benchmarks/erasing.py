@@ -269,8 +269,7 @@ def _shards(
 def _register(params: Params, manifest: bytes, hashes: dict[str, str], version: int) -> None:
     with Ledger.open(resolve_secret(params.stores.ledger)) as ledger:
         run = ledger.reserve(
-            plan_from(params),
-            BitMap.deserialize(manifest),
+            plan_from(params).release(BitMap.deserialize(manifest)),
             budget=params.budget,
             request=f"training {version}",
             now=NOW,

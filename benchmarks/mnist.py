@@ -41,7 +41,7 @@ from lethe.core.errors import NotFound
 from lethe.data.batches import PersonData
 from lethe.privacy.accounting import epsilon_pld, epsilon_rdp, solve_noise_multiplier
 from lethe.privacy.plan import Plan
-from lethe.training.loop import train
+from lethe.training.loop import Task, train
 from lethe.training.models import class_loss
 
 EPSILON, DELTA = 2.93, 1e-5
@@ -150,15 +150,8 @@ def trained(data: PersonData, plan: Plan) -> nn.Module:
     model = nn.Linear(CHANNELS * GRID**2, CLASSES)
     nn.init.zeros_(model.weight)
     nn.init.zeros_(model.bias)
-    return train(
-        plan,
-        data,
-        model,
-        class_loss,
-        reservation=Reservation(BitMap(data.tokens)),
-        optimizer=OPTIMIZER,
-        classes=CLASSES,
-    ).model
+    task = Task(plan, data, model, class_loss, classes=CLASSES)
+    return train(task, Reservation(BitMap(data.tokens)), OPTIMIZER).model
 
 
 def accuracy(model: nn.Module, copies: Tensor, labels: Tensor) -> float:

@@ -19,9 +19,9 @@ from lethe.data.batches import held_out_records, person_data
 from lethe.data.encoding import Encoder
 from lethe.data.shards import shard_paths
 from lethe.privacy.plan import Plan
+from lethe.training.dpsgd_fit import task_of
 from lethe.training.evaluate import evaluate
 from lethe.training.loop import train_plain
-from lethe.training.models import Architecture, build_model, loss_for
 
 PROJECT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -80,15 +80,7 @@ def _without_privacy() -> float:
         admitted=BitMap.deserialize(MANIFEST.read_bytes()),
         records_per_person=plan.records_per_person,
     )
-    architecture = Architecture.of(
-        params.training, features=len(encoder.names), outputs=encoder.outputs
-    )
-    model = train_plain(
-        plan,
-        data,
-        build_model(architecture),
-        loss_for(encoder.outputs),
-        optimizer=params.training.optimizer,
-    )
+    task = task_of(params.training, plan, encoder, data)
+    model = train_plain(task, params.training.optimizer)
     found = evaluate(model, held_out_records(paths, encoder), classes=len(encoder.classes))
     return found.metrics["auc"]

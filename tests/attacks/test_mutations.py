@@ -33,6 +33,7 @@ from lethe.privacy.noise import sampling
 from lethe.privacy.noise.gaussian import GaussianNoise
 from lethe.privacy.noise.sampling import Keystream
 from lethe.privacy.plan import AdaptiveClip, Plan
+from lethe.privacy.release import Release
 from lethe.stages import audit
 from lethe.stages import train as train_stage
 from lethe.training import loop, parallel
@@ -607,8 +608,9 @@ def test_the_audit_of_an_adaptive_clip_turns_red(
 def _charged_for(patch: Patch, change: Callable[[Plan], Plan]) -> None:
     reserve = Ledger.reserve
 
-    def told(self: Ledger, plan: Plan, *words: Any, **others: Any) -> Any:
-        return reserve(self, change(plan), *words, **others)
+    def told(self: Ledger, release: Release, **others: Any) -> Any:
+        plan = change(Plan.from_data(read_json(workspace.PLAN)))
+        return reserve(self, plan.release(release.subjects), **others)
 
     patch.setattr(Ledger, "reserve", told)
 
@@ -637,16 +639,17 @@ class _Unpaid:
 def reservation_skipped(patch: Patch) -> None:
     patch.setattr(Ledger, "settle", lambda *words, **others: None)
     patch.setattr(
-        Ledger, "reserve", lambda self, plan, eligible, **others: _Unpaid("0" * 32, eligible)
+        Ledger, "reserve", lambda self, release, **others: _Unpaid("0" * 32, release.subjects)
     )
 
 
 def reserved_for_half_the_people(patch: Patch) -> None:
     reserve = Ledger.reserve
 
-    def half(self: Ledger, plan: Plan, eligible: BitMap, **others: Any) -> Any:
-        few = BitMap(list(eligible)[: len(eligible) // 2])
-        return _Unpaid(reserve(self, plan, few, **others).run_id, eligible)
+    def half(self: Ledger, release: Release, **others: Any) -> Any:
+        everybody = release.subjects
+        few = replace(release, subjects=BitMap(list(everybody)[: len(everybody) // 2]))
+        return _Unpaid(reserve(self, few, **others).run_id, everybody)
 
     patch.setattr(Ledger, "reserve", half)
 
@@ -681,7 +684,7 @@ IN_A_RUN: dict[Callable[[Patch], None], str] = {
     reserved_for_half_the_people: "accounting.covered",
     never_settled: "accounting.settled",
     epsilon_claimed_too_small: "accounting.epsilon_rdp",
-    pld_claimed_too_small: "accounting.epsilon",
+    pld_claimed_too_small: "accounting.epsilon_pld",
     held_out_people_train: "people.held_out",
 }
 

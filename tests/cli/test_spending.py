@@ -4,6 +4,7 @@ import datetime as dt
 import hashlib
 import json
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lethe.ledger import database
 from lethe.ledger.ledger import Ledger
 from lethe.privacy.planning import plan_from
 from lethe.stores.vault.vault import Vault
+from tests.ledger.older import write_schema_1, write_schema_2
 from tests.stages.test_budget import LEDGER, declared, spend, write_shards
 
 NOW = dt.datetime(2026, 11, 24, tzinfo=dt.UTC)
@@ -152,16 +154,20 @@ def test_who_would_be_left_out_is_said(folder: Path) -> None:
     assert "1 person would be above the budget: the next run leaves them out." in done.stdout
 
 
-def test_a_ledger_of_an_older_schema_is_looked_at_and_left_as_it_is(folder: Path) -> None:
-    spend(load_params(), 7)
-    path = folder / ".lethe" / "ledger.db"
-    with sqlite3.connect(path) as connection:
-        connection.execute("DROP TRIGGER ledger_schema_no_delete")
-        connection.execute("DROP TABLE ledger_carried")
-        connection.execute("DELETE FROM ledger_schema")
-        connection.execute("INSERT INTO ledger_schema VALUES (1)")
+@pytest.mark.parametrize(
+    ("write", "found"),
+    [
+        (write_schema_1, [(5, 1), (3, 2)]),
+        (write_schema_2, [(3, 1), (3, 2), (2, 2), (1, 3)]),
+    ],
+)
+def test_a_ledger_of_an_older_schema_is_looked_at_and_left_as_it_is(
+    folder: Path, write: Callable[[Path], str], found: list[tuple[int, int]]
+) -> None:
+    (folder / ".lethe").mkdir(exist_ok=True)
+    write(folder / ".lethe" / "ledger.db")
     before = files(folder)
-    assert [(c["subjects"], c["runs"]) for c in looked()["classes"]] == [(1, 1)]
+    assert [(c["subjects"], c["runs"]) for c in looked()["classes"]] == found
     assert files(folder) == before
 
 
@@ -193,7 +199,7 @@ def test_a_plot_is_drawn_for_one_class_and_for_more_than_have_bars(folder: Path)
         "epsilon_rdp_after": 0.9,
         "epsilon_pld_after": 0.8,
     }
-    report = {"classes": [one] * 20, "delta": 1e-5, "epsilon": 2.0, "unit": "person"}
+    report = {"classes": [one] * 20, "delta": 1e-5, "budget_epsilon": 2.0, "unit": "person"}
     assert budget_plot(report).startswith(PNG)
 
 

@@ -92,13 +92,10 @@ BREAKS = {
 LONG_MODULES: dict[str, str] = {}
 LONG_FUNCTIONS = {
     "cli/sweep.py:sweep": "its signature is the command's options, 38 lines of them",
-    "ledger/ledger.py:reserve": "check, admit and write in one transaction",
     "registration/spending.py:budget_report": "a literal of what is reported",
     "sample/clinic.py:build_clinic": "the demonstration's story, table after table",
-    "stages/train.py:_train_into": "becomes a Trainer's fit and its report",
     "stores/source/find_people.py:subjects_by": "one pass over a table, in chunks",
     "stores/source/identifiers.py:_count": "one pass over a table, in chunks",
-    "training/loop.py:train": "the loop's set-up and its end in one place",
 }
 
 

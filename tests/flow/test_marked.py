@@ -49,9 +49,9 @@ def test_budget_shows_the_walks_own_spend(walked: Workspace) -> None:
     trained = json.loads((walked.root / "reports" / "train.json").read_text())
     (everybody,) = shown["classes"]
     assert everybody["subjects"] == trained["subjects"]
-    assert everybody["epsilon_pld"] == trained["epsilon"]
+    assert everybody["epsilon_pld"] == trained["epsilon_pld"]
     assert everybody["epsilon_rdp"] == trained["epsilon_rdp"]
-    assert everybody["remaining"] == shown["epsilon"] - trained["epsilon_rdp"]
+    assert everybody["remaining"] == shown["budget_epsilon"] - trained["epsilon_rdp"]
     assert shown["delta"] == trained["delta"]
     assert everybody["epsilon_rdp_after"] > everybody["epsilon_rdp"]
 

@@ -30,8 +30,8 @@ def test_the_road_ends_with_a_registered_model_within_its_budget(walked: Workspa
     trained = _report(walked, "train")
     assert registered["version"] == 1
     assert {"candidate", "champion"} <= set(registered["aliases"])
-    assert trained["epsilon"] <= 1.0
-    assert trained["epsilon"] <= trained["epsilon_rdp"]
+    assert trained["epsilon_pld"] <= 1.0
+    assert trained["epsilon_pld"] <= trained["epsilon_rdp"]
     assert trained["unit"] == "person"
     assert _report(walked, "audit")["passed"] is True
     assert _report(walked, "validate")["passed"] is True

@@ -48,7 +48,7 @@ def _ask(url: str, budget: Budget, request: str, ready: Any, go: Any, answers: A
     go.wait()
     try:
         with Ledger.open(url) as ledger:
-            reserved = ledger.reserve(PLAN, PEOPLE, budget=budget, request=request, now=NOW)
+            reserved = ledger.reserve(PLAN.release(PEOPLE), budget=budget, request=request, now=NOW)
         answers.put(("reserved", len(reserved.admitted)))
     except BudgetExceeded:
         answers.put(("refused", 0))
@@ -95,7 +95,9 @@ def test_of_sixteen_at_once_each_leaves_out_whoever_is_spent(url: str) -> None:
     budget = Budget(epsilon=(FIVE + SIX) / 2, delta=1e-5, over_budget="leave_out")
     with Ledger.open(url) as ledger:  # some have been in three runs before
         for n in range(3):
-            ledger.reserve(PLAN, BitMap([0, 3, 6]), budget=budget, request=f"old {n}", now=NOW)
+            ledger.reserve(
+                PLAN.release(BitMap([0, 3, 6])), budget=budget, request=f"old {n}", now=NOW
+            )
     found = ask_all_at_once(url, budget, [f"request {n}" for n in range(16)])
 
     counts = sorted(count for answer, count in found if answer == "reserved")
@@ -122,11 +124,11 @@ def _die_before_commit(url: str, budget: Budget) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     ledger_module.append = append_and_die  # type: ignore[assignment]
-    Ledger.open(url).reserve(PLAN, PEOPLE, budget=budget, request="a", now=NOW)
+    Ledger.open(url).reserve(PLAN.release(PEOPLE), budget=budget, request="a", now=NOW)
 
 
 def _die_after_commit(url: str, budget: Budget) -> None:
-    Ledger.open(url).reserve(PLAN, PEOPLE, budget=budget, request="a", now=NOW)
+    Ledger.open(url).reserve(PLAN.release(PEOPLE), budget=budget, request="a", now=NOW)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -144,7 +146,7 @@ def test_process_killed_while_reserving_is_charged_once_in_the_end(
     with Ledger.open(url) as ledger:
         deadline = time.monotonic() + 30  # PostgreSQL notices the lost connection by itself
         assert len(ledger.runs()) == (1 if die is _die_after_commit else 0)
-        reserved = ledger.reserve(PLAN, PEOPLE, budget=budget, request="a", now=NOW)
+        reserved = ledger.reserve(PLAN.release(PEOPLE), budget=budget, request="a", now=NOW)
         assert time.monotonic() < deadline
         assert reserved.resumed is (die is _die_after_commit)
         assert len(ledger.runs()) == 1

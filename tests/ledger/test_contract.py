@@ -25,6 +25,7 @@ from lethe.core.errors import (
 from lethe.ledger.ledger import Ledger
 from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
 from lethe.privacy.plan import Plan
+from lethe.privacy.release import Release
 from tests.postgres import postgres_server, postgres_urls  # noqa: F401
 
 NOW = dt.datetime(2026, 11, 24, tzinfo=dt.UTC)
@@ -42,18 +43,19 @@ PLAN = Plan(
 CHEAP = Plan(**{**PLAN.to_data(), "noise_multiplier": 60.0})
 
 
-@dataclass(frozen=True)
-class Statistic:
+def statistic(*tokens: int) -> Release:
     """A count with Laplace noise: another thing to be charged for."""
-
-    noise_multiplier: float = 2.0
-    delta: float = 1e-5
-    records_per_person: int = 1
-    digest: str = "a statistic"
-
-    @property
-    def event(self) -> dp.DpEvent:
-        return dp.LaplaceDpEvent(self.noise_multiplier)
+    return Release(
+        event=dp.LaplaceDpEvent(2.0),
+        unit="person",
+        adjacency="add or remove one person",
+        sampling="everybody, without sampling",
+        mechanism="laplace-count",
+        digest="5" * 64,
+        delta=1e-6,
+        records_per_person=1,
+        subjects=BitMap(tokens),
+    )
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -72,7 +74,9 @@ def ledger(url: str) -> Ledger:
 def spend(
     ledger: Ledger, request: str, *tokens: int, budget: Budget = REFUSE, plan: Plan = PLAN
 ) -> str:
-    return ledger.reserve(plan, BitMap(tokens), budget=budget, request=request, now=NOW).run_id
+    return ledger.reserve(
+        plan.release(BitMap(tokens)), budget=budget, request=request, now=NOW
+    ).run_id
 
 
 def spent(ledger: Ledger, token: int) -> float:
@@ -84,7 +88,7 @@ def spent(ledger: Ledger, token: int) -> float:
 
 
 def test_reservation_is_charged_at_once_to_everybody_eligible(ledger: Ledger) -> None:
-    reserved = ledger.reserve(PLAN, BitMap([1, 2]), budget=REFUSE, request="a", now=NOW)
+    reserved = ledger.reserve(PLAN.release(BitMap([1, 2])), budget=REFUSE, request="a", now=NOW)
     assert reserved.admitted == BitMap([1, 2])
     assert (reserved.left_out, reserved.resumed, reserved.state) == (0, False, "reserved")
     assert spent(ledger, 1) == spent(ledger, 2) == epsilon_rdp([PLAN.event], 1e-5)
@@ -97,11 +101,22 @@ def test_record_says_what_was_charged(ledger: Ledger) -> None:
     assert record.plan_digest == PLAN.digest
     assert (record.state, record.request, record.reserved_at) == ("reserved", "a", NOW.isoformat())
     assert (record.unit, record.adjacency) == ("person", "add or remove one person")
-    assert record.sampling == "Poisson over persons"
+    assert (record.sampling, record.mechanism) == ("Poisson over persons", "dp-sgd")
     assert (record.records_per_person, record.delta, record.subjects) == (4, 1e-5, 2)
     assert record.eligible == BitMap([1, 2])
     assert len(record.code_digest) == len(record.params_digest) == 64
     assert record.owner.pid == os.getpid()
+
+
+def test_facts_of_a_charge_are_those_of_what_was_released(ledger: Ledger) -> None:
+    """Nothing of one mechanism is the ledger's own: a count is not recorded as a training."""
+    release = statistic(1, 2)
+    record = ledger.run(ledger.reserve(release, budget=REFUSE, request="b", now=NOW).run_id)
+    assert record.event == release.event
+    assert (record.sampling, record.mechanism) == ("everybody, without sampling", "laplace-count")
+    assert (record.unit, record.adjacency) == ("person", "add or remove one person")
+    assert (record.plan_digest, record.delta, record.records_per_person) == ("5" * 64, 1e-6, 1)
+    assert ledger.run(spend(ledger, "a", 1)).sampling == "Poisson over persons"
 
 
 def test_run_ids_tell_nothing(ledger: Ledger) -> None:
@@ -120,9 +135,9 @@ def test_settled_run_stays_charged(ledger: Ledger) -> None:
 
 def test_different_events_compose(ledger: Ledger) -> None:
     spend(ledger, "a", 1)
-    ledger.reserve(Statistic(), BitMap([1]), budget=REFUSE, request="b", now=NOW)
+    ledger.reserve(statistic(1), budget=REFUSE, request="b", now=NOW)
     (found,) = ledger.classes(delta=1e-5)
-    assert found.events == (PLAN.event, Statistic().event)
+    assert found.events == (PLAN.event, statistic(1).event)
     assert found.epsilon_rdp == pytest.approx(epsilon_rdp(found.events, 1e-5))
     assert found.epsilon_pld == epsilon_pld(found.events, 1e-5)
 
@@ -147,7 +162,9 @@ def test_people_over_budget_are_left_out_and_not_charged(ledger: Ledger) -> None
     for request in ("a", "b", "c"):
         spend(ledger, request, 1)
     before = spent(ledger, 1)
-    reserved = ledger.reserve(PLAN, BitMap([1, 2, 3]), budget=LEAVE_OUT, request="d", now=NOW)
+    reserved = ledger.reserve(
+        PLAN.release(BitMap([1, 2, 3])), budget=LEAVE_OUT, request="d", now=NOW
+    )
     assert reserved.admitted == BitMap([2, 3])
     assert reserved.left_out == 1
     assert spent(ledger, 1) == before
@@ -166,7 +183,7 @@ def test_run_that_would_leave_out_everybody_is_refused(ledger: Ledger) -> None:
 def test_who_was_left_out_of_one_run_may_be_in_a_cheaper_one(ledger: Ledger) -> None:
     for request in ("a", "b", "c"):
         spend(ledger, request, 1)
-    reserved = ledger.reserve(CHEAP, BitMap([1, 2]), budget=LEAVE_OUT, request="d", now=NOW)
+    reserved = ledger.reserve(CHEAP.release(BitMap([1, 2])), budget=LEAVE_OUT, request="d", now=NOW)
     assert reserved.admitted == BitMap([1, 2])
 
 
@@ -186,8 +203,8 @@ def test_budget_is_held_at_its_own_delta(ledger: Ledger) -> None:
 
 
 def test_same_request_is_not_charged_twice(ledger: Ledger) -> None:
-    first = ledger.reserve(PLAN, BitMap([1]), budget=REFUSE, request="a", now=NOW)
-    again = ledger.reserve(PLAN, BitMap([1]), budget=REFUSE, request="a", now=NOW)
+    first = ledger.reserve(PLAN.release(BitMap([1])), budget=REFUSE, request="a", now=NOW)
+    again = ledger.reserve(PLAN.release(BitMap([1])), budget=REFUSE, request="a", now=NOW)
     assert (again.run_id, again.resumed, again.state) == (first.run_id, True, "reserved")
     assert again.admitted == first.admitted
     assert spent(ledger, 1) == epsilon_rdp([PLAN.event], 1e-5)
@@ -196,7 +213,7 @@ def test_same_request_is_not_charged_twice(ledger: Ledger) -> None:
 def test_same_request_of_a_settled_run_says_that_it_is_settled(ledger: Ledger) -> None:
     run_id = spend(ledger, "a", 1)
     ledger.settle(run_id)
-    again = ledger.reserve(PLAN, BitMap([1]), budget=REFUSE, request="a", now=NOW)
+    again = ledger.reserve(PLAN.release(BitMap([1])), budget=REFUSE, request="a", now=NOW)
     assert (again.run_id, again.resumed, again.state) == (run_id, True, "settled")
     assert len(ledger.runs()) == 1
 
@@ -204,7 +221,7 @@ def test_same_request_of_a_settled_run_says_that_it_is_settled(ledger: Ledger) -
 def test_same_request_after_it_was_voided_is_a_new_charge(ledger: Ledger) -> None:
     run_id = spend(ledger, "a", 1)
     ledger.void(run_id, "stopped by hand")
-    again = ledger.reserve(PLAN, BitMap([1]), budget=REFUSE, request="a", now=NOW)
+    again = ledger.reserve(PLAN.release(BitMap([1])), budget=REFUSE, request="a", now=NOW)
     assert again.run_id != run_id
     assert not again.resumed
 
@@ -220,7 +237,7 @@ def _in_child(url: str, action: str, pipe: object) -> None:
         with Ledger.open(url) as ledger:
             if action == "reserve":
                 found: object = ledger.reserve(
-                    PLAN, BitMap([1]), budget=REFUSE, request="a", now=NOW
+                    PLAN.release(BitMap([1])), budget=REFUSE, request="a", now=NOW
                 ).run_id
             else:
                 ledger.settle(action)
@@ -266,7 +283,7 @@ def test_request_of_a_killed_process_is_taken_over_and_not_charged_again(
 ) -> None:
     child = Child(url, "reserve")
     child.kill()
-    again = ledger.reserve(PLAN, BitMap([1]), budget=REFUSE, request="a", now=NOW)
+    again = ledger.reserve(PLAN.release(BitMap([1])), budget=REFUSE, request="a", now=NOW)
     assert (again.run_id, again.resumed) == (child.answer, True)
     assert spent(ledger, 1) == epsilon_rdp([PLAN.event], 1e-5)
     ledger.settle(again.run_id)
@@ -331,7 +348,7 @@ def test_unknown_run_is_not_found(ledger: Ledger) -> None:
 
 def test_price_is_before_and_after_by_class(ledger: Ledger) -> None:
     spend(ledger, "a", 1)
-    first, second = ledger.price(PLAN, BitMap([1, 2, 3]), REFUSE)
+    first, second = ledger.price(PLAN.release(BitMap([1, 2, 3])), REFUSE)
     once, twice = epsilon_rdp([PLAN.event], 1e-5), epsilon_rdp([PLAN.event] * 2, 1e-5)
     assert (first.subjects, first.runs, second.subjects, second.runs) == (2, 0, 1, 1)
     assert (first.epsilon_rdp_before, first.epsilon_rdp_after) == (0.0, pytest.approx(once))
@@ -397,7 +414,7 @@ def test_erased_person_who_returns_does_not_start_from_zero(ledger: Ledger) -> N
     with pytest.raises(BudgetExceeded):
         spend(ledger, "d", 77)
     assert ledger.reserve(
-        PLAN, BitMap([77, 78]), budget=LEAVE_OUT, request="d", now=NOW
+        PLAN.release(BitMap([77, 78])), budget=LEAVE_OUT, request="d", now=NOW
     ).admitted == BitMap([78])
 
 

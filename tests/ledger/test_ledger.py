@@ -23,6 +23,7 @@ from lethe.ledger.ledger import Ledger
 from lethe.ledger.owner import Owner, _started
 from lethe.privacy.accounting import epsilon_rdp
 from lethe.privacy.plan import Plan
+from tests.ledger.older import write_schema_1
 
 NOW = dt.datetime(2026, 11, 24, tzinfo=dt.UTC)
 BUDGET = Budget(epsilon=2.0, delta=1e-5)
@@ -48,7 +49,9 @@ def ledger(path: Path) -> Ledger:
 
 
 def spend(ledger: Ledger, request: str, *tokens: int) -> str:
-    return ledger.reserve(PLAN, BitMap(tokens), budget=BUDGET, request=request, now=NOW).run_id
+    return ledger.reserve(
+        PLAN.release(BitMap(tokens)), budget=BUDGET, request=request, now=NOW
+    ).run_id
 
 
 def change(path: Path, *statements: str) -> None:
@@ -93,18 +96,13 @@ def test_newer_schema_is_refused_and_left_alone(ledger: Ledger, path: Path) -> N
     assert path.read_bytes() == before
 
 
-def test_older_schema_is_migrated_and_keeps_every_run(ledger: Ledger, path: Path) -> None:
-    run_id = spend(ledger, "a", 1, 2)
-    head = ledger.head()
-    ledger.close()
-    change(path, "DROP TABLE ledger_carried", "DELETE FROM ledger_schema")
-    with sqlite3.connect(path) as connection:
-        connection.execute("INSERT INTO ledger_schema VALUES (1)")
-
-    migrated = Ledger.open(f"sqlite:///{path}")
-    assert migrated.head() == head
-    assert migrated.run(run_id).eligible == BitMap([1, 2])
-    migrated.remember(b"entry", 1)
+def test_the_first_schema_is_migrated_and_keeps_every_run(path: Path) -> None:
+    with Ledger.open(write_schema_1(path)) as migrated:
+        rows, chain = migrated.head()
+        assert (rows, chain[:8]) == (6, "c05f4982")
+        assert [run.state for run in migrated.runs()] == ["settled", "void", "settled"]
+        assert migrated.runs()[0].eligible == BitMap(range(1, 9))
+        migrated.remember(b"entry", 1)
     with sqlite3.connect(path) as connection:
         versions = connection.execute("SELECT version FROM ledger_schema").fetchall()
     assert sorted(versions) == [(1,), (database.SCHEMA,)]
@@ -206,7 +204,7 @@ def test_what_is_stored_is_data_and_names_nobody(ledger: Ledger, path: Path) -> 
 
 
 def test_tokens_are_not_shown_in_a_reservation(ledger: Ledger) -> None:
-    reserved = ledger.reserve(PLAN, BitMap([123_456]), budget=BUDGET, request="a", now=NOW)
+    reserved = ledger.reserve(PLAN.release(BitMap([123_456])), budget=BUDGET, request="a", now=NOW)
     assert "123456" not in repr(reserved)
     assert "123456" not in repr(ledger.run(reserved.run_id))
 

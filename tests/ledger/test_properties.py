@@ -66,7 +66,7 @@ class Spending(RuleBasedStateMachine):
         self.requests += 1
         try:
             found = self.ledger.reserve(
-                asked, BitMap(tokens), budget=budget, request=str(self.requests), now=NOW
+                asked.release(BitMap(tokens)), budget=budget, request=str(self.requests), now=NOW
             )
         except BudgetExceeded:
             assert over and (policy == "refuse" or over == tokens)

@@ -200,7 +200,7 @@ def test_who_comes_back_pays_for_what_they_were_in_before(params: Params) -> Non
     plan, budget = plan_of(trained_params()), trained_params().budget
     with Vault.open(params.stores.vault, KEY) as vault, Ledger.open(params.stores.ledger) as ledger:
         old, other = vault.tokens(["7", "8"]).tolist()
-        ledger.reserve(plan, BitMap([old, other]), budget=budget, request="one", now=NOW)
+        ledger.reserve(plan.release(BitMap([old, other])), budget=budget, request="one", now=NOW)
         vault.suppress(["7"], now=ASKED)
         ledger.remember(vault.spend_entry("7"), old, now=NOW)
         vault.forget(["7"])

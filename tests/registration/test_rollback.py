@@ -61,7 +61,9 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
 
 def charge(params: Params, ledger: Ledger, request: str) -> str:
     plan = trained_run.plan_of(params)
-    reserved = ledger.reserve(plan, BitMap([1]), budget=params.budget, request=request, now=NOW)
+    reserved = ledger.reserve(
+        plan.release(BitMap([1])), budget=params.budget, request=request, now=NOW
+    )
     ledger.settle(reserved.run_id, now=NOW)
     return reserved.run_id
 

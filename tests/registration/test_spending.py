@@ -30,8 +30,8 @@ ONCE, TWICE = (epsilon_rdp([PLAN.event] * n, 1e-5) for n in (1, 2))
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     opened = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
-    opened.reserve(PLAN, BitMap([1, 2, 3]), budget=BUDGET, request="a", now=NOW)
-    opened.reserve(PLAN, BitMap([3]), budget=BUDGET, request="b", now=NOW)
+    opened.reserve(PLAN.release(BitMap([1, 2, 3])), budget=BUDGET, request="a", now=NOW)
+    opened.reserve(PLAN.release(BitMap([3])), budget=BUDGET, request="b", now=NOW)
     return opened
 
 
@@ -53,7 +53,7 @@ def test_classes_say_what_is_spent_and_left(ledger: Ledger) -> None:
             "remaining": pytest.approx(2.0 - TWICE),
         },
     ]
-    assert (report["delta"], report["epsilon"], report["unit"]) == (1e-5, 2.0, "person")
+    assert (report["delta"], report["budget_epsilon"], report["unit"]) == (1e-5, 2.0, "person")
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 

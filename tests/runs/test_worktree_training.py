@@ -15,7 +15,9 @@ from lethe.data.shards import eligible_people, shard_paths
 from lethe.privacy.plan import Plan
 from lethe.stages import train as stage
 from lethe.stores.dvc.worktree import Worktree
-from lethe.training.loop import train
+from lethe.training import dpsgd_fit, loop
+from lethe.training.dpsgd import DpSgd
+from lethe.training.models import WEIGHTS
 from tests.stages.test_train import NOW, FakeLedger, go, interrupt, never, params  # noqa: F401
 
 
@@ -46,7 +48,7 @@ def walks(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wa
 def test_a_killed_training_goes_on_from_its_checkpoint_in_the_next_walk(
     walks: Walks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "train", partial(train, checkpoint_every=1))
+    monkeypatch.setattr(loop, "Session", partial(loop.Session, checkpoint_every=1))
     ledger = FakeLedger()
     params = walks.enter("run-1")  # noqa: F811
 
@@ -55,11 +57,15 @@ def test_a_killed_training_goes_on_from_its_checkpoint_in_the_next_walk(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stage.train_reserved(params, ledger, now=NOW, progress=killed)
+        stage.train_reserved(params, ledger, DpSgd(), now=NOW, progress=killed)
     walks.close("run-1")
     done: list[int] = []
     report = stage.train_reserved(
-        walks.enter("run-2"), ledger, now=NOW, progress=lambda step, _: done.append(step)
+        walks.enter("run-2"),
+        ledger,
+        DpSgd(),
+        now=NOW,
+        progress=lambda step, _: done.append(step),
     )
     assert done[-1] == report["plan"]["steps"] == 4
     assert done[0] > 1, "not from the first step"
@@ -77,11 +83,11 @@ def test_what_a_walk_had_trained_and_not_published_the_next_publishes_as_it_is(
         go(params, ledger)
     walks.close("run-1")
     staged = walks.home / stage.STAGING / "run-0"
-    weights = (staged / "model" / stage.WEIGHTS).read_bytes()
+    weights = (staged / "model" / WEIGHTS).read_bytes()
     assert staged.stat().st_mode & 0o777 == 0o700
-    monkeypatch.setattr(stage, "train", never)
+    monkeypatch.setattr(dpsgd_fit, "train", never)
     assert go(walks.enter("run-2"), ledger)["run_id"] == "run-0"
-    assert (workspace.MODEL / stage.WEIGHTS).read_bytes() == weights
+    assert (workspace.MODEL / WEIGHTS).read_bytes() == weights
     assert len(ledger.runs) == 1
     assert list((walks.home / stage.STAGING).iterdir()) == []
 
@@ -93,7 +99,9 @@ def test_the_same_training_is_one_request_in_every_walk_and_in_home(walks: Walks
         params = walks.enter(run) if run else load_params()  # noqa: F811
         plan = Plan.from_data(read_json(workspace.PLAN))
         paths = shard_paths(workspace.SHARDS)
-        found.add(stage.request_digest(plan, eligible_people(paths), paths, params.training))
+        found.add(
+            stage.request_digest(plan.release(eligible_people(paths)), paths, params.training)
+        )
     assert len(found) == 1
 
 

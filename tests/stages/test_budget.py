@@ -71,7 +71,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def spend(params: Params, *tokens: int, request: str = "earlier") -> str:
     with Ledger.open(LEDGER) as ledger:
         reserved = ledger.reserve(
-            plan_from(params), BitMap(tokens), budget=params.budget, request=request, now=NOW
+            plan_from(params).release(BitMap(tokens)),
+            budget=params.budget,
+            request=request,
+            now=NOW,
         )
         return reserved.run_id
 
@@ -185,9 +188,9 @@ def test_too_few_people_are_refused(folder: Path) -> None:
 
 def test_delta_must_be_below_one_over_the_people_there_are(folder: Path) -> None:
     plan = plan_from(declared(folder))
-    budget.check_subjects(plan, 99_999, minimum=1)
+    budget.check_subjects(plan.release(BitMap(range(99_999))), minimum=1)
     with pytest.raises(TrainingRefused, match="1/subjects"):
-        budget.check_subjects(plan, 100_000, minimum=1)
+        budget.check_subjects(plan.release(BitMap(range(100_000))), minimum=1)
 
 
 def test_without_shards_the_stage_says_what_to_run(folder: Path) -> None:

@@ -182,7 +182,7 @@ def door(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
         "plan": PLAN.to_data(),
         "subjects": 3,
         "records": 5,
-        "epsilon": 0.9,
+        "epsilon_pld": 0.9,
         "epsilon_rdp": 1.04,
         "delta": 1e-5,
         "unit": UNIT,
@@ -227,7 +227,7 @@ def test_the_ledgers_own_record_opens_the_door(door: Door, monkeypatch: pytest.M
     people = BitMap.deserialize(workspace.MANIFEST.read_bytes())
     with Ledger.open(door.params.stores.ledger) as ledger:
         reservation = ledger.reserve(
-            PLAN, people, budget=door.params.budget, request="asked", now=NOW
+            PLAN.release(people), budget=door.params.budget, request="asked", now=NOW
         )
         described = workspace.MODEL / "model.json"
         run_id = reservation.run_id

@@ -19,7 +19,10 @@ from lethe.core.files import read_json, write_json
 from lethe.data.encoding import Encoder
 from lethe.ledger.ledger import Ledger
 from lethe.privacy.plan import Plan
+from lethe.privacy.release import Release
 from lethe.stages import train as stage
+from lethe.training import dpsgd_fit
+from lethe.training.dpsgd import DpSgd
 from lethe.training.models import Architecture, build_model
 from tests.conftest import PROJECT
 
@@ -44,15 +47,17 @@ class FakeLedger:
     refuse: bool = False
     over_budget: BitMap = field(default_factory=BitMap)
 
-    def reserve(self, plan: Plan, eligible: BitMap, *, request: str, **_: Any) -> Run:
+    def reserve(self, release: Release, *, request: str, **_: Any) -> Run:
         if self.refuse:
             raise BudgetExceeded("No.")
         self.log.append("reserve")
         if request in self.runs:
             self.runs[request].resumed = True
             return self.runs[request]
-        admitted = eligible - self.over_budget
-        made = Run(f"run-{len(self.runs)}", admitted, left_out=len(eligible) - len(admitted))
+        admitted = release.subjects - self.over_budget
+        made = Run(
+            f"run-{len(self.runs)}", admitted, left_out=len(release.subjects) - len(admitted)
+        )
         self.runs[request] = made
         return made
 
@@ -108,7 +113,7 @@ def released() -> list[Path]:
 
 
 def go(params: Params, ledger: FakeLedger) -> dict[str, Any]:
-    return stage.train_reserved(params, ledger, now=NOW)
+    return stage.train_reserved(params, ledger, DpSgd(), now=NOW)
 
 
 def test_report_says_what_was_trained_and_at_what_price(params: Params) -> None:
@@ -118,7 +123,7 @@ def test_report_says_what_was_trained_and_at_what_price(params: Params) -> None:
     assert report["records"] == sum(min(2, 1 + t % 3) for t in range(60) if t % 5)
     assert (report["unit"], report["adjacency"]) == ("person", "add or remove one person")
     assert report["sampling"] == "Poisson over persons"
-    assert 0 < report["epsilon"] < report["epsilon_rdp"]
+    assert 0 < report["epsilon_pld"] < report["epsilon_rdp"]
     assert report["metrics"]["held_out_subjects"] == {"value": 12.0, "private": False}
     assert all(metric["private"] is False for metric in report["metrics"].values())
     assert 0 <= report["metrics"]["auc"]["value"] <= 1
@@ -154,7 +159,7 @@ def test_curves_have_few_points_and_show_no_single_record(params: Params) -> Non
 def test_nothing_is_drawn_and_nothing_written_when_the_ledger_refuses(
     params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "train", never)
+    monkeypatch.setattr(dpsgd_fit, "train", never)
     with pytest.raises(BudgetExceeded):
         go(params, FakeLedger(refuse=True))
     assert released() == []
@@ -182,7 +187,7 @@ def test_killed_before_publishing_that_one_model_is_published(
         patch.setattr(stage, "_publish", interrupt)
         go(params, ledger)
     staged = (stage.STAGING / "run-0" / "model" / "weights.safetensors").read_bytes()
-    monkeypatch.setattr(stage, "train", never)
+    monkeypatch.setattr(dpsgd_fit, "train", never)
     assert go(params, ledger)["run_id"] == "run-0"
     assert (workspace.MODEL / "weights.safetensors").read_bytes() == staged
     assert len(ledger.runs) == 1
@@ -193,7 +198,7 @@ def test_killed_while_training_it_goes_on_under_the_same_charge(
 ) -> None:
     ledger = FakeLedger()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(stage, "train", interrupt)
+        patch.setattr(dpsgd_fit, "train", interrupt)
         go(params, ledger)
     assert released() == []
     assert go(params, ledger)["run_id"] == "run-0"
@@ -212,7 +217,7 @@ def test_a_training_that_diverges_is_spent_for_good_and_publishes_nothing(
 ) -> None:
     ledger = FakeLedger()
     with monkeypatch.context() as patch, pytest.raises(NotFinite):
-        patch.setattr(stage, "train", diverge)
+        patch.setattr(dpsgd_fit, "train", diverge)
         go(params, ledger)
     assert released() == []
     assert ledger.run("run-0").state == "settled"  # no one can void it

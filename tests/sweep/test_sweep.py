@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from lethe.cli.main import app
 from lethe.config import workspace
-from lethe.config.params import Params
+from lethe.config.params import Params, parse_params
 from lethe.core.errors import (
     NotFinite,
     NotFound,
@@ -28,16 +28,17 @@ from lethe.core.errors import (
 from lethe.core.files import read_json, write_json, write_whole
 from lethe.data.batches import PersonData, RecordData
 from lethe.data.encoding import Encoder
-from lethe.data.shards import shard_paths
+from lethe.data.shards import eligible_people, shard_paths
 from lethe.ledger.ledger import Ledger
 from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
 from lethe.privacy.plan import Plan
+from lethe.privacy.planning import plan_from
 from lethe.sweep import run as walk
 from lethe.sweep.grid import grid, numbers
-from lethe.sweep.points import Point, Trainer, charged_points, free_points
+from lethe.sweep.points import Network, Point, charged_points, free_points
 from lethe.sweep.report import render_sweep, sweep_csv, sweep_report
 from lethe.sweep.stand_in import from_files, generated
-from lethe.training.loop import Progress, Reserved
+from lethe.training.trainer import Progress, Reserved
 from tests import trained_run
 from tests.stages.test_budget import declared
 
@@ -76,6 +77,43 @@ def test_targets_are_solved_for_and_the_cheapest_point_comes_first(params: Param
 def test_all_else_of_a_point_is_as_declared(params: Params) -> None:
     (plan,) = grid(params, noise_multipliers=[1.5], clips=[0.7])
     assert plan == trained_run.plan_of(params)
+
+
+ADAPTIVE = {"quantile": 0.4, "learning_rate": 0.1}
+
+
+def _declaring(**mechanism: Any) -> Params:
+    raw = trained_run.raw()
+    raw["training"]["mechanism"].update(mechanism)
+    return parse_params(raw)
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        {"noise": "discrete"},
+        {"adaptive": ADAPTIVE},
+        {"adaptive": ADAPTIVE | {"count_noise": 9.0}},
+        {"records_per_person": 7, "sample_rate": 0.3, "steps": 33},
+    ],
+)
+def test_a_point_runs_the_declared_mechanism_whatever_it_is(declared: dict[str, Any]) -> None:
+    """Else a sweep would choose an epsilon for another training than the one that then runs."""
+    ready = _declaring(**declared)
+    (point,) = grid(ready, noise_multipliers=[1.5], clips=[0.7])
+    assert point == plan_from(ready)
+    (scaled,) = grid(ready, noise_multipliers=[1.5], clips=[0.7], people=4500)
+    batch = ready.training.mechanism.sample_rate * 4500
+    assert scaled.expected_batch_size == pytest.approx(batch)
+    if declared.get("adaptive") == ADAPTIVE:  # a twentieth of the batch that is expected
+        assert scaled.adaptive is not None
+        assert scaled.adaptive.count_noise == pytest.approx(batch / 20)
+
+
+def test_a_clip_that_cannot_be_paid_at_a_point_is_refused_before_anything_runs() -> None:
+    ready = _declaring(adaptive=ADAPTIVE | {"count_noise": 1.0})
+    with pytest.raises(ParamsInvalid, match="Raise count_noise"):
+        grid(ready, noise_multipliers=[1.5, 2.5], clips=[0.7])
 
 
 def test_one_price_decides_the_other(params: Params) -> None:
@@ -125,7 +163,7 @@ def test_the_planted_signal_has_the_strength_and_base_rate_asked_for(params: Par
     shares = {}
     for auc in (0.6, 0.9):
         tried = generated(params, people=2000, auc=auc, base_rate=0.2, seed=1)
-        found = Trainer(params.training, Encoder.from_params(params), "cpu").auc_without_privacy(
+        found = Network(params.training, Encoder.from_params(params), "cpu").auc_without_privacy(
             dataclasses.replace(trained_run.plan_of(params), steps=100, expected_batch_size=200.0),
             tried,
         )
@@ -238,7 +276,7 @@ def points_of(
     params: Params, ledger: Ledger, trainer: Any, plans: list[Plan], repeats: int = 1
 ) -> list[Point]:
     paths = shard_paths(workspace.SHARDS)
-    eligible = walk.read_eligible()
+    eligible = eligible_people(paths)
     return list(
         charged_points(
             trainer,
@@ -361,7 +399,7 @@ def test_held_out_people_of_one_label_stop_a_sweep_before_it_costs(
 
 def test_people_are_never_trained_on_without_privacy(params: Params) -> None:
     tried = generated(params, people=200, auc=0.7, base_rate=0.3, seed=1)
-    trainer = Trainer(params.training, Encoder.from_params(params), "cpu")
+    trainer = Network(params.training, Encoder.from_params(params), "cpu")
     with pytest.raises(TrainingRefused, match="never trained on without privacy"):
         trainer.auc_without_privacy(
             trained_run.plan_of(params), dataclasses.replace(tried, kind="charged")
@@ -555,7 +593,7 @@ def test_what_was_paid_for_is_kept_when_a_later_point_is_interrupted(
         return 0.6
 
     trainer = FakeTrainer(ready, look)
-    monkeypatch.setattr(walk, "_trainer", lambda params: trainer)
+    monkeypatch.setattr(walk, "_network", lambda params: trainer)
     with pytest.raises(KeyboardInterrupt):
         charge(ready, lambda price: None)
     assert states(ledger) == ["settled", "void"]

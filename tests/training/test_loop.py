@@ -21,7 +21,7 @@ from lethe.data.batches import PersonData
 from lethe.privacy.noise.sampling import Keystream
 from lethe.privacy.plan import Plan
 from lethe.training.engines.reference import PlainEngine
-from lethe.training.loop import DpStep, train, train_plain
+from lethe.training.loop import DpStep, Session, Task, train, train_plain
 from lethe.training.models import binary_loss
 
 KEY = bytes(range(32))
@@ -81,13 +81,11 @@ def weights(network: nn.Module) -> Tensor:
 
 def run(network: nn.Module, data: PersonData | None = None, **words: Any) -> nn.Module:
     numbers = {k: words.pop(k) for k in list(words) if k in Plan.__dataclass_fields__}
-    defaults: dict[str, Any] = {
-        "reservation": Reservation(),
-        "optimizer": SGD,
-        "keystream": lambda: Keystream(KEY),
-    }
-    made = train(plan(**numbers), data or people(), network, binary_loss, **(defaults | words))
-    return made.model
+    computed = {k: words.pop(k) for k in ("engine", "physical_batch") if k in words}
+    reservation, optimizer = words.pop("reservation", Reservation()), words.pop("optimizer", SGD)
+    task = Task(plan(**numbers), data or people(), network, binary_loss, **computed)
+    session = Session(**({"keystream": lambda: Keystream(KEY)} | words))
+    return train(task, reservation, optimizer, session).model
 
 
 def test_a_person_more_moves_the_sum_by_at_most_the_clip() -> None:
@@ -218,11 +216,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_though_its_gradient_is(engine: 
         return outputs[..., 0] + torch.where(labels == 7, torch.inf, 0.0)
 
     numbers = plan(sample_rate=1.0)
-    words: dict[str, Any] = {"reservation": Reservation(), "optimizer": SGD, "engine": engine}
     with pytest.raises(NotFinite, match="counts as spent"):
-        train(numbers, data, model(), loss, **words)
+        train(Task(numbers, data, model(), loss, engine), Reservation(), SGD)
     data.mask[7, 1] = False  # an absent record may be anything
-    train(numbers, data, model(), loss, **words)
+    train(Task(numbers, data, model(), loss, engine), Reservation(), SGD)
 
 
 def test_weights_that_overflow_are_not_released() -> None:
@@ -278,7 +275,7 @@ def test_a_training_with_little_noise_learns(optimizer: Optimizer) -> None:
 
 def test_the_comparison_without_privacy_learns_the_same_task() -> None:
     data = people(100)
-    network = train_plain(plan(steps=60), data, model(), binary_loss, optimizer=SGD)
+    network = train_plain(Task(plan(steps=60), data, model(), binary_loss), SGD)
     answers = network(data.features.flatten(0, 1))[:, 0] > 0
     assert float((answers == data.labels.flatten().bool()).float().mean()) > 0.9
 

@@ -17,9 +17,9 @@ from lethe.data.batches import PersonData
 from lethe.privacy.noise.sampling import Keystream
 from lethe.privacy.plan import Plan
 from lethe.training import parallel
-from lethe.training.loop import DpStep, summed, train
+from lethe.training.loop import DpStep, Session, Task, summed, train
 from lethe.training.models import Architecture, binary_loss, build_model
-from lethe.training.parallel import Admission, NoKeystream, Task
+from lethe.training.parallel import Admission, NoKeystream
 from lethe.training.wire import Place, device_of
 
 KEY = bytes(range(32))
@@ -61,16 +61,9 @@ def admission(of: Task) -> Admission:
 
 def trained(processes: int, of: Task, **words: Any) -> nn.Module:
     with threads.helped(processes, of, admission(of)) as others:
-        made = train(
-            of.plan,
-            of.data,
-            of.model,
-            of.loss_fn,
-            reservation=admission(of),
-            engine=of.engine,
-            others=others,
-            **({"optimizer": Optimizer(learning_rate=0.5), "keystream": fixed} | words),
-        )
+        optimizer = words.pop("optimizer", Optimizer(learning_rate=0.5))
+        session = Session(others=others, **({"keystream": fixed} | words))
+        made = train(of, admission(of), optimizer, session)
     return made.model
 
 
@@ -93,11 +86,11 @@ def test_the_sum_over_processes_is_that_of_one(processes: int, drawn: list[int])
     network = made.model
     with threads.helped(processes, made, admission(made)) as others:
         assert others is not None
-        engine = parallel.prepared_engine("bookkeeping", network, binary_loss, made.data, classes=1)
+        engine = parallel.prepared_engine(made, network)
         step = DpStep(PLAN, network, engine, fixed())
 
         def sum_of(positions: Tensor) -> list[Tensor]:
-            return summed(step, made.data, positions, physical_batch=7, device="cpu")
+            return summed(step, made, positions, device="cpu")
 
         positions = torch.tensor(drawn, dtype=torch.int64)
         alone = [part.clone() for part in sum_of(positions)]

@@ -26,6 +26,7 @@ from lethe.ledger.ledger import Ledger
 from lethe.stages import audit
 from lethe.stages import train as stage
 from lethe.training import wire
+from lethe.training.models import DESCRIPTION, WEIGHTS
 from tests import trained_run
 
 NOW = trained_run.NOW
@@ -74,12 +75,12 @@ def _one_settled_run_and_its_model() -> None:
     (run,) = _runs()
     assert run.state == "settled"
     report = read_json(workspace.report_path("train"))
-    described = read_json(workspace.MODEL / stage.DESCRIPTION)
+    described = read_json(workspace.MODEL / DESCRIPTION)
     assert report["run_id"] == described["run_id"] == run.run_id
     assert report["processes"] == 2
     assert report["steps"] == report["plan"]["steps"]
     assert BitMap.deserialize(workspace.MANIFEST.read_bytes()) == run.eligible
-    assert len(load_file(workspace.MODEL / stage.WEIGHTS)) == 4
+    assert len(load_file(workspace.MODEL / WEIGHTS)) == 4
     assert not list(stage.STAGING.iterdir())
     assert not list(workspace.TEMPORARY.iterdir())
 

@@ -156,18 +156,10 @@ def released_sums(
     task = parallel.Task(replayed, data, model, loss_fn, engine, classes, physical_batch)
     with threads.helped(processes, task, reserved, device=device) as others:
         trained = loop.train(
-            replayed,
-            data,
-            model,
-            loss_fn,
-            reservation=reserved,
-            optimizer=Optimizer(name="sgd", learning_rate=plan.expected_batch_size),
-            engine=engine,
-            classes=classes,
-            device=device,
-            physical_batch=physical_batch,
-            progress=look,
-            others=others,
+            task,
+            reserved,
+            Optimizer(name="sgd", learning_rate=plan.expected_batch_size),
+            loop.Session(device=device, progress=look, others=others),
         )
     sizes = tuple(b.size for b in before)
     clips = np.full(len(rows), plan.clip_norm)

@@ -100,9 +100,9 @@ for _name in STAGES:
 @app.command(hidden=True)
 def assist(device: Annotated[str, typer.Argument(help="As training.device.")]) -> None:
     """Be one of the further processes of a training; `train` starts it, not a person."""
-    from lethe.stages import train
+    from lethe.training import dpsgd_fit
 
-    train.assist(device)
+    dpsgd_fit.assist(device)
 
 
 @app.command()

@@ -91,8 +91,8 @@ def _facts(params: Params, reports: dict[str, dict[str, Any]]) -> list[tuple[str
         ("trained on", f"{trained['subjects']:,} people, {trained['records']:,} records"),
         (
             "costs each",
-            f"epsilon {trained['epsilon']:.3f} (PLD), {trained['epsilon_rdp']:.3f} (RDP) at delta "
-            f"{trained['delta']:g}, per {trained['unit']}; budget {params.budget.epsilon:g}",
+            f"epsilon {trained['epsilon_pld']:.3f} (PLD), {trained['epsilon_rdp']:.3f} (RDP) at "
+            f"delta {trained['delta']:g}, per {trained['unit']}; budget {params.budget.epsilon:g}",
         ),
         (
             "on terms",

@@ -73,8 +73,12 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True, config=_CLOSED)
 class Training:
-    """What is trained, and how; `mechanism` alone decides the privacy."""
+    """What is trained, and how; `method` and `mechanism` alone decide the privacy.
 
+    `method` is one of the kinds of training that `lethe.training.trainers` has.
+    """
+
+    method: str = "dpsgd"
     mechanism: Mechanism
     optimizer: Optimizer
     model: str = "logistic"

@@ -53,9 +53,12 @@ def write_whole(target: Path, content: bytes, *, private: bool = False) -> None:
 
 
 def write_json(target: Path, content: Mapping[str, Any]) -> None:
+    write_whole(target, json_bytes(content))
+
+
+def json_bytes(content: Mapping[str, Any]) -> bytes:
     """Sorted, indented JSON, so that the same facts are the same bytes."""
-    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
-    write_whole(target, f"{text}\n".encode())
+    return f"{json.dumps(content, indent=2, sort_keys=True, allow_nan=False)}\n".encode()
 
 
 def read_json(path: Path) -> dict[str, Any]:

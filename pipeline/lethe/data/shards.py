@@ -19,7 +19,9 @@ def shard_paths(folder: Path) -> list[Path]:
     """
     paths = sorted(folder.glob("shard-*.parquet"))
     if not paths:
-        raise NotFound(f"{folder} has no shards. Run the road up to pseudonymize first.")
+        raise NotFound(
+            f"{folder} has no shards. Run the pipeline up to them first: lethe pseudonymize."
+        )
     return paths
 
 

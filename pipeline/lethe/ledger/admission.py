@@ -3,9 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
-import dp_accounting as dp
 from pyroaring import BitMap
 
 from lethe.config.sections import Budget
@@ -13,38 +11,24 @@ from lethe.core.errors import BudgetExceeded, TooFewSubjects, TrainingRefused
 from lethe.ledger.book import canonical
 from lethe.ledger.classes import Charge, over_budget
 from lethe.privacy.accounting import epsilon_rdp
+from lethe.privacy.release import Release
 
 
-class Chargeable(Protocol):
-    """What the ledger needs to know of a plan: what it costs, and what it is."""
+def admit(release: Release, charges: Sequence[Charge], budget: Budget) -> tuple[BitMap, int]:
+    """Who of a release's subjects may be in it, and how many are left out, by the budget's policy.
 
-    @property
-    def event(self) -> dp.DpEvent: ...
-    @property
-    def delta(self) -> float: ...
-    @property
-    def records_per_person(self) -> int: ...
-    @property
-    def digest(self) -> str: ...
-
-
-def admit(
-    plan: Chargeable, eligible: BitMap, charges: Sequence[Charge], budget: Budget
-) -> tuple[BitMap, int]:
-    """Who may be in a run, and how many are left out, by the budget's policy.
-
-    Guarantees: whoever is admitted is within the budget after the run. Who is left out
+    Guarantees: whoever is admitted is within the budget after the release. Who is left out
         depends on that person's own history and public numbers alone.
 
     Raises:
         BudgetExceeded: the policy is `refuse` and somebody would be above; or everybody.
     """
     over, left, after = over_budget(
-        eligible, charges, plan.event, epsilon=budget.epsilon, delta=budget.delta
+        release.subjects, charges, release.event, epsilon=budget.epsilon, delta=budget.delta
     )
-    admitted = eligible - over
+    admitted = release.subjects - over
     if over and (budget.over_budget == "refuse" or not admitted):
-        need = epsilon_rdp([plan.event], budget.delta)
+        need = epsilon_rdp([release.event], budget.delta)
         raise BudgetExceeded(
             f"Run needs epsilon={need:.2f}; {len(over)} subjects have {left:.2f} left at "
             f"delta={budget.delta:g} and would be at {after:.2f} of {budget.epsilon:.2f} (RDP). "
@@ -62,10 +46,10 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def params_digest(plan: Chargeable, budget: Budget) -> str:
-    """SHA-256 over what was declared: the plan and the budget it was held to."""
+def params_digest(release: Release, budget: Budget) -> str:
+    """SHA-256 over what was declared: what is released and the budget it was held to."""
     declared = {
-        "plan": plan.digest,
+        "plan": release.digest,
         "epsilon": budget.epsilon,
         "delta": budget.delta,
         "over_budget": budget.over_budget,
@@ -73,15 +57,21 @@ def params_digest(plan: Chargeable, budget: Budget) -> str:
     return hashlib.sha256(canonical(declared).encode()).hexdigest()
 
 
-def check_subjects(plan: Chargeable, subjects: int, *, minimum: int) -> None:
-    """Refuses a plan that so many people must not be trained with."""
+def check_subjects(release: Release, *, minimum: int) -> None:
+    """Refuses what must not be computed of so many people.
+
+    Raises:
+        TooFewSubjects: fewer than `minimum`.
+        TrainingRefused: delta is not below one over their number.
+    """
+    subjects = len(release.subjects)
     if subjects < minimum:
         raise TooFewSubjects(
             f"{subjects} people may train; subject.minimum is {minimum}. Bring more data, or "
             "lower it if fewer are safe."
         )
-    if plan.delta >= 1 / subjects:
+    if subjects and release.delta >= 1 / subjects:
         raise TrainingRefused(
-            f"budget.delta={plan.delta:g} must be below 1/subjects={1 / subjects:g}: a larger one "
-            "allows to publish a person outright. Lower budget.delta."
+            f"budget.delta={release.delta:g} must be below 1/subjects={1 / subjects:g}: a larger "
+            "one allows to publish a person outright. Lower budget.delta."
         )

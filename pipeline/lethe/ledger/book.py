@@ -13,7 +13,7 @@ from pyroaring import BitMap
 
 from lethe.core.errors import LedgerInvalid, NotFound
 from lethe.ledger.classes import Charge
-from lethe.ledger.database import CARRIED, ENTRIES, SPENDS
+from lethe.ledger.database import CARRIED, ENTRIES, SPENDS, stored_columns
 from lethe.ledger.owner import Owner
 from lethe.privacy.events import event_from_data
 
@@ -36,6 +36,7 @@ class RunRecord:
     unit: str
     adjacency: str
     sampling: str
+    mechanism: str | None  # None for a run of before this was recorded
     records_per_person: int
     delta: float
     subjects: int
@@ -98,7 +99,8 @@ def read_book(connection: sa.Connection, bitmaps: dict[str, BitMap]) -> Book:
         LedgerInvalid: a row was changed, added or removed behind the ledger's back.
     """
     entries = connection.execute(sa.select(ENTRIES).order_by(ENTRIES.c.position)).all()
-    columns = [column for column in SPENDS.c if column.name != "eligible"]
+    stored = stored_columns(connection, SPENDS)
+    columns = [column for column in stored if column.name != "eligible"]
     spends = {row.run_id: row for row in connection.execute(sa.select(*columns))}
     carried: dict[str, Any] = {}
     if sa.inspect(connection).has_table(CARRIED.name):  # not of schema 1, which is only looked at
@@ -161,11 +163,15 @@ def append(
 
 
 def digest_of(values: Mapping[str, Any]) -> str:
-    """SHA-256 over a row's values; a bitmap is covered by the hash of it in its own column."""
+    """SHA-256 over a row's values; a bitmap is covered by the hash of it in its own column.
+
+    A mechanism that is null is left out: it stands in rows of before there was the column, and
+    their digests must stay. Nulled in a newer row, it still changes that row's digest.
+    """
     plain = {
         name: bytes(value).hex() if isinstance(value, bytes | memoryview) else value
         for name, value in values.items()
-        if name != "eligible"
+        if name != "eligible" and not (name == "mechanism" and value is None)
     }
     return hashlib.sha256(canonical(plain).encode()).hexdigest()
 
@@ -202,6 +208,7 @@ def _record(row: Any, entry: Any, eligible: BitMap) -> RunRecord:
         unit=row.unit,
         adjacency=row.adjacency,
         sampling=row.sampling,
+        mechanism=row._mapping.get("mechanism"),
         records_per_person=row.records_per_person,
         delta=row.delta,
         subjects=row.subjects,

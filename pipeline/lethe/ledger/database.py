@@ -8,14 +8,15 @@ entries' table before it takes its snapshot.
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from lethe.core.errors import LedgerInvalid, NotFound
-from lethe.core.sql import Database, failure_of, schema_of
+from lethe.core.notices import notice
+from lethe.core.sql import PATIENCE_S, Database, failure_of, schema_of
 
-SCHEMA = 2
+SCHEMA = 3
 _RETRIES = 10  # of a serializable transaction that PostgreSQL gave up
 CREATION_LOCK = 0x1ED6E5
 _NO_LEDGER = "There is no ledger yet: nobody has been charged. Check stores.ledger."
@@ -72,6 +73,8 @@ SPENDS = sa.Table(
     sa.Column("manifest_md5", sa.String(32), nullable=False),
     sa.Column("params_digest", sa.String(64), nullable=False),
     sa.Column("code_digest", sa.String(64), nullable=False),
+    # Since schema 3; null in rows that are older, which no migration may change.
+    sa.Column("mechanism", sa.String(64), info={"since": 3}),
 )
 CARRIED = sa.Table(  # since schema 2: what erased people had spent, for when they return
     "ledger_carried",
@@ -143,10 +146,22 @@ def _bring_up(engine: sa.Engine) -> None:
                 connection = connection.execution_options(lethe_write=True)
             with connection.begin():
                 if engine.dialect.name == "postgresql":
+                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{PATIENCE_S}s'")
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(CREATION_LOCK)))
-                _migrate(connection)
+                found = _migrate(connection)
     except sa.exc.DBAPIError as error:
         raise DATABASE.error(error) from None
+    if 0 < found < SCHEMA:
+        notice(
+            f"The ledger was migrated from schema {found} to {SCHEMA}. Nobody's spend changed; an "
+            "earlier version of Lethe no longer opens it."
+        )
+
+
+def stored_columns(connection: sa.Connection, table: sa.Table) -> list[sa.Column[Any]]:
+    """A table's columns as they are in this ledger, which may be older and only looked at."""
+    schema = _version(connection)
+    return [column for column in table.c if column.info.get("since", 1) <= schema]
 
 
 def _version(bind: sa.Engine | sa.Connection) -> int:
@@ -161,16 +176,23 @@ def _version(bind: sa.Engine | sa.Connection) -> int:
     return schema_of(bind, VERSIONS, known=SCHEMA, what="The ledger has", invalid=LedgerInvalid)
 
 
-def _migrate(connection: sa.Connection) -> None:
-    """From whatever schema is there to the present one, in the caller's transaction."""
+def _migrate(connection: sa.Connection) -> int:
+    """From whatever schema is there to the present one, in the caller's transaction.
+
+    Returns:
+        The schema that was there, 0 for none.
+    """
     found = _version(connection)  # anew: another process may have been first
     if found < 1:
         for table in (VERSIONS, ENTRIES, SPENDS):
             _create(connection, table)
     if found < 2:
         _create(connection, CARRIED)
+    if 0 < found < 3:
+        connection.exec_driver_sql("ALTER TABLE ledger_spends ADD COLUMN mechanism VARCHAR(64)")
     if found < SCHEMA:
         connection.execute(VERSIONS.insert().values(version=SCHEMA))
+    return found
 
 
 def _create(connection: sa.Connection, table: sa.Table) -> None:

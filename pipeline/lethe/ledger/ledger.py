@@ -24,7 +24,7 @@ from pyroaring import BitMap
 
 from lethe.config.sections import Budget
 from lethe.core.errors import Busy, LedgerInvalid, ParamsInvalid, TooFewSubjects
-from lethe.ledger.admission import Chargeable, admit, code_digest, params_digest
+from lethe.ledger.admission import admit, code_digest, params_digest
 from lethe.ledger.book import (
     CARRY,
     COUNTS,
@@ -42,7 +42,7 @@ from lethe.ledger.classes import ClassPrice, SpendClass, class_prices, spend_cla
 from lethe.ledger.database import CARRIED, SPENDS, open_engine, transact
 from lethe.ledger.owner import Owner
 from lethe.privacy.events import event_to_data
-from lethe.privacy.plan import ADJACENCY, SAMPLING, UNIT
+from lethe.privacy.release import Release
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,13 @@ class Ledger:
 
     def reserve(
         self,
-        plan: Chargeable,
-        eligible: BitMap,
+        release: Release,
         *,
         budget: Budget,
         request: str,
         now: dt.datetime,
     ) -> Reservation:
-        """Charges a run to everybody who may be in it, before it draws anything.
+        """Charges a release to everybody who may be in it, before anything of it is drawn.
 
         Guarantees: in one serializable transaction; afterwards nobody's RDP epsilon over all
             reserved and settled runs is above `budget.epsilon` at `budget.delta` because of
@@ -114,44 +113,26 @@ class Ledger:
             while its run is reserved or settled: it is given back with `resumed`.
 
         Args:
-            eligible: everybody that the plan's sampling may draw, drawn or not.
+            release: what will leave; its `subjects` are charged, drawn or not.
             request: what makes two requests the same run.
 
         Raises:
             BudgetExceeded: somebody would be above the budget and the policy is `refuse`, or
                 everybody would be. Nothing is charged.
             Busy: the process that reserved this request still runs.
-            TooFewSubjects: `eligible` is empty.
+            TooFewSubjects: the release has no subjects.
         """
-        if not eligible:
+        if not release.subjects:
             raise TooFewSubjects("Nobody is eligible for this run; nothing was reserved.")
-        event, owner = event_to_data(plan.event), Owner.current()
+        owner = Owner.current()
 
         def work(connection: sa.Connection) -> Reservation:
             book = self._read(connection)
             same = [r for r in book.runs.values() if r.request == request and r.state in COUNTS]
             if same:
-                return self._again(connection, book, same[-1], plan, owner, now)
-            admitted, left_out = admit(plan, eligible, book.charges(), budget)
-            manifest = admitted.serialize()
-            values: dict[str, Any] = {
-                "run_id": secrets.token_hex(16),
-                "request": request,
-                "event": canonical(event),
-                "plan_digest": plan.digest,
-                "unit": UNIT,
-                "adjacency": ADJACENCY,
-                "sampling": SAMPLING,
-                "records_per_person": plan.records_per_person,
-                "delta": plan.delta,
-                "subjects": len(admitted),
-                "left_out": left_out,
-                "eligible": manifest,
-                "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
-                "manifest_md5": hashlib.md5(manifest, usedforsecurity=False).hexdigest(),
-                "params_digest": params_digest(plan, budget),
-                "code_digest": code_digest(),
-            }
+                return self._again(connection, book, same[-1], release, owner, now)
+            admitted, left_out = admit(release, book.charges(), budget)
+            values = _row(release, admitted, left_out, budget, request)
             connection.execute(SPENDS.insert().values(values))
             append(
                 connection, book, RESERVED, values["run_id"], owner, now, content=digest_of(values)
@@ -165,11 +146,11 @@ class Ledger:
         connection: sa.Connection,
         book: Book,
         run: RunRecord,
-        plan: Chargeable,
+        release: Release,
         owner: Owner,
         now: dt.datetime,
     ) -> Reservation:
-        if run.plan_digest != plan.digest:
+        if run.plan_digest != release.digest:
             raise LedgerInvalid(
                 f"Run {run.run_id} was reserved by the same request for another plan. A request "
                 "must name its plan."
@@ -275,23 +256,23 @@ class Ledger:
             delta = min((charge.delta for charge in charges), default=1e-5)
         return spend_classes(tokens, charges, delta=delta)
 
-    def price(self, plan: Chargeable, eligible: BitMap, budget: Budget) -> list[ClassPrice]:
-        """What the plan would bring everybody to, by class; nothing is reserved."""
+    def price(self, release: Release, budget: Budget) -> list[ClassPrice]:
+        """What a release would bring its subjects to, by class; nothing is reserved."""
         return class_prices(
-            eligible,
+            release.subjects,
             self._book().charges(),
-            plan.event,
+            release.event,
             epsilon=budget.epsilon,
             delta=budget.delta,
         )
 
-    def admissible(self, plan: Chargeable, eligible: BitMap, budget: Budget) -> tuple[BitMap, int]:
+    def admissible(self, release: Release, budget: Budget) -> tuple[BitMap, int]:
         """Who a reservation would admit now, and how many it would leave out.
 
         Raises:
             BudgetExceeded: as `reserve` would.
         """
-        return admit(plan, eligible, self._book().charges(), budget)
+        return admit(release, self._book().charges(), budget)
 
     def head(self) -> tuple[int, str]:
         """How many entries there are, and the hash of the last, which covers all of them."""
@@ -381,3 +362,29 @@ class Ledger:
 
 def _runs_of(book: Book, token: int) -> list[str]:
     return [charge.run_id for charge in book.charges() if token in charge.members]
+
+
+def _row(
+    release: Release, admitted: BitMap, left_out: int, budget: Budget, request: str
+) -> dict[str, Any]:
+    """What is written of a release that is charged to `admitted`."""
+    manifest = admitted.serialize()
+    return {
+        "run_id": secrets.token_hex(16),
+        "request": request,
+        "event": canonical(event_to_data(release.event)),
+        "plan_digest": release.digest,
+        "unit": release.unit,
+        "adjacency": release.adjacency,
+        "sampling": release.sampling,
+        "mechanism": release.mechanism,
+        "records_per_person": release.records_per_person,
+        "delta": release.delta,
+        "subjects": len(admitted),
+        "left_out": left_out,
+        "eligible": manifest,
+        "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
+        "manifest_md5": hashlib.md5(manifest, usedforsecurity=False).hexdigest(),
+        "params_digest": params_digest(release, budget),
+        "code_digest": code_digest(),
+    }

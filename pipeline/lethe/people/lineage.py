@@ -52,7 +52,7 @@ def model_lineage(params: Params, model: str) -> dict[str, Any]:
         "data_md5": tags.get("data_md5"),
         "git_commit": None if tags.get("git_commit") == "none" else tags.get("git_commit"),
         "dvc_lock_md5": tags.get("dvc_lock_md5"),
-        "epsilon": claim and claim.epsilon,
+        "epsilon": claim and claim.epsilon_pld,
         "epsilon_rdp": claim and claim.epsilon_rdp,
         "delta": claim and claim.delta,
         "unit": claim and claim.unit,

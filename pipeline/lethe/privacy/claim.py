@@ -11,7 +11,7 @@ from lethe.core.errors import FileDamaged
 from lethe.core.files import RESTORE
 from lethe.core.values import rounded_up
 from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
-from lethe.privacy.plan import ADJACENCY, SAMPLING, UNIT, Plan
+from lethe.privacy.release import Release
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class Claim:
     """What one person may lose by a training, and what that rests on.
 
     Attributes:
-        epsilon: at `delta`, by PLD.
+        epsilon_pld: at `delta`, by PLD.
         epsilon_rdp: at `delta`, by RDP; what the budget is held to.
         delta: the chance that is left out.
         unit: who is protected as one.
@@ -28,7 +28,7 @@ class Claim:
         noise: of which law it is.
     """
 
-    epsilon: float
+    epsilon_pld: float
     epsilon_rdp: float
     delta: float
     unit: str
@@ -37,16 +37,16 @@ class Claim:
     noise: str
 
     @classmethod
-    def of(cls, plan: Plan) -> "Claim":
-        """The claim of what runs by a plan, as the accountants price it."""
+    def of(cls, release: Release, *, noise: str) -> "Claim":
+        """The claim of what is released, as the accountants price it."""
         return cls(
-            epsilon=epsilon_pld([plan.event], plan.delta),
-            epsilon_rdp=epsilon_rdp([plan.event], plan.delta),
-            delta=plan.delta,
-            unit=UNIT,
-            adjacency=ADJACENCY,
-            sampling=SAMPLING,
-            noise=plan.noise,
+            epsilon_pld=epsilon_pld([release.event], release.delta),
+            epsilon_rdp=epsilon_rdp([release.event], release.delta),
+            delta=release.delta,
+            unit=release.unit,
+            adjacency=release.adjacency,
+            sampling=release.sampling,
+            noise=noise,
         )
 
     def to_data(self) -> dict[str, Any]:
@@ -57,14 +57,15 @@ class Claim:
     def from_data(cls, data: Mapping[str, Any]) -> "Claim":
         """The claim in a report or in a version's tags, among other facts.
 
-        Versions of before discrete noise do not name their noise; it was Gaussian.
+        Versions of before discrete noise do not name their noise; it was Gaussian. Tags, and
+        reports of the version before, call the PLD epsilon `epsilon`.
 
         Raises:
             FileDamaged: a fact is missing or of another kind; a claim is not guessed.
         """
         try:
             return cls(
-                epsilon=_number(data["epsilon"]),
+                epsilon_pld=_number(data["epsilon_pld" if "epsilon_pld" in data else "epsilon"]),
                 epsilon_rdp=_number(data["epsilon_rdp"]),
                 delta=_number(data["delta"]),
                 unit=_word(data["unit"]),
@@ -78,8 +79,8 @@ class Claim:
     def __str__(self) -> str:
         """The price in a line; never below what was paid."""
         return (
-            f"epsilon {rounded_up(self.epsilon)} (PLD), {rounded_up(self.epsilon_rdp)} (RDP) at "
-            f"delta {self.delta:g} per {self.unit}"
+            f"epsilon {rounded_up(self.epsilon_pld)} (PLD), {rounded_up(self.epsilon_rdp)} (RDP) "
+            f"at delta {self.delta:g} per {self.unit}"
         )
 
 

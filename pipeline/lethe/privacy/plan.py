@@ -14,13 +14,16 @@ from typing import Any
 
 import dp_accounting as dp
 from pydantic import ConfigDict, TypeAdapter, with_config
+from pyroaring import BitMap
 
 from lethe.core.errors import FileDamaged, ParamsInvalid
 from lethe.core.files import RESTORE, checked
+from lethe.privacy.release import Release
 
 UNIT = "person"
 ADJACENCY = "add or remove one person"
 SAMPLING = "Poisson over persons"
+MECHANISM = "dp-sgd"
 NOISES = ("gaussian", "discrete")
 _CLOSED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -136,6 +139,20 @@ class Plan:
         """The privacy event of the whole training, per person."""
         step = dp.PoissonSampledDpEvent(self.sample_rate, dp.GaussianDpEvent(self.noise_multiplier))
         return dp.SelfComposedDpEvent(step, self.steps)
+
+    def release(self, subjects: BitMap) -> Release:
+        """The training as what is charged, for everybody whom its sampling may draw."""
+        return Release(
+            event=self.event,
+            unit=UNIT,
+            adjacency=ADJACENCY,
+            sampling=SAMPLING,
+            mechanism=MECHANISM,
+            digest=self.digest,
+            delta=self.delta,
+            records_per_person=self.records_per_person,
+            subjects=subjects,
+        )
 
     def to_data(self) -> dict[str, Any]:
         return asdict(self)

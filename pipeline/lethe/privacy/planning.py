@@ -1,7 +1,7 @@
 """From declared numbers to the one plan that decides what runs and what it costs."""
 
 from lethe.config.params import Params
-from lethe.config.training import Mechanism
+from lethe.config.training import Adaptive, Mechanism
 from lethe.privacy.accounting import solve_noise_multiplier
 from lethe.privacy.plan import AdaptiveClip, Plan
 
@@ -18,37 +18,50 @@ def plan_from(params: Params) -> Plan:
         ParamsInvalid: no noise reaches the declared epsilon.
     """
     declared = params.training.mechanism
-    noise = declared.noise_multiplier
-    if noise is None:
+    noise_multiplier = declared.noise_multiplier
+    if noise_multiplier is None:
         if declared.epsilon is None:
             raise ValueError("Mechanism checks that one of the two is declared")
-        noise = solve_noise_multiplier(
+        noise_multiplier = solve_noise_multiplier(
             declared.sample_rate,
             declared.steps,
             declared.epsilon,
             params.budget.delta,
             declared.accountant,
         )
+    return plan_at(declared, noise_multiplier=noise_multiplier, delta=params.budget.delta)
+
+
+def plan_at(
+    declared: Mechanism,
+    *,
+    noise_multiplier: float,
+    delta: float,
+    clip_norm: float | None = None,
+    people: int | None = None,
+) -> Plan:
+    """The declared plan at a given noise, and with another clip or number of people if given."""
+    batch = declared.sample_rate * (people or declared.expected_subjects)
     return Plan(
         sample_rate=declared.sample_rate,
         steps=declared.steps,
         records_per_person=declared.records_per_person,
-        clip_norm=declared.clip_norm,
-        noise_multiplier=noise,
-        expected_batch_size=declared.expected_batch_size,
-        delta=params.budget.delta,
+        clip_norm=declared.clip_norm if clip_norm is None else clip_norm,
+        noise_multiplier=noise_multiplier,
+        expected_batch_size=batch,
+        delta=delta,
         noise=declared.noise,
-        adaptive=_adaptive(declared),
+        adaptive=_adaptive(declared.adaptive, batch),
     )
 
 
-def _adaptive(declared: Mechanism) -> AdaptiveClip | None:
-    if declared.adaptive is None:
+def _adaptive(declared: Adaptive | None, expected_batch_size: float) -> AdaptiveClip | None:
+    if declared is None:
         return None
-    noise = declared.adaptive.count_noise
+    count_noise = declared.count_noise
     return AdaptiveClip(
-        quantile=declared.adaptive.quantile,
-        learning_rate=declared.adaptive.learning_rate,
+        quantile=declared.quantile,
+        learning_rate=declared.learning_rate,
         # Andrew et al. (2021), section 3.1: a twentieth costs next to nothing.
-        count_noise=declared.expected_batch_size / 20 if noise is None else noise,
+        count_noise=expected_batch_size / 20 if count_noise is None else count_noise,
     )

@@ -1,7 +1,7 @@
 """The privacy statement of `lethe epsilon`: a price, and everything it rests on."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -45,8 +45,8 @@ class Statement:
     steps: int
     noise_multiplier: float
     delta: float
-    rdp: float
-    pld: float
+    epsilon_rdp: float
+    epsilon_pld: float
     records: tuple[
         tuple[int, float], ...
     ]  # (records of a person, epsilon) if records were the unit
@@ -59,10 +59,10 @@ class Statement:
             "adjacency": ADJACENCY,
             "assumptions": list(ASSUMPTIONS),
             "delta": self.delta,
+            "epsilon_pld": _finite(self.epsilon_pld),
+            "epsilon_rdp": _finite(self.epsilon_rdp),
             "if_records_were_protected": {str(k): _finite(e) for k, e in self.records},
             "noise_multiplier": self.noise_multiplier,
-            "pld": _finite(self.pld),
-            "rdp": _finite(self.rdp),
             "sample_rate": self.sample_rate,
             "sampling": SAMPLING,
             "steps": self.steps,
@@ -75,7 +75,7 @@ class Statement:
 
     def __str__(self) -> str:
         lines = [
-            f"epsilon = {_shown(self.pld)} (PLD), {_shown(self.rdp)} (RDP) at "
+            f"epsilon = {_shown(self.epsilon_pld)} (PLD), {_shown(self.epsilon_rdp)} (RDP) at "
             f"delta = {self.delta:g}, per {UNIT}",
             f"for {self.steps} steps at sample rate q = {self.sample_rate:.6g} with "
             f"noise multiplier sigma = {self.noise_multiplier:g}",
@@ -110,8 +110,8 @@ def privacy_statement(
         steps=steps,
         noise_multiplier=noise_multiplier,
         delta=delta,
-        rdp=epsilon_rdp(events, delta),
-        pld=epsilon_pld(events, delta),
+        epsilon_rdp=epsilon_rdp(events, delta),
+        epsilon_pld=epsilon_pld(events, delta),
         records=tuple(
             (k, epsilon_pld_of_group(sample_rate, steps, noise_multiplier, delta, records=k))
             for k in GROUPS
@@ -161,10 +161,8 @@ def from_options(
     found = privacy_statement(
         sample_rate=float(rate), steps=count, noise_multiplier=solved, delta=delta
     )
-    return Statement(
-        **{name: getattr(found, name) for name in ("sample_rate", "steps", "delta", "rdp", "pld")},
-        noise_multiplier=solved,
-        records=found.records,
+    return replace(
+        found,
         target_epsilon=target,
         noise_multiplier_pld=solve_noise_multiplier(float(rate), count, target, delta, "pld"),
     )

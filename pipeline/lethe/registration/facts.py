@@ -32,8 +32,10 @@ def release_of(
     measured = {**reported, **_attack_metrics(evidence.audit.get("attack", {}))}
     lock = history.lock_bytes() or b""
     experiment = in_experiment() or training.get("experiment") is True
+    claimed = claim.to_data()
+    claimed["epsilon"] = claimed.pop("epsilon_pld")  # as the tags of every version call it
     tags = {
-        **{name: str(value) for name, value in claim.to_data().items()},
+        **{name: str(value) for name, value in claimed.items()},
         **_declared_facts(params, evidence),
         **_run_facts(evidence, history.git_state(), lock),
         **_measured_facts(measured),
@@ -54,7 +56,7 @@ def release_of(
         hidden=tuple(params.training.hidden),
         parameters={**evidence.plan.to_data(), "model": params.training.model},
         metrics={
-            "epsilon": claim.epsilon,
+            "epsilon": claim.epsilon_pld,
             "epsilon_rdp": claim.epsilon_rdp,
             **{
                 (name if m["private"] else f"{name}{NOT_PRIVATE}"): m["value"]

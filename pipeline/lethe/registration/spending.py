@@ -18,6 +18,7 @@ from lethe.ledger.ledger import Ledger
 from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
 from lethe.privacy.plan import ADJACENCY, UNIT, Plan
 from lethe.privacy.planning import plan_from
+from lethe.privacy.release import Release
 from lethe.registration.rollback import refuse_rolled_back
 from lethe.stores.opening import open_ledger, open_vault
 
@@ -32,7 +33,7 @@ class Book(Protocol):
     def classes(
         self, tokens: BitMap | None = None, *, delta: float | None = None
     ) -> list[SpendClass]: ...
-    def price(self, plan: Plan, eligible: BitMap, budget: Budget) -> list[ClassPrice]: ...
+    def price(self, release: Release, budget: Budget) -> list[ClassPrice]: ...
 
 
 def spending(params: Params, *, key: str | None = None) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def budget_report(
     Returns:
         JSON-ready: `classes` of `subjects, runs, epsilon_rdp, epsilon_pld, remaining`; with a
         plan also `in_next_run`, and where that is true `epsilon_rdp_after` and
-        `epsilon_pld_after`; `delta`, `epsilon` (the budget), and `next` (the plan's own price,
+        `epsilon_pld_after`; `delta`, `budget_epsilon`, and `next` (the plan's own price,
         and how many of the people it would bring above the budget).
     """
     if people is None:
@@ -86,7 +87,7 @@ def budget_report(
     report: dict[str, Any] = {
         "adjacency": ADJACENCY,
         "delta": budget.delta,
-        "epsilon": budget.epsilon,
+        "budget_epsilon": budget.epsilon,
         "not_private": ["classes.subjects", "next.over_budget", "next.subjects"],
         "unit": UNIT,
     }
@@ -106,7 +107,7 @@ def budget_report(
             "epsilon_rdp_after": each.epsilon_rdp_after,
             "epsilon_pld_after": each.epsilon_pld_after,
         }
-        for each in ledger.price(plan, inside, budget)
+        for each in ledger.price(plan.release(inside), budget)
     ]
     outside = _as_they_are(ledger.classes(people - inside, delta=budget.delta), budget)
     classes += [each | {"in_next_run": False} for each in outside]
@@ -129,7 +130,7 @@ def budget_report(
 
 def render_budget(report: Mapping[str, Any]) -> str:
     """The report as a table with a bar for each class: spent █, the next run ▒, left ·."""
-    limit, classes = float(report["epsilon"]), list(report["classes"])
+    limit, classes = float(report["budget_epsilon"]), list(report["classes"])
     lines = [
         f"Budget: epsilon {limit:g} at delta {report['delta']:g} per {report['unit']} (RDP is what "
         "it is held to; PLD beside it)."

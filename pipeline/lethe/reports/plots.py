@@ -34,7 +34,7 @@ def budget_plot(report: Mapping[str, Any]) -> bytes:
     """
     classes = list(report["classes"])
     shown, rest = classes[:_BARS], classes[_BARS:]
-    limit = float(report["epsilon"])
+    limit = float(report["budget_epsilon"])
     figure, axes = _canvas(height=2.0 + 0.42 * max(1, len(shown)))
     spent = [float(each["epsilon_rdp"]) for each in shown]
     after = [float(each.get("epsilon_rdp_after", each["epsilon_rdp"])) for each in shown]

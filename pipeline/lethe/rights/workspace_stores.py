@@ -129,7 +129,7 @@ class WorkspaceStores:
         refused = None
         with self._ledger() as ledger:
             try:
-                ledger.admissible(plan, people, budget)
+                ledger.admissible(plan.release(people), budget)
             except BudgetExceeded as error:
                 refused = str(error)
         return RetrainingCost(

@@ -10,15 +10,17 @@ from typing import Any
 
 from lethe.config import workspace
 from lethe.config.params import Params
+from lethe.config.sections import Budget
 from lethe.core.files import write_json, write_whole
 from lethe.data.encoding import Encoder
 from lethe.data.shards import eligible_people, shard_paths
 from lethe.ledger.admission import check_subjects
 from lethe.ledger.classes import ClassPrice
 from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
-from lethe.privacy.plan import ADJACENCY, SAMPLING, UNIT, Plan
-from lethe.privacy.planning import plan_from
+from lethe.privacy.release import Release
 from lethe.stores.opening import open_ledger
+from lethe.training.trainer import Planned
+from lethe.training.trainers import trainer_of
 
 _CLASSES = 100  # listed one by one; the rest are summed up as one
 
@@ -36,12 +38,13 @@ def run(params: Params, *, now: datetime) -> dict[str, Any]:
             `refuse`; or everybody.
     """
     eligible = eligible_people(shard_paths(workspace.SHARDS))
-    plan = plan_from(params)
-    check_subjects(plan, len(eligible), minimum=params.subject.minimum)
+    plan = trainer_of(params.training).plan(params)
+    release = plan.release(eligible)
+    check_subjects(release, minimum=params.subject.minimum)
     with open_ledger(params) as ledger:
-        prices = ledger.price(plan, eligible, params.budget)
-        _, left_out = ledger.admissible(plan, eligible, params.budget)
-    report = budget_report(plan, prices, subjects=len(eligible), left_out=left_out, params=params)
+        prices = ledger.price(release, params.budget)
+        _, left_out = ledger.admissible(release, params.budget)
+    report = budget_report(plan, release, prices, left_out=left_out, budget=params.budget)
     write_whole(workspace.PLOTS / "budget.csv", plot(prices).encode())
     write_json(workspace.ENCODING, Encoder.from_params(params).to_data())
     write_json(workspace.PLAN, plan.to_data())
@@ -50,28 +53,33 @@ def run(params: Params, *, now: datetime) -> dict[str, Any]:
 
 
 def budget_report(
-    plan: Plan, prices: Sequence[ClassPrice], *, subjects: int, left_out: int, params: Params
+    plan: Planned,
+    release: Release,
+    prices: Sequence[ClassPrice],
+    *,
+    left_out: int,
+    budget: Budget,
 ) -> dict[str, Any]:
     """What the run costs alone, and what it brings each class of people to."""
     return {
-        "adjacency": ADJACENCY,
+        "adjacency": release.adjacency,
         "budget": {
-            "delta": params.budget.delta,
-            "epsilon": params.budget.epsilon,
-            "over_budget": params.budget.over_budget,
+            "delta": budget.delta,
+            "epsilon": budget.epsilon,
+            "over_budget": budget.over_budget,
         },
         "classes": [asdict(price) for price in _summed_up(prices)],
-        "delta": plan.delta,
-        "epsilon_pld": epsilon_pld([plan.event], plan.delta),
-        "epsilon_rdp": epsilon_rdp([plan.event], plan.delta),
+        "delta": release.delta,
+        "epsilon_pld": epsilon_pld([release.event], release.delta),
+        "epsilon_rdp": epsilon_rdp([release.event], release.delta),
         "left_out": left_out,
         "not_private": ["classes.subjects", "left_out", "subjects"],
         "plan": plan.to_data(),
-        "plan_digest": plan.digest,
+        "plan_digest": release.digest,
         "remaining": min(price.remaining for price in prices),
-        "sampling": SAMPLING,
-        "subjects": subjects,
-        "unit": UNIT,
+        "sampling": release.sampling,
+        "subjects": len(release.subjects),
+        "unit": release.unit,
     }
 
 

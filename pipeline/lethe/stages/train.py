@@ -5,49 +5,38 @@ nothing leaves `.lethe/` before it is settled. A run that was killed goes on whe
 was: what was trained but not published is published as it is, and no second model is
 ever made for one charge.
 
-With `parallel.processes`, or under `torchrun`, the training runs over several processes.
-The first of them is this stage; the others compute, and never see ledger, keys or noise.
+How it is trained is a `Trainer`'s, by `training.method`; this stage knows none of them.
 """
 
 import hashlib
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 from pyroaring import BitMap
-from safetensors.torch import save_file
 
 from lethe.config import workspace
 from lethe.config.home import at_home, in_experiment
 from lethe.config.params import Params
 from lethe.config.sections import Budget
 from lethe.config.training import Training
-from lethe.core.errors import (
-    NotFinite,
-    NotFound,
-    TooFewSubjects,
-    TrainingRefused,
-)
+from lethe.core.errors import NotFinite, NotFound, TooFewSubjects
 from lethe.core.files import read_json, write_json, write_whole
 from lethe.data.batches import held_out_records, person_data
 from lethe.data.encoding import Encoder
 from lethe.data.shards import eligible_people, shard_paths
 from lethe.privacy.claim import Claim
-from lethe.privacy.plan import Plan
+from lethe.privacy.release import Release
 from lethe.registration.rollback import refuse_rolled_back
 from lethe.stores.opening import open_ledger
-from lethe.training import parallel
-from lethe.training.evaluate import evaluate
 from lethe.training.locks import alone
-from lethe.training.loop import Progress, train
-from lethe.training.models import DESCRIPTION, WEIGHTS, Architecture, build_model, loss_for
-from lethe.training.processes import leading, resolve_device
-from lethe.training.wire import Place, device_of, joined
+from lethe.training.trainer import Planned, Progress, Session, Shards, Trained, Trainer
+from lethe.training.trainers import trainer_of
 
 STAGING = workspace.STATE / "staging"
 WORKSPACE_ID = workspace.STATE / "workspace"
@@ -74,7 +63,7 @@ class Spending(Protocol):
     """What this stage needs of the ledger."""
 
     def reserve(
-        self, plan: Plan, eligible: BitMap, *, budget: Budget, request: str, now: datetime
+        self, release: Release, *, budget: Budget, request: str, now: datetime
     ) -> Reservation: ...
     def settle(self, run_id: str) -> object: ...
     def run(self, run_id: str) -> Record: ...
@@ -93,57 +82,67 @@ def run(params: Params, *, now: datetime, progress: Progress | None = None) -> d
         Busy: another training runs in this workspace.
         ProcessLost: of several processes, one is gone; run again to go on.
     """
-    place = Place.here()
-    if place.rank:
-        assist(params.training.device)
+    trainer = trainer_of(params.training)
+    if trainer.assists(params):
         return {}
     with alone(), open_ledger(params) as ledger:
         refuse_rolled_back(params, ledger)
-        with leading(place, params) as others:
-            return train_reserved(params, ledger, now=now, progress=progress, others=others)
+        with trainer.helped(params) as helpers:
+            return train_reserved(
+                params, ledger, trainer, now=now, progress=progress, helpers=helpers
+            )
 
 
 def train_reserved(
     params: Params,
     ledger: Spending,
+    trainer: Trainer[Any],
     *,
     now: datetime,
     progress: Progress | None = None,
-    others: parallel.Leader | None = None,
+    helpers: Any = None,
 ) -> dict[str, Any]:
-    """The stage, given its ledger."""
+    """The stage, given its ledger and its trainer."""
     for path in (workspace.PLAN, workspace.ENCODING):
         if not path.exists():
-            raise NotFound(f"{path} does not exist. Run the road up to budget first.")
-    plan = Plan.from_data(read_json(workspace.PLAN))
+            raise NotFound(f"{path} does not exist. Run the pipeline up to budget first.")
+    plan = trainer.read_plan(read_json(workspace.PLAN))
     paths = shard_paths(workspace.SHARDS)
     eligible = eligible_people(paths)
     if len(eligible) < params.subject.minimum:
         raise TooFewSubjects(
             f"{len(eligible)} people may train; subject.minimum is {params.subject.minimum}."
         )
-    request = request_digest(plan, eligible, paths, params.training)
-    reservation = _reserve(ledger, plan, eligible, params.budget, request, now)
+    release = plan.release(eligible)
+    request = request_digest(release, paths, params.training)
+    reservation = _reserve(ledger, release, params.budget, request, now)
     staged = at_home(STAGING) / reservation.run_id
     if not staged.exists():
-        _train_into(staged, params, plan, paths, reservation, ledger, progress, others)
+        session = Session(checkpoint=_checkpoint(staged), progress=progress, helpers=helpers)
+        shards = _read(params.training, plan, paths, reservation)
+        with _spent_if_it_diverges(ledger, reservation.run_id, session.checkpoint):
+            trained = trainer.fit(shards, reservation, plan=plan, session=session)
+        _stage(staged, trained, _report(plan, shards, reservation, trained), reservation.admitted)
     _checkpoint(staged).unlink(missing_ok=True)
     ledger.settle(reservation.run_id)
     return _publish(staged)
 
 
-def request_digest(plan: Plan, eligible: BitMap, paths: Sequence[Path], training: Training) -> str:
+def request_digest(release: Release, paths: Sequence[Path], training: Training) -> str:
     """What makes two requests the same run: asked again, it is not charged again.
+
+    `training.method` is in the release's digest, and is left out of the settings: so a
+    request of before there was a choice of methods is still the same one.
 
     Another workspace is another request, even with all else equal: it would train, and
     release, a model of its own.
     """
     digest = hashlib.sha256()
     for part in (
-        plan.digest.encode(),
-        hashlib.sha256(eligible.serialize()).digest(),
+        release.digest.encode(),
+        hashlib.sha256(release.subjects.serialize()).digest(),
         *(hashlib.sha256(path.read_bytes()).digest() for path in paths),
-        _TRAINING.dump_json(training),
+        _TRAINING.dump_json(training, exclude={"method"}),
         _workspace_id(),
     ):
         digest.update(len(part).to_bytes(8, "little") + part)
@@ -151,7 +150,7 @@ def request_digest(plan: Plan, eligible: BitMap, paths: Sequence[Path], training
 
 
 def _reserve(
-    ledger: Spending, plan: Plan, eligible: BitMap, budget: Budget, request: str, now: datetime
+    ledger: Spending, release: Release, budget: Budget, request: str, now: datetime
 ) -> Reservation:
     """This request's reservation, or a new one where the old one's model was released.
 
@@ -161,7 +160,7 @@ def _reserve(
     attempt = 0
     while True:
         reservation = ledger.reserve(
-            plan, eligible, budget=budget, request=f"{request}-{attempt}", now=now
+            release, budget=budget, request=f"{request}-{attempt}", now=now
         )
         if not reservation.resumed or (at_home(STAGING) / reservation.run_id).exists():
             return reservation
@@ -170,82 +169,53 @@ def _reserve(
         attempt += 1
 
 
-def _train_into(
-    staged: Path,
-    params: Params,
-    plan: Plan,
-    paths: Sequence[Path],
-    reservation: Reservation,
-    ledger: Spending,
-    progress: Progress | None,
-    others: parallel.Leader | None,
-) -> None:
-    """Trains and leaves everything that is to be published in `staged`, whole or not at all."""
-    if others:
-        settings = _TRAINING.dump_python(params.training, mode="json")
-        words = {"run_id": reservation.run_id, "training": settings}
-        others.begin(words, reservation.admitted)
-    with others.together() if others else nullcontext():
-        encoder = Encoder.from_data(read_json(workspace.ENCODING))
-        task, architecture = _task(params.training, plan, encoder, paths, reservation.admitted)
-    if others:
-        others.agree(task)
-    data = task.data
-    held_out = held_out_records(paths, encoder)
-    with _spent_if_it_diverges(ledger, reservation.run_id, _checkpoint(staged)):
-        trained = train(
-            plan,
-            data,
-            task.model,
-            task.loss_fn,
-            reservation=reservation,
-            optimizer=params.training.optimizer,
-            engine=task.engine,
-            classes=task.classes,
-            device=others.device if others else resolve_device(params.training.device),
-            physical_batch=task.physical_batch,
-            checkpoint=_checkpoint(staged),
-            progress=progress,
-            others=others,
-        )
-        evaluation = evaluate(trained.model, held_out, classes=len(encoder.classes))
-    manifest = reservation.admitted.serialize()
-    description = {
-        "architecture": architecture.to_data(),
-        "classes": list(encoder.classes),
-        "encoder": encoder.to_data(),
-        "plan": plan.to_data(),
-        "run_id": reservation.run_id,
-    }
-    report = {
-        **Claim.of(plan).to_data(),
-        "clip_norm": trained.clips[-1] if trained.clips else plan.clip_norm,
-        "device": trained.device,
-        "engine": trained.engine,
+def _read(
+    training: Training, plan: Planned, paths: Sequence[Path], reservation: Reservation
+) -> Shards:
+    """What there is to train on; nothing is drawn, so what is wrong with it spends nothing."""
+    encoder = Encoder.from_data(read_json(workspace.ENCODING))
+    return Shards(
+        people=person_data(
+            paths,
+            encoder,
+            admitted=reservation.admitted,
+            records_per_person=plan.records_per_person,
+        ),
+        held_out=held_out_records(paths, encoder),
+        encoder=encoder,
+        declared=training,
+    )
+
+
+def _report(
+    plan: Planned, shards: Shards, reservation: Reservation, trained: Trained
+) -> dict[str, Any]:
+    """What the trainer says of its model, and what follows from its release."""
+    admitted = reservation.admitted
+    release = plan.release(admitted)
+    md5 = hashlib.md5(admitted.serialize(), usedforsecurity=False).hexdigest()
+    return {
+        **trained.facts,
+        **Claim.of(release, noise=trained.facts.get("noise", release.mechanism)).to_data(),
         "experiment": in_experiment(),
-        "features": len(encoder.names),
         "left_out": reservation.left_out,
-        "manifest_md5": hashlib.md5(manifest, usedforsecurity=False).hexdigest(),
-        "metrics": evaluation.marked(),
+        "manifest_md5": md5,
         "not_private": ["left_out", "records", "subjects"],
         "plan": plan.to_data(),
-        "processes": others.size if others else 1,
-        "records": data.records,
+        "records": shards.people.records,
         "run_id": reservation.run_id,
-        "steps": trained.steps,
-        "subjects": len(data),
+        "subjects": len(shards.people),
     }
+
+
+def _stage(staged: Path, trained: Trained, report: Mapping[str, Any], admitted: BitMap) -> None:
+    """Leaves everything that is to be published in `staged`, whole or not at all."""
     with workspace.whole_directory(staged, private=True) as folder:
-        (folder / "model").mkdir()
-        (folder / "plots").mkdir()
-        weights = {n: t.detach().cpu().contiguous() for n, t in trained.model.state_dict().items()}
-        save_file(weights, folder / "model" / WEIGHTS)
-        write_json(folder / "model" / DESCRIPTION, description)
-        (folder / "manifest.roaring").write_bytes(manifest)
-        curves = {"roc": evaluation.roc, "calibration": evaluation.calibration}
-        for name, curve in curves.items():  # computed without noise, and every row says so
-            marked = curve.assign(private=False)[["private", *curve.columns]]  # DVC draws the last
-            marked.to_csv(folder / "plots" / f"{name}.csv", index=False)
+        for name, files in (("model", trained.model), ("plots", trained.plots)):
+            (folder / name).mkdir()
+            for file, content in files.items():
+                (folder / name / file).write_bytes(content)
+        (folder / "manifest.roaring").write_bytes(admitted.serialize())
         write_json(folder / "report.json", report)
 
 
@@ -264,7 +234,7 @@ def _spent_if_it_diverges(ledger: Spending, run_id: str, checkpoint: Path) -> It
 
 
 def _publish(staged: Path) -> dict[str, Any]:
-    """Copies the staged run to where the road expects it; the copy in `.lethe/` goes last."""
+    """Copies the staged run to where the pipeline expects it; the copy in `.lethe/` goes last."""
     report = read_json(staged / "report.json")
     with workspace.whole_directory(workspace.MODEL) as folder:
         for path in (staged / "model").iterdir():
@@ -281,49 +251,8 @@ def _checkpoint(staged: Path) -> Path:
     return staged.with_suffix(".checkpoint")
 
 
-def _task(
-    training: Training, plan: Plan, encoder: Encoder, paths: Sequence[Path], admitted: BitMap
-) -> tuple[parallel.Task, Architecture]:
-    """What is trained and on whom, as each process makes it from the workspace's files."""
-    architecture = Architecture.of(training, features=len(encoder.names), outputs=encoder.outputs)
-    task = parallel.Task(
-        plan=plan,
-        data=person_data(
-            paths, encoder, admitted=admitted, records_per_person=plan.records_per_person
-        ),
-        model=build_model(architecture),
-        loss_fn=loss_for(encoder.outputs),
-        engine=training.engine,
-        classes=encoder.outputs,
-        physical_batch=training.physical_batch,
-    )
-    return task, architecture
-
-
-def assist(declared_device: str) -> None:
-    """One of the further processes of a training, until its leader lets it go.
-
-    Raises:
-        ProcessLost: the leader is gone.
-        TrainingRefused: nobody has started this process for that.
-    """
-    place = Place.here()
-    if not place.rank:
-        raise TrainingRefused("This process assists nobody. Run lethe train; it starts the others.")
-    device = device_of(declared_device, place)
-
-    def make_task(words: Mapping[str, Any], admitted: BitMap) -> parallel.Task:
-        training = _TRAINING.validate_python(words["training"])
-        plan = Plan.from_data(read_json(workspace.PLAN))
-        encoder = Encoder.from_data(read_json(workspace.ENCODING))
-        return _task(training, plan, encoder, shard_paths(workspace.SHARDS), admitted)[0]
-
-    with joined(place, device) as wire:
-        parallel.assist(wire, make_task, device=device)
-
-
 def _workspace_id() -> bytes:
-    """HOME's in a walk: what a walk began, the next goes on with, and is charged once."""
+    """HOME's in a run in a worktree: what one began, the next goes on with, and is charged once."""
     path = at_home(WORKSPACE_ID)
     if not path.exists():
         write_whole(path, secrets.token_bytes(16), private=True)

@@ -7,6 +7,7 @@ from lethe.config.params import Params
 from lethe.core.errors import ParamsInvalid
 from lethe.privacy.accounting import solve_noise_multiplier
 from lethe.privacy.plan import Plan
+from lethe.privacy.planning import plan_at
 
 EPSILONS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _CLIPS = (0.5, 1.0, 2.0)  # times the declared clip_norm
@@ -47,7 +48,8 @@ def grid(
         people: of a stand-in, which normalizes its steps; the declared number if not given.
 
     Raises:
-        ParamsInvalid: both prices are given, a target cannot be reached, or there are too many.
+        ParamsInvalid: both prices are given, a target cannot be reached, there are too many, or
+            the declared adaptive clip cannot be had at one of them.
     """
     declared, delta = params.training.mechanism, params.budget.delta
     if epsilons is not None and noise_multipliers is not None:
@@ -65,15 +67,9 @@ def grid(
             f"{len(noise_multipliers) * len(clips)} points are more than {_MOST}. Give fewer."
         )
     return [
-        Plan(
-            sample_rate=declared.sample_rate,
-            steps=declared.steps,
-            records_per_person=declared.records_per_person,
-            clip_norm=clip,
-            noise_multiplier=noise,
-            expected_batch_size=declared.sample_rate * (people or declared.expected_subjects),
-            delta=delta,
+        plan_at(
+            declared, noise_multiplier=noise_multiplier, delta=delta, clip_norm=clip, people=people
         )
-        for noise in sorted(noise_multipliers, reverse=True)
+        for noise_multiplier in sorted(noise_multipliers, reverse=True)
         for clip in clips
     ]

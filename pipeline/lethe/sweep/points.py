@@ -23,10 +23,12 @@ from lethe.core.errors import BudgetExceeded, NotFinite, TrainingRefused
 from lethe.data.batches import PersonData, RecordData, held_out_records, person_data
 from lethe.data.encoding import Encoder
 from lethe.privacy.plan import Plan
+from lethe.privacy.release import Release
 from lethe.sweep.stand_in import Tried
+from lethe.training.dpsgd_fit import task_of
 from lethe.training.evaluate import evaluate
-from lethe.training.loop import Progress, Reserved, train, train_plain
-from lethe.training.models import Architecture, build_model, loss_for
+from lethe.training.loop import Session, Task, train, train_plain
+from lethe.training.trainer import Progress, Reserved
 
 Watch = Callable[[Plan, int], Progress | None]  # told of each training before it begins
 
@@ -44,7 +46,7 @@ class Spending(Protocol):
     """What this needs of the ledger."""
 
     def reserve(
-        self, plan: Plan, eligible: BitMap, *, budget: Budget, request: str, now: dt.datetime
+        self, release: Release, *, budget: Budget, request: str, now: dt.datetime
     ) -> Reservation: ...
     def settle(self, run_id: str) -> object: ...
     def void(self, run_id: str, reason: str) -> object: ...
@@ -70,7 +72,7 @@ class _OfNobody:
 
 
 @dataclass(frozen=True)
-class Trainer:
+class Network:
     """The declared network, optimizer and engine, for whatever plan and people are given."""
 
     training: Training
@@ -86,17 +88,10 @@ class Trainer:
         progress: Progress | None,
     ) -> float:
         trained = train(
-            plan,
-            people,
-            build_model(self._architecture()),
-            loss_for(self.encoder.outputs),
-            reservation=reservation,
-            optimizer=self.training.optimizer,
-            engine=self.training.engine,
-            classes=self.encoder.outputs,
-            device=self.device,
-            physical_batch=self.training.physical_batch,
-            progress=progress,
+            self._task(plan, people),
+            reservation,
+            self.training.optimizer,
+            Session(device=self.device, progress=progress),
         )
         return evaluate(trained.model, held_out, classes=len(self.encoder.classes)).metrics["auc"]
 
@@ -106,35 +101,28 @@ class Trainer:
             raise TrainingRefused("People's data is never trained on without privacy.")
         try:
             model = train_plain(
-                plan,
-                tried.people,
-                build_model(self._architecture()),
-                loss_for(self.encoder.outputs),
-                optimizer=self.training.optimizer,
-                device=self.device,
+                self._task(plan, tried.people), self.training.optimizer, device=self.device
             )
             found = evaluate(model, tried.held_out, classes=len(self.encoder.classes))
         except NotFinite:
             return None
         return found.metrics["auc"]
 
-    def _architecture(self) -> Architecture:
-        return Architecture.of(
-            self.training, features=len(self.encoder.names), outputs=self.encoder.outputs
-        )
+    def _task(self, plan: Plan, people: PersonData) -> Task:
+        return task_of(self.training, plan, self.encoder, people)
 
 
 def free_points(
-    trainer: Trainer, plans: Sequence[Plan], tried: Tried, *, repeats: int, watch: Watch
+    network: Network, plans: Sequence[Plan], tried: Tried, *, repeats: int, watch: Watch
 ) -> Iterator[Point]:
     """Trains each plan on a stand-in, as often as asked; nobody is charged."""
-    refuse_unmeasurable(tried.held_out, trainer.encoder)
+    refuse_unmeasurable(tried.held_out, network.encoder)
     nobody = _OfNobody(BitMap(tried.people.tokens))
     for plan in plans:
         point = Point(plan)
         for number in range(repeats):
             try:
-                auc = trainer.auc(plan, tried.people, tried.held_out, nobody, watch(plan, number))
+                auc = network.auc(plan, tried.people, tried.held_out, nobody, watch(plan, number))
             except NotFinite:
                 point = replace(point, problem="diverged")
                 break
@@ -143,7 +131,7 @@ def free_points(
 
 
 def charged_points(
-    trainer: Trainer,
+    network: Network,
     plans: Sequence[Plan],
     ledger: Spending,
     paths: Sequence[Path],
@@ -160,16 +148,17 @@ def charged_points(
         ends before its number is known is voided, unless it diverged, which tells something;
         no number is given before its run is settled.
     """
-    held_out = held_out_records(paths, trainer.encoder)
-    refuse_unmeasurable(held_out, trainer.encoder)
+    held_out = held_out_records(paths, network.encoder)
+    refuse_unmeasurable(held_out, network.encoder)
     data: PersonData | None = None
     admitted = BitMap()
     for plan in plans:
         point = Point(plan)
         for number in range(repeats):
-            request = _request(plan, eligible, paths, params.training, number)
+            release = plan.release(eligible)
+            request = _request(release, paths, params.training, number)
             try:
-                reservation = _reserve(ledger, plan, eligible, params.budget, request, now)
+                reservation = _reserve(ledger, release, params.budget, request, now)
             except BudgetExceeded:
                 point = replace(point, problem="budget refused")
                 break
@@ -177,7 +166,7 @@ def charged_points(
                 admitted = reservation.admitted
                 data = person_data(
                     paths,
-                    trainer.encoder,
+                    network.encoder,
                     admitted=admitted,
                     records_per_person=plan.records_per_person,
                 )
@@ -185,7 +174,7 @@ def charged_points(
             point = replace(point, left_out=reservation.left_out, runs=paid)
             try:
                 with _voided_unless_told(ledger, reservation.run_id):
-                    auc = trainer.auc(plan, data, held_out, reservation, watch(plan, number))
+                    auc = network.auc(plan, data, held_out, reservation, watch(plan, number))
             except NotFinite:
                 ledger.settle(reservation.run_id)
                 point = replace(point, problem="diverged")
@@ -206,13 +195,13 @@ def refuse_unmeasurable(held_out: RecordData, encoder: Encoder) -> None:
 
 
 def _reserve(
-    ledger: Spending, plan: Plan, eligible: BitMap, budget: Budget, request: str, now: dt.datetime
+    ledger: Spending, release: Release, budget: Budget, request: str, now: dt.datetime
 ) -> Reservation:
     """A reservation of which nothing was told: a new one, or that of a sweep that was killed."""
     attempt = 0
     while True:
         reservation = ledger.reserve(
-            plan, eligible, budget=budget, request=f"{request}-{attempt}", now=now
+            release, budget=budget, request=f"{request}-{attempt}", now=now
         )
         if not reservation.resumed or reservation.state == "reserved":
             return reservation
@@ -233,15 +222,13 @@ def _voided_unless_told(ledger: Spending, run_id: str) -> Iterator[None]:
             ledger.void(run_id, "the sweep ended before anything of this point was told")
 
 
-def _request(
-    plan: Plan, eligible: BitMap, paths: Sequence[Path], training: Training, number: int
-) -> str:
+def _request(release: Release, paths: Sequence[Path], training: Training, number: int) -> str:
     digest = hashlib.sha256()
     for part in (
-        plan.digest.encode(),
-        eligible.serialize(),
+        release.digest.encode(),
+        release.subjects.serialize(),
         *(hashlib.sha256(path.read_bytes()).digest() for path in paths),
-        TypeAdapter(Training).dump_json(training),
+        TypeAdapter(Training).dump_json(training, exclude={"method"}),  # in the release
     ):
         digest.update(len(part).to_bytes(8, "little") + part)
     return f"sweep-{digest.hexdigest()}-{number}"

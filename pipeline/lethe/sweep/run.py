@@ -26,12 +26,12 @@ from lethe.privacy.plan import Plan
 from lethe.registration.rollback import refuse_rolled_back
 from lethe.reports.plots import sweep_plot
 from lethe.stores.opening import open_ledger
-from lethe.sweep.points import Point, Trainer, Watch, charged_points, free_points
+from lethe.sweep.points import Network, Point, Watch, charged_points, free_points
 from lethe.sweep.report import sweep_csv, sweep_report
 from lethe.sweep.stand_in import Tried
 from lethe.training.locks import alone
-from lethe.training.loop import Progress
 from lethe.training.processes import resolve_device
+from lethe.training.trainer import Progress
 
 Agree = Callable[[str], None]  # shown what a charged sweep costs; raises to spend nothing
 
@@ -40,10 +40,10 @@ def sweep_stand_in(
     params: Params, plans: Sequence[Plan], tried: Tried, *, repeats: int, console: Console
 ) -> dict[str, Any]:
     """Sweeps a stand-in; opens no store and charges nobody."""
-    trainer = _trainer(params)
-    reference = trainer.auc_without_privacy(plans[-1], tried)
+    network = _network(params)
+    reference = network.auc_without_privacy(plans[-1], tried)
     with _watched(console, plans, repeats) as watch:
-        points = list(free_points(trainer, plans, tried, repeats=repeats, watch=watch))
+        points = list(free_points(network, plans, tried, repeats=repeats, watch=watch))
     return _written(params, points, tried, reference)
 
 
@@ -62,33 +62,34 @@ def sweep_charged(
         nothing is trained while somebody in the shards has withdrawn or was erased.
 
     Raises:
-        NotFound: the road was not walked up to validate.
+        NotFound: the pipeline was not run up to validate.
         TrainingRefused: somebody withdrew since, or delta is not below 1/subjects.
         LedgerInvalid: the ledger lacks the training of a registered model.
     """
-    paths, eligible = shard_paths(workspace.SHARDS), eligible_people(shard_paths(workspace.SHARDS))
-    trainer = _trainer(params)
+    paths = shard_paths(workspace.SHARDS)
+    eligible = eligible_people(paths)
+    network = _network(params)
     for plan in plans:
-        check_subjects(plan, len(eligible), minimum=params.subject.minimum)
+        check_subjects(plan.release(eligible), minimum=params.subject.minimum)
     _refuse_unsound(params, now)
     with alone(), open_ledger(params) as ledger:
         refuse_rolled_back(params, ledger)
-        agree(_price(params, plans, repeats, ledger, len(eligible)))
+        agree(_price(params, plans, repeats, ledger, eligible))
         points: list[Point] = []
         tried = Tried(
             "charged",
             f"{len(eligible):,} people (not private)",
             person_data(
                 paths,
-                trainer.encoder,
+                network.encoder,
                 admitted=eligible,
                 records_per_person=plans[0].records_per_person,
             ),
-            held_out_records(paths, trainer.encoder),
+            held_out_records(paths, network.encoder),
         )
         with _watched(console, plans, repeats) as watch:
             for point in charged_points(
-                trainer,
+                network,
                 plans,
                 ledger,
                 paths,
@@ -103,29 +104,32 @@ def sweep_charged(
     return report
 
 
-def _trainer(params: Params) -> Trainer:
+def _network(params: Params) -> Network:
     training = params.training
-    return Trainer(training, Encoder.from_params(params), resolve_device(training.device))
+    return Network(training, Encoder.from_params(params), resolve_device(training.device))
 
 
 def _refuse_unsound(params: Params, now: dt.datetime) -> None:
     path = workspace.report_path("validate")
     if not path.exists() or read_json(path).get("passed") is not True:
-        raise NotFound("The data has not passed validation. Walk the road up to it: lethe run.")
+        raise NotFound("The data has not passed validation. Run the pipeline up to it: lethe run.")
     everybody = BitMap.deserialize(workspace.SUBJECTS.read_bytes())
     withdrawn = count_withdrawn(params, everybody, now)
     if withdrawn:
         raise TrainingRefused(
-            f"{withdrawn} people in the shards have withdrawn or were erased since. Walk the road "
-            "without them first: lethe run. Nothing was charged."
+            f"{withdrawn} people in the shards have withdrawn or were erased since. Run the "
+            "pipeline without them first: lethe run. Nothing was charged."
         )
 
 
 def _price(
-    params: Params, plans: Sequence[Plan], repeats: int, ledger: Ledger, subjects: int
+    params: Params, plans: Sequence[Plan], repeats: int, ledger: Ledger, eligible: BitMap
 ) -> str:
     delta, budget = params.budget.delta, params.budget.epsilon
-    lines = [f"{len(plans)} points, {repeats} trainings each, charged to {subjects:,} people:", ""]
+    lines = [
+        f"{len(plans)} points, {repeats} trainings each, charged to {len(eligible):,} people:",
+        "",
+    ]
     for plan in plans:
         rdp, pld = epsilon_rdp([plan.event], delta), epsilon_pld([plan.event], delta)
         lines.append(
@@ -133,7 +137,7 @@ def _price(
             f"{rdp:.3f} (RDP), {pld:.3f} (PLD) x {repeats}"
         )
     events = [plan.event for plan in plans for _ in range(repeats)]
-    classes = ledger.classes(eligible_people(shard_paths(workspace.SHARDS)), delta=delta)
+    classes = ledger.classes(eligible, delta=delta)
     after = max(epsilon_rdp([*each.events, *events], delta) for each in classes)
     spent = max(each.epsilon_rdp for each in classes)
     lines += [

@@ -10,13 +10,14 @@ One step is `DpStep`, in three calls that the audit can replay one by one:
 `clipped_sum` moves by at most `plan.clip_norm` when a person is added or removed;
 `noisy` adds independent normal noise of standard deviation
 `plan.noise_multiplier * plan.clip_norm`, or the discrete noise that the plan asks for.
-`train` uses exactly these, divides by `plan.expected_batch_size`, and hands the result to an
-optimizer, which sees nothing else.
+`train` uses exactly these on a `Task`, divides by `plan.expected_batch_size`, and hands the
+result to an optimizer, which sees nothing else.
 
 Under a plan with an adaptive clip, both lists have one tensor more: the count of people
 within the clip, less half of the people. `follow` takes it off and moves `clip_norm` by it.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,20 +48,11 @@ from lethe.training.engines.contract import (
     zero_sums,
 )
 from lethe.training.optimizer import Updater
+from lethe.training.trainer import Progress, Reserved
 
 CLIP_RANGE = 1e4  # how far an adaptive clip may go from the first
 
-Progress = Callable[[int, int], None]
 SumOf = Callable[[Tensor], list[Tensor]]
-
-
-class Reserved(Protocol):
-    """What the ledger gives out: a run that is paid for, and for whom."""
-
-    @property
-    def run_id(self) -> str: ...
-    @property
-    def admitted(self) -> BitMap: ...
 
 
 class Others(Protocol):
@@ -68,6 +60,56 @@ class Others(Protocol):
 
     def summed(self, step: "DpStep", drawn: Tensor, sum_of: SumOf) -> list[Tensor]:
         """What `sum_of(drawn)` gives, computed by all processes together."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, on whom, under which plan; over several processes each makes its own.
+
+    `engine`, `classes` and `physical_batch` say how people's gradients are computed, not what
+    they are.
+    """
+
+    plan: Plan
+    data: PersonData
+    model: nn.Module
+    loss_fn: LossFn
+    engine: str = "auto"
+    classes: int = 1
+    physical_batch: int = 4096
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 over the plan, everybody's records, and how gradients are computed."""
+        found = hashlib.sha256(self.plan.digest.encode())
+        shapes = [(name, tuple(p.shape)) for name, p in self.model.named_parameters()]
+        found.update(repr((self.engine, self.classes, shapes)).encode())
+        for tensor in (self.data.features, self.data.mask, self.data.labels):
+            found.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
+            found.update(tensor.contiguous().numpy().tobytes())
+        found.update(self.data.tokens.tobytes())
+        return found.digest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """Where a training computes, and how it goes on after a kill; no part of the mechanism.
+
+    Attributes:
+        keystream: gives the source of draws and noise, asked for once; another one than the
+            system's is for tests alone.
+        checkpoint: file to go on from and to save to, every `checkpoint_every` steps.
+        progress: called with (step, steps) alone; a loss or a batch's size would leak.
+        others: processes that sum a part of each step's people. They have a part in the
+            sum alone: draws, noise and weights are this process's.
+    """
+
+    device: str = "cpu"
+    keystream: Callable[[], Keystream] = Keystream.from_system
+    checkpoint: Path | None = None
+    checkpoint_every: int = 50
+    progress: Progress | None = None
+    others: Others | None = None
 
 
 class DpStep:
@@ -167,51 +209,33 @@ class TrainedModel:
 
 
 def train(
-    plan: Plan,
-    data: PersonData,
-    model: nn.Module,
-    loss_fn: LossFn,
-    *,
-    reservation: Reserved,
-    optimizer: Optimizer,
-    engine: str = "auto",
-    classes: int = 1,
-    device: str = "cpu",
-    physical_batch: int = 4096,
-    keystream: Callable[[], Keystream] = Keystream.from_system,
-    checkpoint: Path | None = None,
-    checkpoint_every: int = 50,
-    progress: Progress | None = None,
-    others: Others | None = None,
+    task: Task, reservation: Reserved, optimizer: Optimizer, session: Session | None = None
 ) -> TrainedModel:
-    """Trains under a plan whose spend is reserved for everybody in `data`.
+    """Trains under a plan whose spend is reserved for everybody in `task.data`.
 
     Guarantee: the model that comes out is what `plan.event` was charged for: `plan.steps`
         steps of `DpStep`, each on a fresh Poisson draw; the rest is post-processing.
-    Args:
-        checkpoint: file to go on from and to save to, every `checkpoint_every` steps.
-        progress: called with (step, steps) alone; a loss or a batch's size would leak.
-        others: processes that sum a part of each step's people. They have a part in the
-            sum alone: draws, noise and weights are this process's.
 
     Raises:
-        TrainingRefused: somebody in `data` is not in the reservation, comes twice, or
+        TrainingRefused: somebody in the data is not in the reservation, comes twice, or
             brings too many records; or the model cannot be clipped per person.
         NotFinite: a loss, a gradient or a weight is NaN or infinite; the run counts as spent.
     """
+    plan, data = task.plan, task.data
+    session = session or Session()
     refuse_unreserved(plan, data, reservation)
-    model = model.to(device)
-    chosen = prepared_engine(engine, model, loss_fn, data, classes=classes)
-    step = DpStep(plan, model, chosen, keystream())
+    model, others = task.model.to(session.device), session.others
+    engine = prepared_engine(task, model)
+    step = DpStep(plan, model, engine, session.keystream())
     updater = Updater(model, optimizer, plan.steps)
-    saved = Checkpoint(checkpoint, plan, reservation.run_id) if checkpoint else None
+    saved = Checkpoint(session.checkpoint, plan, reservation.run_id) if session.checkpoint else None
     resumed = saved.resume(model, updater) if saved else None
     done = 0 if resumed is None else resumed.step
     step.clip_norm = plan.clip_norm if resumed is None else resumed.clip_norm
     taken = done  # counted, not copied from the plan: the audit compares the two
     clips: list[float] = []
     model.train()
-    sum_of = partial(summed, step, data, physical_batch=physical_batch, device=device)
+    sum_of = partial(summed, step, task, device=session.device)
     for number in range(done, plan.steps):
         drawn = torch.from_numpy(step.draw(len(data)))
         sums = sum_of(drawn) if others is None else others.summed(step, drawn, sum_of)
@@ -219,41 +243,41 @@ def train(
         clips.append(step.clip_norm)
         updater.step([g / plan.expected_batch_size for g in step.follow(noisy)])
         taken += 1
-        if saved and (number + 1) % checkpoint_every == 0:
+        if saved and (number + 1) % session.checkpoint_every == 0:
             saved.save(number + 1, model, updater, clip_norm=step.clip_norm)
-        if progress is not None:
-            progress(number + 1, plan.steps)
+        if session.progress is not None:
+            session.progress(number + 1, plan.steps)
     updater.finish()
-    model.eval()
+    refuse_not_finite(model.eval())
+    return TrainedModel(model, engine.name, session.device, taken, tuple(clips))
+
+
+def refuse_not_finite(model: nn.Module) -> None:
+    """Before a model leaves: raises NotFinite where a weight is none that can be released."""
     if not all(torch.isfinite(p).all() for p in trainable_parameters(model)):
         raise NotFinite(
             "A weight is NaN or infinite. The run counts as spent; lower the learning rate. To "
             "train again is another charge."
         )
-    return TrainedModel(model, chosen.name, device, taken, tuple(clips))
 
 
-def prepared_engine(
-    name: str, model: nn.Module, loss_fn: LossFn, data: PersonData, *, classes: int
-) -> Engine:
-    """The engine for this model and data, with products as exact as float32 allows."""
+def prepared_engine(task: Task, model: nn.Module) -> Engine:
+    """The engine for the task's model, on its device, with products as exact as float32 allows."""
     # TF32 keeps ten bits of a product: a norm measured so may let a gradient past the clip.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    shape = tuple(data.features.shape[2:])
-    return make_engine(name, model, loss_fn, record_shape=shape, classes=classes)
+    shape = tuple(task.data.features.shape[2:])
+    return make_engine(task.engine, model, task.loss_fn, record_shape=shape, classes=task.classes)
 
 
-def summed(
-    step: DpStep, data: PersonData, positions: Tensor, *, physical_batch: int, device: str
-) -> list[Tensor]:
-    """`step.clipped_sum` of the people at `positions`, `physical_batch` at a time.
+def summed(step: DpStep, task: Task, positions: Tensor, *, device: str) -> list[Tensor]:
+    """`step.clipped_sum` of the people at `positions`, `task.physical_batch` at a time.
 
     In how many parts they come changes the order of the float32 additions, nothing else.
     """
     sums = step.zeros()
-    for part in positions.split(physical_batch):
-        found = step.clipped_sum(*data.batch(part, device))
+    for part in positions.split(task.physical_batch):
+        found = step.clipped_sum(*task.data.batch(part, device))
         for sum_, part_sum in zip(sums, found, strict=True):
             sum_.add_(part_sum)
     return sums
@@ -286,21 +310,13 @@ def refuse_unreserved(plan: Plan, data: PersonData, reservation: Reserved) -> No
         )
 
 
-def train_plain(
-    plan: Plan,
-    data: PersonData,
-    model: nn.Module,
-    loss_fn: LossFn,
-    *,
-    optimizer: Optimizer,
-    device: str = "cpu",
-) -> nn.Module:
+def train_plain(task: Task, optimizer: Optimizer, *, device: str = "cpu") -> nn.Module:
     """The same network by the same loop without clip and noise: NOT private, never to release.
 
     For comparison alone: the plan's draws, steps and optimizer, the mean gradient of
     people instead of the noisy clipped one.
     """
-    model = model.to(device)
+    plan, data, model = task.plan, task.data, task.model.to(device)
     keystream = Keystream.from_system()
     updater = Updater(model, optimizer, plan.steps)
     parameters = trainable_parameters(model)
@@ -308,7 +324,7 @@ def train_plain(
         drawn = torch.from_numpy(poisson_draw(keystream, len(data), plan.sample_rate))
         features, mask, labels = data.batch(drawn, device)
         outputs = model(features.flatten(0, 1))
-        losses = checked_losses(loss_fn(outputs, labels.flatten()), mask.numel())
+        losses = checked_losses(task.loss_fn(outputs, labels.flatten()), mask.numel())
         loss = person_losses(losses, mask).sum() / plan.expected_batch_size
         updater.step(list(torch.autograd.grad(loss, parameters)))
     updater.finish()

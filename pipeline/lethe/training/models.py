@@ -31,6 +31,9 @@ DESCRIPTION = "model.json"  # in a model's folder
 WEIGHTS = "weights.safetensors"
 _CLOSED = ConfigDict(extra="forbid", strict=True)
 
+WEIGHTS = "weights.safetensors"
+DESCRIPTION = "model.json"
+
 LossFn = Callable[[Tensor, Tensor], Tensor]
 Model = nn.Module
 

@@ -13,7 +13,6 @@ An error of one process ends all of them: the leader raises it, by its own name.
 that dies or hangs is `ProcessLost`. Either way the reservation stands.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,11 +25,16 @@ from pyroaring import BitMap
 from torch import Tensor, nn
 
 from lethe.core.errors import LetheError, ProcessLost, TrainingRefused
-from lethe.data.batches import PersonData
 from lethe.privacy.noise.sampling import Keystream
-from lethe.privacy.plan import Plan
-from lethe.training.engines.contract import LossFn, trainable_parameters
-from lethe.training.loop import DpStep, SumOf, prepared_engine, refuse_unreserved, summed
+from lethe.training.engines.contract import trainable_parameters
+from lethe.training.loop import (
+    DpStep,
+    SumOf,
+    Task,
+    prepared_engine,
+    refuse_unreserved,
+    summed,
+)
 from lethe.training.wire import Wire
 
 _END, _BEGIN, _STEP = 0, 1, 2
@@ -45,33 +49,8 @@ class Admission:
     admitted: BitMap
 
 
-@dataclass(frozen=True)
-class Task:
-    """All that a helper sums with; each process makes it for itself, and they must agree."""
-
-    plan: Plan
-    data: PersonData
-    model: nn.Module
-    loss_fn: LossFn
-    engine: str
-    classes: int
-    physical_batch: int
-
-    @property
-    def digest(self) -> bytes:
-        """SHA-256 over the plan, everybody's records, and how gradients are computed."""
-        found = hashlib.sha256(self.plan.digest.encode())
-        shapes = [(name, tuple(p.shape)) for name, p in self.model.named_parameters()]
-        found.update(repr((self.engine, self.classes, shapes)).encode())
-        for tensor in (self.data.features, self.data.mask, self.data.labels):
-            found.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
-            found.update(tensor.contiguous().numpy().tobytes())
-        found.update(self.data.tokens.tobytes())
-        return found.digest()
-
-
 class Leader:
-    """Rank 0's end; `lethe.training.loop.train` takes it as `others`."""
+    """Rank 0's end; a `Session` of `lethe.training.loop` has it as `others`."""
 
     def __init__(self, wire: Wire, device: str = "cpu") -> None:
         self._wire, self.device = wire, device
@@ -172,7 +151,7 @@ def assist(
         task = make_task(words, admitted)
         refuse_unreserved(task.plan, task.data, Admission(str(words["run_id"]), admitted))
         model = task.model.to(device).train()
-        engine = prepared_engine(task.engine, model, task.loss_fn, task.data, classes=task.classes)
+        engine = prepared_engine(task, model)
         prepared.append((task, DpStep(task.plan, model, engine, NoKeystream())))
 
     if not _went_well(wire, prepare):
@@ -180,7 +159,7 @@ def assist(
     task, step = prepared[0]
     if not _went_well(wire, partial(_digests, wire, task.digest)):
         return
-    sum_of = partial(summed, step, task.data, physical_batch=task.physical_batch, device=device)
+    sum_of = partial(summed, step, task, device=device)
     begun = False
     while True:
         kind, count, _ = _heard(wire)

@@ -1,0 +1,168 @@
+"""What `DpSgd` trains with: declared numbers in, weights and a description out.
+
+The mechanism is `lethe.training.loop`; this reads what is declared for it and packs what
+comes out. With `parallel.processes`, or under `torchrun`, it runs over several processes: the
+first is the stage's own, the others compute and never see ledger, keys or noise.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from pydantic import TypeAdapter
+from pyroaring import BitMap
+from safetensors.torch import save
+
+from lethe.config import workspace
+from lethe.config.params import Params
+from lethe.config.training import Training
+from lethe.core.errors import TrainingRefused
+from lethe.core.files import json_bytes, read_json
+from lethe.data.batches import PersonData, person_data
+from lethe.data.encoding import Encoder
+from lethe.data.shards import shard_paths
+from lethe.privacy.plan import Plan
+from lethe.training import loop, parallel
+from lethe.training.evaluate import Evaluation, evaluate
+from lethe.training.loop import Task, TrainedModel, train
+from lethe.training.models import DESCRIPTION, WEIGHTS, Architecture, build_model, loss_for
+from lethe.training.processes import leading, resolve_device
+from lethe.training.trainer import Reserved, Session, Shards, Trained
+from lethe.training.wire import Place, device_of, joined
+
+_TRAINING: TypeAdapter[Training] = TypeAdapter(Training)
+
+
+def fit(shards: Shards, reservation: Reserved, *, plan: Plan, session: Session) -> Trained:
+    """See `Trainer.fit`."""
+    others: parallel.Leader | None = session.helpers
+    declared, encoder = shards.declared, shards.encoder
+    if others:
+        settings = _TRAINING.dump_python(declared, mode="json")
+        words = {"run_id": reservation.run_id, "training": settings}
+        others.begin(words, reservation.admitted)
+    with others.together() if others else nullcontext():
+        task = task_of(declared, plan, encoder, shards.people)
+    if others:
+        others.agree(task)
+    trained = train(
+        task,
+        reservation,
+        declared.optimizer,
+        loop.Session(
+            device=others.device if others else resolve_device(declared.device),
+            checkpoint=session.checkpoint,
+            progress=session.progress,
+            others=others,
+        ),
+    )
+    evaluation = evaluate(trained.model, shards.held_out, classes=len(encoder.classes))
+    described = _described(declared, plan, encoder, reservation.run_id)
+    return Trained(
+        model={WEIGHTS: _weights(trained), DESCRIPTION: described},
+        plots=_curves(evaluation),
+        facts=_facts(plan, shards, trained, evaluation, processes=others.size if others else 1),
+    )
+
+
+def assists(declared_device: str) -> bool:
+    """Whether this process was started to help another one's training, which is over now."""
+    if not Place.here().rank:
+        return False
+    assist(declared_device)
+    return True
+
+
+@contextmanager
+def helped(params: Params) -> Iterator[parallel.Leader | None]:
+    """The further processes of this training, if it has any."""
+    with leading(Place.here(), params) as others:
+        yield others
+
+
+def assist(declared_device: str) -> None:
+    """One of the further processes of a training, until its leader lets it go.
+
+    Raises:
+        ProcessLost: the leader is gone.
+        TrainingRefused: nobody has started this process for that.
+    """
+    place = Place.here()
+    if not place.rank:
+        raise TrainingRefused(
+            "No leader started this helper process. Run lethe train; it starts the others."
+        )
+    device = device_of(declared_device, place)
+
+    def make_task(words: Mapping[str, Any], admitted: BitMap) -> Task:
+        training = _TRAINING.validate_python(words["training"])
+        plan = Plan.from_data(read_json(workspace.PLAN))
+        encoder = Encoder.from_data(read_json(workspace.ENCODING))
+        people = person_data(
+            shard_paths(workspace.SHARDS),
+            encoder,
+            admitted=admitted,
+            records_per_person=plan.records_per_person,
+        )
+        return task_of(training, plan, encoder, people)
+
+    with joined(place, device) as wire:
+        parallel.assist(wire, make_task, device=device)
+
+
+def task_of(training: Training, plan: Plan, encoder: Encoder, people: PersonData) -> Task:
+    """What is trained, as each process makes it of what was declared and read."""
+    return Task(
+        plan=plan,
+        data=people,
+        model=build_model(_architecture(training, encoder)),
+        loss_fn=loss_for(encoder.outputs),
+        engine=training.engine,
+        classes=encoder.outputs,
+        physical_batch=training.physical_batch,
+    )
+
+
+def _architecture(training: Training, encoder: Encoder) -> Architecture:
+    return Architecture.of(training, features=len(encoder.names), outputs=encoder.outputs)
+
+
+def _weights(trained: TrainedModel) -> bytes:
+    state = trained.model.state_dict()
+    return save({name: t.detach().cpu().contiguous() for name, t in state.items()})
+
+
+def _described(training: Training, plan: Plan, encoder: Encoder, run_id: str) -> bytes:
+    return json_bytes(
+        {
+            "architecture": _architecture(training, encoder).to_data(),
+            "classes": list(encoder.classes),
+            "encoder": encoder.to_data(),
+            "plan": plan.to_data(),
+            "run_id": run_id,
+        }
+    )
+
+
+def _curves(evaluation: Evaluation) -> dict[str, bytes]:
+    """Computed without noise, and every row says so."""
+    found = {}
+    for name, curve in (("roc", evaluation.roc), ("calibration", evaluation.calibration)):
+        marked = curve.assign(private=False)[["private", *curve.columns]]  # DVC draws the last
+        found[f"{name}.csv"] = marked.to_csv(index=False).encode()
+    return found
+
+
+def _facts(
+    plan: Plan, shards: Shards, trained: TrainedModel, evaluation: Evaluation, *, processes: int
+) -> dict[str, Any]:
+    return {
+        "clip_norm": trained.clips[-1] if trained.clips else plan.clip_norm,
+        "device": trained.device,
+        "engine": trained.engine,
+        "features": len(shards.encoder.names),
+        "metrics": evaluation.marked(),
+        "noise": plan.noise,
+        "processes": processes,
+        "steps": trained.steps,
+    }

@@ -1,0 +1,150 @@
+"""A way to train: a plan that says what it releases, a fit under a reservation, checks.
+
+`lethe.stages.train` reserves, fits, settles and publishes by this alone. A trainer sees
+tensors and a reservation: no database, no ledger, no key. DP-SGD is one; another is a class
+of its own and one line in `TRAINERS` of `lethe.training.trainers`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from pyroaring import BitMap
+
+from lethe.config.params import Params
+from lethe.config.training import Training
+from lethe.data.encoding import Encoder
+from lethe.privacy.release import Release
+
+if TYPE_CHECKING:  # torch is loaded by who trains, not by who plans
+    from lethe.data.batches import PersonData, RecordData
+
+Progress = Callable[[int, int], None]
+
+
+class Reserved(Protocol):
+    """What the ledger gives out: a run that is paid for, and for whom."""
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def admitted(self) -> BitMap: ...
+
+
+class Planned(Protocol):
+    """All that decides the privacy of a training, in public numbers."""
+
+    @property
+    def records_per_person(self) -> int: ...
+    def release(self, subjects: BitMap) -> Release:
+        """What is charged; its digest is of the whole plan and of the kind of mechanism."""
+
+    def to_data(self) -> dict[str, Any]:
+        """As `data/plan.json` has it; `Trainer.read_plan` gives the equal plan back."""
+
+
+P = TypeVar("P", bound=Planned)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shards:
+    """What a training reads: who trains, whom it is measured on, and how records are numbers.
+
+    `people` are the admitted people of the reservation, each with one place and at most the
+    plan's records; nobody of `held_out` is among them.
+    """
+
+    people: "PersonData"
+    held_out: "RecordData"
+    encoder: Encoder
+    declared: Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What a fit may use besides: a place for its checkpoint, and who helps it.
+
+    Attributes:
+        checkpoint: private to the run; the stage removes it once the model is whole.
+        progress: called with (step, steps) alone; a loss or a batch's size would leak.
+        helpers: what `Trainer.helped` gave.
+    """
+
+    checkpoint: Path
+    progress: Progress | None = None
+    helpers: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What leaves: files of the model's folder and of plots by name, and facts to report.
+
+    `facts` are what the trainer knows of it: of a fit they lack what follows from the release
+    and the reservation, which the stage adds. Of a published training they are the whole report.
+    """
+
+    model: Mapping[str, bytes] = field(repr=False)
+    facts: Mapping[str, Any]
+    plots: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a sound training keeps: `value` is at most `limit`. For NaN it does not hold."""
+
+    name: str
+    value: float
+    limit: float
+    meaning: str
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.value <= self.limit)
+
+
+class Trainer(ABC, Generic[P]):
+    """One kind of training. It has no state: what it needs, it is given."""
+
+    @abstractmethod
+    def plan(self, params: Params) -> P:
+        """The plan of what is declared; the same declarations give the same plan."""
+
+    @abstractmethod
+    def read_plan(self, data: Mapping[str, Any]) -> P:
+        """The plan that was written as `data`.
+
+        Raises:
+            ParamsInvalid: it is of another kind, or impossible.
+        """
+
+    @abstractmethod
+    def fit(self, shards: Shards, reservation: Reserved, *, plan: P, session: Session) -> Trained:
+        """Trains on `shards.people` and nobody else.
+
+        Guarantee: what is returned is an outcome of the mechanism that
+            `plan.release(reservation.admitted).event` describes, or post-processing of it.
+            Called again for the same reservation after a kill, it goes on, or starts anew
+            with fresh noise; nothing of the first attempt was seen.
+
+        Raises:
+            NotFinite: it ended by what it drew: the run is spent, to try again is another one.
+        """
+
+    @abstractmethod
+    def checks(self, trained: Trained) -> Sequence[Check]:
+        """What can be seen in a published training without its people's data.
+
+        It costs nothing, draws nothing and attacks nothing; attacks are the audit's own.
+        """
+
+    def assists(self, params: Params) -> bool:
+        """Whether this process only helped another one's training, which is over now."""
+        return False
+
+    @contextmanager
+    def helped(self, params: Params) -> Iterator[Any]:
+        """Further processes, there before anything is reserved and gone afterwards."""
+        yield None
