@@ -509,3 +509,57 @@ def test_an_error_that_nobody_foresaw_is_not_swallowed(desk: Desk) -> None:
     with pytest.raises(ValueError, match="a fault"):
         desk.run()
     assert issubclass(Busy, LetheError)
+
+
+AS_BEFORE = {"absent": "nothing found", "present": "not attempted", "kept": "not attempted"}
+
+
+def _as_the_version_before(content: dict) -> dict:
+    """A mark with three results of a store, and prose that said which of them was on purpose."""
+    stores = [dict(each) for each in content.get("stores", ()) if each["store"] != "requests"]
+    for each in stores:
+        if each["result"] == "kept":
+            each["reason"] = "stays: only its use for this purpose ends"
+        each["result"] = AS_BEFORE.get(each["result"], each["result"])
+    return {**content, "stores": stores} if "stores" in content else content
+
+
+@pytest.mark.parametrize("number", range(1, 28))
+@pytest.mark.parametrize("kind", ["erase", "withdraw"])
+def test_an_open_request_of_the_version_before_is_gone_on_with(
+    desk: Desk, kind: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [desk.ask("ada", kind=kind), desk.ask("cleo"), desk.ask("nobody")]
+    seen = 0
+    mark, resolve = Requests.mark, Requests.resolve
+
+    def counted() -> None:
+        nonlocal seen
+        seen += 1
+        if seen == number:
+            raise Killed
+
+    def old_mark(self, request_id, step, content, *, now):  # type: ignore[no-untyped-def]
+        mark(self, request_id, step, _as_the_version_before(content), now=now)
+        counted()
+
+    def old_resolve(self, request_id, *, sealed, entry, found, now):  # type: ignore[no-untyped-def]
+        found = _as_the_version_before(found)
+        resolve(self, request_id, sealed=sealed, entry=entry, found=found, now=now)
+        counted()
+
+    monkeypatch.setattr(Requests, "mark", old_mark)
+    monkeypatch.setattr(Requests, "resolve", old_resolve)
+    try:
+        desk.run()
+    except Killed:
+        monkeypatch.undo()
+        desk.run()
+    assert [desk.request(each).state for each in asked] == [CLOSED] * 3
+    assert desk.places.trainings == 1
+    expected = "kept" if kind == "withdraw" else "erased"
+    assert desk.results(asked[0])["source"] == expected
+    assert desk.results(asked[1]) == {
+        **dict.fromkeys(("source", "vault", "cache", "registry"), "erased")
+    }
+    assert set(desk.results(asked[2]).values()) == {"absent"}

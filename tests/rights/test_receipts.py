@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from lethe.core.errors import KeyInvalid, ParamsInvalid, ReceiptInvalid
-from lethe.rights.receipt_facts import receipt_card
+from lethe.rights.receipt_facts import SOFTWARE, receipt_card
 from lethe.rights.receipt_files import check_files, key_beside, parse_head
 from lethe.rights.receipts import Signer, check, facts_of, read_public_key
 from lethe.stores.requests.requests import GENESIS
@@ -67,6 +67,26 @@ def test_any_change_of_a_receipt_is_seen(tmp_path: Path, edit: Any) -> None:
         check([texts[0], edited(texts[1], edit), texts[2]], [public(tmp_path)])
 
 
+@pytest.mark.parametrize(
+    ("signed", "shown"),
+    [
+        ('"result": "erased"', '"result": "nothing found", "result": "erased"'),
+        ('"result": "erased"', '"result": "erased", "result": "erased"'),
+        ('"count": 1', '"count": 0, "count": 1'),
+        ('"signature": ', '"signature": "", "signature": '),
+        ('"request": "r1"', '"request": "r1", "\\u0072equest": "r1"'),
+    ],
+)
+def test_a_receipt_that_says_something_twice_is_refused(
+    tmp_path: Path, signed: str, shown: str
+) -> None:
+    """Readers of JSON differ: some take the first value, some the last."""
+    text = chain(1)[0][0]
+    assert signed in text
+    with pytest.raises(ReceiptInvalid, match="twice"):
+        check([text.replace(signed, shown)], [public(tmp_path)])
+
+
 def test_receipts_that_change_places_are_seen(tmp_path: Path) -> None:
     texts, _ = chain(3)
     swapped = [edited(texts[0], lambda w: w["receipt"].update(number=2)), texts[1], texts[2]]
@@ -117,7 +137,9 @@ def test_another_key_is_refused_even_under_the_first_ones_name(tmp_path: Path) -
         check([disguised], [public(tmp_path)])
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"receipt": 1, "signature": ""}', "\x00"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "[" * 100_000, '{"receipt": 1, "signature": ""}', "\x00"]
+)
 def test_what_is_no_receipt_is_told(tmp_path: Path, text: str) -> None:
     with pytest.raises(ReceiptInvalid, match="no receipt"):
         check([text], [public(tmp_path)])
@@ -162,15 +184,86 @@ def test_files_are_checked_with_the_key_beside_them_or_one_that_is_given(tmp_pat
     (tmp_path / "receipts.pub").write_bytes(SIGNER.public_pem)
     said = check_files([tmp_path], [key_beside([tmp_path])], head=f"1:{hashes[0]}")
     assert f"Head: 2:{hashes[1]}" in said
+    assert f"Trusted key: {SIGNER.key_id}, from" in said
+    assert "Compare it with one that you had before" in check_files([tmp_path], [], head=None)
     (tmp_path / "0.json").unlink()
     assert "Receipts before 2 were not given" in check_files(
-        [tmp_path], [tmp_path / "receipts.pub"], head=None
+        [tmp_path / "1.json"], [tmp_path / "receipts.pub"], head=None
     )
+    with pytest.raises(ReceiptInvalid, match="oldest receipt is number 2"):
+        check_files([tmp_path], [tmp_path / "receipts.pub"], head=None)
     (tmp_path / "rsa.pem").write_text("no key")
     with pytest.raises(KeyInvalid, match="no public key"):
         check_files([tmp_path], [tmp_path / "rsa.pem"], head=None)
     with pytest.raises(ParamsInvalid, match="NUMBER:HASH"):
         parse_head("2")
+
+
+OLD_FACTS = {  # as the version before wrote them
+    "closed_at": "2026-06-02T12:00:00+00:00",
+    "due_at": "2026-07-01T12:00:00+00:00",
+    "extension": None,
+    "kind": "withdraw",
+    "models": [],
+    "purpose": "reading",
+    "received_at": "2026-06-01T12:00:00+00:00",
+    "request": "r1",
+    "result": "left out of training",
+    "retained": [],
+    "software": "lethe 0",
+    "steps": {"source": "2026-06-01T13:00:00+00:00"},
+    "stores": [
+        {
+            "store": "source",
+            "result": "not attempted",
+            "count": 0,
+            "places": [],
+            "reason": "stays: only its use for this purpose ends",
+        },
+        {"store": "cache", "result": "erased", "count": 2, "places": ["a", "b"], "reason": None},
+        {"store": "registry", "result": "nothing found", "count": 0, "places": [], "reason": None},
+    ],
+}
+
+
+def test_receipts_of_the_version_before_hold_and_are_rendered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lethe.rights.receipts.FORMAT", "lethe receipt 1")
+    old, digest = SIGNER.sign(OLD_FACTS, number=1, previous=GENESIS)
+    monkeypatch.undo()
+    new, _ = SIGNER.sign({"request": "r2", "software": "x"}, number=2, previous=digest)
+    assert '"lethe receipt 1"' in old and '"lethe receipt 2"' in new
+    assert check([old, new], [public(tmp_path)]).last == 2
+    page = receipt_card(facts_of(old), digest=digest).page()
+    for said in (
+        "to withdraw consent for reading",
+        "kept on purpose",
+        "erased: 2",
+        "nothing found",
+    ):
+        assert said in page
+    other, _ = SIGNER.sign(OLD_FACTS, number=1, previous=GENESIS)
+    with pytest.raises(ReceiptInvalid, match="no receipt"):
+        check([other.replace("lethe receipt 2", "lethe receipt 3")], [public(tmp_path)])
+
+
+def test_a_page_that_was_changed_is_seen_and_one_of_another_version_is_named(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "receipts.pub").write_bytes(SIGNER.public_pem)
+    text, digest = SIGNER.sign(OLD_FACTS | {"software": SOFTWARE}, number=1, previous=GENESIS)
+    (tmp_path / "1.json").write_text(text)
+    page = receipt_card(facts_of(text), digest=digest).page()
+    (tmp_path / "1.html").write_text(page)
+    assert "Not checked" not in check_files([tmp_path], [], head=None)
+    for changed in (page.replace("erased: 2", "erased: 9"), page + " ", ""):
+        (tmp_path / "1.html").write_text(changed)
+        with pytest.raises(ReceiptInvalid, match=r"1\.html does not say what its receipt says"):
+            check_files([tmp_path], [], head=None)
+    text, _ = SIGNER.sign(OLD_FACTS, number=1, previous=GENESIS)
+    (tmp_path / "1.json").write_text(text)
+    assert "Not checked: 1 pages of another version" in check_files([tmp_path], [], head=None)
 
 
 def test_the_page_shows_everything_and_runs_nothing() -> None:

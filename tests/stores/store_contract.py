@@ -83,7 +83,7 @@ class StoreContract:
 
     def test_a_store_that_is_away_is_not_taken_for_an_empty_one(self, made: Made) -> None:
         made.away()
-        for ask in (lambda: look(made, made.nobody), lambda: forget(made, made.nobody)):
+        for ask in (lambda: look(made, made.nobody), lambda: forget(made, made.ada)):
             try:
                 outcomes = ask()
             except LetheError:

@@ -128,7 +128,7 @@ class TestRegistry(StoreContract):
             RegistryStore(registry, lambda: charged, clock=lambda: NOW),
             person("ada-1", 1, "readmission/1"),
             person("bo-1", 2, "readmission/2"),
-            Person(Traces("nobody", 3)),
+            Person(Traces("zoe-3", 3)),
             away=lambda: _damage(here / "mlflow.db"),
         )
 

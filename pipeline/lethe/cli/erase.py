@@ -172,11 +172,7 @@ def receipt(
 
     if check and names:
         files = [Path(name) for name in names]
-        say(
-            receipt_files.check_files(
-                files, public_key or [receipt_files.key_beside(files)], head=head
-            )
-        )
+        say(receipt_files.check_files(files, public_key or [], head=head))
         return
     params = load_params(params_file)
     if check:

@@ -18,6 +18,7 @@ from lethe.rights.right import Right
 from lethe.stores.requests.requests import RETENTION, Request
 from lethe.stores.store import Ending
 
+SOFTWARE = f"lethe {VERSION}"
 _LOOKS = ("found", "seen", "verified")  # marks of looks; what others say of stores are deeds
 _SAID = {
     Result.ABSENT: "nothing found",
@@ -98,7 +99,7 @@ def receipt_facts(
             *(dict(each) for outcome in outcomes for each in outcome.retained),
             *_kept_by_lethe(outcomes, suppressed="suppressed" in request.marks),
         ],
-        "software": f"lethe {VERSION}",
+        "software": SOFTWARE,
         "steps": {step: mark.at.isoformat() for step, mark in request.marks.items()},
         "stores": [
             {k: v for k, v in outcome.to_data().items() if k != "retained"} for outcome in outcomes

@@ -7,8 +7,16 @@ from lethe.config.keys import load_receipt_key, receipt_key_file
 from lethe.config.params import Params
 from lethe.core.errors import KeyInvalid, NotFound, ParamsInvalid, ReceiptInvalid
 from lethe.core.files import write_whole
-from lethe.rights.receipt_facts import receipt_card
-from lethe.rights.receipts import Checked, Signer, check, facts_of, read_public_key
+from lethe.rights.receipt_facts import SOFTWARE, receipt_card
+from lethe.rights.receipts import (
+    Checked,
+    Signer,
+    check,
+    facts_of,
+    hash_of,
+    public_key_id,
+    read_public_key,
+)
 from lethe.stores.opening import open_requests
 from lethe.stores.requests.requests import CLOSED, StoredReceipt
 
@@ -52,11 +60,17 @@ def write_missing(stored: Sequence[StoredReceipt], folder: Path) -> None:
 
 
 def check_files(paths: Sequence[Path], keys: Sequence[Path], *, head: str | None) -> str:
-    """Checks receipts in files; a folder stands for all in it.
+    """Checks receipts in files, and the pages beside them; a folder stands for all in it.
+
+    Args:
+        keys: public keys to trust; by default the one that lies with the receipts.
 
     Raises:
-        ReceiptInvalid, KeyInvalid: see `receipts.check`.
+        ReceiptInvalid: see `receipts.check`; or a folder lacks the oldest receipts, or a page
+            that this version wrote says something else than its receipt.
+        KeyInvalid: there is no key, or it is none.
     """
+    trusted = list(keys) or [key_beside(paths)]
     found: list[Path] = []
     for path in paths:
         found += sorted(path.glob("*.json")) if path.is_dir() else [path]
@@ -64,7 +78,11 @@ def check_files(paths: Sequence[Path], keys: Sequence[Path], *, head: str | None
         texts = [path.read_text(encoding="utf-8") for path in found]
     except (OSError, UnicodeDecodeError) as error:
         raise ReceiptInvalid(f"A receipt cannot be read ({type(error).__name__}).") from None
-    return _told(check(texts, [read_public_key(key) for key in keys], head=parse_head(head)))
+    checked = check(texts, [read_public_key(key) for key in trusted], head=parse_head(head))
+    if checked.first > 1 and any(path.is_dir() for path in paths):
+        raise _beginning_lost(checked)
+    pages = _check_pages(found, texts)
+    return "\n".join([_report(checked, trusted, beside=not keys), *pages])
 
 
 def check_stored(params: Params, keys: Sequence[Path], *, head: str | None) -> str:
@@ -83,7 +101,41 @@ def check_stored(params: Params, keys: Sequence[Path], *, head: str | None) -> s
         )
     paths = list(keys) or [receipt_key_file(params.stores).with_name(PUBLIC_KEY)]
     known = [read_public_key(path) for path in paths]
-    return _told(check([r.text for r in stored], known, head=parse_head(head)))
+    checked = check([r.text for r in stored], known, head=parse_head(head))
+    if checked.first > 1:
+        raise _beginning_lost(checked)
+    return _report(checked, paths, beside=not keys)
+
+
+def _beginning_lost(checked: Checked) -> ReceiptInvalid:
+    return ReceiptInvalid(
+        f"The oldest receipt is number {checked.first}: those before it were removed. Bring them "
+        "back from a copy."
+    )
+
+
+def _check_pages(files: Sequence[Path], texts: Sequence[str]) -> list[str]:
+    """Holds each page beside its receipt, which alone is signed; says which cannot be."""
+    older = []
+    for path, text in zip(files, texts, strict=True):
+        page = path.with_suffix(".html")
+        if not page.is_file():
+            continue
+        facts = facts_of(text)
+        if page.read_bytes() == _page(text):
+            continue
+        if facts.get("software") == SOFTWARE:
+            raise ReceiptInvalid(
+                f"{page.name} does not say what its receipt says: it was changed. Write it anew "
+                "with `lethe erase receipt --out FOLDER`."
+            )
+        older.append(page.name)
+    if not older:
+        return []
+    return [
+        f"Not checked: {len(older)} pages of another version, the first is {older[0]}. Rely on the "
+        "JSON, or write pages anew with `lethe erase receipt --out FOLDER`."
+    ]
 
 
 def parse_head(words: str | None) -> tuple[int, str] | None:
@@ -109,11 +161,18 @@ def key_beside(paths: Sequence[Path]) -> Path:
     raise KeyInvalid("Give --public-key FILE: no receipts.pub lies with the receipts.")
 
 
-def _told(checked: Checked) -> str:
+def _report(checked: Checked, keys: Sequence[Path], *, beside: bool) -> str:
     span = f"Receipt {checked.first}"
     if checked.last != checked.first:
         span = f"Receipts {checked.first} to {checked.last}"
     lines = [f"{span}: signatures and chain hold.", f"Head: {checked.last}:{checked.head}"]
+    for path in keys:
+        lines.append(f"Trusted key: {public_key_id(read_public_key(path))}, from {path}")
+    if beside:
+        lines.append(
+            "That key lies with what it was used to check: whoever can change both can sign anew. "
+            "Compare it with one that you had before, or give that by --public-key."
+        )
     if checked.first > 1:
         lines.append(f"Receipts before {checked.first} were not given.")
     lines.append("Keep the head: with --head a later check sees whether the newest were cut off.")
@@ -121,9 +180,12 @@ def _told(checked: Checked) -> str:
 
 
 def _write(stored: StoredReceipt, folder: Path) -> None:
-    card = receipt_card(facts_of(stored.text), digest=stored.hash)
     write_whole(folder / f"{_name(stored)}.json", stored.text.encode())
-    write_whole(folder / f"{_name(stored)}.html", card.page().encode())
+    write_whole(folder / f"{_name(stored)}.html", _page(stored.text))
+
+
+def _page(text: str) -> bytes:
+    return receipt_card(facts_of(text), digest=hash_of(text)).page().encode()
 
 
 def _name(stored: StoredReceipt) -> str:

@@ -30,7 +30,8 @@ from cryptography.hazmat.primitives.serialization import (
 from lethe.core.errors import KeyInvalid, ReceiptInvalid
 from lethe.stores.requests.requests import GENESIS
 
-FORMAT = "lethe receipt 1"
+FORMAT = "lethe receipt 2"
+_FORMATS = ("lethe receipt 1", FORMAT)  # the first knew three results of a store, not five
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,11 @@ def check(
     return Checked(min(hashes), max(hashes), hashes[max(hashes)])
 
 
+def hash_of(text: str) -> str:
+    """The hash of a receipt; unchecked."""
+    return digest(_parsed(text))
+
+
 def facts_of(text: str) -> dict[str, Any]:
     """What a receipt says; unchecked."""
     receipt: dict[str, Any] = _parsed(text)["receipt"]
@@ -159,20 +165,37 @@ def facts_of(text: str) -> dict[str, Any]:
 
 
 def _parsed(text: str) -> dict[str, Any]:
+    """A receipt that every reader of JSON reads alike.
+
+    Raises:
+        ReceiptInvalid: it is none, or says something twice, of which a reader may take either.
+    """
     try:
-        whole = json.loads(text)
+        whole = json.loads(text, object_pairs_hook=_once)
         number = whole["receipt"]["number"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         whole, number = None, None
     if (
         not isinstance(number, int)
         or set(whole) != {"receipt", "signature"}
-        or whole["receipt"].get("format") != FORMAT
+        or whole["receipt"].get("format") not in _FORMATS
         or not isinstance(whole["receipt"].get("previous"), str)
         or number < 1
     ):
         raise ReceiptInvalid("A file is no receipt, or one of another format.")
     found: dict[str, Any] = whole
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = sorted({repr(name) for name in names if names.count(name) > 1})
+        raise ReceiptInvalid(
+            f"A receipt says {', '.join(twice)} twice, so that readers may see another value than "
+            "the signed one. It was changed."
+        )
     return found
 
 

@@ -112,6 +112,7 @@ def test_a_reader_keeps_the_log_and_that_is_said(parish: Parish, tmp_path: Path)
         patched.setattr("lethe.stores.source.writer.WAIT_SECONDS", 0.1)
         outcome = erase_from_source(params, found, now=NOW)
     assert outcome.result == "present" and outcome.count > 0
+    assert "Nothing was changed" not in str(outcome.reason), "the rows are deleted"
     waiting = verify_source(params, found)
     assert waiting.result == "present"
     assert waiting.reason is not None and "waits to be overwritten" in waiting.reason

@@ -2,9 +2,12 @@
 
 import datetime as dt
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
+from mlflow.exceptions import MlflowException
 from pyroaring import BitMap
 
+from lethe.core.errors import StoreUnavailable
 from lethe.core.outcomes import Outcome, Result, Traces
 from lethe.stores.registry.registry import RUN_ID, Registry, Version
 from lethe.stores.registry.remove import STORE, retire, tombstone, withdraw
@@ -44,11 +47,12 @@ class RegistryStore(Store):
         """Ends one version, after its aliases went to the one that replaces it."""
         model, number = _parts(version)
         now = self._clock()
-        if ending.replaced_by is not None and _parts(ending.replaced_by)[0] == model:
-            new = _parts(ending.replaced_by)[1]
-            return retire(self._registry, model, number, replaced_by=new, now=now)
-        why = ending.reason or "somebody in it was erased; it was not in use"
-        return withdraw(self._registry, model, number, reason=why, now=now)
+        with _answering():
+            if ending.replaced_by is not None and _parts(ending.replaced_by)[0] == model:
+                new = _parts(ending.replaced_by)[1]
+                return retire(self._registry, model, number, replaced_by=new, now=now)
+            why = ending.reason or "somebody in it was erased; it was not in use"
+            return withdraw(self._registry, model, number, reason=why, now=now)
 
     def look(self, people: Sequence[Person]) -> list[list[Outcome]]:
         """Versions that were trained on somebody, what is left of those that went, and traces."""
@@ -93,7 +97,7 @@ class RegistryStore(Store):
         if not tokens:
             return [[] for _ in people]
         charged = self._charged()
-        versions = [(v, charged.get(str(v.tags.get(RUN_ID)))) for v in self._registry.versions()]
+        versions = [(v, charged.get(str(v.tags.get(RUN_ID)))) for v in self.versions()]
         return [
             [v for v, them in versions if them is not None and each.token in them]
             if each.token is not None
@@ -102,14 +106,15 @@ class RegistryStore(Store):
         ]
 
     def versions(self) -> list[Version]:
-        return self._registry.versions()
+        with _answering():
+            return self._registry.versions()
 
     def in_use(self) -> list[Version]:
         """Versions with an alias."""
-        return [version for version in self._registry.versions() if version.aliases]
+        return [version for version in self.versions() if version.aliases]
 
     def model_hashes(self, versions: Collection[str]) -> set[str]:
-        wanted = [v for v in self._registry.versions() if name_of(v) in versions]
+        wanted = [v for v in self.versions() if name_of(v) in versions]
         return {version.tags["model_md5"] for version in wanted}
 
     def ended_hashes(self, versions: Collection[str]) -> set[str]:
@@ -117,12 +122,25 @@ class RegistryStore(Store):
         return {s.facts["model_md5"] for s in stones if s is not None and "model_md5" in s.facts}
 
     def manifest_became(self, versions: Collection[str], *, model: str, manifest: str) -> None:
-        for version in self._registry.versions():
+        for version in self.versions():
             tags = version.tags
             if name_of(version) not in versions or tags["model_md5"] != model:
                 continue
             if tags["manifest_md5"] != manifest:
-                self._registry.tag(version, "manifest_md5", manifest)
+                with _answering():
+                    self._registry.tag(version, "manifest_md5", manifest)
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """MLflow's complaint as the user's error; its own words quote statements and addresses."""
+    try:
+        yield
+    except MlflowException as error:
+        raise StoreUnavailable(
+            f"The model registry does not answer ({error.error_code}). Check stores.registry and "
+            "that it is up; the next run goes on."
+        ) from None
 
 
 def name_of(version: Version) -> str:
