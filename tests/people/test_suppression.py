@@ -16,7 +16,7 @@ from lethe.people.consents import decisions_now
 from lethe.people.references import Lapse, Reference
 from lethe.people.suppression import carry_spend, come_back, standing
 from lethe.rights.intake import receive
-from lethe.stores.requests.requests import Kind, Requests
+from lethe.stores.requests.requests import Requests
 from lethe.stores.source.find_people import subjects_by
 from lethe.stores.vault.vault import Vault
 from tests.library import NOW, at, build, declare, rows
@@ -39,7 +39,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Params]:
     yield declare(build("sqlite", tmp_path, data, None))
 
 
-def ask(params: Params, value: str, column: str | None = None, kind: Kind = "erase") -> str:
+def ask(params: Params, value: str, column: str | None = None, kind: str = "erase") -> str:
     (made,) = receive(params, [Reference(column, value)], kind=kind, now=ASKED)
     return made.request_id
 
@@ -83,7 +83,7 @@ def test_from_the_moment_a_request_is_recorded_the_person_is_out(
 
 
 @pytest.mark.parametrize("kind", ["erase", "withdraw", "object"])
-def test_every_kind_of_request_keeps_the_person_out(params: Params, kind: Kind) -> None:
+def test_every_kind_of_request_keeps_the_person_out(params: Params, kind: str) -> None:
     ask(params, "7", kind=kind)
     assert allowed(params) == ["10", "8", "9"]
 

@@ -66,6 +66,13 @@ def plain(text: str) -> str:
     return unicodedata.normalize("NFKC", _invisible().sub("", text))
 
 
+def is_ordinary_word(text: str) -> bool:
+    """Whether a text is one word of letters alone: it is in files that mean nobody, so where it
+    is somebody's key it can be found as a key only."""
+    word = folded(text)
+    return bool(word) and all(each.isalpha() or each in "'-_" for each in word)
+
+
 def normal_forms(text: str) -> tuple[str, ...]:
     """The text and its other Unicode forms, for what is known by a digest of one of them."""
     if text.isascii():

@@ -101,8 +101,8 @@ def without(content: bytes, tokens: BitMap) -> bytes:
     return target.getvalue()
 
 
-def texts(content: bytes) -> Iterable[pa.ChunkedArray]:
-    """The text columns of a Parquet file, decoded; nothing for any other file.
+def texts(content: bytes) -> Iterable[tuple[str, pa.ChunkedArray]]:
+    """The text columns of a Parquet file by name, decoded; nothing for any other file.
 
     Raises:
         Unreadable: it is a damaged Parquet file.
@@ -113,11 +113,11 @@ def texts(content: bytes) -> Iterable[pa.ChunkedArray]:
         table = pq.read_table(io.BytesIO(content))
     except (pa.ArrowInvalid, OSError):
         raise Unreadable("a damaged Parquet file") from None
-    for column in table.columns:
+    for name, column in zip(table.column_names, table.columns, strict=True):
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            yield column
+            yield name, column
 
 
 def _head(source: bytes | Path) -> bytes:

@@ -201,8 +201,8 @@ class Verification:
         """
         held = held_of(content, self.tokens)
         found = {number for number, each in enumerate(self.people) if each.tokens & held}
-        for column in texts(content) if self.sweep else ():
-            found |= self.sweep.in_column(column)
+        for name, column in texts(content) if self.sweep else ():
+            found |= self.sweep.in_column(column, of_subjects=name == "subject")
         return found
 
     def _look_into(self, content: bytes, name: str, look: _Look) -> None:

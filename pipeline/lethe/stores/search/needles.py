@@ -2,7 +2,8 @@
 
 Whole names, addresses and long keys are sought anywhere, in any case of letters. A short value
 (a key such as 42) is in any file by chance, so it is sought only where it is a value of its own:
-a cell of text, or a quoted string.
+a cell of text, or a quoted string. A key that is an ordinary word (it may be in `params.yaml`) is
+sought as a key: a whole value of a column of subjects.
 """
 
 import gzip
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lethe.core.outcomes import Traces
-from lethe.core.text import folded, spellings
+from lethe.core.text import folded, is_ordinary_word, spellings
 from lethe.stores.search.automaton import AnyOf
 
 _ANYWHERE_FROM = 6  # bytes
@@ -29,12 +30,13 @@ class Needles:
 
     anywhere: tuple[bytes, ...]
     as_values: tuple[bytes, ...]
+    as_keys: tuple[bytes, ...] = ()
 
     def __repr__(self) -> str:
-        return f"Needles({len(self.anywhere) + len(self.as_values)} values)"
+        return f"Needles({len(self.anywhere) + len(self.as_values) + len(self.as_keys)} values)"
 
     def __bool__(self) -> bool:
-        return bool(self.anywhere or self.as_values)
+        return bool(self.anywhere or self.as_values or self.as_keys)
 
     @property
     def spelled(self) -> tuple[bytes, ...]:
@@ -48,6 +50,10 @@ class Needles:
             return True
         unpacked = _unpacked(content)
         return unpacked is not None and self.in_bytes(unpacked)
+
+    def is_key(self, text: str) -> bool:
+        """Whether a subject's key is one of them."""
+        return folded(text).encode() in self.as_keys
 
     def in_text(self, text: str) -> bool:
         """Whether a value of a database has one of them, or is one."""
@@ -96,8 +102,12 @@ class Sweep:
                     tell(number)
         self._waiting, self._size = [], 0
 
-    def in_column(self, column: pa.ChunkedArray) -> set[int]:
-        """Who is in a text column of a Parquet file."""
+    def in_column(self, column: pa.ChunkedArray, *, of_subjects: bool = False) -> set[int]:
+        """Who is in a text column of a Parquet file.
+
+        Args:
+            of_subjects: whether its values are subjects' keys.
+        """
         if not self:
             return set()
         texts = [str(each) for each in pc.unique(column.drop_null()).to_pylist()]
@@ -107,6 +117,7 @@ class Sweep:
             number
             for number, needles in enumerate(self._people)
             if any(needles.in_text(texts[place]) for place in likely)
+            or (of_subjects and needles.as_keys and any(map(needles.is_key, texts)))
         }
 
 
@@ -114,14 +125,19 @@ def needles(traces: Traces | None) -> Needles:
     """What to look for of a person: key and identifiers, as they are and as JSON spells them."""
     if traces is None:
         return Needles((), ())
-    spelled = set()
+    spelled: set[bytes] = set()
+    keys: set[bytes] = set()
     for value in (traces.key, *traces.identifiers):
         text = value.strip()
+        if is_ordinary_word(text):
+            keys.add(folded(text).encode())
+            continue
         for form in spellings(text) if text else ():
             spelled |= {form.encode().lower(), json.dumps(form)[1:-1].lower().encode()}
     return Needles(
         tuple(sorted(each for each in spelled if len(each) >= _ANYWHERE_FROM)),
         tuple(sorted(each for each in spelled if len(each) < _ANYWHERE_FROM)),
+        tuple(sorted(keys)),
     )
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql
 from lethe.config.params import Params, resolve_secret
 from lethe.config.tables import Column
 from lethe.core.outcomes import Traces
-from lethe.core.text import ODD, InPlace, folded
+from lethe.core.text import ODD, InPlace, folded, is_ordinary_word
 from lethe.stores.search.automaton import SPACE, AnyOf, literal, odd_letter, pattern_of, spelled
 from lethe.stores.source.text_scan import rows_with
 from lethe.stores.source.writer import Row, Writer, open_writer
@@ -102,8 +102,12 @@ class Terms:
 
 
 def terms_of(traces: Traces) -> Terms | None:
-    """What names the person: their identifiers, and their key if it can be told from chance."""
-    return Terms.of([*traces.identifiers, *([traces.key] if is_telling(traces.key) else [])])
+    """What names the person: their identifiers, and their key if it can be told from chance.
+
+    A request's own words are looked for as well, but no ordinary word: it names nobody.
+    """
+    said = [value for value in traces.identifiers if not is_ordinary_word(value)]
+    return Terms.of([*said, *([traces.key] if is_telling(traces.key) else [])])
 
 
 def _is_number(value: str) -> bool:

@@ -1,0 +1,47 @@
+"""A short or ordinary value is found where it is a value, and nowhere by chance."""
+
+import pyarrow as pa
+import pytest
+
+from lethe.core.outcomes import Traces
+from lethe.stores.search.needles import Sweep, needles
+from lethe.stores.source.mentions import terms_of
+
+PARAMS = b'purpose: reading\nname: "reading"\nbranches: [main, "readers"]\nfolder: reading-room\n'
+
+
+@pytest.mark.parametrize(
+    "word", ["reading", "main", "readers", "Reading", "reading-room", "purpose"]
+)
+def test_an_ordinary_word_is_a_key_only_where_keys_are(word: str) -> None:
+    sought = needles(Traces(word, 7))
+    assert sought and not sought.in_bytes(PARAMS) and not sought.in_text("reading")
+    sweep = Sweep([sought])
+    told: list[int] = []
+    sweep.add(PARAMS, told.append)
+    sweep.flush()
+    assert told == []
+    column = pa.chunked_array([["ada", word]])
+    assert sweep.in_column(column, of_subjects=True) == {0}
+    assert sweep.in_column(column) == set()  # a feature's value is nobody's key
+    assert sweep.in_column(pa.chunked_array([[f"{word}s", None]]), of_subjects=True) == set()
+
+
+@pytest.mark.parametrize("key", ["P-0017", "ada@example.org", "AB12", "Ada Quill", "7c1f9e02"])
+def test_any_other_key_is_found_in_any_file(key: str) -> None:
+    assert needles(Traces(key, 7)).in_bytes(f'{{"who": "{key.upper()}"}}'.encode())
+
+
+def test_a_person_in_other_letters_is_found_in_files_and_cells() -> None:
+    sought = needles(Traces("1", 7, ("jos\u00e9@example.org",)))
+    for form in ("jose\u0301@example.org", "JOS\u00c9@EXAMPLE.ORG", "jos\u00e9@example.org"):
+        assert sought.in_bytes(f"to {form}".encode()), form
+    assert sought.in_bytes(b'"jos\\u00e9@example.org"')
+    assert sought.in_text("\uff4aos\u00e9@example.org")
+    assert not sought.in_bytes(b"jose@example.org")
+
+
+def test_an_ordinary_word_names_nobody_in_texts() -> None:
+    assert terms_of(Traces("reading", None, ("reading",))) is None
+    assert terms_of(Traces("main", None, ())) is None
+    assert terms_of(Traces("x", None, ("Ada Quill",))) is not None
