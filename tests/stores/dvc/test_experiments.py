@@ -12,12 +12,12 @@ import pytest
 from pyroaring import BitMap
 
 from lethe.config import workspace
+from lethe.core import locks
 from lethe.core.outcomes import Result
 from lethe.stores.dvc.git import committed_locks, parse_lock
 from lethe.stores.dvc.purge import purge_history
 from lethe.stores.dvc.survey import md5_of
 from lethe.stores.dvc.verify import Sought, verify_histories
-from lethe.stores.dvc.worktree import _flock
 from tests.past_pipeline import (
     ADA,
     BO,
@@ -178,7 +178,7 @@ def test_an_experiment_that_was_left_behind_is_rewritten_like_a_worktree(
 def test_an_experiment_at_work_is_waited_for_and_loses_nothing(past: Path, running: Path) -> None:
     shard = running / "data" / "shards" / "shard-0000.parquet"
     before = shard.read_bytes()
-    with _flock(running / ".lethe" / "train.lock"):
+    with locks.held(running / ".lethe" / "train.lock", busy="a test"):
         found = results(purge_history(past, BitMap([ADA])))
     assert found["worktree tmpx"] == Result.PRESENT
     assert found["cache"] == Result.PRESENT
