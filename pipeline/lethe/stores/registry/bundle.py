@@ -25,7 +25,7 @@ def carry_code(target: Path, *, own_module: str | None = None) -> None:
     Raises:
         ParamsInvalid: that module is not there.
     """
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]  # where the package lies, which the copies keep
     for name in sorted(_imported("lethe.registration.serving", root)):
         source = _module_file(name, root)
         if source is not None:
