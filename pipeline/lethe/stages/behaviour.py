@@ -40,7 +40,7 @@ _NO_STAGE = {
 _NOT_TRAINING = {
     "lethe.config.checks": "what may not be declared at all",
     "lethe.config.params": "what it reads of other sections is in the plan and the encoding",
-    "lethe.config.sections": "likewise",
+    "lethe.config.sections": "the declarations of those sections",
     "lethe.config.tables": "how columns are read is in the shards and the encoding",
     "lethe.ledger": "who may still be charged is asked when it trains, and is no reason to train",
     "lethe.registration": "refuses a ledger that was rolled back",
