@@ -42,7 +42,7 @@ from lethe.core.errors import (
     SourceUnavailable,
 )
 from lethe.core.files import write_json, write_whole
-from lethe.stages import STAGES, run_stage
+from lethe.stages import STAGES, behaviour, run_stage
 
 app = typer.Typer(
     cls=Grouped,
@@ -57,7 +57,9 @@ app = typer.Typer(
 
 def _stage(name: str) -> Callable[..., None]:
     def command(params_file: ParamsFile = PARAMS) -> None:
-        run_stage(name, load_params(params_file), now=now())
+        params = load_params(params_file)
+        behaviour.refuse_changed(params.training)
+        run_stage(name, params, now=now())
 
     return command
 
@@ -79,6 +81,7 @@ def budget(
     looks = as_json or subject is not None or plot is not None
     refused: BudgetExceeded | None = None
     if not looks:
+        behaviour.refuse_changed(params.training)
         try:
             run_stage("budget", params, now=now())
         except BudgetExceeded as error:  # the table says who, and by how much
@@ -139,15 +142,19 @@ def run(
     """Run the whole pipeline and say what came of it."""
     from lethe.cli import progress
 
-    progress.run(load_params(params_file), force=force, console=Console())
+    params = load_params(params_file)
+    behaviour.refuse_changed(params.training)
+    progress.run(params, force=force, console=Console())
 
 
 @app.command(rich_help_panel=START, epilog="Example: lethe check")
 def check(params_file: ParamsFile = PARAMS) -> None:
-    """Check params.yaml, and the source against it, without reading people's data."""
+    """Check params.yaml, the source against it, without reading people's data, and the code."""
     params = load_params(params_file)
     from lethe.stores.dvc.inputs import unverified_remotes
     from lethe.stores.source.connect import check_one_place
+
+    behaviour.refuse_changed(params.training)
     from lethe.stores.source.read import Source
 
     check_one_place(params)
@@ -249,13 +256,23 @@ def sample(
 
 @app.command("compile", rich_help_panel=OPERATE, epilog="Example: lethe compile")
 def compile_(params_file: ParamsFile = PARAMS) -> None:
-    """Write dags/road.json: the pipeline of dvc.yaml, as the scheduler reads it."""
-    from lethe.stores.dvc.graph import ROAD, compile_road, read_stages
+    """Write dags/pipeline.json for the scheduler, and behaviour.json: what code each stage runs by.
 
-    approvers = load_params(params_file).registration.approvers
-    road = compile_road(read_stages(Path("dvc.yaml")), approvers)
-    write_json(ROAD, road)
-    say(f"Wrote {len(road['stages'])} stages to {ROAD}.")
+    Commit both. A stage runs again where its code does something else than before; a comment or a
+    docstring changes nothing.
+    """
+    from lethe.stores.dvc.graph import COMPILED, compile_pipeline, read_stages
+
+    params = load_params(params_file)
+    stages = read_stages(Path("dvc.yaml"))
+    pipeline = compile_pipeline(stages, params.registration.approvers)
+    changed = behaviour.write(params.training)
+    write_json(COMPILED, pipeline)
+    COMPILED.with_name("road.json").unlink(missing_ok=True)  # its name in the version before
+    say(f"Wrote {len(pipeline['stages'])} stages to {COMPILED}, and their code to behaviour.json.")
+    if changed:
+        what = f"The code of {', '.join(changed)} changed: {behaviour.consequence(changed)}."
+        say(f"{what} Commit behaviour.json.")
 
 
 @app.command(rich_help_panel=OPERATE, epilog="Example: lethe approve readmission/3 --by kim")

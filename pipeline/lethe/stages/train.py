@@ -33,6 +33,7 @@ from lethe.data.shards import eligible_people, shard_paths
 from lethe.privacy.claim import Claim
 from lethe.privacy.release import Release
 from lethe.registration.rollback import refuse_rolled_back
+from lethe.stages.behaviour import training_digest
 from lethe.stores.opening import open_ledger
 from lethe.training.locks import alone
 from lethe.training.trainer import Planned, Progress, Session, Shards, Trained, Trainer
@@ -135,7 +136,8 @@ def request_digest(release: Release, paths: Sequence[Path], training: Training) 
     request of before there was a choice of methods is still the same one.
 
     Another workspace is another request, even with all else equal: it would train, and
-    release, a model of its own.
+    release, a model of its own. So is other code, that of the user's own model included: a
+    training that one code began is not another's to end.
     """
     digest = hashlib.sha256()
     for part in (
@@ -143,6 +145,7 @@ def request_digest(release: Release, paths: Sequence[Path], training: Training) 
         hashlib.sha256(release.subjects.serialize()).digest(),
         *(hashlib.sha256(path.read_bytes()).digest() for path in paths),
         _TRAINING.dump_json(training, exclude={"method"}),
+        training_digest(training).encode(),
         _workspace_id(),
     ):
         digest.update(len(part).to_bytes(8, "little") + part)
