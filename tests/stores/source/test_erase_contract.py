@@ -555,7 +555,7 @@ def test_a_writer_who_adds_a_row_meanwhile_is_not_missed(
 def test_who_holds_the_persons_rows_makes_the_erasure_wait_for_another_time(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lethe.stores.source.writer.WAIT_SECONDS", 1)
+    monkeypatch.setattr("lethe.stores.source.connect.WAIT_SECONDS", 1)
     parish = make()
     params = declare(parish.url)
     found = traces(params, "1")

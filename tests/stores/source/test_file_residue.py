@@ -109,7 +109,7 @@ def test_a_reader_keeps_the_log_and_that_is_said(parish: Parish, tmp_path: Path)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM people").fetchone()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("lethe.stores.source.writer.WAIT_SECONDS", 0.1)
+        patched.setattr("lethe.stores.source.connect.WAIT_SECONDS", 0.1)
         outcome = erase_from_source(params, found, now=NOW)
     assert outcome.result == "present" and outcome.count > 0
     assert "Nothing was changed" not in str(outcome.reason), "the rows are deleted"
