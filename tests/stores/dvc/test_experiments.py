@@ -180,8 +180,8 @@ def test_an_experiment_at_work_is_waited_for_and_loses_nothing(past: Path, runni
     before = shard.read_bytes()
     with locks.held(running / ".lethe" / "train.lock", busy="a test"):
         found = results(purge_history(past, BitMap([ADA])))
-    assert found["worktree tmpx"] == Result.PRESENT
-    assert found["cache"] == Result.PRESENT
+    assert found["worktree tmpx"] == Result.UNREACHABLE
+    assert found["cache"] == Result.UNREACHABLE
     assert shard.read_bytes() == before
     (seen,) = verify_histories(past, [Sought(BitMap([ADA]))])
     assert "data/shards/shard-0000.parquet" in {o.store: o for o in seen}["worktree tmpx"].places
