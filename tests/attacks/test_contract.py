@@ -52,7 +52,8 @@ class TestEveryAttack(AttackContract):
 
 
 def test_what_existed_before_the_seam_goes_through_it() -> None:
-    assert [kind.name for kind in attacks()] == ["accounting", "people", "mechanism", "membership"]
+    names = {kind.name for kind in attacks()}
+    assert names == {"accounting", "people", "mechanism", "membership"}
 
 
 def test_a_registered_attack_takes_part_in_every_audit(
