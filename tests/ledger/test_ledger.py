@@ -141,7 +141,7 @@ def test_rows_cannot_be_changed_or_removed(ledger: Ledger, path: Path, statement
         "DELETE FROM ledger_spends",
         "INSERT INTO ledger_spends SELECT 'other', request, event, plan_digest, unit, adjacency,"
         " sampling, records_per_person, delta, subjects, left_out, eligible, manifest_sha256,"
-        " manifest_md5, params_digest, code_digest FROM ledger_spends LIMIT 1",
+        " manifest_md5, params_digest, code_digest, mechanism FROM ledger_spends LIMIT 1",
     ],
 )
 def test_row_changed_behind_its_back_is_noticed(ledger: Ledger, path: Path, statement: str) -> None:
