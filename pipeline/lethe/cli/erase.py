@@ -13,11 +13,11 @@ from lethe.core.errors import ParamsInvalid, RequestsOpen
 erase = typer.Typer(
     help="Take requests of people in, carry them out in every store, and prove it.",
     no_args_is_help=True,
-    rich_markup_mode=None,
+    rich_markup_mode="markdown",
 )
 
 
-@erase.command()
+@erase.command(epilog="Example: lethe erase request --email ada@example.org")
 def request(
     subject: Annotated[
         str | None, typer.Option(help="A subject's key in the source; - reads it from input.")
@@ -38,7 +38,7 @@ def request(
     params_file: ParamsFile = PARAMS,
     as_json: AsJson = False,
 ) -> None:
-    """Record that somebody asks; nobody is looked up, so the answer tells of nobody."""
+    """Record that somebody asks; nobody is looked up, so the reply reveals nothing about anyone."""
     from lethe.people.references import refer
     from lethe.rights import intake
     from lethe.rights.erasure import ASKED
@@ -68,7 +68,7 @@ def request(
         say(f"Request {each.request_id}, to be answered by {each.due_at:%Y-%m-%d}.")
 
 
-@erase.command()
+@erase.command(epilog="Example: lethe erase status --json")
 def status(
     request_id: Annotated[str | None, typer.Argument(help="One request; all without it.")] = None,
     params_file: ParamsFile = PARAMS,
@@ -87,7 +87,7 @@ def status(
     say_json(rows) if as_json else say(intake.render_status(rows))
 
 
-@erase.command()
+@erase.command(epilog='Example: lethe erase extend r-5f1c --reason "many systems to search"')
 def extend(
     request_id: Annotated[str, typer.Argument(help="The request.")],
     reason: Annotated[str, typer.Option(help="Why; the person must be told it.")],
@@ -100,7 +100,7 @@ def extend(
     say(f"Request {made.request_id} is to be answered by {made.due_at:%Y-%m-%d}.")
 
 
-@erase.command()
+@erase.command(epilog="Example: lethe erase run --dry-run")
 def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what there is to do and what it costs; do none.")
@@ -132,7 +132,7 @@ def run(
         raise RequestsOpen(f"{len(summary.problems)} requests stay open. {told}")
 
 
-@erase.command()
+@erase.command(epilog="Example: lethe erase verify")
 def verify(
     request_id: Annotated[str | None, typer.Argument(help="One open request; all.")] = None,
     params_file: ParamsFile = PARAMS,
@@ -147,7 +147,7 @@ def verify(
         raise RequestsOpen(f"{found['still_there']} findings; lethe erase run goes on with them.")
 
 
-@erase.command()
+@erase.command(epilog="Example: lethe erase receipt --check")
 def receipt(
     names: Annotated[
         list[str] | None,

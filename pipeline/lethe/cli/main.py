@@ -17,7 +17,21 @@ from lethe.cli.pod import pod
 from lethe.cli.retain import retain
 from lethe.cli.run import walk
 from lethe.cli.sweep import sweep
-from lethe.cli.terminal import PARAMS, AsJson, ParamsFile, now, say, say_json
+from lethe.cli.terminal import (
+    LOOK,
+    OPERATE,
+    PARAMS,
+    RIGHTS,
+    RUN,
+    STAGE,
+    START,
+    AsJson,
+    Grouped,
+    ParamsFile,
+    now,
+    say,
+    say_json,
+)
 from lethe.config import workspace
 from lethe.config.params import Params, load_params, resolve_secret
 from lethe.core.errors import (
@@ -32,10 +46,12 @@ from lethe.core.files import write_json, write_whole
 from lethe.stages import STAGES
 
 app = typer.Typer(
+    cls=Grouped,
     help="A machine-learning pipeline that can forget.",
+    epilog="Example: lethe check; each command has its own --help.",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
 
@@ -91,12 +107,20 @@ _STAGE_HELP = {
     "audit": "Attack the model and check the mechanism.",
     "register": "Register the model, if everything it claims holds.",
 }
-app.add_typer(erase, name="erase")
-app.add_typer(pod, name="pod")
-app.add_typer(walk, name="walk")
+app.add_typer(
+    erase, name="erase", rich_help_panel=RIGHTS, epilog="Example: lethe erase run --dry-run"
+)
+app.add_typer(
+    pod, name="pod", rich_help_panel=OPERATE, epilog="Example: lethe pod close --run nightly-7"
+)
+app.add_typer(
+    walk, name="walk", rich_help_panel=OPERATE, epilog="Example: lethe walk open nightly-7"
+)
 for _name in STAGES:
     _command = budget if _name == "budget" else _stage(_name)
-    app.command(_name, help=_STAGE_HELP[_name])(_command)
+    app.command(
+        _name, help=_STAGE_HELP[_name], rich_help_panel=STAGE, epilog=f"Example: lethe {_name}"
+    )(_command)
 
 
 @app.command(hidden=True)
@@ -107,7 +131,7 @@ def assist(device: Annotated[str, typer.Argument(help="As training.device.")]) -
     train.assist(device)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN, epilog="Example: lethe run")
 def run(
     params_file: ParamsFile = PARAMS,
     force: Annotated[
@@ -120,7 +144,7 @@ def run(
     progress.run(load_params(params_file), force=force, console=Console())
 
 
-@app.command()
+@app.command(rich_help_panel=START, epilog="Example: lethe check")
 def check(params_file: ParamsFile = PARAMS) -> None:
     """Check params.yaml, and the source against it, without reading people's data."""
     params = load_params(params_file)
@@ -139,7 +163,7 @@ def check(params_file: ParamsFile = PARAMS) -> None:
         say(f"Nobody is looked for, and nobody erased, in: {'; '.join(unseen)}.")
 
 
-@app.command()
+@app.command(rich_help_panel=START, epilog="Example: lethe key")
 def key(
     params_file: ParamsFile = PARAMS,
     new_identity: Annotated[
@@ -187,7 +211,7 @@ def _identify(params: Params) -> None:
         say(f"{IDENTITY}, which names the workspace, is left to the first run: {error}")
 
 
-@app.command()
+@app.command(rich_help_panel=START, epilog="Example: lethe sample --patients 2000")
 def sample(
     params_file: ParamsFile = PARAMS,
     patients: Annotated[int, typer.Option(min=1, help="How many to generate.")] = 70_000,
@@ -224,9 +248,9 @@ def sample(
     say(str(summary))
 
 
-@app.command("compile")
+@app.command("compile", rich_help_panel=OPERATE, epilog="Example: lethe compile")
 def compile_(params_file: ParamsFile = PARAMS) -> None:
-    """Write dags/road.json, the road of dvc.yaml as the scheduler reads it."""
+    """Write dags/road.json: the pipeline of dvc.yaml, as the scheduler reads it."""
     from lethe.stores.dvc.graph import ROAD, compile_road, read_stages
 
     approvers = load_params(params_file).registration.approvers
@@ -235,7 +259,7 @@ def compile_(params_file: ParamsFile = PARAMS) -> None:
     say(f"Wrote {len(road['stages'])} stages to {ROAD}.")
 
 
-@app.command()
+@app.command(rich_help_panel=OPERATE, epilog="Example: lethe approve readmission/3 --by kim")
 def approve(
     version: Annotated[
         str | None, typer.Argument(help="MODEL/VERSION; without it: what waits.")
@@ -265,7 +289,7 @@ def approve(
         say(found.name if waiting else found.facts)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK, epilog="Example: lethe lineage --model readmission/1")
 def lineage(
     model: Annotated[str | None, typer.Option(help="NAME/VERSION or NAME@ALIAS.")] = None,
     subject: Annotated[str | None, typer.Option(help="A subject's key in the source.")] = None,
@@ -286,7 +310,10 @@ def lineage(
         say_json(found) if as_json else say(answers.render_subject(found))
 
 
-@app.command()
+@app.command(
+    rich_help_panel=LOOK,
+    epilog="Example: lethe epsilon --sample-rate 0.1 --steps 300 --noise-multiplier 6",
+)
 def epsilon(
     subjects: Annotated[int | None, typer.Option(help="People in the training set.")] = None,
     batch_size: Annotated[float | None, typer.Option(help="Expected people a step.")] = None,
@@ -316,11 +343,13 @@ def epsilon(
     say_json(statement.to_data()) if as_json else say(str(statement))
 
 
-app.command()(sweep)
-app.command()(retain)
+app.command(rich_help_panel=RUN, epilog="Example: lethe sweep --epsilon 0.5,1,2")(sweep)
+app.command(rich_help_panel=RIGHTS, epilog="Example: lethe retain --dry-run")(retain)
 
 
-@app.command()
+@app.command(
+    rich_help_panel=OPERATE, epilog='Example: lethe reveal 8391 --reason "complaint of 3 May"'
+)
 def reveal(
     token: Annotated[int, typer.Argument(help="The token.")],
     reason: Annotated[str, typer.Option(help="Why; it is logged before the answer is given.")],
@@ -334,7 +363,11 @@ def reveal(
         say(vault.reveal(token, reason=reason, who=_operator(), now=now()))
 
 
-@app.command("rotate-key")
+@app.command(
+    "rotate-key",
+    rich_help_panel=OPERATE,
+    epilog="Example: lethe rotate-key --new-key-file secrets/new.key",
+)
 def rotate_key(
     new_key_file: Annotated[Path, typer.Option(help="Where the new key goes (0600).")],
     params_file: ParamsFile = PARAMS,

@@ -11,7 +11,9 @@ from lethe.cli.terminal import PARAMS, ParamsFile, now, say
 from lethe.core.errors import ParamsInvalid
 
 pod = typer.Typer(
-    help="Walk the road in pods: each stage in a folder of its own.", no_args_is_help=True
+    help="Run the pipeline in pods: each stage in a folder of its own.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
 )
 
 _NAME = r"[a-z0-9](?:[-a-z0-9]{0,38}[a-z0-9])?"
@@ -24,7 +26,7 @@ Remote = Annotated[
 ]
 
 
-@pod.command("open")
+@pod.command("open", epilog="Example: lethe pod open --run nightly-7 --remote origin")
 def open_(run: Run, remote: Remote) -> None:
     """In the workspace: open a walk at its release, for pods to go on with."""
     from lethe.runs.pods.home import open_walk
@@ -33,7 +35,7 @@ def open_(run: Run, remote: Remote) -> None:
     say(f"Walk {run} is open.")
 
 
-@pod.command()
+@pod.command(epilog="Example: lethe pod stage train --run nightly-7 --remote origin")
 def stage(
     name: Annotated[str, typer.Argument(help="The stage, as dvc.yaml names it.")],
     run: Run,
@@ -60,7 +62,7 @@ def stage(
     say(f"{name} of walk {run} is done.")
 
 
-@pod.command()
+@pod.command(epilog="Example: lethe pod promote --run nightly-7")
 def promote(run: Run, params_file: ParamsFile = PARAMS) -> None:
     """In the workspace: release what a walk made, as `lethe walk promote` does."""
     from lethe.cli.run import say_released
@@ -70,7 +72,7 @@ def promote(run: Run, params_file: ParamsFile = PARAMS) -> None:
     say_released(promote_walk(load_params(params_file), Path.cwd(), _checked(run), now=now()))
 
 
-@pod.command()
+@pod.command(epilog="Example: lethe pod close --run nightly-7")
 def close(run: Run) -> None:
     """In the workspace: end a walk, and remove what it left on the remotes unless promoted."""
     from lethe.runs.pods.home import close_walk

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from lethe.runs.promotion import Promoted
 
 walk = typer.Typer(
-    help="Walk the road in a git worktree of its own, and release what came of it.",
+    help="Run the pipeline in a git worktree of its own, and release what came of it.",
     no_args_is_help=True,
-    rich_markup_mode=None,
+    rich_markup_mode="markdown",
 )
 Run = Annotated[str, typer.Argument(help="The run: letters, digits, `_`, `-` and `.`.")]
 
 
-@walk.command("open")
+@walk.command("open", epilog="Example: lethe walk open nightly-7")
 def open_(run: Run) -> None:
     """Open a walk and say where it is; one that is open is gone on with.
 
@@ -28,7 +28,7 @@ def open_(run: Run) -> None:
     say(str(service.start(run).root))
 
 
-@walk.command()
+@walk.command(epilog="Example: lethe walk wait nightly-7 --seconds 60")
 def wait(
     run: Run,
     seconds: Annotated[float, typer.Option(min=0, help="How long at most.")] = 900,
@@ -39,7 +39,7 @@ def wait(
     say(str(service.wait(run, seconds=seconds).root))
 
 
-@walk.command()
+@walk.command(epilog="Example: lethe walk promote nightly-7")
 def promote(
     run: Annotated[str | None, typer.Argument(help="The run; HOME's own lock without it.")] = None,
     params_file: ParamsFile = PARAMS,
@@ -66,7 +66,7 @@ def say_released(made: "Promoted | None") -> None:
         say(f"Released {made.version} in commit {made.commit[:12]}.")
 
 
-@walk.command()
+@walk.command(epilog="Example: lethe walk close nightly-7")
 def close(run: Run) -> None:
     """Remove a walk and everything in it, whatever state it is in.
 
