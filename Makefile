@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIPELINE := infra/requirements/pipeline.txt
 DEV := infra/requirements/dev.txt
+DOCS := infra/requirements/docs.txt
 # Airflow cannot share an environment with the pipeline: they need different versions of attrs.
 AIRFLOW := .venv-airflow
 # uv does not read pip's setting for local wheels.
@@ -12,7 +13,7 @@ UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench mlflow airflow demo-airflow clean
+.PHONY: help demo test check docs bench mlflow airflow demo-airflow clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,8 +26,8 @@ $(VENV)/bin/uv:
 
 # Compiled once here: each stage is a process of its own and would else compile its imports anew
 # wherever Python may not write them (PYTHONDONTWRITEBYTECODE, read-only images).
-$(VENV)/ready: $(PIPELINE) $(DEV) pyproject.toml | $(VENV)/bin/uv
-	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python -r $(PIPELINE) -r $(DEV)
+$(VENV)/ready: $(PIPELINE) $(DEV) $(DOCS) pyproject.toml | $(VENV)/bin/uv
+	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python -r $(PIPELINE) -r $(DEV) -r $(DOCS)
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
@@ -35,7 +36,7 @@ $(AIRFLOW)/ready: infra/requirements/airflow.txt | $(VENV)/bin/uv
 	$(UV) pip install --quiet --compile-bytecode --python $(AIRFLOW)/bin/python -r $<
 	@touch $@
 
-demo: $(VENV)/ready ## the environment, a sample clinic, the whole road, a summary
+demo: $(VENV)/ready ## the environment, a sample clinic, the whole pipeline, a summary
 	@lethe key
 	@test -e data/clinic.db || lethe sample
 	@lethe run
@@ -48,6 +49,9 @@ check: $(VENV)/ready ## style, types, and which package may import which
 	@ruff format --check .
 	@mypy
 	@lint-imports --no-logo --no-cache
+
+docs: $(VENV)/ready ## the documentation as a site, into site/html; a dead link is an error
+	@python -m docs site
 
 bench: $(VENV)/ready ## measure the figures that the README quotes; ONLY=step,memory for a part
 	@python -m benchmarks $(if $(ONLY),--only $(ONLY))
@@ -62,4 +66,4 @@ demo-airflow: $(VENV)/ready $(AIRFLOW)/ready ## somebody asks to be forgotten, a
 	@python infra/demo_airflow.py
 
 clean: ## remove the environments; data, keys and models stay
-	rm -rf $(VENV) $(AIRFLOW) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(AIRFLOW) .pytest_cache .mypy_cache .ruff_cache .hypothesis site

@@ -34,7 +34,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, config=CLOSED)
 class Subject:
-    """Which table has one row a person, its key, and how few people stop the road."""
+    """Which table has one row a person, its key, and how few people stop the run."""
 
     table: str
     key: str
