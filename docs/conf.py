@@ -6,14 +6,13 @@ Nothing is loaded from elsewhere: fonts are the system's, the search is a file b
 project = "Lethe"
 author = "The contributors of Lethe"
 copyright = author
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser"]
 root_doc = "docs/index"
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["docs/generate"]
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
 nitpicky = False  # links between pages are held by MyST; types of other packages are not ours
-autodoc_typehints = "description"
 suppress_warnings = ["myst.strikethrough"]
 html_theme = "furo"
 html_title = "Lethe"

@@ -73,6 +73,52 @@ def test_every_environment_variable_is_in_the_sample_with_a_meaning() -> None:
         assert f"| `{name}` |" in page
 
 
+class Toy:
+    """Keeps one number.
+
+    Guarantees: it never grows
+        by itself.
+
+    >>> Toy().more(by=1)
+    2
+    """
+
+    @property
+    def number(self) -> int:
+        """The number."""
+        return 1
+
+    def more(self, *, by: float = 0.5) -> Path:
+        """Adds to it.
+
+        Args:
+            by: how much; a long story
+                that goes on.
+
+        Raises:
+            ValueError: it is `odd`.
+        """
+        raise ValueError(by)
+
+    def _hidden(self) -> None: ...
+
+
+def test_a_public_name_comes_with_signature_members_and_docstring(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lethe, "Toy", Toy, raising=False)
+    monkeypatch.setattr(lethe, "__all__", ["Toy"], raising=False)
+    page = api.page()
+    assert "## Toy\n" in page
+    assert "**Guarantees.** it never grows\nby itself." in page
+    assert "```python\n>>> Toy().more(by=1)\n2\n```" in page
+    assert "### Toy.number\n\nThe number." in page
+    assert "Toy.more(\n    *,\n    by: float = 0.5,\n) -> Path" in page
+    assert "- `by`: how much; a long story\n  that goes on." in page
+    assert "- `ValueError`: it is `odd`." in page
+    assert "hidden" not in page
+
+
 def test_every_public_name_is_in_the_reference() -> None:
     page = api.page()
     for name in getattr(lethe, "__all__", ()):
