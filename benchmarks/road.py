@@ -34,6 +34,7 @@ def measure(encounters: Path) -> list[Row]:
         root = Path(folder) / "lethe"
         subprocess.run(["git", "clone", "--quiet", str(PROJECT), str(root)], check=True)
         shutil.copy(PROJECT / "params.yaml", root / "params.yaml")
+        _lethe(root, "compile")  # the code that runs may not be committed
         _lethe(root, "key")
         _lethe(root, "sample", "--encounters", str(encounters))
         start = time.perf_counter()

@@ -4,7 +4,7 @@ from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import BaseOperator
 
-from dags.place import ROAD, on_this_machine
+from dags.place import PIPELINE, on_this_machine
 
 _WAITS = "{{ ti.xcom_pull(task_ids='candidate') }}"
 _RUN = "{{ ti.xcom_pull(task_ids='candidate') | replace('/', '-') }}"  # no run id has a slash
@@ -19,7 +19,7 @@ def ask_for_approval(after: BaseOperator | None = None) -> None:
     Args:
         after: the task that may have made such a version; None asks for what is there already.
     """
-    if not ROAD["approvers"]:
+    if not PIPELINE["approvers"]:
         return
     candidate = BashOperator(
         task_id="candidate",

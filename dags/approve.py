@@ -25,13 +25,13 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG
 
 from dags.notify import on_failure
-from dags.place import ROAD, on_this_machine
+from dags.place import PIPELINE, on_this_machine
 
 # By the environment, never by the command's words: who starts a run by hand types them.
 VERSION = {"VERSION": "{{ dag_run.conf['version'] }}"}
 BY = {"BY": "{{ ti.xcom_pull(task_ids='approve')['responded_by_user']['id'] }}"}
 
-if ROAD["approvers"]:
+if PIPELINE["approvers"]:
     with DAG(
         "approve",
         description="Waits for a named person before a version may serve.",
@@ -55,7 +55,7 @@ if ROAD["approvers"]:
             task_id="approve",
             subject="Shall {{ dag_run.conf['version'] }} serve?",
             body="{{ ti.xcom_pull(task_ids='show') }}",
-            assigned_users=[{"id": name, "name": name} for name in ROAD["approvers"]],
+            assigned_users=[{"id": name, "name": name} for name in PIPELINE["approvers"]],
             response_timeout=dt.timedelta(days=30),
             doc_md="Waits for one of the approvers; holds no worker meanwhile.",
         )

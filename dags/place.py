@@ -13,9 +13,14 @@ from pathlib import Path
 DAGS = Path(__file__).resolve().parent
 PROJECT = DAGS.parent
 HOME = Path(os.environ.get("LETHE_HOME") or PROJECT)
-# The workspace's own road where it has one: it is its `dvc.yaml` that is walked.
-_COMPILED = (HOME / "dags" / "road.json", DAGS / "road.json")
-ROAD = json.loads(next(path for path in _COMPILED if path.exists()).read_text(encoding="utf-8"))
+# The workspace's own pipeline where it has one: it is its `dvc.yaml` that is run. `road.json` is
+# what `lethe compile` of the version before wrote; its approvers must not go unheard.
+_COMPILED = (
+    HOME / "dags" / "pipeline.json",
+    HOME / "dags" / "road.json",
+    DAGS / "pipeline.json",
+)
+PIPELINE = json.loads(next(path for path in _COMPILED if path.exists()).read_text(encoding="utf-8"))
 BIN = Path(os.environ.get("LETHE_BIN") or PROJECT / ".venv" / "bin")
 
 

@@ -46,7 +46,7 @@ def stage_pod(stage: Mapping[str, Any], *, run: str, **options: Any) -> "LethePo
     """A stage of a walk, by its `meta`.
 
     Args:
-        stage: as the compiled road has it.
+        stage: as the compiled pipeline has it.
         run: a template of the walk's opaque id.
         options: of the operator.
     """

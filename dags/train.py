@@ -1,10 +1,10 @@
 """
 # train
 
-Walks the road of `dvc.yaml` in a git worktree of the run's own: `open` makes it, at the commit and
-with the outputs of the workspace; then comes one task a stage; `promote` commits what they made to
-the workspace's branch; `close` removes the worktree, however the run ended. What did not change is
-not run again and spends nothing. The stages are compiled by `lethe compile`; to change one, edit
+Runs the pipeline of `dvc.yaml` in a git worktree of the run's own: `open` makes it, at the commit
+and with the outputs of the workspace; then comes one task a stage; `promote` commits what they made
+to the workspace's branch; `close` removes the worktree, however the run ended. What did not change
+is not run again and spends nothing. The stages are compiled by `lethe compile`; to change one, edit
 `dvc.yaml`.
 
 **When a task is red**, its log has one line `lethe: error: …` that names the fact and the next
@@ -44,12 +44,12 @@ from airflow.sdk import DAG
 
 from dags.approval import ask_for_approval
 from dags.notify import on_failure
-from dags.place import ROAD
+from dags.place import PIPELINE
 from dags.walking import MACROS, done_task, stage_task, walk_task
 
 with DAG(
     "train",
-    description="The road of dvc.yaml, stage by stage, in a worktree of its own.",
+    description="The pipeline of dvc.yaml, stage by stage, in a worktree of its own.",
     doc_md=__doc__,
     schedule=os.environ.get("LETHE_TRAIN_SCHEDULE", "@daily") or None,
     start_date=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
@@ -65,8 +65,8 @@ with DAG(
         doc_md="`lethe walk open`: makes the run's worktree, or goes on with the one that is open.",
         retries=1,
     )
-    tasks = {stage["name"]: stage_task(stage) for stage in ROAD["stages"]}
-    for stage in ROAD["stages"]:
+    tasks = {stage["name"]: stage_task(stage) for stage in PIPELINE["stages"]}
+    for stage in PIPELINE["stages"]:
         opened >> tasks[stage["name"]]
         for earlier in stage["after"]:
             tasks[earlier] >> tasks[stage["name"]]

@@ -21,7 +21,7 @@ _MINUTE = dt.timedelta(minutes=1)
 
 
 def stage_task(stage: Mapping[str, Any]) -> BaseOperator:
-    """One stage of the compiled road, by its `meta`."""
+    """One stage of the compiled pipeline, by its `meta`."""
     words = ("dvc", "repro", "--single-item", stage["name"])
     options = {
         "doc_md": f"{stage['description']} Runs `{stage['command']}` where something changed.",

@@ -117,7 +117,7 @@ def _make() -> None:
     """A workspace as a user has it: declarations, the road, the code, git; and a first model."""
     say(f"A demonstration workspace in {_short(HOME)}, with a clinic of invented people:")
     HOME.mkdir(parents=True)
-    for name in ("dvc.yaml", ".gitignore", ".dvcignore", ".dvc/config"):
+    for name in ("dvc.yaml", "behaviour.json", ".gitignore", ".dvcignore", ".dvc/config"):
         (HOME / name).parent.mkdir(exist_ok=True)
         shutil.copy(PROJECT / name, HOME / name)
     compiled = shutil.ignore_patterns("__pycache__")

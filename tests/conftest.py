@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from lethe.config.params import load_params
+from lethe.stages import behaviour
 from tests.past_pipeline import past, past_template  # noqa: F401
 from tests.released_home import released, released_template  # noqa: F401
 from tests.shared import made_once
@@ -71,6 +74,11 @@ class Workspace:
         with (self.root / "params.yaml").open("w") as file:
             writer.dump(raw, file)
 
+    def compile(self) -> None:
+        """What `lethe compile` writes for the stages, without a process."""
+        with chdir(self.root):
+            behaviour.write(load_params().training)
+
 
 def _small(raw: dict[str, Any]) -> None:
     """A clinic that trains in seconds: the same road, less of everything."""
@@ -93,6 +101,7 @@ def make_workspace(root: Path) -> Workspace:
     shutil.copytree(PROJECT / "pipeline", root / "pipeline", ignore=ignore)
     made = Workspace(root)
     made.edit_params(_small)
+    made.compile()
     made.run("git", "init", "--quiet", "--initial-branch=main")
     made.run("git", "add", "--all")
     made.run(

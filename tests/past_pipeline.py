@@ -111,7 +111,8 @@ def make_road(root: Path, *, registers: bool = False) -> Path:
         registers: with a third stage, which registers the version that the file `version` says.
     """
     (root / ".dvc").mkdir(parents=True)
-    for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", "params.yaml"):
+    copied = (".dvc/config", ".dvc/.gitignore", ".dvcignore", "params.yaml", "behaviour.json")
+    for name in copied:
         (root / name).write_text((PROJECT / name).read_text())
     ignored = (PROJECT / ".gitignore").read_text()
     (root / ".gitignore").write_text(f"{ignored}/reports/\n")

@@ -19,7 +19,7 @@ from kubernetes.client import ApiException
 logging.disable()
 
 from dags import pods  # noqa: E402
-from dags.place import DAGS, PROJECT, ROAD  # noqa: E402
+from dags.place import DAGS, PIPELINE, PROJECT  # noqa: E402
 
 HEAVY = ("torch", "pandas", "numpy", "lethe", "dvc", "mlflow", "sklearn", "pyarrow")
 
@@ -146,7 +146,9 @@ sys.stdout.write(
         {
             "errors": {str(path): error for path, error in bag.import_errors.items()},
             "heavy": [name for name in HEAVY if name in sys.modules],
-            "stages": {s["name"]: asked(train.get_task(s["name"]), train) for s in ROAD["stages"]},
+            "stages": {
+                s["name"]: asked(train.get_task(s["name"]), train) for s in PIPELINE["stages"]
+            },
             "home": {
                 name: asked(dag.get_task(task), dag)
                 for dag in (train, erase, retain)

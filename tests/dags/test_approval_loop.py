@@ -48,8 +48,8 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
     home, tools = folder / "workspace", folder / "bin"
     (home / "dags").mkdir(parents=True)
     tools.mkdir()
-    road = json.loads((PROJECT / "dags" / "road.json").read_text()) | {"approvers": ["kim"]}
-    (home / "dags" / "road.json").write_text(json.dumps(road))
+    pipeline = json.loads((PROJECT / "dags" / "pipeline.json").read_text()) | {"approvers": ["kim"]}
+    (home / "dags" / "pipeline.json").write_text(json.dumps(pipeline))
     (tools / "lethe").write_text(LETHE)
     (tools / "lethe").chmod(0o700)
     heard: list[dict[str, str]] = []

@@ -14,10 +14,12 @@ from tests.dags.conftest import Airflow
 def dags(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The DAGs of a workspace whose params.yaml names Kim and Lou."""
     folder = tmp_path_factory.mktemp("approve")
-    road = json.loads((PROJECT / "dags" / "road.json").read_text()) | {"approvers": ["kim", "lou"]}
-    compiled = folder / "workspace" / "dags" / "road.json"
+    pipeline = json.loads((PROJECT / "dags" / "pipeline.json").read_text()) | {
+        "approvers": ["kim", "lou"]
+    }
+    compiled = folder / "workspace" / "dags" / "pipeline.json"
     compiled.parent.mkdir(parents=True)
-    compiled.write_text(json.dumps(road))
+    compiled.write_text(json.dumps(pipeline))
     airflow = Airflow(folder / "airflow", folder / "workspace", LETHE_BIN="/opt/lethe/bin")
     said = airflow.run("python", str(Path(__file__).parent / "look.py"))
     found: dict[str, Any] = json.loads(said.partition("LOOK")[2])

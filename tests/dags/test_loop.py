@@ -1,5 +1,5 @@
 """The whole loop in a real Airflow: somebody asks, nobody touches anything, they are gone.
-Then the road is walked in a worktree of its own, and what it made is a commit.
+Then the pipeline is walked in a worktree of its own, and what it made is a commit.
 
 Scheduler, triggerer, DAG processor and API server as `make airflow` starts them; a real DVC
 remote and a real registry. The clock of the sweep is set to the 29th of February, so only the
@@ -28,7 +28,7 @@ NEVER = "0 0 29 2 *"
 
 @dataclass
 class Loop:
-    """What is left after a request, the erasure that it started, and one walk of the road."""
+    """What is left after a request, the erasure that it started, and one walk of the pipeline."""
 
     workspace: Workspace
     airflow: Airflow
@@ -71,7 +71,7 @@ def loop(walked: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             clinic.execute("UPDATE consents SET answer = 'yes'")
         clinic.close()
         airflow.run("airflow", "dags", "trigger", "train")
-        airflow.wait("the road is walked", lambda: _ended(airflow, "train"), seconds=480)
+        airflow.wait("the pipeline is walked", lambda: _ended(airflow, "train"), seconds=480)
         (asked,) = json.loads(said)
         made = Loop(
             workspace, airflow, str(asked["request"]), head, people, rang, airflow.runs("train")

@@ -93,9 +93,9 @@ def test_another_way_to_execute_is_refused_by_its_name(tmp_path: Path) -> None:
 def test_pools_and_retries_are_those_of_meta_and_every_pool_is_made(
     train: dict[str, Any],
 ) -> None:
-    road = json.loads((PROJECT / "dags" / "road.json").read_text())
+    pipeline = json.loads((PROJECT / "dags" / "pipeline.json").read_text())
     pools = json.loads((PROJECT / "infra" / "airflow-pools.json").read_text())
-    for stage in road["stages"]:
+    for stage in pipeline["stages"]:
         task = train["tasks"][stage["name"]]
         assert (task["pool"], task["retries"]) == (stage["pool"], stage["retries"])
         assert stage["pool"] in pools

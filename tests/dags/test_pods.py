@@ -18,7 +18,9 @@ from tests.dags.conftest import Airflow
 SECRET_VALUE = "never-in-airflow-6f1d"
 MANIFESTS = PROJECT / "infra" / "kubernetes" / "example.yaml"
 RUN = walk_name("train", "run_7")
-ROAD = {s["name"]: s for s in json.loads((PROJECT / "dags" / "road.json").read_text())["stages"]}
+PIPELINE = {
+    s["name"]: s for s in json.loads((PROJECT / "dags" / "pipeline.json").read_text())["stages"]
+}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def test_every_stage_has_a_pod_of_the_image_that_runs_that_stage(looked: dict[st
             *("pod", "stage", name, "--run", RUN, "--folder", "/srv/lethe/walk")
         ]
         assert "command" not in container or container["command"] == [], "the image's entrypoint"
-        assert asked["pool"] == ROAD[name]["pool"]
+        assert asked["pool"] == PIPELINE[name]["pool"]
 
 
 def test_only_stages_that_see_subject_keys_share_the_volume_that_has_them(
@@ -73,15 +75,15 @@ def test_only_stages_that_see_subject_keys_share_the_volume_that_has_them(
 ) -> None:
     for name, asked in looked["stages"].items():
         work = _volume(asked, "work")
-        if ROAD[name]["subject_keys"]:
+        if PIPELINE[name]["subject_keys"]:
             assert work["persistentVolumeClaim"]["claimName"] == f"lethe-{RUN}-keys", name
-        elif ROAD[name]["resumes"]:
+        elif PIPELINE[name]["resumes"]:
             assert work["persistentVolumeClaim"]["claimName"] == f"lethe-{RUN}-training", name
         else:
             assert work["emptyDir"] is not None, name
             assert "persistentVolumeClaim" not in work, name
         claims = json.dumps(asked["pod"]).count("-keys")
-        assert claims == (1 if ROAD[name]["subject_keys"] else 0), name
+        assert claims == (1 if PIPELINE[name]["subject_keys"] else 0), name
 
 
 def test_only_they_are_told_the_key_and_where_source_and_vault_are(
@@ -89,7 +91,7 @@ def test_only_they_are_told_the_key_and_where_source_and_vault_are(
 ) -> None:
     for name, asked in looked["stages"].items():
         given = [each["secretRef"]["name"] for each in _container(asked)["envFrom"]]
-        sees = ROAD[name]["subject_keys"]
+        sees = PIPELINE[name]["subject_keys"]
         assert given == (["lethe-stores", "lethe-identities"] if sees else ["lethe-stores"]), name
         assert asked["pod"]["metadata"]["labels"]["lethe-sees"] == ("keys" if sees else "tokens")
 
@@ -98,7 +100,7 @@ def test_a_gpu_is_asked_for_where_meta_says_so_and_nowhere_else(looked: dict[str
     seen = set()
     for name, asked in _every(looked):
         resources = _container(asked)["resources"]
-        gpu = name in ROAD and ROAD[name]["gpu"]
+        gpu = name in PIPELINE and PIPELINE[name]["gpu"]
         assert ("nvidia.com/gpu" in resources["limits"]) is gpu, name
         assert ("nvidia.com/gpu" in resources["requests"]) is gpu, name
         assert bool(_spec(asked).get("nodeSelector")) is gpu, name
@@ -193,8 +195,8 @@ def test_a_stages_own_word_is_final_and_a_pod_that_was_taken_away_is_tried_again
         **dict.fromkeys(("1", "11", "29", "32", "137", "None"), "again"),
     }
     for name, asked in looked["stages"].items():
-        least = 2 if ROAD[name]["resumes"] else 0
-        assert asked["retries"] == max(ROAD[name]["retries"], least), name
+        least = 2 if PIPELINE[name]["resumes"] else 0
+        assert asked["retries"] == max(PIPELINE[name]["retries"], least), name
 
 
 def _kinds(looked: dict[str, Any], kind: str) -> dict[str, dict[str, Any]]:

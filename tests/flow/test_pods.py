@@ -14,7 +14,7 @@ from pyroaring import BitMap
 from lethe.config.keys import read_key_file
 from lethe.ledger.ledger import Ledger
 from lethe.stages import STAGES
-from lethe.stores.dvc.graph import compile_road, read_stages
+from lethe.stores.dvc.graph import compile_pipeline, read_stages
 from lethe.stores.registry.registry import Registry
 from lethe.stores.vault.vault import Vault
 from tests.conftest import PROJECT, Workspace
@@ -74,9 +74,9 @@ def walk(walked: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Walked:
 
 
 def test_the_stages_that_share_a_folder_are_those_that_meta_says() -> None:
-    road = compile_road(read_stages(PROJECT / "dvc.yaml"))
-    assert tuple(stage["name"] for stage in road["stages"] if stage["subject_keys"]) == KEYS
-    assert [stage["name"] for stage in road["stages"] if stage["resumes"]] == ["train"]
+    pipeline = compile_pipeline(read_stages(PROJECT / "dvc.yaml"))
+    assert tuple(stage["name"] for stage in pipeline["stages"] if stage["subject_keys"]) == KEYS
+    assert [stage["name"] for stage in pipeline["stages"] if stage["resumes"]] == ["train"]
 
 
 def test_it_ends_with_a_registered_model_of_the_release(walk: Walked) -> None:
@@ -120,10 +120,10 @@ def test_the_ref_says_when_an_erasure_must_wait(walk: Walked) -> None:
 
 
 def test_reports_on_the_ref_are_counts_and_curves(walk: Walked) -> None:
-    road = read_stages(PROJECT / "dvc.yaml")
+    pipeline = read_stages(PROJECT / "dvc.yaml")
     declared = {
         path
-        for stage in road.values()
+        for stage in pipeline.values()
         for kind in ("metrics", "plots")
         for entry in stage.get(kind, ())
         for path in entry

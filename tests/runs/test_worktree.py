@@ -164,7 +164,7 @@ def test_a_worktree_that_git_never_finished_is_in_nobodys_way(released: Home) ->
     assert open_walk(home, "run-1").is_open
 
 
-@pytest.mark.parametrize("path", ["params.yaml", "dvc.yaml", "source"])
+@pytest.mark.parametrize("path", ["params.yaml", "dvc.yaml", "behaviour.json", "source"])
 def test_what_decides_and_is_not_committed_is_refused_by_its_name(
     released: Home, path: str
 ) -> None:

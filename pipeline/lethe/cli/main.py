@@ -29,7 +29,7 @@ from lethe.core.errors import (
     SourceUnavailable,
 )
 from lethe.core.files import write_json, write_whole
-from lethe.stages import STAGES
+from lethe.stages import STAGES, behaviour
 
 app = typer.Typer(
     help="A machine-learning pipeline that can forget.",
@@ -43,6 +43,7 @@ app = typer.Typer(
 def _stage(name: str) -> Callable[..., None]:
     def command(params_file: ParamsFile = PARAMS) -> None:
         params = load_params(params_file)
+        behaviour.refuse_changed(params.training)
         importlib.import_module(f"lethe.stages.{name}").run(params, now=now())
 
     return command
@@ -65,6 +66,7 @@ def budget(
     looks = as_json or subject is not None or plot is not None
     refused: BudgetExceeded | None = None
     if not looks:
+        behaviour.refuse_changed(params.training)
         try:
             importlib.import_module("lethe.stages.budget").run(params, now=now())
         except BudgetExceeded as error:  # the table says who, and by how much
@@ -117,13 +119,16 @@ def run(
     """Run the whole pipeline and say what came of it."""
     from lethe.cli import progress
 
-    progress.run(load_params(params_file), force=force, console=Console())
+    params = load_params(params_file)
+    behaviour.refuse_changed(params.training)
+    progress.run(params, force=force, console=Console())
 
 
 @app.command()
 def check(params_file: ParamsFile = PARAMS) -> None:
-    """Check params.yaml, and the source against it, without reading people's data."""
+    """Check params.yaml, the source against it, without reading people's data, and the code."""
     params = load_params(params_file)
+    behaviour.refuse_changed(params.training)
     from lethe.stores.source.connect import check_one_place
     from lethe.stores.source.read import Source
 
@@ -226,13 +231,23 @@ def sample(
 
 @app.command("compile")
 def compile_(params_file: ParamsFile = PARAMS) -> None:
-    """Write dags/road.json, the road of dvc.yaml as the scheduler reads it."""
-    from lethe.stores.dvc.graph import ROAD, compile_road, read_stages
+    """Write dags/pipeline.json for the scheduler, and behaviour.json: what code each stage runs by.
 
-    approvers = load_params(params_file).registration.approvers
-    road = compile_road(read_stages(Path("dvc.yaml")), approvers)
-    write_json(ROAD, road)
-    say(f"Wrote {len(road['stages'])} stages to {ROAD}.")
+    Commit both. A stage runs again where its code does something else than before; a comment or a
+    docstring changes nothing.
+    """
+    from lethe.stores.dvc.graph import COMPILED, compile_pipeline, read_stages
+
+    params = load_params(params_file)
+    stages = read_stages(Path("dvc.yaml"))
+    pipeline = compile_pipeline(stages, params.registration.approvers)
+    changed = behaviour.write(params.training)
+    write_json(COMPILED, pipeline)
+    COMPILED.with_name("road.json").unlink(missing_ok=True)  # its name in the version before
+    say(f"Wrote {len(pipeline['stages'])} stages to {COMPILED}, and their code to behaviour.json.")
+    if changed:
+        what = f"The code of {', '.join(changed)} changed: {behaviour.consequence(changed)}."
+        say(f"{what} Commit behaviour.json.")
 
 
 @app.command()

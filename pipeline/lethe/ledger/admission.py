@@ -2,17 +2,23 @@
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 import dp_accounting as dp
 from pyroaring import BitMap
 
 from lethe.config.sections import Budget
+from lethe.core.behaviour import own_code
 from lethe.core.errors import BudgetExceeded, TooFewSubjects, TrainingRefused
 from lethe.ledger.book import canonical
 from lethe.ledger.classes import Charge, over_budget
 from lethe.privacy.accounting import epsilon_rdp
+
+# From a row of the source to a person's charge; not what asks, shows or attacks afterwards.
+_DECIDE = (
+    *("lethe.config", "lethe.core", "lethe.data", "lethe.ledger", "lethe.people"),
+    *("lethe.privacy", "lethe.registration", "lethe.stages", "lethe.stores", "lethe.training"),
+)
 
 
 class Chargeable(Protocol):
@@ -54,12 +60,8 @@ def admit(
 
 
 def code_digest() -> str:
-    """SHA-256 over the code that trains and accounts."""
-    digest = hashlib.sha256()
-    for path in sorted((Path(__file__).parents[1] / "training").rglob("*.py")):
-        content = path.read_bytes()
-        digest.update(f"{path.name} {len(content)} ".encode() + content)
-    return digest.hexdigest()
+    """SHA-256 over what the code does that decides a release and its price."""
+    return own_code().digest(own_code().below(*_DECIDE))
 
 
 def params_digest(plan: Chargeable, budget: Budget) -> str:

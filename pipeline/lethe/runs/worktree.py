@@ -31,8 +31,8 @@ from lethe.stores.dvc.worktree import Worktree
 
 MARK = workspace.STATE / "walk.json"  # of an opened walk; its time is when it was last used
 SCRATCH = (workspace.MINIMIZED, workspace.CONSENTED, workspace.TEMPORARY)  # may have subject keys
-# What decides what a run does, beside what a stage of dvc.yaml depends on.
-DECIDES = ("params.yaml", "dvc.yaml", ".dvc/config", ".dvcignore", "pipeline")
+# What decides what a run does, beside the files that a stage of dvc.yaml depends on.
+DECIDES = ("params.yaml", "dvc.yaml", "behaviour.json", ".dvc/config", ".dvcignore", "pipeline")
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _PATIENCE_S = 10  # what a process may take to end when it is told to
 _POLL_S = 1.0

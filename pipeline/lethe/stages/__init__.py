@@ -1,4 +1,4 @@
-"""The road's stages, one file each; they never import each other."""
+"""The pipeline's stages, one file each; they never import each other."""
 
 STAGES = (
     "minimize",

@@ -40,6 +40,7 @@ from lethe.data.shards import eligible_people, shard_paths
 from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
 from lethe.privacy.plan import ADJACENCY, SAMPLING, UNIT, Plan
 from lethe.registration.rollback import refuse_rolled_back
+from lethe.stages.behaviour import training_digest
 from lethe.stores.opening import open_ledger
 from lethe.training import parallel
 from lethe.training.evaluate import evaluate
@@ -138,7 +139,8 @@ def request_digest(plan: Plan, eligible: BitMap, paths: Sequence[Path], training
     """What makes two requests the same run: asked again, it is not charged again.
 
     Another workspace is another request, even with all else equal: it would train, and
-    release, a model of its own.
+    release, a model of its own. So is other code, that of the user's own model included: a
+    training that one code began is not another's to end.
     """
     digest = hashlib.sha256()
     for part in (
@@ -146,6 +148,7 @@ def request_digest(plan: Plan, eligible: BitMap, paths: Sequence[Path], training
         hashlib.sha256(eligible.serialize()).digest(),
         *(hashlib.sha256(path.read_bytes()).digest() for path in paths),
         _TRAINING.dump_json(training),
+        training_digest(training).encode(),
         _workspace_id(),
     ):
         digest.update(len(part).to_bytes(8, "little") + part)

@@ -1,4 +1,4 @@
-"""What a pod refuses before it starts a stage, and what of the road decides what it is given."""
+"""What a pod refuses before it starts a stage, and what of the pipeline says what it is given."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 from lethe.core.errors import Busy, NotFound, ParamsInvalid, WalkEnded
 from lethe.runs.pods import stage
-from lethe.runs.pods.graph import Road
+from lethe.runs.pods.graph import Pipeline
 from tests.conftest import PROJECT, Workspace
 
 STORES = ("vault", "ledger", "registry")
@@ -31,31 +31,31 @@ def _declare(workspace: Workspace, **addresses: str) -> None:
 
 
 def test_a_stage_is_given_what_it_reads_and_no_more() -> None:
-    road = Road(PROJECT)
-    assert road.inputs("minimize") == ([], [])
-    assert road.inputs("consent") == ([], ["data/minimized"])
-    assert road.inputs("pseudonymize") == ([], ["data/consented"])
-    assert road.inputs("validate") == (["data/shards", "data/subjects.roaring"], [])
-    assert road.inputs("train") == (["data/encoding.json", "data/plan.json", "data/shards"], [])
-    assert road.inputs("register") == (["data/manifest.roaring", "data/plan.json", "model"], [])
+    pipeline = Pipeline(PROJECT)
+    assert pipeline.inputs("minimize") == ([], [])
+    assert pipeline.inputs("consent") == ([], ["data/minimized"])
+    assert pipeline.inputs("pseudonymize") == ([], ["data/consented"])
+    assert pipeline.inputs("validate") == (["data/shards", "data/subjects.roaring"], [])
+    assert pipeline.inputs("train") == (["data/encoding.json", "data/plan.json", "data/shards"], [])
+    assert pipeline.inputs("register") == (["data/manifest.roaring", "data/plan.json", "model"], [])
 
 
 def test_what_has_subject_keys_is_neither_sent_nor_on_the_ref() -> None:
-    road = Road(PROJECT)
-    assert road.with_keys == ["minimize", "consent", "pseudonymize"]
-    sent = {name: road.cached(name) for name in road.names if road.cached(name)}
+    pipeline = Pipeline(PROJECT)
+    assert pipeline.with_keys == ["minimize", "consent", "pseudonymize"]
+    sent = {name: pipeline.cached(name) for name in pipeline.names if pipeline.cached(name)}
     assert sent == {
         "pseudonymize": ["data/shards", "data/subjects.roaring"],
         "budget": ["data/encoding.json", "data/plan.json"],
         "train": ["data/manifest.roaring", "model"],
     }
-    assert all(path.startswith("reports/") for path in road.reports())
-    assert len(road.reports()) == 12
+    assert all(path.startswith("reports/") for path in pipeline.reports())
+    assert len(pipeline.reports()) == 12
 
 
 def test_a_stage_that_the_road_does_not_have_is_refused_by_name() -> None:
     with pytest.raises(NotFound, match="no stage 'trian'; it has minimize, consent"):
-        Road(PROJECT).refuse_unknown("trian")
+        Pipeline(PROJECT).refuse_unknown("trian")
 
 
 @pytest.mark.parametrize("name", ["source", *STORES])
@@ -92,10 +92,11 @@ def test_a_pod_takes_a_database_file_that_is_there(reached: Workspace, tmp_path:
 def test_an_image_of_other_code_than_the_release_runs_nothing(
     workspace: Workspace, what: str
 ) -> None:
-    stage._refuse_other_code(workspace.root)
     file = workspace.root / "pipeline" / "lethe" / "privacy" / "noise" / "gaussian.py"
+    file.write_text(file.read_text() + "\n# a remark\n")
+    stage._refuse_other_code(workspace.root)
     if what == "changed":
-        file.write_text(file.read_text() + "\n")
+        file.write_text(file.read_text() + "LOUDER = True\n")
     elif what == "added":
         file.with_name("louder.py").touch()
     else:

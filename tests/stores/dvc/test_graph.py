@@ -1,4 +1,4 @@
-"""`lethe compile`: what the scheduler is told of the road is what `dvc.yaml` says."""
+"""`lethe compile`: what the scheduler is told of the pipeline is what `dvc.yaml` says."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from lethe.config.params import load_params
 from lethe.core.errors import ParamsInvalid
 from lethe.stages import STAGES
-from lethe.stores.dvc.graph import ROAD, compile_road, read_stages
+from lethe.stores.dvc.graph import COMPILED, compile_pipeline, read_stages
 from tests.conftest import PROJECT, Workspace
 
 META = {
@@ -26,18 +26,18 @@ def _stage(**parts: Any) -> dict[str, Any]:
 
 
 def _after(stages: dict[str, Any]) -> dict[str, list[str]]:
-    return {stage["name"]: stage["after"] for stage in compile_road(stages)["stages"]}
+    return {stage["name"]: stage["after"] for stage in compile_pipeline(stages)["stages"]}
 
 
-def test_the_checked_in_road_is_that_of_dvc_yaml() -> None:
-    compiled = json.loads((PROJECT / ROAD).read_text())
+def test_the_checked_in_pipeline_is_that_of_dvc_yaml() -> None:
+    compiled = json.loads((PROJECT / COMPILED).read_text())
     approvers = load_params(PROJECT / "params.yaml").registration.approvers
     stages = read_stages(PROJECT / "dvc.yaml")
-    assert compiled == compile_road(stages, approvers), "run: lethe compile"
+    assert compiled == compile_pipeline(stages, approvers), "run: lethe compile"
 
 
-def test_the_road_has_the_stages_in_the_order_of_the_law() -> None:
-    compiled = compile_road(read_stages(PROJECT / "dvc.yaml"))
+def test_the_pipeline_has_the_stages_in_the_order_of_the_law() -> None:
+    compiled = compile_pipeline(read_stages(PROJECT / "dvc.yaml"))
     assert [stage["name"] for stage in compiled["stages"]] == list(STAGES)
     assert compiled["scratch"] == ["data/consented", "data/minimized"]
 
@@ -73,21 +73,21 @@ def test_meta_that_says_too_little_or_something_else_is_refused(
     meta: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(ParamsInvalid, match=f"stage one:.* look at {named}"):
-        compile_road({"one": _stage(meta=meta)})
+        compile_pipeline({"one": _stage(meta=meta)})
 
 
 def test_a_stage_without_meta_is_refused() -> None:
     with pytest.raises(
         ParamsInvalid, match="look at executor, gpu, pool, resumes, retries, subject_keys"
     ):
-        compile_road({"one": {"cmd": "true"}})
+        compile_pipeline({"one": {"cmd": "true"}})
 
 
 def test_stages_that_wait_for_one_another_are_refused() -> None:
     with pytest.raises(ParamsInvalid, match="a, b wait for one another"):
-        compile_road({"a": _stage(deps=["y"], outs=["x"]), "b": _stage(deps=["x"], outs=["y"])})
+        compile_pipeline({"a": _stage(deps=["y"], outs=["x"]), "b": _stage(deps=["x"], outs=["y"])})
 
 
-def test_the_command_writes_the_road(workspace: Workspace) -> None:
+def test_the_command_writes_the_pipeline(workspace: Workspace) -> None:
     assert "Wrote 8 stages" in workspace.lethe("compile").stdout
-    assert (workspace.root / ROAD).read_bytes() == (PROJECT / ROAD).read_bytes()
+    assert (workspace.root / COMPILED).read_bytes() == (PROJECT / COMPILED).read_bytes()

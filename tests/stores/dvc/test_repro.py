@@ -1,6 +1,7 @@
 """The road under DVC, walked with stand-in stages, and what its history can tell."""
 
 import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -83,14 +84,11 @@ def road(tmp_path: Path) -> Path:
 def _make_road(root: Path) -> Path:
     """The project's own dvc.yaml with stand-ins for the stages, in a git repository."""
     (root / ".dvc").mkdir(parents=True)
-    for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "params.yaml"):
+    copied = (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "params.yaml")
+    for name in (*copied, "behaviour.json"):
         (root / name).write_text((PROJECT / name).read_text())
     text = (PROJECT / "dvc.yaml").read_text()
     (root / "dvc.yaml").write_text(text.replace("cmd: lethe ", "cmd: python stand_in.py "))
-    for code in re.findall(r"^      - (pipeline/\S+)", text, flags=re.MULTILINE):
-        path = root / code if code.endswith(".py") else root / code / "code.py"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("# code\n")
     (root / "stand_in.py").write_text(STAND_IN)
     (root / "source").write_text("yes")
     _git(root, "init", "--quiet", "--initial-branch=main")
@@ -130,9 +128,6 @@ def test_second_run_looks_at_the_source_and_the_door_and_repeats_nothing_else(
 ) -> None:
     assert not (walked / "data" / "minimized").exists()
     before = (walked / "dvc.lock").read_bytes()
-    compiled = walked / "pipeline" / "lethe" / "training" / "__pycache__" / "code.pyc"
-    compiled.parent.mkdir()
-    compiled.write_bytes(b"what Python leaves beside the code")
     assert _summary(History(walked).repro()) == {
         "minimize": "finished",
         "consent": "finished",
@@ -213,10 +208,23 @@ def test_a_folder_is_held_against_what_was_recorded_of_it(walked: Path) -> None:
     assert not history.holds(workspace.MODEL, md5)
 
 
-def test_code_that_dvc_yaml_names_exists() -> None:
-    text = (PROJECT / "dvc.yaml").read_text()
-    named = re.findall(r"^      - (pipeline/\S+)", text, flags=re.MULTILINE)
-    assert [path for path in named if not (PROJECT / path).exists()] == []
+def test_no_stage_depends_on_files_of_code() -> None:
+    """A comment would repeat it; what its code does is its key of behaviour.json."""
+    stages = YAML(typ="safe").load((PROJECT / "dvc.yaml").read_text())["stages"]
+    for name, stage in stages.items():
+        assert not [path for path in stage.get("deps", ()) if path.endswith(".py")], name
+        assert not [path for path in stage.get("deps", ()) if path.startswith("pipeline")], name
+        assert {"behaviour.json": [name]} in stage["params"]
+
+
+@pytest.mark.parametrize("stage", ["pseudonymize", "validate", "budget", "train", "audit"])
+def test_another_digest_repeats_its_stage_and_no_other_that_gets_the_same(
+    walked: Path, stage: str
+) -> None:
+    digests = json.loads((walked / "behaviour.json").read_text())
+    (walked / "behaviour.json").write_text(json.dumps(digests | {stage: "0" * 64}))
+    list(History(walked).repro())
+    assert set(_ran(walked)) == {"minimize", "consent", stage, "register"}
 
 
 def test_a_failed_stage_is_told_with_its_exit_code(road: Path) -> None:

@@ -6,18 +6,18 @@ from lethe.core.errors import NotFound
 from lethe.stores.dvc import graph
 from lethe.stores.dvc.git import LOCK
 
-ROAD = Path("dvc.yaml")
+PIPELINE = Path("dvc.yaml")
 
 
-class Road:
-    """The road of a workspace, asked about files."""
+class Pipeline:
+    """The pipeline of a workspace, asked about files."""
 
     def __init__(self, root: Path) -> None:
-        self._stages = graph.read_stages(root / ROAD)
-        road = graph.compile_road(self._stages)
-        self.names = [stage["name"] for stage in road["stages"]]
-        self._after = {stage["name"]: stage["after"] for stage in road["stages"]}
-        self._scratch = road["scratch"]
+        self._stages = graph.read_stages(root / PIPELINE)
+        pipeline = graph.compile_pipeline(self._stages)
+        self.names = [stage["name"] for stage in pipeline["stages"]]
+        self._after = {stage["name"]: stage["after"] for stage in pipeline["stages"]}
+        self._scratch = pipeline["scratch"]
         self.with_keys = [
             name
             for name in self.names
@@ -71,7 +71,7 @@ class Road:
         ]
 
 
-def report_files(root: Path, road: Road) -> dict[str, bytes]:
+def report_files(root: Path, pipeline: Pipeline) -> dict[str, bytes]:
     """What the ref is to carry of a workspace as it stands."""
-    paths = [LOCK.as_posix(), *road.reports()]
+    paths = [LOCK.as_posix(), *pipeline.reports()]
     return {path: (root / path).read_bytes() for path in paths if (root / path).is_file()}

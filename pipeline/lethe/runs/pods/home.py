@@ -16,7 +16,7 @@ from lethe.config import workspace
 from lethe.config.params import Params
 from lethe.core.errors import NotFound, StoreUnavailable, WalkEnded
 from lethe.core.outcomes import Outcome, Result
-from lethe.runs.pods.graph import Road, report_files
+from lethe.runs.pods.graph import Pipeline, report_files
 from lethe.runs.pods.refs import Refs, Walk, note_remote, remote_of
 from lethe.stores.dvc.content import holds
 from lethe.stores.dvc.git import LOCK, git, parse_lock
@@ -58,9 +58,9 @@ def open_walk(root: Path, run: str, *, remote: str) -> None:
     if not base:
         raise NotFound("There is no commit here. Pods start from one: commit the workspace first.")
     below = (git(root, "rev-parse", "--show-prefix") or b"").decode().strip()
-    road = Road(root)
-    files = report_files(root, road)
-    made = [path for path in road.all_cached() if LOCK.as_posix() in files]
+    pipeline = Pipeline(root)
+    files = report_files(root, pipeline)
+    made = [path for path in pipeline.all_cached() if LOCK.as_posix() in files]
     push(root, made)  # else a stage that has nothing to do would do it, and spend, again
     refs.begin(run, base=base, below=below, files=files)
 

@@ -23,10 +23,11 @@ import psutil
 
 from lethe.config import workspace
 from lethe.config.params import Params, load_params, resolve_secret
+from lethe.core.behaviour import OWN, alike
 from lethe.core.errors import LetheError, ParamsInvalid, WalkEnded
 from lethe.core.files import write_whole
 from lethe.core.locks import held
-from lethe.runs.pods.graph import ROAD, Road, report_files
+from lethe.runs.pods.graph import PIPELINE, Pipeline, report_files
 from lethe.runs.pods.refs import Refs, Walk
 from lethe.runs.stages import run_one_stage
 from lethe.stores.dvc.git import LOCK
@@ -58,16 +59,16 @@ def run_stage(stage: str, *, run: str, remote: str, folder: Path, watch_seconds:
         refs = Refs(folder, remote, depth=2)
         walk = _open_walk(refs, run)
         root = _lay(folder, walk)
-        road = Road(root)
-        road.refuse_unknown(stage)
+        pipeline = Pipeline(root)
+        pipeline.refuse_unknown(stage)
         _refuse_other_places(root)
         _refuse_other_code(root)
-        _bring_inputs(root, road, stage)
-        if stage in road.with_keys:
+        _bring_inputs(root, pipeline, stage)
+        if stage in pipeline.with_keys:
             walk = _swap(refs, walk, folder, state="keys")
         with _watched(refs, walk, watch_seconds):
             run_one_stage(root, stage)
-        _publish(refs, walk, folder, root, road, stage)
+        _publish(refs, walk, folder, root, pipeline, stage)
 
 
 def _open_walk(refs: Refs, run: str) -> Walk:
@@ -95,8 +96,8 @@ def _lay(folder: Path, walk: Walk) -> Path:
     if laid.exists() and laid.read_text() == walk.commit:
         clear_held(root)
         return root
-    if (root / ROAD).exists():
-        for path in Road(root).reports():
+    if (root / PIPELINE).exists():
+        for path in Pipeline(root).reports():
             (root / path).unlink(missing_ok=True)
     _git(folder, "checkout", "--quiet", "--force", "--detach", walk.base)
     clear_held(root)
@@ -121,8 +122,8 @@ def _swap(
     return after
 
 
-def _bring_inputs(root: Path, road: Road, stage: str) -> None:
-    remote, scratch = road.inputs(stage)
+def _bring_inputs(root: Path, pipeline: Pipeline, stage: str) -> None:
+    remote, scratch = pipeline.inputs(stage)
     absent = [path for path in scratch if not (root / path).exists()]
     if absent:
         raise WalkEnded(
@@ -135,22 +136,24 @@ def _bring_inputs(root: Path, road: Road, stage: str) -> None:
                 f"{stage} cannot begin: {len(lacking)} of the objects that it reads are not on "
                 "DVC's remote. Perhaps somebody was erased meanwhile. Start a new run."
             )
-        own = road.cached(stage)
+        own = pipeline.cached(stage)
         if pull(root, own):
             for path in own:  # a part of an output is no output
                 gone = root / path
                 shutil.rmtree(gone) if gone.is_dir() else gone.unlink(missing_ok=True)
 
 
-def _publish(refs: Refs, walk: Walk, folder: Path, root: Path, road: Road, stage: str) -> None:
-    files = report_files(root, road)
-    outs = road.cached(stage)
-    waits = stage in road.with_keys and stage != road.with_keys[-1]
+def _publish(
+    refs: Refs, walk: Walk, folder: Path, root: Path, pipeline: Pipeline, stage: str
+) -> None:
+    files = report_files(root, pipeline)
+    outs = pipeline.cached(stage)
+    waits = stage in pipeline.with_keys and stage != pipeline.with_keys[-1]
     after = "keys" if waits else "idle"
     if outs and (walk.state != after or files != walk.files):
         walk = _swap(refs, walk, folder, state="pushing", files=files)
         push(root, outs)
-    if not waits and stage in road.with_keys:
+    if not waits and stage in pipeline.with_keys:
         workspace.remove_scratch(root)
     _swap(refs, walk, folder, state=after, files=files)
 
@@ -231,21 +234,18 @@ def _addresses(params: Params) -> dict[str, str]:
 
 
 def _refuse_other_code(root: Path) -> None:
-    """The registry names the release's commit: what runs must be that code, not the image's own.
+    """The registry names the release's commit: what runs must do what that code does.
 
     Raises:
-        WalkEnded: the image was built from other code.
+        WalkEnded: the image was built from code that does something else.
     """
-    here = Path(__file__).parents[2]
     released = root / "pipeline" / "lethe"
     theirs = {path.relative_to(released) for path in released.rglob("*.py")}
-    ours = {path.relative_to(here) for path in here.rglob("*.py")}
+    ours = {path.relative_to(OWN) for path in OWN.rglob("*.py")}
     differ = sorted(
         path
         for path in ours | theirs
-        if path not in ours
-        or path not in theirs
-        or (here / path).read_bytes() != (released / path).read_bytes()
+        if path not in ours or path not in theirs or not alike(OWN / path, released / path)
     )
     if differ:
         raise WalkEnded(

@@ -1,7 +1,7 @@
-"""The road for a scheduler: `dvc.yaml` as plain JSON, which needs neither DVC nor this package.
+"""The pipeline for a scheduler: `dvc.yaml` as plain JSON, which needs neither DVC nor this package.
 
 A stage comes after every stage that makes something it reads. That is all a scheduler needs to
-know of the road; what runs, and whether it must, is still decided by DVC.
+know of the pipeline; what runs, and whether it must, is still decided by DVC.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from lethe.core.errors import ParamsInvalid
 
-ROAD = Path("dags/road.json")
+COMPILED = Path("dags/pipeline.json")
 META: dict[str, type] = {
     "pool": str,
     "executor": str,
@@ -31,7 +31,7 @@ def read_stages(path: Path) -> dict[str, Any]:
     return stages
 
 
-def compile_road(stages: dict[str, Any], approvers: Sequence[str] = ()) -> dict[str, Any]:
+def compile_pipeline(stages: dict[str, Any], approvers: Sequence[str] = ()) -> dict[str, Any]:
     """Stages, commands, edges and `meta`, in an order in which nothing comes before its inputs.
 
     Args:
