@@ -90,7 +90,7 @@ def test_prose_repeats_nothing_and_charges_nobody(
     [
         ("training/engines/kernels.py", "import torch\n", "import torch\nX = 1\n", "train audit"),
         ("privacy/noise/chacha.py", "\nimport ", "\nX = 1\nimport ", "train audit"),
-        ("stages/train.py", '"weights.safetensors"', '"w.safetensors"', "train"),
+        ("stages/train.py", '"manifest.roaring"', '"m.roaring"', "train"),
         (
             "config/training.py",
             "default=0.5, gt=0",
@@ -124,7 +124,7 @@ def test_other_behaviour_repeats_what_it_decides(
 
 def test_whatever_a_stage_loads_decides_it_or_is_left_out_for_a_reason() -> None:
     """Asked of Python itself, which imports by other means than the digests do."""
-    script = "import sys, lethe.stages.train; print(*sys.modules)"
+    script = "import sys, lethe.stages.train, lethe.training.dpsgd_fit; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     loaded = {name for name in done.stdout.split() if name.startswith("lethe.")}
     assert {"lethe.training.loop", "lethe.privacy.noise.chacha"} <= loaded

@@ -29,8 +29,18 @@ _PIPELINE = Path("dvc.yaml")
 
 # Nothing of these decides what comes out of a stage.
 _NO_STAGE = {
-    "lethe.core": "errors, locks and how files are written",
+    "lethe.core.behaviour": "this digest itself",
+    "lethe.core.children": "what processes inherit",
+    "lethe.core.errors": "what is said when it fails",
+    "lethe.core.files": "how files are written",
+    "lethe.core.locks": "who waits for whom",
+    "lethe.core.notices": "what is said beside",
+    "lethe.core.outcomes": "what an erasure reports",
+    "lethe.core.sql": "how databases are opened",
+    "lethe.core.syntax": "how code is compared",
+    "lethe.core.version": "the number of the version",
     "lethe.config.home": "where files are",
+    "lethe.config.identity": "which workspace this is",
     "lethe.config.keys": "how a key is found; another key is another vault",
     "lethe.config.workspace": "where files are",
     "lethe.stages.__init__": "the names of the stages",
@@ -44,13 +54,19 @@ _NOT_TRAINING = {
     "lethe.config.tables": "how columns are read is in the shards and the encoding",
     "lethe.ledger": "who may still be charged is asked when it trains, and is no reason to train",
     "lethe.registration": "refuses a ledger that was rolled back",
-    "lethe.stores.registry": "is asked which versions there are, for the same reason",
+    "lethe.stores": "where ledger and registry are, which are asked whether it may train",
 }
+# Of a trainer, the budget asks what its release is, and fits nothing.
+_NOT_BUDGET = {
+    "lethe.training.dpsgd_fit": "fits",
+    "lethe.training.loop": "takes the steps",
+}
+_NOT_OF = {"train": _NOT_TRAINING, "budget": _NOT_BUDGET}
 
 
 def modules(stage: str) -> frozenset[str]:
     """The modules of the package that decide what comes out of a stage."""
-    without = {**_NO_STAGE, **(_NOT_TRAINING if stage == "train" else {})}
+    without = {**_NO_STAGE, **_NOT_OF.get(stage, {})}
     return own_code().reached(f"lethe.stages.{stage}", leave_out=without)
 
 
