@@ -133,12 +133,12 @@ import os, signal, sys
 from pathlib import Path
 from lethe.config.params import load_params
 from lethe.runs import worktree as history_walks
-setattr(history_walks, sys.argv[2], lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+setattr(history_walks, sys.argv[2], lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
 history_walks.open_walk(Path(sys.argv[1]), "run-1")
 """
 
 
-@pytest.mark.parametrize("step", ["_share", "check_out"])
+@pytest.mark.parametrize("step", ["share_settings", "check_out"])
 def test_a_walk_that_was_killed_while_it_was_opened_is_opened_anew(
     released: Home, step: str
 ) -> None:
@@ -300,13 +300,13 @@ def test_an_erasure_finds_a_walk_that_opens_while_it_is_at_work(
     (home / "source").unlink()
     git(home, "rm", "--quiet", "--cached", "source")
     git(home, "commit", "--quiet", "--message", "The source is elsewhere")
-    share = worktree._share
+    share = worktree.share_settings
 
-    def purged_then_share(walk: Walk) -> None:
+    def purged_then_share(*words: Path, **named: Path) -> None:
         purge_history(home, BitMap([ADA]))
-        share(walk)
+        share(*words, **named)
 
-    monkeypatch.setattr(worktree, "_share", purged_then_share)
+    monkeypatch.setattr(worktree, "share_settings", purged_then_share)
     monkeypatch.setattr(worktree, "_refuse_uncommitted", lambda _: None)
     walk = open_walk(home, "run-1")
     assert tokens_in(walk.root / workspace.SUBJECTS) == BitMap([BO])

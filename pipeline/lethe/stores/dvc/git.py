@@ -128,6 +128,12 @@ def every_lock(root: Path) -> Iterator[Made]:
         yield from _lenient(content)
 
 
+def reachable_locks(root: Path) -> Iterator[Made]:
+    """What is in the locks that a branch, tag, other ref or reflog leads to: still in use."""
+    for _, content in _contents(root, [blob for blob, _ in _lock_blobs(root, lost=False)]):
+        yield from _lenient(content)
+
+
 def _indexed(root: Path, known: dict[str, Any], state: str) -> dict[str, Any]:
     order = list(_lock_blobs(root))
     wanted = [blob for blob, _ in order if blob not in known]
@@ -160,13 +166,17 @@ def _read_index(root: Path) -> dict[str, Any]:
     return index if index.get("format") == _FORMAT else {}
 
 
-def _lock_blobs(root: Path) -> Iterator[tuple[str, str]]:
-    """(blob, first commit) of each different lock, oldest first."""
+def _lock_blobs(root: Path, *, lost: bool = True) -> Iterator[tuple[str, str]]:
+    """(blob, first commit) of each different lock, oldest first.
+
+    Args:
+        lost: those of commits that nothing leads to any more, too.
+    """
     log = git(
         root,
         *("log", "--all", "--reflog", "--stdin", "--reverse", "--topo-order", "--full-history"),
         *("-m", "--raw", "--no-abbrev", "--no-renames", "--format=%H", "--", str(LOCK)),
-        stdin=_unreachable(root),
+        stdin=_unreachable(root) if lost else b"",
     )
     commit, seen = "", set()
     for line in (log or b"").decode().splitlines():

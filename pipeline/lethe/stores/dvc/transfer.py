@@ -10,7 +10,7 @@ from contextlib import chdir, suppress
 from pathlib import Path
 
 from lethe.core.errors import ParamsInvalid, StoreUnavailable
-from lethe.stores.dvc.git import LOCK, committed_locks, parse_lock, worktrees
+from lethe.stores.dvc.git import LOCK, parse_lock, reachable_locks, worktrees
 from lethe.stores.dvc.objects import FolderObjects, Object, key_of, open_remote, remote_names
 from lethe.stores.dvc.settings import cache_folder
 from lethe.stores.dvc.survey import entries_of, md5_of
@@ -94,9 +94,7 @@ def forget_unnamed(root: Path, lock: bytes) -> int:
     Raises:
         StoreUnavailable: a remote does not answer.
     """
-    named = {
-        md5 for each in committed_locks(root) for made in each.stages for md5 in made.outs.values()
-    }
+    named = {md5 for made in reachable_locks(root) for md5 in made.outs.values()}
     for place in worktrees(root):
         named |= {md5 for made in _lock(place) for md5 in made.values()}
     doomed = {md5 for made in parse_lock(lock) for md5 in made.outs.values()} - named
