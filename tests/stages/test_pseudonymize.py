@@ -247,7 +247,6 @@ def test_old_bitmap_is_gone_before_the_shards_are_new(
 _KILLED = """
 import datetime as dt, os, signal, sys
 from pathlib import Path
-from pipeline import workspace
 from lethe.config.params import load_params
 from lethe.stages import pseudonymize as stage
 
@@ -262,7 +261,7 @@ def counted(call):
         return call(*arguments, **options)
     return counting
 
-stage.Vault.open = counted(stage.Vault.open)
+stage.open_vault = counted(stage.open_vault)
 stage.pq.write_table = counted(stage.pq.write_table)
 stage.write_whole = counted(stage.write_whole)
 stage.write_json = counted(stage.write_json)

@@ -20,7 +20,7 @@ from lethe.config.sections import Registration
 from lethe.core.errors import ApprovalRefused, LedgerInvalid, NotFound, RegistrationRefused
 from lethe.core.files import read_json, write_json, write_whole
 from lethe.ledger.ledger import Ledger
-from lethe.people import withdrawn
+from lethe.people import suppression, withdrawn
 from lethe.people.consents import Decisions
 from lethe.people.references import Reference
 from lethe.privacy.plan import ADJACENCY, SAMPLING, UNIT, Plan
@@ -202,6 +202,8 @@ def door(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
     ledger.record.manifest_md5 = _md5(manifest)
     made = Door(here, params, ledger, set(PEOPLE))
     monkeypatch.setattr(withdrawn, "decisions_now", lambda params, now: decided(made.willing))
+    # There is no source here that could say how a key is spelled.
+    monkeypatch.setattr(suppression, "keys_spelled", lambda _, keys: {key: [key] for key in keys})
     Ledger.open(params.stores.ledger).close()  # so that the workspace has one
     monkeypatch.setattr(Ledger, "open", lambda url, create: made.ledger)
     yield made
