@@ -39,8 +39,8 @@ if moment == "between deletions":
     Writer.delete = delete
 elif moment == "before the commit":
     real_add = compaction.Marks.add
-    def add(self, *rest):
-        real_add(self, *rest)
+    def add(self, *rest, **named):
+        real_add(self, *rest, **named)
         die()
     compaction.Marks.add = add
 elif moment == "before the vacuum":

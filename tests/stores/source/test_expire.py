@@ -136,7 +136,7 @@ def test_a_date_that_cannot_be_read_is_undated(
     parish = Parish.build(sqlite_url(tmp_path))
     parish.run(
         "UPDATE visits SET day = 'last spring' WHERE person_id = 1 AND number = 1",
-        "UPDATE visits SET day = 20100101 WHERE person_id = 1 AND number = 2",
+        "UPDATE visits SET day = 1262304000 WHERE person_id = 1 AND number = 2",
     )
     params = declare(parish.url, tables__visits__retention=VISITS)
     assert look_for_lapsed(params, as_of=NOW).undated == {"visits": 2}
