@@ -1,11 +1,13 @@
 """Every registered attack keeps the contract; one more needs no change of anything else."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from lethe.attacks.attack import Attack, Target, register, unregister
 from lethe.attacks.audit import attacks, audit
+from lethe.attacks.own_checks import OwnChecks
 from lethe.attacks.statistics import Check, at_most
 from lethe.core.errors import ParamsInvalid
 from lethe.stages import audit as stage
@@ -53,7 +55,7 @@ class TestEveryAttack(AttackContract):
 
 def test_what_existed_before_the_seam_goes_through_it() -> None:
     names = {kind.name for kind in attacks()}
-    assert names == {"accounting", "people", "mechanism", "membership"}
+    assert names == {"accounting", "people", "mechanism", "membership", "training"}
 
 
 def test_a_registered_attack_takes_part_in_every_audit(
@@ -85,3 +87,22 @@ def test_no_two_attacks_may_speak_for_the_same(toy: type[Attack]) -> None:
     for change in ({"name": "other"}, {"covers": ("other",)}, {"covers": ("noise",)}):
         with pytest.raises(ParamsInvalid, match="another name"):
             register(type("Twin", (LongestName,), change))
+
+
+@pytest.mark.parametrize(
+    ("change", "failed"),
+    [
+        ({"clip_norm": 9.0}, "training.clip"),
+        ({"records": 10**6}, "training.records"),
+        ({"clip_norm": "wide"}, "training.facts"),
+        ({"clip_norm": 0.0}, "training.facts"),
+        ({"plan": None}, "training.facts"),
+    ],
+)
+def test_a_report_that_its_own_trainer_would_not_give_is_contradicted(
+    target: Target, change: dict[str, object], failed: str
+) -> None:
+    sound = audit(target, [OwnChecks])
+    assert sound.report["passed"], sound.report["failed"]
+    told = replace(target, report={**target.report, **change})
+    assert audit(told, [OwnChecks]).report["failed"] == [failed]

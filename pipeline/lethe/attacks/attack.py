@@ -24,6 +24,7 @@ from lethe.privacy.plan import Plan
 from lethe.training.engines.contract import LossFn
 from lethe.training.models import Description, Model, loss_for
 from lethe.training.processes import device_again
+from lethe.training.trainer import Trainer
 
 
 class Charged(Protocol):
@@ -61,6 +62,8 @@ class Target:
         paths: the shards.
         record: the ledger's run that made the model; None if it knows none.
         declared: how hard to look.
+        trainer: of the declared kind of training.
+        files: the model's folder, by name.
     """
 
     plan: Plan
@@ -71,6 +74,8 @@ class Target:
     paths: Sequence[Path]
     record: Charged | None
     declared: Audit
+    trainer: Trainer[Any]
+    files: Mapping[str, bytes]
 
     @property
     def encoder(self) -> Encoder:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-# The first three register what Lethe brings.
-from lethe.attacks import claims, mechanism, membership  # noqa: F401
+# These register what Lethe brings.
+from lethe.attacks import claims, mechanism, membership, own_checks  # noqa: F401
 from lethe.attacks.attack import Attack, Target, registered
 
 MEMBERSHIP = "membership"  # what it measured stands in the report as `attack`

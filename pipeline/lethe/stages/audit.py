@@ -22,6 +22,7 @@ from lethe.data.shards import read_people, shard_paths
 from lethe.privacy.plan import Plan
 from lethe.stores.opening import open_ledger
 from lethe.training.models import DESCRIPTION, load_model
+from lethe.training.trainers import trainer_of
 
 ROC = workspace.PLOTS / "audit_roc.csv"
 
@@ -77,4 +78,6 @@ def load_target(params: Params) -> Target:
         paths=[path.resolve() for path in shard_paths(workspace.SHARDS)],
         record=record,
         declared=params.audit,
+        trainer=trainer_of(declared),
+        files={path.name: path.read_bytes() for path in sorted(workspace.MODEL.iterdir())},
     )
