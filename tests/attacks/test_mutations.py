@@ -299,7 +299,7 @@ def empty_batches_skipped(patch: Patch) -> None:
 
 
 def empty_batches_skipped_and_reported(patch: Patch) -> None:
-    told = "progress is not None and progress(number + 1, plan.steps)"
+    told = "session.progress is not None and session.progress(number + 1, plan.steps)"
     skip = f"{_DRAW}\n        if not len(drawn):\n            {told}\n            continue"
     _rewrite(patch, loop, "train", _DRAW, skip)
 
