@@ -318,7 +318,7 @@ def noise_twice_from_one_seed(patch: Patch) -> None:
 
 def every_run_from_one_key(patch: Patch) -> None:
     patch.setattr(Keystream, "from_system", classmethod(lambda cls: cls(bytes(32))))
-    _rewrite(patch, loop, "train", "keystream())", "Keystream(bytes(32)))")
+    _rewrite(patch, loop, "train", "session.keystream())", "Keystream(bytes(32)))")
 
 
 def every_layer_the_same_noise(patch: Patch) -> None:

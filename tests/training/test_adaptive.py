@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lethe.attacks import replay
 from lethe.attacks.threads import helped
 from lethe.config.training import Adaptive, Optimizer
-from lethe.core.errors import ParamsInvalid
+from lethe.core.errors import FileDamaged, ParamsInvalid
 from lethe.data.batches import PersonData
 from lethe.privacy.noise.sampling import Keystream
 from lethe.privacy.plan import AdaptiveClip, Plan
@@ -186,7 +186,7 @@ def test_a_plan_with_an_adaptive_clip_is_written_and_read_whole() -> None:
     digests = {replace(PLAN, adaptive=other).digest for other in others} | {PLAN.digest}
     assert len(digests) == 4
     for wrong in ({"quantile": 0.3}, {**PLAN.to_data()["adaptive"], "more": 1}, 7):
-        with pytest.raises(ParamsInvalid, match="exactly the fields"):
+        with pytest.raises(FileDamaged, match=r"plan is not as Lethe writes it \(adaptive"):
             Plan.from_data({**PLAN.to_data(), "adaptive": wrong})
 
 
