@@ -29,6 +29,7 @@ from lethe.core.errors import AuditContradiction
 from lethe.core.files import read_json, write_json
 from lethe.data import batches
 from lethe.ledger.ledger import Ledger
+from lethe.privacy import claim
 from lethe.privacy.noise import sampling
 from lethe.privacy.noise.gaussian import GaussianNoise
 from lethe.privacy.noise.sampling import Keystream
@@ -659,13 +660,13 @@ def never_settled(patch: Patch) -> None:
 
 
 def epsilon_claimed_too_small(patch: Patch) -> None:
-    epsilon = train_stage.epsilon_rdp
-    patch.setattr(train_stage, "epsilon_rdp", lambda *words: 0.99 * epsilon(*words))
+    epsilon = claim.epsilon_rdp
+    patch.setattr(claim, "epsilon_rdp", lambda *words: 0.99 * epsilon(*words))
 
 
 def pld_claimed_too_small(patch: Patch) -> None:
-    epsilon = train_stage.epsilon_pld
-    patch.setattr(train_stage, "epsilon_pld", lambda *words: 0.99 * epsilon(*words))
+    epsilon = claim.epsilon_pld
+    patch.setattr(claim, "epsilon_pld", lambda *words: 0.99 * epsilon(*words))
 
 
 def held_out_people_train(patch: Patch) -> None:

@@ -63,9 +63,11 @@ class Claim:
         Raises:
             FileDamaged: a fact is missing or of another kind; a claim is not guessed.
         """
+        older = "epsilon" in data and "epsilon_pld" not in data
+        named = "epsilon" if older else "epsilon_pld"
         try:
             return cls(
-                epsilon_pld=_number(data["epsilon_pld" if "epsilon_pld" in data else "epsilon"]),
+                epsilon_pld=_number(data[named]),
                 epsilon_rdp=_number(data["epsilon_rdp"]),
                 delta=_number(data["delta"]),
                 unit=_word(data["unit"]),
