@@ -7,6 +7,8 @@ import typer
 
 from lethe.cli.terminal import PARAMS, ParamsFile, now, say
 from lethe.config.params import Params, load_params
+from lethe.core.errors import ParamsInvalid, SourceUnavailable
+from lethe.core.files import write_whole
 
 
 def key(
