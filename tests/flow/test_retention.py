@@ -159,7 +159,7 @@ def test_the_model_in_use_stays_until_the_road_trains_the_next_and_then_goes(
 ) -> None:
     workspace = copy_workspace(lapsed.workspace, tmp_path / "copy")
     waiting = workspace.lethe("retain").stdout
-    assert "readmission/1 stays until the road trains the next model" in waiting
+    assert "readmission/1 stays until the pipeline trains the next model" in waiting
     assert "champion" in _registry(workspace).versions()[0].aliases
     workspace.lethe("run")
     (number,) = json.loads(workspace.lethe("retain", "--json").stdout)["closed"].values()
