@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -86,6 +87,11 @@ class Airflow:
         """Whether the doorbell was heard to start."""
         said = self.folder / "triggerer.log"
         return said.exists() and "trigger ID 1 starting" in said.read_text()
+
+    def watchers(self) -> int:
+        """How often a doorbell was started: Airflow starts one anew when its host lags."""
+        said = self.folder / "triggerer.log"
+        return len(re.findall(r"trigger ID \d+ starting", said.read_text())) if said.exists() else 0
 
     def ended(self) -> bool:
         """Whether all of it ended by itself."""

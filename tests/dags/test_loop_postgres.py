@@ -232,10 +232,12 @@ def _the_sweep_alone_finds_one(loop: Loop) -> None:
         seconds=240,
     )
     before = {run for run, _, state in loop.airflow.runs("erase") if state in ended}
+    watchers = loop.airflow.watchers()
     loop.ask("swept", loop.never[1])
     loop.airflow.wait("the sweep finds it", lambda: loop.closed("swept"), seconds=180)
     since = {kind for run, kind, _ in loop.airflow.runs("erase") if run not in before}
     loop.posted["kinds of the sweep"] = since
+    loop.posted["watchers since"] = loop.airflow.watchers() - watchers
 
 
 def _a_post_rings_for_another(loop: Loop) -> None:
@@ -323,7 +325,10 @@ def test_what_was_killed_is_red_and_everything_after_it_went_on(loop: Loop) -> N
 
 
 def test_a_lost_bell_is_made_good_by_the_sweep_alone(loop: Loop) -> None:
-    assert loop.posted["kinds of the sweep"] == {"scheduled"}
+    # A watcher that is started anew rings for what is open then; a slow machine has some of those.
+    kinds = loop.posted["kinds of the sweep"]
+    assert kinds == {"scheduled"} or loop.posted["watchers since"] > 0
+    assert "scheduled" in kinds
 
 
 def test_a_post_from_outside_starts_a_run_and_needs_a_login(loop: Loop) -> None:
