@@ -180,7 +180,7 @@ def test_code_of_the_model_travels_with_it(walked: Workspace) -> None:
             "find",
             str(walked.root),
             "-path",
-            "*pipeline/lethe/registration/serving.py",
+            "*/lethe/registration/serving.py",
             "-not",
             "-path",
             "*/.git/*",
