@@ -149,13 +149,12 @@ def run(
 @app.command(rich_help_panel=START, epilog="Example: lethe check")
 def check(params_file: ParamsFile = PARAMS) -> None:
     """Check params.yaml, the source against it, without reading people's data, and the code."""
-    params = load_params(params_file)
     from lethe.stores.dvc.inputs import unverified_remotes
     from lethe.stores.source.connect import check_one_place
-
-    behaviour.refuse_changed(params.training)
     from lethe.stores.source.read import Source
 
+    params = load_params(params_file)
+    behaviour.refuse_changed(params.training)
     check_one_place(params)
     with Source.open(params) as source:
         source.check(params)
