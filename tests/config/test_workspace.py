@@ -2,6 +2,9 @@
 
 import errno
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -72,3 +75,89 @@ def test_the_same_facts_are_the_same_bytes() -> None:
 def test_a_number_that_is_not_finite_never_reaches_a_report() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(Path("a"), {"x": float("nan")})
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from lethe.config import workspace
+with workspace.working(Path(sys.argv[1])):
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+def _keys() -> list[Path]:
+    paths = [workspace.MINIMIZED, workspace.CONSENTED, workspace.TEMPORARY]
+    for path in paths:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "keys").write_text("ana-4711")
+    return paths
+
+
+def _killed(root: Path, *, also: Callable[[], None] = lambda: None) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(root)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    try:
+        also()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_what_a_killed_command_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    paths = _keys()
+    _killed(tmp_path)
+    assert workspace.remove_leftovers()
+    assert not any(path.exists() for path in paths)
+    assert not workspace.remove_leftovers()
+
+
+def test_what_a_command_works_with_is_left_alone(tmp_path: Path) -> None:
+    paths = _keys()
+
+    def look() -> None:
+        assert not workspace.remove_leftovers()
+
+    _killed(tmp_path, also=look)
+    assert all(path.exists() for path in paths)
+
+
+def test_one_that_was_killed_takes_nothing_of_one_at_work(tmp_path: Path) -> None:
+    paths = _keys()
+    _killed(tmp_path)
+
+    def look() -> None:
+        assert not workspace.remove_leftovers()
+
+    _killed(tmp_path, also=look)
+    assert all(path.exists() for path in paths)
+    assert workspace.remove_leftovers()
+
+
+def test_a_stage_that_ended_well_leaves_its_output_for_the_next(tmp_path: Path) -> None:
+    paths = _keys()
+    with workspace.working(tmp_path):
+        pass
+    assert not workspace.remove_leftovers()
+    assert all(path.exists() for path in paths)
+
+
+@pytest.mark.parametrize("below", [".lethe/walks/nightly", "pod"])
+def test_what_is_a_runs_own_ends_with_the_run(
+    tmp_path: Path, below: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / below
+    root.mkdir(parents=True)
+    if below == "pod":
+        (root / ".git").mkdir()
+        (root / ".git" / "lethe-pod.lock").touch()
+    monkeypatch.chdir(root)
+    paths = _keys()
+    _killed(root)
+    assert not workspace.remove_leftovers()
+    assert all(path.exists() for path in paths)
+    assert not list((root / workspace.WORKING).iterdir())

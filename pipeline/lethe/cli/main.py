@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from lethe.cli.ending import leave
 from lethe.cli.erase import erase
 from lethe.cli.keys import key, reveal, rotate_key
 from lethe.cli.pod import pod
@@ -34,6 +35,7 @@ from lethe.cli.terminal import (
 )
 from lethe.config import workspace
 from lethe.config.params import load_params, resolve_secret
+from lethe.core.ends import Ended, raise_on_signals
 from lethe.core.errors import (
     ApprovalRefused,
     BudgetExceeded,
@@ -325,8 +327,11 @@ app.command(rich_help_panel=RIGHTS, epilog="Example: lethe retain --dry-run")(re
 def main() -> None:
     """Runs the command; a user's error is one line on stderr and an exit code of its own."""
     os.umask(0o077)  # what a stage leaves behind is its owner's unless said otherwise
+    raise_on_signals()
     try:
         app(standalone_mode=True)
+    except Ended as ended:
+        leave(ended)
     except LetheError as error:
         _fail(error)
     except OSError as error:

@@ -1,7 +1,6 @@
 """`lethe pod`: what a walk in pods is made of, for a scheduler that starts each in a pod."""
 
 import re
-import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -50,8 +49,6 @@ def stage(
     """In a pod: fetch what the stage reads, run it, and send what it made."""
     from lethe.runs.pods.stage import run_stage
 
-    # A first process of a pod has no default for it; and what it started must end with it.
-    signal.signal(signal.SIGTERM, _end)
     run_stage(
         name,
         run=_checked(run),
@@ -79,10 +76,6 @@ def close(run: Run) -> None:
 
     count = close_walk(Path.cwd(), _checked(run))
     say(f"Walk {run} is closed; {count} objects that nothing else names went.")
-
-
-def _end(number: int, _: object) -> None:
-    raise SystemExit(128 + number)
 
 
 def _checked(run: str) -> str:

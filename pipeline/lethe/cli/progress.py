@@ -11,6 +11,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from lethe.cli.terminal import say
 from lethe.config import workspace
 from lethe.config.params import Params
 from lethe.core.files import read_json
@@ -40,6 +41,13 @@ class _Progress:
             self.seconds[event.stage] = time.monotonic() - self.started
         self.state[event.stage] = _STATES[event.kind]
 
+    def line(self, stage: str) -> str:
+        """What became of a stage, for a log or a pipe."""
+        state = self.state[stage]
+        said = [stage, f"{self.seconds[stage]:.1f} s" if stage in self.seconds else ""]
+        said.append(_headline(stage) if state == "done" else state)
+        return "  ".join(filter(None, said))
+
     def __rich__(self) -> Table:
         table = Table.grid(padding=(0, 2))
         marks = {"waiting": "·", "done": "✓", "unchanged": "=", "failed": "✗"}
@@ -57,11 +65,20 @@ def run(params: Params, *, force: bool, console: Console) -> None:
         StageFailed, Busy: as `run_stages`.
     """
     progress = _Progress()
-    try:
-        with Live(progress, console=console, refresh_per_second=8, transient=False):
-            run_stages(Path.cwd(), force=force, report=progress.take)
-    finally:
-        console.print()  # the last frame of the progress ends without a new line
+    if console.is_terminal:
+        try:
+            with Live(progress, console=console, refresh_per_second=8, transient=False):
+                run_stages(Path.cwd(), force=force, report=progress.take)
+        finally:
+            console.print()  # the last frame of the progress ends without a new line
+    else:
+
+        def report(event: StageEvent) -> None:
+            progress.take(event)
+            if event.kind != "started":
+                say(progress.line(event.stage))
+
+        run_stages(Path.cwd(), force=force, report=report)
     console.print(summary(params))
 
 

@@ -8,6 +8,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from lethe.config import workspace
+from lethe.core.ends import ended_with_output
+
 ParamsFile = Annotated[Path, typer.Option("--params", help="The declarations.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 PARAMS = Path("params.yaml")
@@ -23,7 +26,16 @@ GROUPS = (START, RUN, STAGE, LOOK, RIGHTS, OPERATE)
 
 
 class Grouped(TyperGroup):
-    """Lists commands group by group, in the order of `GROUPS`."""
+    """Lists commands group by group, in the order of `GROUPS`.
+
+    Whatever is run, what a command that was killed has left in the workspace is removed first.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        with ended_with_output():
+            if workspace.remove_leftovers():
+                typer.echo("Removed what has subject keys of a command that was killed.", err=True)
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: Any) -> list[str]:
         def rank(name: str) -> int:

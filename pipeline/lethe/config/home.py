@@ -19,6 +19,7 @@ from pathlib import Path
 
 WALKS = Path(".lethe/walks")
 EXPERIMENTS = Path(".dvc/tmp/exps")
+POD_LOCK = Path(".git/lethe-pod.lock")  # in the folder that a pod works in
 IDENTITY = Path("lethe.id")  # committed: which workspace this is
 _STATE = Path(".lethe")
 _FOLDERS = ("csv", "parquet")
@@ -41,6 +42,12 @@ def in_experiment(root: Path | None = None) -> bool:
     """Whether this is an experiment of DVC: by the folder, or by what DVC tells its stages."""
     root = (root or Path.cwd()).absolute()
     return _outside(root, EXPERIMENTS) != root or any(map(os.environ.get, _EXPERIMENT))
+
+
+def of_a_run(root: Path | None = None) -> bool:
+    """Whether a folder is a run's own, a worktree or a pod's: what is in it ends with that run."""
+    root = (root or Path.cwd()).absolute()
+    return _outside(root, WALKS) != root or (_top(root) / POD_LOCK).exists()
 
 
 def experiments(root: Path) -> list[Path]:

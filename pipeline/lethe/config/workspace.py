@@ -3,12 +3,16 @@
 The names below are `dvc.yaml`'s; nothing else spells them out.
 """
 
+import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lethe.core.errors import DiskFull, FileDamaged
+from lethe.config.home import of_a_run
+from lethe.core import locks
+from lethe.core.errors import Busy, DiskFull, FileDamaged
 from lethe.core.files import disk_errors, read_json, write_json
 
 MINIMIZED = Path("data/minimized")  # subject keys: owner only, never cached, gone at the end
@@ -24,7 +28,9 @@ PLOTS = Path("reports/plots")
 RECEIPTS = Path("receipts")  # of erasures; they name nobody
 STATE = Path(".lethe")
 TEMPORARY = STATE / "tmp"
+WORKING = STATE / "working"  # a locked file for each command at work: one that is free was killed
 FAILURE = STATE / "failure.json"
+_WITH_KEYS = (MINIMIZED, CONSENTED, TEMPORARY)
 
 
 def report_path(stage: str) -> Path:
@@ -61,8 +67,43 @@ def whole_directory(target: Path, *, private: bool = False) -> Iterator[Path]:
 
 def remove_scratch(root: Path = Path()) -> None:
     """Removes what is between minimize and pseudonymize, and what a killed run left."""
-    for path in (MINIMIZED, CONSENTED, TEMPORARY):
+    for path in _WITH_KEYS:
         shutil.rmtree(root / path, ignore_errors=True)
+
+
+@contextmanager
+def working(root: Path = Path()) -> Iterator[None]:
+    """Marks that a command is at work in the workspace, which may leave what has subject keys.
+
+    The mark is a file that the process holds locked: however it dies, the lock is let go of.
+    """
+    mark = root / WORKING / f"{os.getpid()}-{secrets.token_hex(4)}"
+    with locks.waited_for(mark):  # another may just look whether it is held
+        try:
+            yield
+        finally:
+            mark.unlink(missing_ok=True)
+
+
+def remove_leftovers(root: Path = Path()) -> bool:
+    """Removes what has subject keys of commands that were killed; whether there was any.
+
+    Where another command is at work, or the folder is a run's own that ends with the run, it
+    stays: it is theirs.
+    """
+    dead = []
+    for mark in (root / WORKING).glob("*"):
+        try:
+            with locks.held(mark, busy="It is at work."):
+                dead.append(mark)
+        except Busy:
+            return False
+    found = any((root / path).exists() for path in _WITH_KEYS)
+    if dead and not of_a_run(root):
+        remove_scratch(root)
+    for mark in dead:  # last: killed before, the next command does it again
+        mark.unlink(missing_ok=True)
+    return bool(dead) and found and not of_a_run(root)
 
 
 def write_failure(exit_code: int, message: str) -> None:

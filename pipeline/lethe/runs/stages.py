@@ -1,6 +1,7 @@
 """Running the stages of the pipeline: the one place that starts them and says how it ended."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from lethe.config import workspace
@@ -42,7 +43,8 @@ def run_stages(
     """
     ours = True
     try:
-        _run(root, targets, force=force, single=False, report=report)
+        with workspace.working(root):
+            _run(root, targets, force=force, single=False, report=report)
     except Busy:
         ours = False
         raise
@@ -70,9 +72,11 @@ def _run(
 ) -> None:
     workspace.take_failure(root)  # of a run before
     failed: str | None = None
-    for event in History(root).repro(targets, force=force, single=single):
-        failed = event.stage if event.kind == "failed" else failed
-        report(event)
+    # Closed at once when a signal ends this: what is removed afterwards must have no writer left.
+    with closing(History(root).repro(targets, force=force, single=single)) as events:
+        for event in events:
+            failed = event.stage if event.kind == "failed" else failed
+            report(event)
     if failed is not None:
         code, message = workspace.take_failure(root) or _KILLED
         raise StageFailed(failed, code, message)

@@ -31,6 +31,7 @@ _PIPELINE = Path("dvc.yaml")
 _NO_STAGE = {
     "lethe.core.behaviour": "this digest itself",
     "lethe.core.children": "what processes inherit",
+    "lethe.core.ends": "how a command ends before its time",
     "lethe.core.errors": "what is said when it fails",
     "lethe.core.files": "how files are written",
     "lethe.core.locks": "who waits for whom",

@@ -174,7 +174,13 @@ def _watched(console: Console, plans: Sequence[Plan], repeats: int) -> Iterator[
         def watch(plan: Plan, number: int) -> Progress | None:
             words = f"noise {plan.noise_multiplier:.2f} clip {plan.clip_norm:g} #{number + 1}"
             bar.update(task, description=words)
-            return lambda step, of: bar.advance(task)
+
+            def advance(step: int, of: int) -> None:
+                bar.advance(task)
+                if step == of and not console.is_terminal:  # a log shows no bar
+                    console.print(f"trained: {words}")
+
+            return advance
 
         yield watch
 

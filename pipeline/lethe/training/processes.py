@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 
 from lethe.config.params import Params
+from lethe.core.ends import Ended
 from lethe.core.errors import ProcessLost
 from lethe.training import parallel
 from lethe.training.wire import Place, device_of, joined, started
@@ -39,6 +40,14 @@ def leading(place: Place, params: Params) -> Iterator[parallel.Leader | None]:
 def _led(leader: parallel.Leader) -> Iterator[parallel.Leader]:
     try:
         yield leader
-    finally:
-        with suppress(ProcessLost):  # then there is nobody to let go
-            leader.end()
+    except Ended:  # in the middle of a message: no other can be sent, so `started` ends them
+        raise
+    except BaseException:
+        _let_go(leader)
+        raise
+    _let_go(leader)
+
+
+def _let_go(leader: parallel.Leader) -> None:
+    with suppress(ProcessLost):  # then there is nobody to let go
+        leader.end()

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from lethe.config import workspace
 from lethe.core.children import environment_without_keys
+from lethe.core.ends import Ended
 from lethe.core.errors import ProcessLost, TrainingRefused
 
 # Longer than any step, and than reading the data. A process that hangs ends the training then;
@@ -189,6 +190,10 @@ def started(processes: int, command: Sequence[str]) -> Iterator[Place]:
             with _environment(shared):
                 torch.set_num_threads(share)
                 yield Place(0, processes, 0)
+        except Ended:
+            for process in running:
+                process.terminate()
+            raise
         finally:
             torch.set_num_threads(threads)
             for process in running:

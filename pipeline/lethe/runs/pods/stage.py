@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 
 from lethe.config import workspace
+from lethe.config.home import POD_LOCK
 from lethe.config.params import Params, load_params, resolve_secret
 from lethe.core.behaviour import OWN, alike
 from lethe.core.children import environment_without_keys
@@ -34,7 +35,6 @@ from lethe.runs.stages import run_one_stage
 from lethe.stores.dvc.git import LOCK
 from lethe.stores.dvc.transfer import clear_held, pull, push, refuse_relative_remote
 
-_HOLD = Path(".git/lethe-pod.lock")
 _LAID = Path(".git/lethe-laid")  # the ref that the folder was last brought to
 _SQLITE = "sqlite:///"
 
@@ -261,7 +261,7 @@ def _alone(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not (folder / ".git").exists():
         _git(folder, "init", "--quiet")
-    with held(folder / _HOLD, busy="Another pod holds this folder. Wait for it to end."):
+    with held(folder / POD_LOCK, busy="Another pod holds this folder. Wait for it to end."):
         yield
 
 

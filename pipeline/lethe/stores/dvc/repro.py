@@ -7,10 +7,9 @@ DVC's cache; what a past commit used is read from its `dvc.lock`.
 import hashlib
 import os
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from ruamel.yaml.error import YAMLError
 
 from lethe.config import workspace
 from lethe.core.children import environment_without_keys
+from lethe.core.ends import end_group
 from lethe.core.errors import Busy, LetheError, NotFound
 from lethe.stores.dvc.settings import cache_folder
 
@@ -63,11 +63,11 @@ class History:
         *,
         force: bool = False,
         single: bool = False,
-    ) -> Iterator[StageEvent]:
+    ) -> Generator[StageEvent, None, None]:
         """Runs what changed of the road, telling what becomes of each stage as it does.
 
         A stage that fails ends the walk with its `failed` event. Leaving the iteration early
-        ends the stage that is running.
+        ends DVC and the stage that is running, and waits for both.
 
         Args:
             targets: stages to reach; the whole road by default.
@@ -93,9 +93,7 @@ class History:
         try:
             yield from _told(process)
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
-                process.wait()
+            end_group(process)
             if process.stdout is not None:
                 process.stdout.close()
 

@@ -11,6 +11,7 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +19,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lethe.config.workspace import TEMPORARY
+from lethe.config.workspace import TEMPORARY, working
 from lethe.core.errors import SchemaMismatch, SourceUnavailable
 from lethe.core.files import disk_errors
 
@@ -88,6 +89,8 @@ class FolderCopy:
         self.filled = False
         self._files = folder_tables(folder, kind)
         self._headers = {name: header(path, kind) for name, path in self._files.items()}
+        self._mark = ExitStack()
+        self._mark.enter_context(working())  # if it is killed, the next command removes the copy
         TEMPORARY.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor, name = tempfile.mkstemp(prefix="source-", suffix=".db", dir=TEMPORARY)
         os.close(descriptor)
@@ -114,6 +117,7 @@ class FolderCopy:
 
     def close(self) -> None:
         self.path.unlink(missing_ok=True)
+        self._mark.close()
 
     def _writing(self) -> "_Writing":
         return _Writing(self.path)
