@@ -59,16 +59,33 @@ def _identify(params: Params) -> None:
 
 
 def reveal(
-    token: Annotated[int, typer.Argument(help="The token.")],
-    reason: Annotated[str, typer.Option(help="Why; it is logged before the answer is given.")],
+    token: Annotated[int | None, typer.Argument(help="The token.")] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="Why; it is logged before the answer is given.")
+    ] = None,
+    log: Annotated[
+        bool, typer.Option("--log", help="Instead: who has asked so far, and why.")
+    ] = False,
     params_file: ParamsFile = PARAMS,
 ) -> None:
-    """Say which subject a token stands for; the question is logged in the vault."""
+    """Say which subject a token stands for; the question is logged in the vault.
+
+    The log is a chain: an entry that was changed or removed is noticed. When a person is erased,
+    their token and the reason leave it, and who asked when stays.
+    """
     from lethe.stores.opening import open_vault
 
+    if log == (token is not None) or (reason is None) != log:
+        raise typer.BadParameter("Give either a TOKEN with --reason, or --log alone.")
     params = load_params(params_file)
     with open_vault(params, create=False) as vault:
-        say(vault.reveal(token, reason=reason, who=_operator(), now=now()))
+        if token is not None and reason is not None:
+            say(vault.reveal(token, reason=reason, who=_operator(), now=now()))
+            return
+        for each in vault.reveals():
+            about = "erased" if each["token"] is None else f"{each['token']}  {each['reason']}"
+            line = f"{each['at']}  {each['who']}  {about}"
+            say("".join(letter if letter.isprintable() else "?" for letter in line))
 
 
 def rotate_key(
@@ -92,6 +109,12 @@ def rotate_key(
 
 
 def _operator() -> str:
-    import getpass
+    """Who runs this, as the system knows it: an environment variable may say anything."""
+    import os
+    import pwd
 
-    return getpass.getuser()
+    number = os.getuid()
+    try:
+        return f"{pwd.getpwuid(number).pw_name} (uid {number})"
+    except KeyError:  # a container may have no name for it
+        return f"uid {number}"

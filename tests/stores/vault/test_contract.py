@@ -122,7 +122,7 @@ def test_wrong_key_is_refused_even_if_the_database_says_it_is_right(vault: Vault
         ("UPDATE vault SET capacity = capacity * 2", "does not open"),
         ("DELETE FROM vault", "gone"),
         ("DROP TABLE vault_keys", "damaged|lacks"),
-        ("UPDATE vault SET schema = 3", "Update Lethe"),
+        ("UPDATE vault SET schema = 4", "Update Lethe"),
     ],
 )
 def test_damage_is_seen_at_opening(vault: Vault, url: str, damage: str, told: str) -> None:
@@ -146,6 +146,7 @@ def test_reveal_gives_the_subject_and_logs_who_asked_when_and_why(vault: Vault) 
     )
     assert vault.reveals() == [
         {
+            "id": 1,
             "at": "2026-11-24T12:00:00+00:00",
             "who": "auditor",
             "reason": "asked by the person",
@@ -269,11 +270,14 @@ def test_vault_of_the_first_schema_is_migrated_and_keeps_its_suppressions(
 ) -> None:
     vault.suppress(["ada"], now=NOW)
     change(url, "DROP TABLE vault_lifts")
+    change(url, "DROP TABLE vault_reveals_head")
+    for name in ("content", "chain", "erased"):
+        change(url, f"ALTER TABLE vault_reveals DROP COLUMN {name}")
     change(url, "UPDATE vault SET schema = 1")
     with Vault.open(url, KEY, create=False) as migrated:
         migrated.lift({"ben": LATER}, purpose="letters")
         assert migrated.suppressed(["ada"]).tolist() == [True]
-    assert rows(url, "SELECT schema FROM vault") == [(2,)]
+    assert rows(url, "SELECT schema FROM vault") == [(3,)]
 
 
 def test_forgotten_subject_is_in_no_table_and_stays_suppressed(vault: Vault, url: str) -> None:
@@ -388,3 +392,113 @@ def test_many_at_once_agree_on_every_token(url: str) -> None:
     assert len(set(agreed.values())) == len(agreed) == 40
     with Vault.open(url, KEY) as vault:
         assert vault.count() == 40
+
+
+SWAPS = {  # of the rows of two people: what whoever can write to the database may do
+    "lookups": ("lookup",),
+    "identities": ("identity",),
+    "tokens": ("lookup", "identity"),
+}
+
+
+def _swap(url: str, one: int, other: int, names: tuple[str, ...]) -> None:
+    change(url, f"UPDATE vault_subjects SET token = 16777300 WHERE token = {one}")  # unique lookups
+    for name in names:
+        (first,) = rows(url, f"SELECT {name} FROM vault_subjects WHERE token = 16777300")[0]
+        (second,) = rows(url, f"SELECT {name} FROM vault_subjects WHERE token = {other}")[0]
+        _set(url, name, other, b"\0" * 32)
+        _set(url, name, 16777300, bytes(second))
+        _set(url, name, other, bytes(first))
+    change(url, f"UPDATE vault_subjects SET token = {one} WHERE token = 16777300")
+
+
+def _set(url: str, name: str, token: int, value: bytes) -> None:
+    engine = sa.create_engine(url)
+    try:
+        with engine.begin() as connection:
+            statement = sa.text(f"UPDATE vault_subjects SET {name} = :value WHERE token = :token")
+            connection.execute(statement, {"value": value, "token": token})
+    finally:
+        engine.dispose()
+
+
+@pytest.mark.parametrize("what", SWAPS)
+def test_swapped_rows_lead_nothing_to_another_person(vault: Vault, url: str, what: str) -> None:
+    ada, ben, _ = vault.tokens(["ada", "ben", "cleo"]).tolist()
+    _swap(url, ada, ben, SWAPS[what])
+    before = rows(url, "SELECT * FROM vault_subjects ORDER BY token")
+    for use in (
+        lambda: vault.lookup(["ada"]),
+        lambda: vault.tokens(["cleo", "ben"]),
+        lambda: vault.forget(["ben"]),
+        lambda: vault.rotate(NEW_KEY),
+    ):
+        with pytest.raises(VaultMismatch, match="The vault is damaged") as raised:
+            use()
+        assert "ada" not in str(raised.value)
+    assert rows(url, "SELECT * FROM vault_subjects ORDER BY token") == before
+    assert vault.lookup(["cleo", "nobody"]).tolist()[1] == -1
+
+
+def _logged(vault: Vault, *people: str) -> list[int]:
+    tokens: list[int] = vault.tokens(list(people)).tolist()
+    for token, person in zip(tokens, people, strict=True):
+        vault.reveal(token, reason=f"{person} asked", who="auditor", now=NOW)
+    return tokens
+
+
+@pytest.mark.parametrize(
+    "change_",
+    [
+        "DELETE FROM vault_reveals WHERE id = 1",
+        "DELETE FROM vault_reveals WHERE id = 3",
+        "DELETE FROM vault_reveals",
+        "UPDATE vault_reveals SET who = 'somebody else' WHERE id = 2",
+        "UPDATE vault_reveals SET at = '2020-01-01T00:00:00+00:00' WHERE id = 2",
+        "UPDATE vault_reveals SET reason = 'as ordered' WHERE id = 2",
+        "UPDATE vault_reveals SET token = NULL WHERE id = 2",
+        "UPDATE vault_reveals SET token = NULL, reason = '' WHERE id = 2",
+        "UPDATE vault_reveals SET token = token + 1 WHERE id = 3",
+        "UPDATE vault_reveals SET id = 9 WHERE id = 3",
+        "INSERT INTO vault_reveals (id, at, who, reason, token) VALUES (4, '', 'kim', 'x', 1)",
+        "DELETE FROM vault_reveals_head",
+        "UPDATE vault_reveals_head SET entries = 2",
+    ],
+)
+def test_no_entry_of_the_log_is_changed_or_removed_unnoticed(
+    vault: Vault, url: str, change_: str
+) -> None:
+    tokens = _logged(vault, "ada", "ben", "cleo")
+    assert len(vault.reveals()) == 3
+    change(url, change_)
+    with pytest.raises(VaultMismatch, match="log of reveals was changed"):
+        vault.reveals()
+    with pytest.raises(VaultMismatch, match="log of reveals was changed"):
+        vault.reveal(tokens[0], reason="again", who="auditor", now=NOW)
+
+
+def test_the_reason_goes_with_the_person_and_the_chain_holds(vault: Vault, url: str) -> None:
+    _logged(vault, "ada", "ben")
+    vault.forget(["ada"])
+    assert [entry["reason"] for entry in vault.reveals()] == ["", "ben asked"]
+    assert "ada asked" not in str(rows(url, "SELECT * FROM vault_reveals"))
+    vault.rotate(NEW_KEY)
+    _logged(vault, "cleo")
+    assert [entry["who"] for entry in vault.reveals()] == ["auditor"] * 3
+
+
+def test_a_log_of_the_version_before_is_taken_into_the_chain(vault: Vault, url: str) -> None:
+    _logged(vault, "ada", "ben")
+    vault.forget(["ada"])
+    change(url, "DROP TABLE vault_reveals_head")
+    for name in ("content", "chain", "erased"):
+        change(url, f"ALTER TABLE vault_reveals DROP COLUMN {name}")
+    change(url, "UPDATE vault_reveals SET reason = 'ada asked' WHERE id = 1")  # it kept reasons
+    change(url, "UPDATE vault SET schema = 2")
+    with pytest.raises(VaultMismatch, match="belongs to key"):
+        Vault.open(url, NEW_KEY)
+    with Vault.open(url, KEY) as migrated:
+        assert [entry["reason"] for entry in migrated.reveals()] == ["", "ben asked"]
+    change(url, "DELETE FROM vault_reveals WHERE id = 2")
+    with Vault.open(url, KEY) as migrated, pytest.raises(VaultMismatch, match="log of reveals"):
+        migrated.reveals()

@@ -68,6 +68,16 @@ REVEALS = sa.Table(
     sa.Column("who", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("token", sa.Integer),  # null once the person is forgotten
+    # Since schema 3, by `lethe.stores.vault.reveals`.
+    sa.Column("content", sa.LargeBinary),
+    sa.Column("chain", sa.LargeBinary),
+    sa.Column("erased", sa.LargeBinary),
+)
+REVEALS_HEAD = sa.Table(
+    "vault_reveals_head",
+    METADATA,
+    sa.Column("entries", sa.Integer, nullable=False),
+    sa.Column("chain", sa.LargeBinary, nullable=False),
 )
 
 
@@ -100,21 +110,6 @@ def transaction(engine: sa.Engine, *, write: bool) -> Iterator[sa.Connection]:
             yield connection
     except sa.exc.DBAPIError as error:
         raise DATABASE.error(error) from None
-
-
-def migrate(engine: sa.Engine, schema: int) -> None:
-    """Brings an older vault to the present schema; a newer one is left as it is."""
-    with transaction(engine, write=False) as connection:
-        found = _schemas(connection)
-    if found and max(found) < schema:
-        with transaction(engine, write=True) as connection:
-            if max(_schemas(connection)) < schema:  # no other process was first
-                LIFTS.create(connection)
-                connection.execute(sa.update(VAULT).values(schema=schema))
-
-
-def _schemas(connection: sa.Connection) -> list[int]:
-    return list(connection.execute(sa.select(VAULT.c.schema)).scalars())
 
 
 def matching(
@@ -180,9 +175,9 @@ def insert_subjects(connection: sa.Connection, rows: list[SubjectRow]) -> None:
 
 
 def replace_subjects(
-    connection: sa.Connection, renew: Callable[[list[tuple[int, bytes]]], list[SubjectRow]]
+    connection: sa.Connection, renew: Callable[[list[SubjectRow]], list[SubjectRow]]
 ) -> None:
-    """Gives every row the lookup and identity that `renew` makes of its (token, identity)."""
+    """Gives every row the lookup and identity that `renew` makes of it."""
     with _index_afterwards(connection, count(connection, SUBJECTS)):
         for old in _subject_chunks(connection):
             rows = renew(old)
@@ -204,14 +199,14 @@ def _columns(rows: list[SubjectRow]) -> tuple[list[Any], ...]:
     return tuple(list(column) for column in zip(*rows, strict=True))
 
 
-def _subject_chunks(connection: sa.Connection) -> Iterator[list[tuple[int, bytes]]]:
-    """All (token, identity) rows in parts, by token."""
+def _subject_chunks(connection: sa.Connection) -> Iterator[list[SubjectRow]]:
+    """All rows in parts, by token."""
     last = -1
     while True:
         rows = [
-            (row.token, bytes(row.identity))
+            (row.token, bytes(row.lookup), bytes(row.identity))
             for row in connection.execute(
-                sa.select(SUBJECTS.c.token, SUBJECTS.c.identity)
+                sa.select(SUBJECTS)
                 .where(SUBJECTS.c.token > last)
                 .order_by(SUBJECTS.c.token)
                 .limit(_CHUNK)

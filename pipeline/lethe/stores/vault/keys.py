@@ -5,16 +5,18 @@ swapped, it does not open. Nonces are random, 96 bits.
 """
 
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from lethe.config.keys import derive, key_id
+from lethe.config.keys import derive, key_id, keyed_hashes
 from lethe.core.errors import VaultMismatch
 from lethe.stores.vault.database import KEYS, VAULT
 
-SCHEMA = 2
+SCHEMA = 3
 SECRETS = ("shard", "holdout")
 ROTATED = ("lookup", "identity")
 DATA_KEYS = (*SECRETS, "suppression", *ROTATED)
@@ -62,6 +64,52 @@ def open_identity(key: bytes, token: int, identity: bytes) -> str:
         return unseal(key, identity, token_bytes(token), told=told).decode()
     except UnicodeDecodeError:
         raise VaultMismatch(DAMAGED.format(told)) from None
+
+
+def check_identities(
+    key: bytes, keys: Sequence[str], hashes: Sequence[bytes], rows: Sequence[Any]
+) -> dict[bytes, int]:
+    """The token by lookup, once each row is known to be the person's who was looked up.
+
+    A lookup alone says so little: rows whose lookups were swapped would lead an erasure to another
+    person.
+
+    Args:
+        keys, hashes: who was looked up, and their lookups.
+        rows: (lookup, token, identity) of those who were found.
+
+    Raises:
+        VaultMismatch: a row is another's, or damaged.
+    """
+    owners = dict(zip(hashes, keys, strict=True))
+    for lookup, token, identity in rows:
+        if open_identity(key, token, bytes(identity)) != owners[bytes(lookup)]:
+            raise _another_person(token)
+    return {bytes(lookup): token for lookup, token, _ in rows}
+
+
+def renewed(
+    old: Mapping[str, bytes], new: Mapping[str, bytes], rows: Sequence[tuple[int, bytes, bytes]]
+) -> list[tuple[int, bytes, bytes]]:
+    """Rows (token, lookup, identity) under new keys, once each is known to be one person's.
+
+    Raises:
+        VaultMismatch: a row is damaged, or found as somebody else.
+    """
+    tokens = [token for token, _, _ in rows]
+    people = [open_identity(old["identity"], token, identity) for token, _, identity in rows]
+    words = [person.encode() for person in people]
+    for (token, lookup, _), own in zip(rows, keyed_hashes(old["lookup"], words), strict=True):
+        if lookup != own:
+            raise _another_person(token)
+    sealed = seal_identities(new["identity"], tokens, people)
+    return list(zip(tokens, keyed_hashes(new["lookup"], words), sealed, strict=True))
+
+
+def _another_person(token: int) -> VaultMismatch:
+    return VaultMismatch(
+        DAMAGED.format(f"the row of token {token} is found as one person and holds another")
+    )
 
 
 def _bound(vault_id: bytes, capacity: int, name: str) -> bytes:

@@ -23,15 +23,16 @@ from pyroaring import BitMap
 
 from lethe.config.keys import derive, key_id, keyed_hashes
 from lethe.core.errors import KeyInvalid, NotFound, ParamsInvalid, VaultMismatch
-from lethe.stores.vault import database, suppressions
-from lethe.stores.vault.creation import create_tables, exists
-from lethe.stores.vault.database import KEYS, RETIRED, REVEALS, SUBJECTS, VAULT
+from lethe.stores.vault import database, reveals, suppressions
+from lethe.stores.vault.creation import create_tables, exists, migrate, reveals_key
+from lethe.stores.vault.database import KEYS, RETIRED, SUBJECTS, VAULT
 from lethe.stores.vault.draw import draw
 from lethe.stores.vault.keys import (
     ROTATED,
-    SCHEMA,
     SECRETS,
+    check_identities,
     open_identity,
+    renewed,
     seal,
     seal_identities,
     token_bytes,
@@ -75,7 +76,7 @@ class Vault:
         engine = database.DATABASE.open(url, create=create)
         try:
             if exists(engine):
-                database.migrate(engine, SCHEMA)
+                migrate(engine, key)
             else:
                 if not create:
                     raise NotFound(
@@ -141,12 +142,13 @@ class Vault:
         """The token of every subject that has one, suppressed or not; -1 for who has none.
 
         Shapes: keys (n,) -> int64 (n,).
+        Raises:
+            VaultMismatch: what is found for a subject is another's.
         """
         distinct = list(dict.fromkeys(keys))
         hashes = self._hashes("lookup", distinct)
         with self._transaction() as connection:
-            rows = database.matching(connection, SUBJECTS.c.lookup, hashes, SUBJECTS.c.token)
-        tokens = dict(rows)
+            tokens = self._matching(connection, distinct, hashes)
         found = {key: tokens.get(entry, -1) for key, entry in zip(distinct, hashes, strict=True)}
         return np.fromiter(map(found.__getitem__, keys), dtype=np.int64, count=len(keys))
 
@@ -181,19 +183,19 @@ class Vault:
             )
             if identity is None:
                 raise NotFound(f"No subject has token {token}.")
-            connection.execute(
-                sa.insert(REVEALS).values(
-                    at=now.isoformat(), who=who.strip(), reason=reason.strip(), token=token
-                )
-            )
+            key = reveals_key(self._keys)
+            reveals.log(connection, key, token, reason=reason.strip(), who=who.strip(), now=now)
         return open_identity(self._keys["identity"], token, bytes(identity))
 
     def reveals(self) -> list[dict[str, object]]:
-        """The log of `reveal`, oldest first: at, who, reason, token."""
-        wanted = sa.select(REVEALS.c.at, REVEALS.c.who, REVEALS.c.reason, REVEALS.c.token)
+        """The log of `reveal`, oldest first: id, at, who, reason, token; of an erased person
+        neither reason nor token.
+
+        Raises:
+            VaultMismatch: an entry was changed, added or removed by another way than this.
+        """
         with self._transaction() as connection:
-            rows = connection.execute(wanted.order_by(REVEALS.c.id)).mappings().all()
-        return [dict(row) for row in rows]
+            return reveals.read(connection, reveals_key(self._keys))
 
     def entries(self, keys: Sequence[str], *, purpose: str | None = None) -> list[bytes]:
         """What stands for each subject in a suppression: it tells nothing without the key.
@@ -291,18 +293,19 @@ class Vault:
         return unseal(key, sealed, about.encode(), told=f"what request {about} holds was changed")
 
     def forget(self, keys: Sequence[str]) -> int:
-        """Removes the subjects' rows, and their tokens from the log of reveals.
+        """Removes the subjects' rows, and them from the log of reveals, with the reasons.
 
         Guarantees: nobody is ever given their tokens again, though the tokens are not kept.
         Returns: how many rows there were.
         """
-        hashes = self._hashes("lookup", list(dict.fromkeys(keys)))
+        distinct = list(dict.fromkeys(keys))
+        hashes = self._hashes("lookup", distinct)
         with self._transaction(write=True) as connection:
-            rows = database.matching(connection, SUBJECTS.c.lookup, hashes, SUBJECTS.c.token)
-            tokens = [{"gone": token} for _, token in rows]
+            found = list(self._matching(connection, distinct, hashes).values())
+            tokens = [{"gone": token} for token in found]
             if tokens:
                 gone: sa.BindParameter[int] = sa.bindparam("gone")
-                retired = self._retired([token for _, token in rows])
+                retired = self._retired(found)
                 # A restored backup brings back rows whose tokens were retired before.
                 there = {
                     bytes(row[0]) for row in database.matching(connection, RETIRED.c.entry, retired)
@@ -310,11 +313,9 @@ class Vault:
                 new = [{"entry": entry} for entry in retired if entry not in there]
                 if new:
                     connection.execute(sa.insert(RETIRED), new)
-                connection.execute(
-                    sa.update(REVEALS).where(REVEALS.c.token == gone).values(token=None), tokens
-                )
+                reveals.forget(connection, reveals_key(self._keys), found)
                 connection.execute(sa.delete(SUBJECTS).where(SUBJECTS.c.token == gone), tokens)
-        return len(rows)
+        return len(found)
 
     def rotate(self, new_key: bytes) -> None:
         """Puts the vault under a new master key, with new lookup and identity keys.
@@ -323,23 +324,15 @@ class Vault:
             never both; tokens, shards and who is held out stay as they are.
         Raises:
             KeyInvalid: the new key is the old one.
-            VaultMismatch: a row is damaged; nothing was changed.
+            VaultMismatch: a row is damaged or another's; nothing was changed.
         """
         if key_id(new_key) == self._key_id:
             raise KeyInvalid("The new key is the vault's own. Rotate to a fresh one.")
         new = {**self._keys, **{name: os.urandom(32) for name in ROTATED}}
 
-        identities_key = self._keys["identity"]
-
-        def renew(rows: list[tuple[int, bytes]]) -> list[database.SubjectRow]:
-            tokens = [token for token, _ in rows]
-            subjects = [open_identity(identities_key, token, each) for token, each in rows]
-            lookups = keyed_hashes(new["lookup"], [subject.encode() for subject in subjects])
-            identities = seal_identities(new["identity"], tokens, subjects)
-            return list(zip(tokens, lookups, identities, strict=True))
-
+        old = self._keys
         with self._transaction(write=True) as connection:
-            database.replace_subjects(connection, renew)
+            database.replace_subjects(connection, lambda rows: renewed(old, new, rows))
             connection.execute(sa.delete(KEYS))
             connection.execute(
                 sa.insert(KEYS), wrapped(new_key, self._vault_id, self._capacity, new)
@@ -358,6 +351,14 @@ class Vault:
     def _hashes(self, name: str, keys: list[str]) -> list[bytes]:
         return keyed_hashes(self._keys[name], [key.encode() for key in keys])
 
+    def _matching(
+        self, connection: sa.Connection, keys: Sequence[str], hashes: Sequence[bytes]
+    ) -> dict[bytes, int]:
+        """The token by lookup of those of these subjects who have one."""
+        wanted = (SUBJECTS.c.token, SUBJECTS.c.identity)
+        rows = database.matching(connection, SUBJECTS.c.lookup, hashes, *wanted)
+        return check_identities(self._keys["identity"], keys, hashes, rows)
+
     def _retired(self, tokens: list[int]) -> list[bytes]:
         return keyed_hashes(
             derive(self._keys["suppression"], "retired-token"), map(token_bytes, tokens)
@@ -370,7 +371,7 @@ class Vault:
         hashes: list[bytes],
         purpose: str | None,
     ) -> dict[str, int]:
-        tokens = dict(database.matching(connection, SUBJECTS.c.lookup, hashes, SUBJECTS.c.token))
+        tokens = self._matching(connection, keys, hashes)
         known = {
             key: tokens[entry] for key, entry in zip(keys, hashes, strict=True) if entry in tokens
         }
