@@ -17,8 +17,8 @@ def test_epochs_become_steps_rounded_up() -> None:
         subjects=60_000, batch_size=256, noise_multiplier=1.1, epochs=60, delta=1e-5
     )
     assert found.steps == 14_063
-    assert found.epsilon_rdp == pytest.approx(2.597, abs=1e-3)
-    assert found.epsilon_pld == pytest.approx(2.382, abs=1e-3)
+    assert found.claim.epsilon_rdp == pytest.approx(2.597, abs=1e-3)
+    assert found.claim.epsilon_pld == pytest.approx(2.382, abs=1e-3)
 
 
 def test_a_stray_bit_adds_no_step() -> None:
@@ -35,7 +35,7 @@ def test_sizes_and_rate_say_the_same() -> None:
 def test_records_instead_of_persons_cost_more_with_every_record() -> None:
     # By dp_accounting's mixture-of-Gaussians PLD; one record a person is 1.83.
     found = privacy_statement(sample_rate=0.01, steps=1000, noise_multiplier=1.0, delta=1e-5)
-    assert found.epsilon_pld == pytest.approx(1.83, abs=0.005)
+    assert found.claim.epsilon_pld == pytest.approx(1.83, abs=0.005)
     expected = ((2, 3.98), (3, 6.34), (5, 11.64), (10, 27.9))
     assert found.records == tuple((k, pytest.approx(e, abs=0.005)) for k, e in expected)
 
@@ -69,8 +69,8 @@ def test_what_has_no_bound_is_null_in_json() -> None:
 def test_target_is_kept_by_both_accountants() -> None:
     found = from_options(sample_rate=0.1, steps=300, target_epsilon=1.0, delta=1e-5)
     event = dp_sgd_event(0.1, 300, found.noise_multiplier)
-    assert epsilon_rdp([event], 1e-5) == found.epsilon_rdp <= 1.0
-    assert epsilon_pld([event], 1e-5) == found.epsilon_pld <= 1.0
+    assert epsilon_rdp([event], 1e-5) == found.claim.epsilon_rdp <= 1.0
+    assert epsilon_pld([event], 1e-5) == found.claim.epsilon_pld <= 1.0
     assert found.noise_multiplier_pld is not None
     assert found.noise_multiplier_pld < found.noise_multiplier
     assert epsilon_pld([dp_sgd_event(0.1, 300, found.noise_multiplier_pld)], 1e-5) <= 1.0

@@ -23,7 +23,7 @@ from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
 from lethe.privacy.plan import Plan
 from lethe.privacy.planning import plan_from
 from lethe.stages import budget
-from tests.conftest import PROJECT, YAML
+from tests.conftest import PROJECT, YAML, Workspace
 
 NOW = dt.datetime(2026, 11, 24, tzinfo=dt.UTC)
 LEDGER = "sqlite:///.lethe/ledger.db"
@@ -232,3 +232,27 @@ def test_declared_epsilon_is_solved_for_and_kept(folder: Path, accountant: str) 
 def test_torch_is_not_needed() -> None:
     code = "import sys, lethe.stages.budget; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, env=os.environ).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["method", "hidden"])
+def test_a_change_of_how_is_trained_plans_anew(workspace: Workspace, name: str) -> None:
+    """By DVC, with the stage as `dvc.yaml` has it; in place of its command, one that counts."""
+    pipeline = YAML(typ="safe", pure=True).load((workspace.root / "dvc.yaml").read_text())
+    stage = pipeline["stages"]["budget"]
+    outs = [*stage["outs"], *(path for each in stage["metrics"] + stage["plots"] for path in each)]
+    (workspace.root / "plans.py").write_text(
+        f"""
+import pathlib
+with open("planned", "a") as said: said.write("x")
+for path in map(pathlib.Path, {outs}):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+"""
+    )
+    stage.update(cmd="python plans.py", deps=[])
+    with (workspace.root / "dvc.yaml").open("w") as file:
+        YAML().dump({"stages": {"budget": stage}}, file)
+    for change in ({}, {}, {name: {"method": "pate", "hidden": [3]}[name]}):
+        workspace.edit_params(lambda raw, change=change: raw["training"].update(change))
+        workspace.run(sys.executable, "-m", "dvc", "repro", "budget")
+    assert (workspace.root / "planned").read_text() == "xx"

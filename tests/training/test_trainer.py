@@ -1,5 +1,6 @@
 """What every trainer promises; DP-SGD, and a toy that only this test knows."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -10,19 +11,26 @@ import dp_accounting as dp
 import numpy as np
 import pytest
 from pyroaring import BitMap
+from safetensors.torch import save
 
 from lethe.config import workspace
 from lethe.config.params import Params
-from lethe.core.errors import BudgetExceeded, ParamsInvalid
-from lethe.core.files import json_bytes, read_json
+from lethe.core.errors import AuditContradiction, BudgetExceeded, ParamsInvalid
+from lethe.core.files import json_bytes, md5, read_json, write_json
 from lethe.data.batches import held_out_records, person_data
 from lethe.data.encoding import Encoder
 from lethe.data.shards import eligible_people, shard_paths
 from lethe.ledger.ledger import Ledger
+from lethe.privacy.claim import Claim
 from lethe.privacy.release import Release
-from lethe.stages import budget
+from lethe.registration.facts import release_of
+from lethe.registration.gate import Evidence, objections
+from lethe.registration.spending import spending
+from lethe.stages import audit, budget
 from lethe.stages import train as stage
+from lethe.stores.dvc.repro import History
 from lethe.training.dpsgd import DpSgd
+from lethe.training.models import WEIGHTS, Architecture, build_model
 from lethe.training.parallel import Admission
 from lethe.training.trainer import Check, Reserved, Session, Shards, Trained, Trainer
 from lethe.training.trainers import TRAINERS, trainer_of
@@ -32,12 +40,14 @@ NOW = trained_run.NOW
 
 
 @dataclass(frozen=True)
-class NoisyCountPlan:
-    """How many people have a positive record, with Laplace noise of `scale`."""
+class NoisyRatePlan:
+    """How many people have a positive record, with Laplace noise of `scale`: a model's one bias."""
 
     scale: float
     delta: float
+    expected: float
     records_per_person: int = 1
+    noise: str = "laplace"
 
     def release(self, subjects: BitMap) -> Release:
         return Release(
@@ -45,30 +55,45 @@ class NoisyCountPlan:
             unit="person",
             adjacency="add or remove one person",
             sampling="everybody, without sampling",
-            mechanism="noisy-count",
-            digest=f"noisy-count {self.scale}",
+            mechanism="noisy-rate",
+            digest=hashlib.sha256(f"noisy-rate {self.scale}".encode()).hexdigest(),
             delta=self.delta,
             records_per_person=1,
             subjects=subjects,
         )
 
+    def settings(self) -> dict[str, object]:
+        return {"scale": self.scale}
+
     def to_data(self) -> dict[str, Any]:
         return asdict(self)
 
 
-class NoisyCount(Trainer[NoisyCountPlan]):
-    def plan(self, params: Params) -> NoisyCountPlan:
-        return NoisyCountPlan(2.0, params.budget.delta)
+class NoisyRate(Trainer[NoisyRatePlan]):
+    def plan(self, params: Params) -> NoisyRatePlan:
+        expected = params.training.mechanism.expected_subjects
+        return NoisyRatePlan(2.0, params.budget.delta, float(expected))
 
-    def read_plan(self, data: Mapping[str, Any]) -> NoisyCountPlan:
-        return NoisyCountPlan(**data)
+    def read_plan(self, data: Mapping[str, Any]) -> NoisyRatePlan:
+        return NoisyRatePlan(**data)
 
     def fit(
-        self, shards: Shards, reservation: Reserved, *, plan: NoisyCountPlan, session: Session
+        self, shards: Shards, reservation: Reserved, *, plan: NoisyRatePlan, session: Session
     ) -> Trained:
         count = float((shards.people.labels * shards.people.mask).amax(1).sum())
         noisy = count + np.random.default_rng().laplace(scale=plan.scale)
-        return Trained(model={"model.json": json_bytes({"count": noisy})}, facts={"count": noisy})
+        architecture = Architecture("logistic", (), len(shards.encoder.names), 1)
+        network = build_model(architecture)  # its weights are 0
+        network[-1].bias.data.fill_(noisy / plan.expected)  # type: ignore[union-attr, operator]
+        described = {
+            "architecture": architecture.to_data(),
+            "classes": list(shards.encoder.classes),
+            "encoder": shards.encoder.to_data(),
+            "plan": plan.to_data(),
+            "run_id": reservation.run_id,
+        }
+        files = {"model.json": json_bytes(described), WEIGHTS: save(network.state_dict())}
+        return Trained(model=files, facts={"count": noisy})
 
     def checks(self, trained: Trained) -> list[Check]:
         return [Check("toy.count", -trained.facts["count"], 100.0, "no count is far below 0")]
@@ -203,8 +228,102 @@ class TestDpSgd(TrainerContract):
         assert [c.name for c in checks if not c.passed] == [failed]
 
 
-class TestNoisyCount(TrainerContract):
-    trainer = NoisyCount()
+class TestNoisyRate(TrainerContract):
+    trainer = NoisyRate()
+
+
+@pytest.fixture
+def toy(params: Params, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """A workspace where the toy's model is trained and audited; its name is declared alone."""
+    monkeypatch.setitem(TRAINERS, "noisy-rate", NoisyRate)
+    training = replace(params.training, method="noisy-rate", model="logistic", hidden=())
+    declared = replace(params, training=training)
+    budget.run(declared, now=NOW)
+    stage.run(declared, now=NOW)
+    audit.run(declared, now=NOW)
+    return declared
+
+
+def test_a_toy_goes_through_audit_and_gate_to_the_facts_of_a_version(toy: Params) -> None:
+    trained, audited = (read_json(workspace.report_path(s)) for s in ("train", "audit"))
+    names = {check["name"].partition(".")[0] for check in audited["checks"]}
+    assert names == {"accounting", "membership", "people", "toy", "training"}
+    assert audited["passed"] is True
+    evidence = _evidence(toy, trained, audited)
+    assert objections(evidence) == []
+    history = History(Path.cwd())
+    made = release_of(toy, evidence, history, ledger_rows=2, ledger_head="h")
+    assert made.tags["mechanism"] == "noisy-rate"
+    assert made.tags["scale"] == "2.0"
+    assert (made.tags["noise"], made.tags["sampling"]) == ("laplace", "everybody, without sampling")
+    assert not {"q", "sigma", "clip_norm", "steps"} & set(made.tags)
+    assert Claim.from_data(made.tags).epsilon_rdp == trained["epsilon_rdp"]
+    assert "noise solved" not in made.tags["accountant"]
+    assert made.inputs == ("stay", "ward")
+    seen = spending(toy)["next"]
+    assert (seen["epsilon_rdp"], seen["noise"]) == (trained["epsilon_rdp"], "laplace")
+    assert "sample_rate" not in seen
+
+
+@pytest.mark.parametrize("changed", ["sampling", "delta", "epsilon_pld", "noise", "unit"])
+def test_a_toys_claim_that_is_not_what_it_released_contradicts(toy: Params, changed: str) -> None:
+    report = read_json(workspace.report_path("train"))
+    other: dict[str, Any] = {"delta": 1e-9, "epsilon_pld": 0.01}
+    write_json(workspace.report_path("train"), report | {changed: other.get(changed, "other")})
+    with pytest.raises(AuditContradiction, match=r"accounting\.(statement|epsilon_pld)"):
+        audit.run(toy, now=NOW)
+
+
+def test_a_trainer_without_a_check_of_its_own_is_not_passed(
+    toy: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NoisyRate, "checks", lambda self, trained: [])
+    with pytest.raises(AuditContradiction, match=r"training\.facts"):
+        audit.run(toy, now=NOW)
+
+
+def test_what_says_that_it_is_dp_sgd_is_replayed_as_dp_sgd(
+    toy: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = NoisyRatePlan.release
+    monkeypatch.setattr(
+        NoisyRatePlan, "release", lambda *of: replace(release(*of), mechanism="dp-sgd")
+    )
+    with pytest.raises(AuditContradiction, match=r"loop\.replay"):
+        audit.run(toy, now=NOW)
+
+
+def test_another_digest_than_was_charged_is_refused_by_the_gate(toy: Params) -> None:
+    trained, audited = (read_json(workspace.report_path(s)) for s in ("train", "audit"))
+    evidence = _evidence(toy, trained, audited)
+    other = replace(evidence, run_plan_digest="0" * 64)
+    assert objections(other) == ["the ledger was charged for another plan"]
+
+
+def _evidence(params: Params, trained: dict[str, Any], audited: dict[str, Any]) -> Evidence:
+    """What register gathers, with DVC and the source left out."""
+    with Ledger.open(params.stores.ledger) as ledger:
+        record = ledger.run(trained["run_id"])
+        (spent,) = ledger.classes(record.eligible, delta=params.budget.delta)
+    manifest = md5(workspace.MANIFEST.read_bytes())
+    return Evidence(
+        validation={"passed": True},
+        audit=audited,
+        training=trained,
+        plan=trainer_of(params.training).read_plan(read_json(workspace.PLAN)),
+        described_run=trained["run_id"],
+        run_state=record.state,
+        run_plan_digest=record.plan_digest,
+        run_manifest_md5=record.manifest_md5,
+        largest_spend=spent.epsilon_rdp,
+        budget=params.budget.epsilon,
+        manifest_md5=manifest,
+        subjects=len(record.eligible),
+        withdrawn=0,
+        recorded={"data": "d", "subjects": "s", "manifest": manifest, "model": "m"},
+        used={"train": "d", "validate": "d"},
+        model_is_recorded=True,
+    )
 
 
 def test_dp_sgd_is_what_is_declared_without_a_word() -> None:

@@ -20,11 +20,11 @@ from lethe.config.sections import Audit
 from lethe.core.errors import ParamsInvalid
 from lethe.data.batches import PersonData, person_data
 from lethe.data.encoding import Encoder
-from lethe.privacy.plan import Plan
+from lethe.privacy.release import Release
 from lethe.training.engines.contract import LossFn
 from lethe.training.models import Description, Model, loss_for
 from lethe.training.processes import device_again
-from lethe.training.trainer import Trainer
+from lethe.training.trainer import Planned, Trainer
 
 
 class Charged(Protocol):
@@ -66,7 +66,7 @@ class Target:
         files: the model's folder, by name.
     """
 
-    plan: Plan
+    plan: Planned
     described: Description
     report: Mapping[str, Any]
     manifest: BitMap
@@ -76,6 +76,11 @@ class Target:
     declared: Audit
     trainer: Trainer[Any]
     files: Mapping[str, bytes]
+
+    @cached_property
+    def release(self) -> Release:
+        """What the plan says that was released, about who trained."""
+        return self.plan.release(self.manifest)
 
     @property
     def encoder(self) -> Encoder:
@@ -125,12 +130,14 @@ class Attack(ABC):
     Attributes:
         name: by which it is registered.
         covers: what the names of its checks begin with, up to the first dot.
+        mechanisms: of which kinds of `Release.mechanism` it knows the code; every kind if empty.
         measured: for the report, JSON-ready, if it measured something; with `private`.
         curve: for a plot, if it has one: `fpr` and `tpr`, without points of single people.
     """
 
     name: ClassVar[str]
     covers: ClassVar[tuple[str, ...]]
+    mechanisms: ClassVar[tuple[str, ...]] = ()
     measured: Mapping[str, Any] | None = None
     curve: pd.DataFrame | None = None
 

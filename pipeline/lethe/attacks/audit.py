@@ -30,12 +30,17 @@ def audit(target: Target, kinds: Sequence[type[Attack]] | None = None) -> Audite
     """Runs the attacks; a claim that one check contradicts has not passed.
 
     Args:
-        kinds: those to run; every registered one by default.
+        kinds: those to run, where they know the kind of mechanism; every registered one by default.
 
     Raises:
         NotFinite: the model gives losses that are not numbers.
     """
-    made = [kind() for kind in (attacks() if kinds is None else kinds)]
+    released = target.release.mechanism
+    made = [
+        kind()
+        for kind in (attacks() if kinds is None else kinds)
+        if not kind.mechanisms or released in kind.mechanisms
+    ]
     checks = [check for attack in made for check in attack.run(target)]
     failed = [check.name for check in checks if not check.passed]
     measured = {each.name: dict(each.measured) for each in made if each.measured is not None}

@@ -6,6 +6,7 @@ ledger or a trainer that was told something else contradicts it.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import dp_accounting as dp
@@ -22,13 +23,15 @@ from lethe.data import batches
 from lethe.data.batches import PersonData
 from lethe.data.encoding import Encoder
 from lethe.privacy.plan import ADJACENCY, SAMPLING, UNIT, Plan
+from lethe.privacy.release import Release
+from lethe.training.trainer import Planned
 
 # Two accountings of the same event may differ by their grids, not by more.
 _ACCOUNTING_TOLERANCE = 2e-3
 
 
 def check_people(
-    plan: Plan,
+    plan: Planned,
     data: PersonData,
     manifest: BitMap,
     *,
@@ -76,7 +79,7 @@ def check_people(
 
 
 def _records_of_the_busiest(
-    plan: Plan, paths: Sequence[Path], encoder: Encoder, manifest: BitMap
+    plan: Planned, paths: Sequence[Path], encoder: Encoder, manifest: BitMap
 ) -> float:
     """Records left of a person who has twice as many as the plan allows."""
     for path in paths:
@@ -127,9 +130,8 @@ class People(Attack):
 
 def _claimed(target: Target) -> list[Check]:
     """The claim against what the plan costs, by accountants of others."""
-    plan, report = target.plan, target.report
-    event = event_of(plan)
-    rdp, pld = _epsilons(event, plan.delta)
+    plan, report, stated = target.plan, target.report, stated_of(target)
+    rdp, pld = _epsilons(stated.event, stated.delta)
     return [
         holds(
             "accounting.plan",
@@ -138,7 +140,7 @@ def _claimed(target: Target) -> list[Check]:
         ),
         holds(
             "accounting.event",
-            plan.event == event,
+            target.release.event == stated.event,
             meaning="the plan's privacy event says what the plan's fields say",
         ),
         at_most(
@@ -158,7 +160,7 @@ def _claimed(target: Target) -> list[Check]:
         holds(
             "accounting.statement",
             [report.get(k) for k in ("delta", "unit", "adjacency", "sampling", "noise")]
-            == [plan.delta, UNIT, ADJACENCY, SAMPLING, plan.noise],
+            == [stated.delta, stated.unit, stated.adjacency, stated.sampling, plan.noise],
             meaning="delta, unit, adjacency, sampling and noise are the plan's",
         ),
     ]
@@ -166,15 +168,19 @@ def _claimed(target: Target) -> list[Check]:
 
 def _reported(target: Target) -> list[Check]:
     """What the report says was done, against the plan and the manifest."""
-    plan, report, manifest = target.plan, target.report, target.manifest
-    return [
+    report, manifest = target.report, target.manifest
+    paid = target.plan.to_data()
+    steps = [
         at_most(
             "accounting.steps",
             # A report that does not count its steps is taken at its plan's word.
-            number({"steps": plan.steps, **report}, "steps"),
-            plan.steps,
+            number({**paid, **report}, "steps"),
+            number(paid, "steps"),
             meaning="no more steps were taken than were paid for",
-        ),
+        )
+    ]
+    return [
+        *(steps if "steps" in paid else ()),
         holds(
             "accounting.subjects",
             report.get("subjects") == len(manifest)
@@ -186,7 +192,7 @@ def _reported(target: Target) -> list[Check]:
 
 def _charged(target: Target) -> list[Check]:
     """The ledger's run against the plan and the manifest."""
-    plan, record, manifest = target.plan, target.record, target.manifest
+    record, manifest, stated = target.record, target.manifest, stated_of(target)
     run_ids = {target.described.run_id, target.report.get("run_id")}
     return [
         holds(
@@ -202,10 +208,10 @@ def _charged(target: Target) -> list[Check]:
         holds(
             "accounting.charged",
             record is not None
-            and record.event == event_of(plan)
-            and record.records_per_person == plan.records_per_person
+            and record.event == stated.event
+            and record.records_per_person == target.plan.records_per_person
             and [record.delta, record.unit, record.adjacency, record.sampling]
-            == [plan.delta, UNIT, ADJACENCY, SAMPLING],
+            == [stated.delta, stated.unit, stated.adjacency, stated.sampling],
             meaning="the ledger was charged for what the plan does",
         ),
         at_most(
@@ -215,6 +221,21 @@ def _charged(target: Target) -> list[Check]:
             meaning="everybody who trained was charged",
         ),
     ]
+
+
+def stated_of(target: Target) -> Release:
+    """What must have been claimed and charged; of DP-SGD worked out anew from the plan's fields."""
+    release, plan = target.release, target.plan
+    if not isinstance(plan, Plan):
+        return release
+    return replace(
+        release,
+        event=event_of(plan),
+        delta=plan.delta,
+        unit=UNIT,
+        adjacency=ADJACENCY,
+        sampling=SAMPLING,
+    )
 
 
 def event_of(plan: Plan) -> dp.DpEvent:

@@ -39,7 +39,7 @@ from lethe.attacks.whole_training import check_loop, check_refusals
 from lethe.core.errors import LetheError
 from lethe.data.batches import PersonData
 from lethe.privacy.noise.sampling import Keystream
-from lethe.privacy.plan import Plan
+from lethe.privacy.plan import MECHANISM, Plan
 from lethe.training import loop
 from lethe.training.engines import choose
 from lethe.training.engines.contract import LossFn
@@ -117,10 +117,15 @@ class Mechanism(Attack):
 
     name = "mechanism"
     covers = ("sampling", "clipping", "noise", "loop", "refusal", "count")
+    mechanisms = (MECHANISM,)
 
     def run(self, target: Target) -> list[Check]:
+        plan = target.plan
+        if not isinstance(plan, Plan):
+            meaning = "what says that it is DP-SGD has a plan of DP-SGD"
+            return [holds("loop.replay", False, meaning=meaning)]
         return check_mechanism(
-            target.plan,
+            plan,
             target.data,
             target.model,
             target.loss_fn,

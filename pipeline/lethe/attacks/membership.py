@@ -231,4 +231,4 @@ def attack_members(target: Target, *, people: int) -> Reached | None:
     ]
     if len(losses) < 2 or min(len(found) for found in losses) < 2:
         return None
-    return attack(losses[0], losses[1], delta=target.plan.delta)
+    return attack(losses[0], losses[1], delta=target.release.delta)

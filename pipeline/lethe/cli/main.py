@@ -142,10 +142,11 @@ def run(
 ) -> None:
     """Run the whole pipeline and say what came of it."""
     from lethe.cli import progress
+    from lethe.runs.worktree import runner_in
 
     params = load_params(params_file)
     behaviour.refuse_changed(params.training)
-    progress.run(params, force=force, console=Console())
+    progress.run(params, runner_in(Path.cwd()), force=force, console=Console())
 
 
 @app.command(rich_help_panel=START, epilog="Example: lethe check")

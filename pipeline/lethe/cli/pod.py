@@ -47,15 +47,12 @@ def stage(
     ] = 30.0,
 ) -> None:
     """In a pod: fetch what the stage reads, run it, and send what it made."""
-    from lethe.runs.pods.stage import run_stage
+    from lethe.runs.pods.stage import PodRunner
 
-    run_stage(
-        name,
-        run=_checked(run),
-        remote=remote,
-        folder=folder.resolve(),
-        watch_seconds=watch_seconds,
+    runner = PodRunner(
+        _checked(run), remote=remote, folder=folder.resolve(), watch_seconds=watch_seconds
     )
+    runner.run_stage(name)
     say(f"{name} of walk {run} is done.")
 
 

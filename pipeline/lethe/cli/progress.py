@@ -1,7 +1,6 @@
 """What `lethe run` shows while the pipeline runs, and when it ends."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +14,7 @@ from lethe.cli.terminal import say
 from lethe.config import workspace
 from lethe.config.params import Params
 from lethe.core.files import read_json
-from lethe.runs.stages import run_stages
+from lethe.runs.runner import Runner
 from lethe.stages import STAGES
 from lethe.stores.dvc.repro import StageEvent
 
@@ -58,17 +57,17 @@ class _Progress:
         return table
 
 
-def run(params: Params, *, force: bool, console: Console) -> None:
-    """Runs what changed of the pipeline, shows it, and ends with a summary.
+def run(params: Params, runner: Runner, *, force: bool, console: Console) -> None:
+    """Runs what changed of the pipeline where `runner` does, shows it, and ends with a summary.
 
     Raises:
-        StageFailed, Busy: as `run_stages`.
+        StageFailed, Busy: as `Runner.run`.
     """
     progress = _Progress()
     if console.is_terminal:
         try:
             with Live(progress, console=console, refresh_per_second=8, transient=False):
-                run_stages(Path.cwd(), force=force, report=progress.take)
+                runner.run(force=force, report=progress.take)
         finally:
             console.print()  # the last frame of the progress ends without a new line
     else:
@@ -78,7 +77,7 @@ def run(params: Params, *, force: bool, console: Console) -> None:
             if event.kind != "started":
                 say(progress.line(event.stage))
 
-        run_stages(Path.cwd(), force=force, report=report)
+        runner.run(force=force, report=report)
     console.print(summary(params))
 
 

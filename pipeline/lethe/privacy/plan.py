@@ -154,6 +154,15 @@ class Plan:
             subjects=subjects,
         )
 
+    def settings(self) -> dict[str, object]:
+        """As a version's tags and card name them."""
+        return {
+            "clip_norm": self.clip_norm,
+            "q": self.sample_rate,
+            "sigma": self.noise_multiplier,
+            "steps": self.steps,
+        }
+
     def to_data(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -13,7 +13,8 @@ from lethe.privacy.accounting import (
     epsilon_rdp,
     solve_noise_multiplier,
 )
-from lethe.privacy.plan import ADJACENCY, SAMPLING, UNIT
+from lethe.privacy.claim import Claim
+from lethe.privacy.plan import ADJACENCY, NOISES, SAMPLING, UNIT
 
 GROUPS = (2, 3, 5, 10)  # records of a person, for what a claim about records would mean
 ASSUMPTIONS = (
@@ -41,12 +42,10 @@ ASSUMPTIONS = (
 class Statement:
     """What a training costs one person, as epsilon at `delta` by two accountants."""
 
+    claim: Claim
     sample_rate: float
     steps: int
     noise_multiplier: float
-    delta: float
-    epsilon_rdp: float
-    epsilon_pld: float
     records: tuple[
         tuple[int, float], ...
     ]  # (records of a person, epsilon) if records were the unit
@@ -55,18 +54,14 @@ class Statement:
 
     def to_data(self) -> dict[str, Any]:
         """JSON-ready; an epsilon without bound is null."""
+        claimed = self.claim.to_data()
         data: dict[str, Any] = {
-            "adjacency": ADJACENCY,
+            **{name: _finite(claimed[name]) for name in claimed},
             "assumptions": list(ASSUMPTIONS),
-            "delta": self.delta,
-            "epsilon_pld": _finite(self.epsilon_pld),
-            "epsilon_rdp": _finite(self.epsilon_rdp),
             "if_records_were_protected": {str(k): _finite(e) for k, e in self.records},
             "noise_multiplier": self.noise_multiplier,
             "sample_rate": self.sample_rate,
-            "sampling": SAMPLING,
             "steps": self.steps,
-            "unit": UNIT,
         }
         if self.target_epsilon is not None:
             data["target_epsilon"] = self.target_epsilon
@@ -74,9 +69,10 @@ class Statement:
         return data
 
     def __str__(self) -> str:
+        claim = self.claim
         lines = [
-            f"epsilon = {_shown(self.epsilon_pld)} (PLD), {_shown(self.epsilon_rdp)} (RDP) at "
-            f"delta = {self.delta:g}, per {UNIT}",
+            f"epsilon = {_shown(claim.epsilon_pld)} (PLD), {_shown(claim.epsilon_rdp)} (RDP) at "
+            f"delta = {claim.delta:g}, per {claim.unit}",
             f"for {self.steps} steps at sample rate q = {self.sample_rate:.6g} with "
             f"noise multiplier sigma = {self.noise_multiplier:g}",
         ]
@@ -106,12 +102,18 @@ def privacy_statement(
     """
     events = [dp_sgd_event(sample_rate, steps, noise_multiplier)]
     return Statement(
+        claim=Claim(
+            epsilon_pld=epsilon_pld(events, delta),
+            epsilon_rdp=epsilon_rdp(events, delta),
+            delta=delta,
+            unit=UNIT,
+            adjacency=ADJACENCY,
+            sampling=SAMPLING,
+            noise=NOISES[0],
+        ),
         sample_rate=sample_rate,
         steps=steps,
         noise_multiplier=noise_multiplier,
-        delta=delta,
-        epsilon_rdp=epsilon_rdp(events, delta),
-        epsilon_pld=epsilon_pld(events, delta),
         records=tuple(
             (k, epsilon_pld_of_group(sample_rate, steps, noise_multiplier, delta, records=k))
             for k in GROUPS
@@ -207,8 +209,8 @@ def _positive(name: str, value: float | None) -> float:
     return float(value)
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _shown(value: float) -> str:

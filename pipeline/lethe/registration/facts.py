@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pyroaring import BitMap
+
 from lethe.config import workspace
 from lethe.config.home import in_experiment
 from lethe.config.params import Params
@@ -75,17 +77,16 @@ def release_of(
 def _declared_facts(params: Params, evidence: Evidence) -> dict[str, str]:
     """What was asked for: the purpose, and the mechanism of the plan."""
     plan, mechanism = evidence.plan, params.training.mechanism
+    settings = plan.settings()
     both = "RDP (what the budget is held to) and PLD (reported beside it)"
-    solved = mechanism.epsilon is not None
+    solved = mechanism.epsilon is not None and "sigma" in settings
     return {
+        **{name: str(value) for name, value in settings.items()},
         "K": str(plan.records_per_person),
         "accountant": f"{both}; noise solved by {mechanism.accountant.upper()}" if solved else both,
-        "clip_norm": str(plan.clip_norm),
+        "mechanism": plan.release(BitMap()).mechanism,
         "model": params.registration.name,
         "purpose": params.purpose,
-        "q": str(plan.sample_rate),
-        "sigma": str(plan.noise_multiplier),
-        "steps": str(plan.steps),
     }
 
 

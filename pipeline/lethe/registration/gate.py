@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from pyroaring import BitMap
+
 from lethe.config.sections import Registration
 
 if TYPE_CHECKING:
-    from lethe.privacy.plan import Plan
+    from lethe.training.trainer import Planned
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"
@@ -24,7 +26,7 @@ class Evidence:
     validation: Mapping[str, Any]
     audit: Mapping[str, Any]
     training: Mapping[str, Any]
-    plan: "Plan"
+    plan: "Planned"
     described_run: str
     run_state: str
     run_plan_digest: str
@@ -52,7 +54,9 @@ def objections(evidence: Evidence) -> list[str]:
         "the audit is of another training (lethe audit)": e.audit.get("run_id") != run_id,
         "the model is of another training (lethe train)": e.described_run != run_id,
         f"the training's spend is {e.run_state}, not settled": e.run_state != "settled",
-        "the ledger was charged for another plan": e.run_plan_digest != e.plan.digest,
+        "the ledger was charged for another plan": (
+            e.run_plan_digest != e.plan.release(BitMap()).digest
+        ),
         "the ledger was charged for other people": e.run_manifest_md5 != e.manifest_md5,
         "the training followed another plan": e.training.get("plan") != e.plan.to_data(),
         f"somebody in it has spent epsilon {e.largest_spend:.4g} of {e.budget:g}": not (

@@ -15,12 +15,12 @@ from lethe.config.sections import Budget
 from lethe.core.errors import NotFound
 from lethe.ledger.classes import ClassPrice, SpendClass
 from lethe.ledger.ledger import Ledger
-from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
-from lethe.privacy.plan import ADJACENCY, UNIT, Plan
-from lethe.privacy.planning import plan_from
-from lethe.privacy.release import Release
+from lethe.privacy.claim import Claim
+from lethe.privacy.release import ADJACENCIES, UNITS, Release
 from lethe.registration.rollback import refuse_rolled_back
 from lethe.stores.opening import open_ledger, open_vault
+from lethe.training.trainer import Planned
+from lethe.training.trainers import trainer_of
 
 _BAR = 24  # characters that stand for the whole budget
 _LISTED = 20  # classes of a table; the rest are one line
@@ -49,7 +49,7 @@ def spending(params: Params, *, key: str | None = None) -> dict[str, Any]:
         LedgerInvalid: the ledger is damaged, of a newer schema, or was rolled back.
         KeyInvalid, VaultMismatch: `key` is given, and the vault cannot be opened.
     """
-    plan = plan_from(params)
+    plan = trainer_of(params.training).plan(params)
     with _ledger(params) as ledger:
         refuse_rolled_back(params, ledger)
         drawn = _drawn_next()
@@ -66,7 +66,7 @@ def budget_report(
     budget: Budget,
     *,
     people: BitMap | None = None,
-    plan: Plan | None = None,
+    plan: Planned | None = None,
     drawn: BitMap | None = None,
 ) -> dict[str, Any]:
     """Classes of people with the same history, the largest first.
@@ -85,46 +85,39 @@ def budget_report(
     if people is None:
         people = BitMap.union(drawn or BitMap(), *(each.members for each in ledger.classes()))
     report: dict[str, Any] = {
-        "adjacency": ADJACENCY,
+        "adjacency": ADJACENCIES[0],
         "delta": budget.delta,
         "budget_epsilon": budget.epsilon,
         "not_private": ["classes.subjects", "next.over_budget", "next.subjects"],
-        "unit": UNIT,
+        "unit": UNITS[0],
     }
     if plan is None:
         return report | {
             "classes": _as_they_are(ledger.classes(people, delta=budget.delta), budget)
         }
     inside = people if drawn is None else people & drawn
-    classes = [
-        {
-            "subjects": each.subjects,
-            "runs": each.runs,
-            "epsilon_rdp": each.epsilon_rdp_before,
-            "epsilon_pld": each.epsilon_pld_before,
-            "remaining": each.remaining,
-            "in_next_run": True,
-            "epsilon_rdp_after": each.epsilon_rdp_after,
-            "epsilon_pld_after": each.epsilon_pld_after,
-        }
-        for each in ledger.price(plan.release(inside), budget)
-    ]
+    classes = [_with_next(each) for each in ledger.price(plan.release(inside), budget)]
     outside = _as_they_are(ledger.classes(people - inside, delta=budget.delta), budget)
     classes += [each | {"in_next_run": False} for each in outside]
     over = [each for each in classes if not each.get("epsilon_rdp_after", 0.0) <= budget.epsilon]
     return report | {
         "classes": sorted(classes, key=lambda each: -int(each["subjects"])),
         "next": {
-            "epsilon_rdp": epsilon_rdp([plan.event], budget.delta),
-            "epsilon_pld": epsilon_pld([plan.event], budget.delta),
-            "steps": plan.steps,
-            "sample_rate": plan.sample_rate,
-            "noise": plan.noise,
-            "noise_multiplier": plan.noise_multiplier,
+            **_next_run(plan, plan.release(inside)),
             "subjects": len(inside),
             "over_budget": sum(each["subjects"] for each in over),
             "policy": budget.over_budget,
         },
+    }
+
+
+def _next_run(plan: Planned, release: Release) -> dict[str, Any]:
+    """Its price by itself, and what it depends on."""
+    claim, declared = Claim.of(release, noise=plan.noise).to_data(), plan.to_data()
+    numbers = ("steps", "sample_rate", "noise_multiplier")
+    return {
+        **{name: claim[name] for name in ("epsilon_rdp", "epsilon_pld", "noise")},
+        **{name: declared[name] for name in numbers if name in declared},
     }
 
 
@@ -170,6 +163,19 @@ def render_budget(report: Mapping[str, Any]) -> str:
         who = "1 person" if ahead["over_budget"] == 1 else f"{ahead['over_budget']:,} people"
         lines.append(f"{who} would be above the budget: the next run {what}.")
     return "\n".join(lines)
+
+
+def _with_next(price: ClassPrice) -> dict[str, Any]:
+    return {
+        "subjects": price.subjects,
+        "runs": price.runs,
+        "epsilon_rdp": price.epsilon_rdp_before,
+        "epsilon_pld": price.epsilon_pld_before,
+        "remaining": price.remaining,
+        "in_next_run": True,
+        "epsilon_rdp_after": price.epsilon_rdp_after,
+        "epsilon_pld_after": price.epsilon_pld_after,
+    }
 
 
 def _as_they_are(classes: Sequence[SpendClass], budget: Budget) -> list[dict[str, Any]]:

@@ -95,7 +95,8 @@ def model_card(
         sections={
             "What it cost the people in it": rows(
                 *("epsilon", "epsilon_rdp", "delta", "unit", "adjacency", "sampling", "q", "K"),
-                *("sigma", "noise", "clip_norm", "steps", "accountant", "engine", "device"),
+                *("mechanism", "sigma", "noise", "clip_norm", "steps"),
+                *("accountant", "engine", "device"),
             ),
             "What it came from": rows(
                 *("purpose", "subjects", "records", "data_md5", "subjects_md5", "manifest_md5"),

@@ -10,7 +10,6 @@ from lethe.config import workspace
 from lethe.core.outcomes import Outcome, Result, Traces
 from lethe.people.references import Lapse
 from lethe.rights.workspace_stores import WorkspaceStores
-from lethe.runs.stages import run_stages
 from lethe.stores.dvc.expire import purge_versions, verify_versions
 from lethe.stores.dvc.repro import History
 from lethe.stores.dvc.verify import verify_history
@@ -45,9 +44,9 @@ class RetentionStores(WorkspaceStores):
         """Makes the current shards anew, from a source that has lost what is past its time.
 
         Raises:
-            StageFailed, Busy: as `run_stages`.
+            StageFailed, Busy: as `Runner.run`.
         """
-        run_stages(self._root, ["pseudonymize"])
+        self._runner.run(["pseudonymize"])
 
     def outdated(self, lapse: Lapse) -> list[str]:
         """Versions whose training charged any of these people, on other shards than today's."""

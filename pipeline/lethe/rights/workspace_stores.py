@@ -20,10 +20,9 @@ from lethe.core.outcomes import Traces
 from lethe.ledger.ledger import Ledger
 from lethe.people.references import Reference, read_sealed
 from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
-from lethe.privacy.planning import plan_from
 from lethe.rights.services import Retraining, RetrainingCost
 from lethe.runs.pods.store import PodRunsStore
-from lethe.runs.stages import StageFailed, run_stages
+from lethe.runs.runner import Runner, StageFailed, WorkspaceRunner
 from lethe.stores.dvc.store import DvcStore
 from lethe.stores.opening import open_ledger
 from lethe.stores.registry.registry import Registry
@@ -35,6 +34,7 @@ from lethe.stores.source.store import SourceStore
 from lethe.stores.store import Store
 from lethe.stores.vault.store import VaultStore
 from lethe.stores.vault.vault import Vault
+from lethe.training.trainers import trainer_of
 
 # What trying again does not mend: without a new model the old one is withdrawn.
 _FINAL = (TooFewSubjects, NobodyConsents, BudgetExceeded, AuditContradiction, TrainingRefused)
@@ -42,7 +42,11 @@ _FINAL_CODES = frozenset(error.exit_code for error in _FINAL)
 
 
 class WorkspaceStores:
-    """The stores of the workspace in `root`, with an open vault and its requests."""
+    """The stores of the workspace in `root`, with an open vault and its requests.
+
+    Args:
+        runner: where models are trained anew; in the workspace itself by default.
+    """
 
     def __init__(
         self,
@@ -52,10 +56,12 @@ class WorkspaceStores:
         root: Path,
         *,
         clock: Callable[[], dt.datetime],
+        runner: Runner | None = None,
     ) -> None:
         self._params = params
         self._vault = vault
         self._root = root
+        self._runner = runner or WorkspaceRunner(root)
         registry = Registry.open(resolve_secret(params.stores.registry))
         self.source = SourceStore(params, clock=clock)
         self.vault = VaultStore(vault, resolve_secret(params.stores.vault))
@@ -125,24 +131,25 @@ class WorkspaceStores:
         people -= BitMap(tokens)
         if not people:
             return None
-        plan, budget = plan_from(self._params), self._params.budget
+        budget = self._params.budget
+        release = trainer_of(self._params.training).plan(self._params).release(people)
         refused = None
         with self._ledger() as ledger:
             try:
-                ledger.admissible(plan.release(people), budget)
+                ledger.admissible(release, budget)
             except BudgetExceeded as error:
                 refused = str(error)
         return RetrainingCost(
             people=len(people),
-            epsilon_rdp=epsilon_rdp([plan.event], plan.delta),
-            epsilon_pld=epsilon_pld([plan.event], plan.delta),
-            delta=plan.delta,
+            epsilon_rdp=epsilon_rdp([release.event], release.delta),
+            epsilon_pld=epsilon_pld([release.event], release.delta),
+            delta=release.delta,
             refused=refused,
         )
 
     def retrain(self) -> Retraining:
         try:
-            run_stages(self._root)
+            self._runner.run()
         except StageFailed as error:
             if error.exit_code in _FINAL_CODES:
                 return Retraining(None, str(error))

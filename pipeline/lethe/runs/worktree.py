@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,11 @@ import psutil
 
 from lethe.config import workspace
 from lethe.config.home import WALKS
+from lethe.config.home import home as home_of
 from lethe.core.errors import Busy, LetheError, NotFound, ParamsInvalid
 from lethe.core.files import write_json, write_whole
 from lethe.core.locks import waited_for
+from lethe.runs.runner import Report, Runner, WorkspaceRunner
 from lethe.stores.dvc.git import LOCK, git, parse_lock
 from lethe.stores.dvc.graph import read_stages
 from lethe.stores.dvc.outputs import check_out, missing_objects, outputs, uncached_files
@@ -180,11 +182,7 @@ def wait_for_walk(home: Path, run: str, *, seconds: float) -> Walk:
     walk = Walk.of(home, run)
     until = time.monotonic() + seconds
     while True:
-        if not walk.is_open:
-            raise NotFound(
-                f"Walk {run} is not open: it was closed when its run ended. Open it again, and "
-                "start with the first stage."
-            )
+        _require_open(walk)
         try:
             with Worktree(walk.root).alone():
                 walk.touch()
@@ -193,6 +191,29 @@ def wait_for_walk(home: Path, run: str, *, seconds: float) -> Walk:
             if time.monotonic() >= until:
                 raise
         time.sleep(_POLL_S)
+
+
+class WorktreeRunner(Runner):
+    """In the worktree of a run, by DVC; it is in use meanwhile, and refused once it was closed."""
+
+    def __init__(self, walk: Walk) -> None:
+        self._walk = walk
+        self.root = walk.root
+
+    def perform(self, targets: Sequence[str], *, force: bool, single: bool, report: Report) -> None:
+        _require_open(self._walk)
+        self._walk.touch()
+        stages = WorkspaceRunner(self.root)
+        stages.perform(targets, force=force, single=single, report=report)
+
+
+def runner_in(root: Path) -> Runner:
+    """The runner of a folder: of the run whose worktree it is, or of a workspace."""
+    home = home_of(root)
+    for walk in walks(home):
+        if root.absolute() == walk.root:
+            return WorktreeRunner(walk)
+    return WorkspaceRunner(root)
 
 
 # ---------------------------------------------------------------------- opening
@@ -249,6 +270,14 @@ def _begin(walk: Walk) -> None:
     for path, report in uncached_files(walk.home, made).items():
         write_whole(walk.root / path, report)
     check_out(walk.root, made)
+
+
+def _require_open(walk: Walk) -> None:
+    if not walk.is_open:
+        raise NotFound(
+            f"Walk {walk.run} is not open: it was closed when its run ended. Open it again, and "
+            "start with the first stage."
+        )
 
 
 # ---------------------------------------------------------------------- closing

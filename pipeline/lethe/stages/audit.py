@@ -19,7 +19,6 @@ from lethe.config.params import Params
 from lethe.core.errors import AuditContradiction, NotFound
 from lethe.core.files import read_json, write_json, write_whole
 from lethe.data.shards import read_people, shard_paths
-from lethe.privacy.plan import Plan
 from lethe.stores.opening import open_ledger
 from lethe.training.models import DESCRIPTION, load_model
 from lethe.training.trainers import trainer_of
@@ -65,12 +64,13 @@ def load_target(params: Params) -> Target:
         if not path.exists():
             raise NotFound(f"{path} does not exist. Run the pipeline up to train first.")
     declared = params.training
+    trainer = trainer_of(declared)
     described, model = load_model(workspace.MODEL, model=declared.model, hidden=declared.hidden)
     record: Charged | None = None  # a run that the ledger does not know
     with open_ledger(params) as ledger, suppress(NotFound):
         record = ledger.run(described.run_id)
     return Target(
-        plan=Plan.from_data(read_json(workspace.PLAN)),
+        plan=trainer.read_plan(read_json(workspace.PLAN)),
         described=described,
         report=read_json(report),
         manifest=read_people(workspace.MANIFEST),
@@ -78,6 +78,6 @@ def load_target(params: Params) -> Target:
         paths=[path.resolve() for path in shard_paths(workspace.SHARDS)],
         record=record,
         declared=params.audit,
-        trainer=trainer_of(declared),
+        trainer=trainer,
         files={path.name: path.read_bytes() for path in sorted(workspace.MODEL.iterdir())},
     )

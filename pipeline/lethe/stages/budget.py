@@ -16,7 +16,7 @@ from lethe.data.encoding import Encoder
 from lethe.data.shards import eligible_people, shard_paths
 from lethe.ledger.admission import check_subjects
 from lethe.ledger.classes import ClassPrice
-from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
+from lethe.privacy.claim import Claim
 from lethe.privacy.release import Release
 from lethe.stores.opening import open_ledger
 from lethe.training.trainer import Planned
@@ -62,24 +62,19 @@ def budget_report(
 ) -> dict[str, Any]:
     """What the run costs alone, and what it brings each class of people to."""
     return {
-        "adjacency": release.adjacency,
+        **Claim.of(release, noise=plan.noise).to_data(),
         "budget": {
             "delta": budget.delta,
             "epsilon": budget.epsilon,
             "over_budget": budget.over_budget,
         },
         "classes": [asdict(price) for price in _summed_up(prices)],
-        "delta": release.delta,
-        "epsilon_pld": epsilon_pld([release.event], release.delta),
-        "epsilon_rdp": epsilon_rdp([release.event], release.delta),
         "left_out": left_out,
         "not_private": ["classes.subjects", "left_out", "subjects"],
         "plan": plan.to_data(),
         "plan_digest": release.digest,
         "remaining": min(price.remaining for price in prices),
-        "sampling": release.sampling,
         "subjects": len(release.subjects),
-        "unit": release.unit,
     }
 
 

@@ -103,15 +103,15 @@ def _first_time(
     withdrawn: int,
 ) -> Version:
     # Not at the top: a walk that registers nothing needs no torch.
-    from lethe.privacy.plan import Plan
     from lethe.registration.facts import release_of
     from lethe.stores.opening import open_ledger
     from lethe.training.models import Description
+    from lethe.training.trainers import trainer_of
 
     history = History(Path.cwd())
     described = Description.read(workspace.MODEL)
     audit, validation = _report("audit"), _report("validate")
-    plan = Plan.from_data(read_json(workspace.PLAN))
+    plan = trainer_of(params.training).read_plan(read_json(workspace.PLAN))
     tokens = BitMap.deserialize(manifest)
     recorded = {
         "data": history.out_md5(workspace.SHARDS),

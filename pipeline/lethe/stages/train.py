@@ -199,7 +199,7 @@ def _report(
     md5 = hashlib.md5(admitted.serialize(), usedforsecurity=False).hexdigest()
     return {
         **trained.facts,
-        **Claim.of(release, noise=trained.facts.get("noise", release.mechanism)).to_data(),
+        **Claim.of(release, noise=plan.noise).to_data(),
         "experiment": in_experiment(),
         "left_out": reservation.left_out,
         "manifest_md5": md5,

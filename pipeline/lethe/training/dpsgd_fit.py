@@ -162,7 +162,6 @@ def _facts(
         "engine": trained.engine,
         "features": len(shards.encoder.names),
         "metrics": evaluation.marked(),
-        "noise": plan.noise,
         "processes": processes,
         "steps": trained.steps,
     }

@@ -39,8 +39,15 @@ class Planned(Protocol):
 
     @property
     def records_per_person(self) -> int: ...
+    @property
+    def noise(self) -> str:
+        """Of which law the noise is, in a word; the claim says it."""
+
     def release(self, subjects: BitMap) -> Release:
         """What is charged; its digest is of the whole plan and of the kind of mechanism."""
+
+    def settings(self) -> Mapping[str, object]:
+        """What else a reader asks of it, as a version's tags and card say it: name → number."""
 
     def to_data(self) -> dict[str, Any]:
         """As `data/plan.json` has it; `Trainer.read_plan` gives the equal plan back."""
@@ -86,7 +93,7 @@ class Trained:
     and the reservation, which the stage adds. Of a published training they are the whole report.
     """
 
-    model: Mapping[str, bytes] = field(repr=False)
+    model: Mapping[str, bytes] = field(repr=False)  # as `lethe.training.models` reads and serves it
     facts: Mapping[str, Any]
     plots: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 

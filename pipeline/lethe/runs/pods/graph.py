@@ -1,5 +1,6 @@
 """What of `dvc.yaml` decides where a stage's files come from and go to, when it runs in a pod."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lethe.core.errors import NotFound
@@ -31,6 +32,14 @@ class Pipeline:
     def refuse_unknown(self, stage: str) -> None:
         if stage not in self.names:
             raise NotFound(f"dvc.yaml has no stage {stage!r}; it has {', '.join(self.names)}.")
+
+    def up_to(self, targets: Sequence[str]) -> list[str]:
+        """Stages in their order: these and all that they need; every one where there is none."""
+        needed = set(targets or self.names)
+        for name in reversed(self.names):
+            if name in needed:
+                needed.update(self._after[name])
+        return [name for name in self.names if name in needed]
 
     def made(self, stage: str) -> list[str]:
         return graph.outputs(self._stages[stage])

@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from lethe.core.files import write_whole
 from lethe.core.locks import held
 from lethe.runs.pods.graph import PIPELINE, Pipeline, report_files
 from lethe.runs.pods.refs import Refs, Walk
-from lethe.runs.stages import run_one_stage
+from lethe.runs.runner import Report, Runner, WorkspaceRunner
 from lethe.stores.dvc.git import LOCK
 from lethe.stores.dvc.transfer import clear_held, pull, push, refuse_relative_remote
 
@@ -39,37 +39,55 @@ _LAID = Path(".git/lethe-laid")  # the ref that the folder was last brought to
 _SQLITE = "sqlite:///"
 
 
-def run_stage(stage: str, *, run: str, remote: str, folder: Path, watch_seconds: float) -> None:
-    """Runs one stage of a walk; again after it was killed, it goes on, and does nothing twice.
+class PodRunner(Runner):
+    """In a pod: a folder of its own, and two remotes.
 
     Args:
         run: the walk's opaque id.
         remote: the git remote that has the walk's ref.
         folder: empty, or that of an earlier try; of a stage that sees subject keys, the one that
             these stages share.
-        watch_seconds: how often to look whether the walk was revoked while the stage runs.
-
-    Raises:
-        WalkEnded: the walk was revoked or closed, or lacks what the stage starts from.
-        StageFailed: the stage's own error, with its own exit code.
-        ParamsInvalid: a store's address means another place in a pod.
-        StoreUnavailable: a remote does not answer; the stage may be tried again.
-        Busy: another pod holds the folder.
+        watch_seconds: how often to look whether the walk was revoked while a stage runs.
     """
-    with _alone(folder):
-        refs = Refs(folder, remote, depth=2)
-        walk = _open_walk(refs, run)
-        root = _lay(folder, walk)
-        pipeline = Pipeline(root)
-        pipeline.refuse_unknown(stage)
-        _refuse_other_places(root)
-        _refuse_other_code(root)
+
+    def __init__(self, run: str, *, remote: str, folder: Path, watch_seconds: float) -> None:
+        self.root = folder
+        self._run = run
+        self._folder = folder
+        self._refs = Refs(folder, remote, depth=2)
+        self._watch_seconds = watch_seconds
+
+    def perform(self, targets: Sequence[str], *, force: bool, single: bool, report: Report) -> None:
+        """As every runner; a stage that was killed goes on, and does nothing twice.
+
+        Raises:
+            WalkEnded: the walk was revoked or closed, or lacks what a stage starts from.
+            ParamsInvalid: a store's address means another place in a pod.
+            StoreUnavailable: a remote does not answer; the stage may be tried again.
+            StageFailed, Busy: as of every runner; Busy if another pod holds the folder.
+        """
+        with _alone(self._folder):
+            walk = _open_walk(self._refs, self._run)
+            self.root = _lay(self._folder, walk)
+            pipeline = Pipeline(self.root)
+            for stage in targets:
+                pipeline.refuse_unknown(stage)
+            _refuse_other_places(self.root)
+            _refuse_other_code(self.root)
+            for stage in targets if single else pipeline.up_to(targets):
+                walk = self._perform(walk, pipeline, stage, force=force, report=report)
+
+    def _perform(
+        self, walk: Walk, pipeline: Pipeline, stage: str, *, force: bool, report: Report
+    ) -> Walk:
+        """One stage: its inputs, the stage, its outputs; the walk as it is then."""
+        refs, folder, root = self._refs, self._folder, self.root
         _bring_inputs(root, pipeline, stage)
         if stage in pipeline.with_keys:
             walk = _swap(refs, walk, folder, state="keys")
-        with _watched(refs, walk, watch_seconds):
-            run_one_stage(root, stage)
-        _publish(refs, walk, folder, root, pipeline, stage)
+        with _watched(refs, walk, self._watch_seconds):
+            WorkspaceRunner(root).perform([stage], force=force, single=True, report=report)
+        return _publish(refs, walk, folder, root, pipeline, stage)
 
 
 def _open_walk(refs: Refs, run: str) -> Walk:
@@ -146,7 +164,7 @@ def _bring_inputs(root: Path, pipeline: Pipeline, stage: str) -> None:
 
 def _publish(
     refs: Refs, walk: Walk, folder: Path, root: Path, pipeline: Pipeline, stage: str
-) -> None:
+) -> Walk:
     files = report_files(root, pipeline)
     outs = pipeline.cached(stage)
     waits = stage in pipeline.with_keys and stage != pipeline.with_keys[-1]
@@ -156,7 +174,7 @@ def _publish(
         push(root, outs)
     if not waits and stage in pipeline.with_keys:
         workspace.remove_scratch(root)
-    _swap(refs, walk, folder, state=after, files=files)
+    return _swap(refs, walk, folder, state=after, files=files)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The one runner of the pipeline: how it ends, what it removes, and what it says."""
+"""A run in a workspace: how it ends, what it removes, and what it says."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from lethe.config import workspace
 from lethe.core.errors import Busy, LetheError
 from lethe.core.files import write_json
-from lethe.runs.stages import StageFailed, run_one_stage, run_stages
+from lethe.runs.runner import StageFailed, WorkspaceRunner
 from lethe.stores.dvc.repro import History, StageEvent
 
 KEYS = (workspace.MINIMIZED, workspace.CONSENTED, workspace.TEMPORARY)
@@ -55,7 +55,7 @@ def _keys(root: Path) -> list[bool]:
 def test_a_run_reports_each_event_and_leaves_no_keys(root: Path, repro: Repro) -> None:
     repro.events = [StageEvent("started", "minimize"), StageEvent("finished", "minimize")]
     seen: list[StageEvent] = []
-    run_stages(root, ["validate"], force=True, report=seen.append)
+    WorkspaceRunner(root).run(["validate"], force=True, report=seen.append)
     assert seen == repro.events
     assert repro.asked == {"root": root, "targets": ["validate"], "force": True, "single": False}
     assert not any(_keys(root))
@@ -66,7 +66,7 @@ def test_a_failed_stage_ends_it_with_its_own_words_and_code(root: Path, repro: R
     repro.events = [StageEvent("failed", "budget", 1)]
     repro.leaves = {"exit_code": 21, "message": "Run needs epsilon=2."}
     with pytest.raises(StageFailed, match=r"budget: Run needs epsilon=2\.") as failed:
-        run_stages(root)
+        WorkspaceRunner(root).run()
     assert failed.value.exit_code == 21
     assert not any(_keys(root))
 
@@ -75,7 +75,7 @@ def test_a_killed_stage_is_not_given_the_failure_of_a_run_before(root: Path, rep
     write_json(root / workspace.FAILURE, {"exit_code": 99, "message": "of a run before"})
     repro.events = [StageEvent("failed", "train", 1)]
     with pytest.raises(StageFailed, match="train: the stage was ended from outside") as failed:
-        run_stages(root)
+        WorkspaceRunner(root).run()
     assert failed.value.exit_code == 1
 
 
@@ -83,22 +83,22 @@ def test_a_killed_stage_is_not_given_the_failure_of_a_run_before(root: Path, rep
 def test_however_it_ends_no_keys_stay(root: Path, repro: Repro, error: Any) -> None:
     repro.error = error
     with pytest.raises(type(error)):
-        run_stages(root)
+        WorkspaceRunner(root).run()
     assert not any(_keys(root))
 
 
 def test_another_runs_keys_are_left_to_it(root: Path, repro: Repro) -> None:
     repro.error = Busy("Another run holds this workspace.")
     with pytest.raises(Busy):
-        run_stages(root)
+        WorkspaceRunner(root).run()
     assert all(_keys(root))
 
 
 def test_one_stage_alone_leaves_what_the_next_reads(root: Path, repro: Repro) -> None:
-    run_one_stage(root, "minimize")
+    WorkspaceRunner(root).run_stage("minimize")
     assert repro.asked["targets"] == ["minimize"]
     assert repro.asked["single"]
     assert all(_keys(root))
     repro.events = [StageEvent("failed", "minimize", 1)]
     with pytest.raises(StageFailed):
-        run_one_stage(root, "minimize")
+        WorkspaceRunner(root).run_stage("minimize")
