@@ -52,7 +52,11 @@ def _error(
         ({"name": "SQLITE_ERROR", "text": "near SELECT: syntax error"}, "silent"),
         ({"name": "SQLITE_IOERR"}, "silent"),
         ({}, "silent"),
-        ({"state": "23505", "kind": sa.exc.IntegrityError}, None),
+        ({"name": "SQLITE_READONLY_DIRECTORY"}, "read only"),
+        ({"state": "42501", "kind": sa.exc.ProgrammingError}, "read only"),
+        ({"name": "SQLITE_CONSTRAINT_UNIQUE", "kind": sa.exc.IntegrityError}, "rule"),
+        ({"state": "23505", "kind": sa.exc.IntegrityError}, "rule"),
+        ({"state": "22001", "kind": sa.exc.DataError}, None),
     ],
 )
 def test_what_a_database_complains_of_is_known_in_both_languages(

@@ -1,6 +1,7 @@
 """What `lethe run` shows while the pipeline runs, and when it ends."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from lethe.cli.terminal import say
 from lethe.config import workspace
 from lethe.config.params import Params
 from lethe.core.files import read_json
+from lethe.privacy.claim import Claim
 from lethe.runs.runner import Runner
 from lethe.stages import STAGES
 from lethe.stores.dvc.repro import StageEvent
@@ -92,7 +94,8 @@ def summary(params: Params) -> Panel:
 
 def _facts(params: Params, reports: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
     consent, trained = reports["consent"], reports["train"]
-    plan, audit, registered = trained["plan"], reports["audit"], reports["register"]
+    audit, registered = reports["audit"], reports["register"]
+    claim = Claim.from_data(trained)
     reasons = "; ".join(f"{why}: {count:,}" for why, count in sorted(consent["left_out"].items()))
     metrics = trained["metrics"]
     measured = ", ".join(
@@ -105,23 +108,30 @@ def _facts(params: Params, reports: dict[str, dict[str, Any]]) -> list[tuple[str
         ("asked", f"{consent['subjects_in']:,} people with records within retention"),
         ("agreed", f"{consent['subjects']:,} people ({reasons or 'nobody left out'})"),
         ("trained on", f"{trained['subjects']:,} people, {trained['records']:,} records"),
-        (
-            "costs each",
-            f"epsilon {trained['epsilon_pld']:.3f} (PLD), {trained['epsilon_rdp']:.3f} (RDP) at "
-            f"delta {trained['delta']:g}, per {trained['unit']}; budget {params.budget.epsilon:g}",
-        ),
+        ("costs each", f"{claim}; budget {params.budget.epsilon:g}"),
         (
             "on terms",
-            f"{trained['adjacency']}; {trained['sampling']}, q={plan['sample_rate']:g}; "
-            f"{plan['steps']} steps; {plan['noise']} noise, multiplier "
-            f"{plan['noise_multiplier']:.3f}; "
-            f"at most {plan['records_per_person']} records a person",
+            "; ".join(
+                [claim.adjacency, claim.sampling, f"{claim.noise} noise", *_terms(trained["plan"])]
+            ),
         ),
         ("measured", f"{measured} on held-out people (not private)"),
         ("attacked", _attack_in_words(audit)),
         ("registered", f"{name}, {' and '.join(registered['aliases']) or 'no alias'}"),
         ("next", f"lethe lineage --model {name}    make mlflow"),
     ]
+
+
+_TERMS = {  # what a plan has of them is shown; another kind of training has others
+    "sample_rate": "q={:g}",
+    "noise_multiplier": "noise multiplier {:.3f}",
+    "steps": "{} steps",
+    "records_per_person": "at most {} records a person",
+}
+
+
+def _terms(plan: Mapping[str, Any]) -> list[str]:
+    return [words.format(plan[name]) for name, words in _TERMS.items() if name in plan]
 
 
 def _attack_in_words(audit: dict[str, Any]) -> str:
@@ -145,7 +155,7 @@ def _headline(stage: str) -> str:
         case "budget":
             return f"this run costs epsilon {report['epsilon_pld']:.3f}"
         case "train":
-            return f"{report['plan']['steps']} steps, engine {report['engine']}"
+            return f"{report['records']:,} records of {report['subjects']:,} people"
         case "audit":
             return _attack_in_words(report)
         case _:

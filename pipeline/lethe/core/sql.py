@@ -21,7 +21,7 @@ from lethe.core.errors import Busy, DiskFull, LetheError, NotFound, SourceUnavai
 PATIENCE_S = 60  # how long a writer waits for the others
 _MEMORY = (None, "", ":memory:")
 
-Failure = Literal["busy", "conflict", "full", "damaged", "lacking", "silent"]
+Failure = Literal["busy", "conflict", "full", "damaged", "lacking", "read only", "rule", "silent"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ class Database:
                 return self.invalid(
                     f"The {self.name} lacks a table or column of its own. Bring back its backup."
                 )
-            case "silent":
+            case "silent" | "read only":
                 return SourceUnavailable(
                     f"The {self.name}'s database does not answer ({code_of(error)}). "
                     f"Check {self.setting} and that it runs."
@@ -176,15 +176,20 @@ def failure_of(error: sa.exc.DBAPIError | sqlite3.Error) -> Failure | None:
         return "lacking"
     if name.startswith("SQLITE_ERROR") and "no such" in str(cause):
         return "lacking"
+    if name.startswith(("SQLITE_READONLY", "SQLITE_PERM")) or state in ("25006", "42501"):
+        return "read only"
+    if name.startswith("SQLITE_CONSTRAINT") or state.startswith("23"):
+        return "rule"
     if isinstance(error, sa.exc.OperationalError):
         return "silent"
     return None
 
 
-def code_of(error: sa.exc.DBAPIError) -> str:
+def code_of(error: sa.exc.DBAPIError | sqlite3.Error) -> str:
     """A database's own code for what went wrong, or the kind of error; never its message."""
-    name = getattr(error.orig, "sqlite_errorname", "") or ""
-    return name or getattr(error.orig, "sqlstate", "") or type(error.orig).__name__
+    cause: Any = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    name = getattr(cause, "sqlite_errorname", "") or ""
+    return name or getattr(cause, "sqlstate", "") or type(cause).__name__
 
 
 def schema_of(

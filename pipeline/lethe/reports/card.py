@@ -4,10 +4,15 @@ It is made from counts, prices and hashes alone, in Markdown and as a page.
 """
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import InvalidOperation
-from typing import Any
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from lethe.core.values import rounded_down, rounded_up
 
@@ -21,37 +26,31 @@ class Card:
     sections: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
 
     def markdown(self) -> str:
-        parts = [f"# {_plain(self.title)}", _plain(self.summary)]
-        for title, rows in self.sections.items():
-            lines = [f"## {_plain(title)}", "", "| | |", "|---|---|"]
-            lines += [f"| {_cell(what)} | {_cell(value)} |" for what, value in rows]
-            parts.append("\n".join(lines))
-        return "\n\n".join(parts) + "\n"
+        return _templates(".md").get_template("card.md.j2").render(card=self)
 
     def page(self) -> str:
         """A page that needs nothing beside it and holds no script."""
-        body = [f"<h1>{html.escape(self.title)}</h1>", f"<p>{html.escape(self.summary)}</p>"]
-        for title, rows in self.sections.items():
-            body.append(f"<h2>{html.escape(title)}</h2><table>")
-            body += [
-                f"<tr><th scope='row'>{html.escape(what)}</th><td>{html.escape(value)}</td></tr>"
-                for what, value in rows
-            ]
-            body.append("</table>")
-        return (
-            "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-            f"<title>{html.escape(self.title)}</title><style>{_STYLE}</style></head>"
-            f"<body>{''.join(body)}</body></html>\n"
-        )
+        return _templates(".html").get_template("card.html.j2").render(card=self)
 
 
-_STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;"
-    "color:#1b1b1b;background:#fff}h2{margin-top:2rem;font-size:1.15rem}"
-    "table{border-collapse:collapse;width:100%}th,td{text-align:left;vertical-align:top;"
-    "padding:.35rem .6rem;border-bottom:1px solid #ddd}th{font-weight:500;width:40%}"
-    "td{overflow-wrap:anywhere}"
-)
+@cache
+def _templates(kind: Literal[".html", ".md"]) -> Environment:
+    """The templates beside this module; whatever they show is escaped, unless it was before."""
+    escape: Callable[[str], str] = html.escape if kind == ".html" else _plain
+
+    def escaped(value: object) -> Markup:
+        return value if isinstance(value, Markup) else Markup(escape(str(value)))  # noqa: S704
+
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        finalize=escaped,  # by Python's spelling of quotes, so that older pages stay as they are
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters["cell"] = lambda value: Markup(_cell(str(value)))  # noqa: S704 (it escapes)
+    return made
 
 
 def model_card(

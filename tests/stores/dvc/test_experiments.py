@@ -17,7 +17,7 @@ from lethe.core.outcomes import Result
 from lethe.stores.dvc.git import committed_locks, parse_lock
 from lethe.stores.dvc.purge import purge_history
 from lethe.stores.dvc.survey import md5_of
-from lethe.stores.dvc.verify import Sought, verify_histories
+from lethe.stores.dvc.verify import LookedFor, verify_histories
 from tests.past_pipeline import (
     ADA,
     BO,
@@ -183,7 +183,7 @@ def test_an_experiment_at_work_is_waited_for_and_loses_nothing(past: Path, runni
     assert found["worktree tmpx"] == Result.UNREACHABLE
     assert found["cache"] == Result.UNREACHABLE
     assert shard.read_bytes() == before
-    (seen,) = verify_histories(past, [Sought(BitMap([ADA]))])
+    (seen,) = verify_histories(past, [LookedFor(BitMap([ADA]))])
     assert "data/shards/shard-0000.parquet" in {o.store: o for o in seen}["worktree tmpx"].places
     purge_history(past, BitMap([ADA]))
     assert holders(past, token=ADA) == []
@@ -219,7 +219,7 @@ def test_what_has_tokens_that_no_vault_knows_keeps_every_request_open(
     place.write_bytes(content)
     forget_source(past)
     purge_history(past, BitMap([ADA]))
-    people_ = [Sought(BitMap([ADA])), Sought(BitMap())]
+    people_ = [LookedFor(BitMap([ADA])), LookedFor(BitMap())]
     known = BitMap(range(30)) - BitMap([ADA])
     for outcomes in verify_histories(past, people_, known=known):
         seen = {each.store: each for each in outcomes}

@@ -15,7 +15,7 @@ from pyroaring import BitMap
 from lethe.core.outcomes import Traces
 from lethe.stores.dvc import verify
 from lethe.stores.dvc.objects import FolderObjects
-from lethe.stores.dvc.verify import Sought, verify_histories, verify_history
+from lethe.stores.dvc.verify import LookedFor, verify_histories, verify_history
 from lethe.stores.search.needles import needles
 from lethe.stores.source import file_residue, text_scan
 from lethe.stores.source.compact import compact_source
@@ -224,7 +224,7 @@ def test_every_stored_object_and_file_is_read_once_for_all(
 
     monkeypatch.setattr(verify, "_files", counted)
     people = [
-        Sought(BitMap([token]), Traces(f"P-{token:07d}", token, ("Ada Quill",)))
+        LookedFor(BitMap([token]), Traces(f"P-{token:07d}", token, ("Ada Quill",)))
         for token in (ADA, BO, CLEO)
     ]
     alone = [verify_history(past, each.tokens, traces=each.traces) for each in people]
@@ -243,10 +243,10 @@ def test_each_person_is_told_of_what_is_theirs_alone(past: Path) -> None:
     )
     (past / "data" / "list.csv").write_text("bo.larkspur@example.org\n")
     people = [
-        Sought(BitMap(), Traces("", None, ("Ada Quill",))),
-        Sought(BitMap(), Traces("", None, ("bo.larkspur@example.org", "room of Bo"))),
-        Sought(BitMap(), Traces("42", None)),
-        Sought(BitMap()),
+        LookedFor(BitMap(), Traces("", None, ("Ada Quill",))),
+        LookedFor(BitMap(), Traces("", None, ("bo.larkspur@example.org", "room of Bo"))),
+        LookedFor(BitMap(), Traces("42", None)),
+        LookedFor(BitMap()),
     ]
     looks = [
         {place for outcome in each for place in outcome.places if outcome.store == "workspace"}

@@ -22,7 +22,7 @@ from lethe.stores.dvc.manifest import Manifest, NotAManifest
 from lethe.stores.dvc.purge import Purge, purge_by
 from lethe.stores.dvc.repro import History
 from lethe.stores.dvc.survey import Survey, decide, entries_of, md5_of, survey
-from lethe.stores.dvc.verify import Sought, Verification
+from lethe.stores.dvc.verify import LookedFor, Verification
 from lethe.stores.dvc.worktree import Worktree
 
 
@@ -59,7 +59,7 @@ def verify_versions(
     skip: Iterable[Path] = (),
 ) -> list[Outcome]:
     """A fresh look for other versions of the shards of these people; see `verify_history`."""
-    people = [Sought(tokens, models=frozenset(models))]
+    people = [LookedFor(tokens, models=frozenset(models))]
     look = _VersionsLook(root, people, set(serving))
     look.kept = current_files(root)
     (outcomes,) = look.outcomes(skip)

@@ -11,7 +11,7 @@ from lethe.core.outcomes import Outcome, Traces
 from lethe.stores.dvc.lookup import Lookup
 from lethe.stores.dvc.purge import purge_history
 from lethe.stores.dvc.repro import History
-from lethe.stores.dvc.verify import Sought, verify_histories
+from lethe.stores.dvc.verify import LookedFor, verify_histories
 from lethe.stores.store import Held, Holds, Person, Store
 
 
@@ -85,7 +85,7 @@ class DvcStore(Store):
         return verify_histories(
             self._root,
             [
-                Sought(
+                LookedFor(
                     BitMap() if each.traces.token is None else BitMap([each.traces.token]),
                     None if each.stays else searchable(each.traces),
                     frozenset(self._versions.ended_hashes(each.models)),

@@ -39,7 +39,7 @@ _UNKNOWN = (
 
 
 @dataclass(frozen=True)
-class Sought:
+class LookedFor:
     """Whom to look for: their tokens, key and identifiers, and models that must be gone."""
 
     tokens: BitMap
@@ -88,14 +88,14 @@ def verify_history(
     skip: Iterable[Path] = (),
 ) -> list[Outcome]:
     """Looks for one person, or for several as if they were one: see `verify_histories`."""
-    sought = Sought(tokens, traces, frozenset(models))
+    sought = LookedFor(tokens, traces, frozenset(models))
     (outcomes,) = verify_histories(root, [sought], serving=serving, skip=skip)
     return outcomes
 
 
 def verify_histories(
     root: Path,
-    people: Sequence[Sought],
+    people: Sequence[LookedFor],
     *,
     serving: Collection[str] = (),
     known: BitMap | None = None,
@@ -124,7 +124,7 @@ class Verification:
     def __init__(
         self,
         root: Path,
-        people: Sequence[Sought],
+        people: Sequence[LookedFor],
         serving: set[str],
         known: BitMap | None = None,
     ) -> None:

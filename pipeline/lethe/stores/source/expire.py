@@ -22,7 +22,7 @@ from lethe.core.values import canonical_text
 from lethe.stores.source import queries
 from lethe.stores.source.compact import Marks
 from lethe.stores.source.erase import STORE, carry_out
-from lethe.stores.source.erase_plan import ERASED, Plan, Planner
+from lethe.stores.source.erase_plan import ERASED, ErasePlan, Planner
 from lethe.stores.source.graph import Edge
 from lethe.stores.source.rewrite_files import readable
 from lethe.stores.source.trace import Walk, until_column
@@ -119,7 +119,7 @@ def erase_lapsed(
         ErasureRefused, SchemaMismatch: it cannot be done as declared; nothing was changed.
     """
 
-    def planned(writer: Writer) -> Plan:
+    def planned(writer: Writer) -> ErasePlan:
         rules = _rules(writer, params, as_of)
         with _readable_dates():
             walk = _LapsedRows(writer, params, rules, now=as_of).run()

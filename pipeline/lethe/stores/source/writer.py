@@ -12,6 +12,7 @@ from sqlalchemy import exc
 
 from lethe.config.params import Params
 from lethe.core.errors import Busy, DiskFull, ErasureRefused, SchemaMismatch, SourceUnavailable
+from lethe.core.sql import code_of, failure_of
 from lethe.core.values import canonical_text
 from lethe.stores.source.connect import Place, place_of, source_engine
 from lethe.stores.source.forms import key_forms
@@ -275,10 +276,6 @@ def _lock_unenforced(writer: Writer) -> None:
         writer.connection.exec_driver_sql(f"LOCK TABLE {listed} IN SHARE ROW EXCLUSIVE MODE")
 
 
-_BUSY = {"55P03", "40P01", "40001"}  # lock_not_available, deadlock, serialization
-_READ_ONLY = {"25006", "42501"}  # read-only transaction, insufficient privilege
-
-
 @contextmanager
 def writing_errors(*, deleted: bool = False) -> Iterator[None]:
     """A driver's complaint as the user's error; its own words can hold a row.
@@ -302,37 +299,39 @@ def _unsure(so_far: str) -> str:
 
 
 def _users_error(error: exc.DBAPIError | sqlite3.Error, so_far: str) -> Exception:
-    cause: Any = error.orig if isinstance(error, exc.DBAPIError) else error
-    kind = type(cause).__name__
-    state = getattr(cause, "sqlstate", None)
-    code = (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF
-    if state in _BUSY or code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return Busy(f"Somebody else holds the source's tables or rows. {so_far}; try again.")
-    if state in _READ_ONLY or code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
-        return SourceUnavailable(
-            "The source cannot be written to: it is read-only, or the role lacks the right. "
-            f"{so_far}."
-        )
-    if state == "53100" or code == sqlite3.SQLITE_FULL:
-        return DiskFull(f"The source has no space left for the erasure. {so_far}.")
-    if state in ("42P01", "42703") or (code == sqlite3.SQLITE_ERROR and "no such" in str(cause)):
-        return SchemaMismatch(
-            f"A declared table or column of the source is gone. {so_far}; mend params.yaml or the "
-            "source."
-        )
-    if code == sqlite3.SQLITE_CONSTRAINT or (state or "").startswith("23"):
-        diagnosis = getattr(cause, "diag", None)
-        table = getattr(diagnosis, "table_name", None) or "a table"
-        rule = getattr(diagnosis, "constraint_name", None) or getattr(
-            cause, "sqlite_errorname", kind
-        )
-        return ErasureRefused(
-            f"A rule of the source ({rule} of {table}) forbids what params.yaml declares for the "
-            f"erasure. {so_far}. Declare another action, or values under replace."
-        )
-    if isinstance(cause, sqlite3.DatabaseError) and code == sqlite3.SQLITE_NOTADB:
-        return SourceUnavailable("The source file is not a database. Mend source.url.")
+    match failure_of(error):
+        case "busy" | "conflict":
+            return Busy(f"Somebody else holds the source's tables or rows. {so_far}; try again.")
+        case "read only":
+            return SourceUnavailable(
+                "The source cannot be written to: it is read-only, or the role lacks the right. "
+                f"{so_far}."
+            )
+        case "full":
+            return DiskFull(f"The source has no space left for the erasure. {so_far}.")
+        case "lacking":
+            return SchemaMismatch(
+                f"A declared table or column of the source is gone. {so_far}; mend params.yaml or "
+                "the source."
+            )
+        case "rule":
+            return ErasureRefused(
+                f"A rule of the source ({_rule(error)}) forbids what params.yaml declares for the "
+                f"erasure. {so_far}. Declare another action, or values under replace."
+            )
+        case "damaged":
+            return SourceUnavailable(
+                f"The source file is not a database, or damaged. {so_far}. Mend source.url or the "
+                "file."
+            )
     return SourceUnavailable(
-        f"The source does not answer, or refused the erasure ({kind}). {_unsure(so_far)}. Check "
-        "source.url and that the database is up."
+        f"The source does not answer, or refused the erasure ({code_of(error)}). "
+        f"{_unsure(so_far)}. Check source.url and that the database is up."
     )
+
+
+def _rule(error: exc.DBAPIError | sqlite3.Error) -> str:
+    """Which rule of which table, as far as the driver names it; never a value."""
+    diagnosis = getattr(error.orig if isinstance(error, exc.DBAPIError) else error, "diag", None)
+    rule = getattr(diagnosis, "constraint_name", None) or code_of(error)
+    return f"{rule} of {getattr(diagnosis, 'table_name', None) or 'a table'}"
