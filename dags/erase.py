@@ -39,7 +39,7 @@ from dags.approval import ask_for_approval
 from dags.doorbell import Doorbell
 from dags.notify import on_failure
 from dags.place import HOME
-from dags.walking import run_and_promote
+from dags.running import run_and_promote
 
 BELL = Doorbell(home=str(HOME), every_seconds=float(os.environ.get("LETHE_DOORBELL_SECONDS", "5")))
 REQUESTS = Asset("lethe-requests", watchers=[AssetWatcher(name="lethe-doorbell", trigger=BELL)])
@@ -60,7 +60,7 @@ with DAG(
     run_and_promote(
         *("lethe", "erase", "run"),
         retry="The next sweep",
-        changed="if it changed, and closes walks that dead runs left behind",
+        changed="if it changed, and closes worktrees that dead runs left behind",
     )
     # Beside `run`: whatever made a version that waits, the next sweep asks for it.
     ask_for_approval()

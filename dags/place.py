@@ -35,19 +35,20 @@ def on_this_machine(*words: str) -> str:
     return f"{_prepared()} && exec {shlex.join(words)}"
 
 
-def in_the_walk(run: str, *words: str) -> str:
-    """The shell line that runs `words` in the walk of a run, once nothing else holds it.
+def in_the_worktree(run: str, *words: str) -> str:
+    """The shell line that runs `words` in the worktree of a run, once nothing else holds it.
 
-    Its own code runs, as committed where the walk began, whatever is deployed meanwhile.
+    Its own code runs, as committed where the run began, whatever is deployed meanwhile.
     """
     return (
-        f"{_prepared()} && walk=$({shlex.join(('lethe', 'walk', 'wait', run))}) && "
-        f'cd "$walk" && export PYTHONPATH="$walk/pipeline:$walk" && exec {shlex.join(words)}'
+        f"{_prepared()} && worktree=$({shlex.join(('lethe', 'worktree', 'wait', run))}) && "
+        'cd "$worktree" && export PYTHONPATH="$worktree/pipeline:$worktree" && '
+        f"exec {shlex.join(words)}"
     )
 
 
-def walk_name(dag_id: str, run_id: str) -> str:
-    """The name of a run's walk: opaque and safe as a folder, whatever somebody typed as run id."""
+def run_name(dag_id: str, run_id: str) -> str:
+    """The name of a run: opaque, and safe as a folder, whatever somebody typed as run id."""
     return hashlib.sha256(f"{dag_id} {run_id}".encode()).hexdigest()[:16]
 
 

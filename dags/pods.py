@@ -43,18 +43,18 @@ def settings() -> dict[str, Any]:
 
 
 def stage_pod(stage: Mapping[str, Any], *, run: str, **options: Any) -> "LethePod":
-    """A stage of a walk, by its `meta`.
+    """A stage of a run, by its `meta`.
 
     Args:
         stage: as the compiled pipeline has it.
-        run: a template of the walk's opaque id.
+        run: a template of the run's opaque id.
         options: of the operator.
     """
     its = settings()
     sees_keys, gpu = stage["subject_keys"], stage["gpu"]
     if stage["resumes"]:
         options["retries"] = max(options.get("retries", 0), _EVICTIONS)
-    words = ("pod", "stage", stage["name"], "--run", run, "--folder", f"{WORK}/walk")
+    words = ("pod", "stage", stage["name"], "--run", run, "--folder", f"{WORK}/run")
     return _pod(
         its,
         stage["name"],
@@ -70,8 +70,8 @@ def stage_pod(stage: Mapping[str, Any], *, run: str, **options: Any) -> "LethePo
     )
 
 
-def walk_pod(name: str, *, run: str, **options: Any) -> "LethePod":
-    """What the workspace does for a walk: `open`, which makes its volumes, `promote`, or `close`,
+def run_pod(name: str, *, run: str, **options: Any) -> "LethePod":
+    """What the workspace does for a run: `open`, which makes its volumes, `promote`, or `close`,
     which removes them."""
     words = ("pod", name, "--run", run)
     volumes = {"makes_volumes": name == "open", "removes_volumes": name == "close"}
@@ -152,7 +152,7 @@ class LethePod(KubernetesPodOperator):
     """A pod whose own word is final, and which makes or removes its run's volumes.
 
     Args:
-        run: a template of the walk's id.
+        run: a template of the run's id.
         makes_volumes, removes_volumes: before the pod starts; done again, they change nothing.
     """
 

@@ -31,7 +31,7 @@ import os
 from airflow.sdk import DAG
 
 from dags.notify import on_failure
-from dags.walking import run_and_promote
+from dags.running import run_and_promote
 
 with DAG(
     "retain",

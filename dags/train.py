@@ -21,15 +21,15 @@ step; `docs/exit-codes.md` explains every exit code.
   reserved is not spent twice.
 - *audit, register*: the model is refused and the one in use stays. This is no outage.
 - *promote*: tries again by itself for hours while an erasure is at work (29). Exit code 34:
-  somebody in the walk was erased or withdrew meanwhile, or something newer is released. Let it be;
+  somebody in the run was erased or withdrew meanwhile, or something newer is released. Let it be;
   the next run is whole.
-- *close*: personal data may still lie in `.lethe/walks` of the workspace. Clear this task alone
+- *close*: personal data may still lie in `.lethe/worktrees` of the workspace. Clear this task alone
   until it is green; its log says what stands in its way.
 
 To start again, clear `open` with everything downstream, or wait for tomorrow's run. No stage can be
 started again alone once the run has ended: its worktree is gone, and with it what it would read.
 Nobody's erasure waits for this DAG longer than a stage takes: a model with somebody in it who has
-asked to be erased cannot be registered, and a walk with them in it cannot be promoted.
+asked to be erased cannot be registered, and a run with them in it cannot be promoted.
 
 Two runs may be under way at once, each in its own worktree: one that waits for a device does not
 hold up tomorrow's. What is released is the one registered last.
@@ -45,7 +45,7 @@ from airflow.sdk import DAG
 from dags.approval import ask_for_approval
 from dags.notify import on_failure
 from dags.place import PIPELINE
-from dags.walking import MACROS, done_task, stage_task, walk_task
+from dags.running import MACROS, done_task, run_task, stage_task
 
 with DAG(
     "train",
@@ -60,9 +60,9 @@ with DAG(
     user_defined_macros=MACROS,
     tags=["lethe"],
 ) as dag:
-    opened = walk_task(
+    opened = run_task(
         "open",
-        doc_md="`lethe walk open`: makes the run's worktree, or goes on with the one that is open.",
+        doc_md="`lethe worktree open`: makes the run's worktree, or goes on with an open one.",
         retries=1,
     )
     tasks = {stage["name"]: stage_task(stage) for stage in PIPELINE["stages"]}
@@ -70,18 +70,18 @@ with DAG(
         opened >> tasks[stage["name"]]
         for earlier in stage["after"]:
             tasks[earlier] >> tasks[stage["name"]]
-    promoted = walk_task(
+    promoted = run_task(
         "promote",
-        doc_md="`lethe walk promote`: commits the run's `dvc.lock`, alone among erasures.",
+        doc_md="`lethe worktree promote`: commits the run's `dvc.lock`, alone among erasures.",
         retries=9,
         retry_exponential_backoff=True,  # an erasure may train for hours
         max_retry_delay=dt.timedelta(hours=1),
     )
     list(tasks.values()) >> promoted
-    closed = walk_task(
+    closed = run_task(
         "close",
-        doc_md="`lethe walk close`: removes the worktree and what has subject keys, however the "
-        "run ended.",
+        doc_md="`lethe worktree close`: removes the worktree and what has subject keys, however "
+        "the run ended.",
         retries=5,
     )
     [opened, *tasks.values(), promoted] >> closed.as_teardown()

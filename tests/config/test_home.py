@@ -1,4 +1,4 @@
-"""In a walk, relative addresses are HOME's; everywhere else they are as they stand."""
+"""In a run's worktree relative addresses are HOME's; everywhere else they are as they stand."""
 
 from pathlib import Path
 
@@ -11,13 +11,19 @@ from lethe.config.sections import Stores
 from lethe.core.errors import KeyInvalid
 
 
+@pytest.fixture(params=["worktrees", "walks"])  # the second is the version before's
+def inside(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The worktree of a run."""
+    made = tmp_path / ".lethe" / request.param / "run-1"
+    made.mkdir(parents=True)
+    return made
+
+
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace, from inside a walk of it."""
-    walk = tmp_path / ".lethe" / "walks" / "run-1"
-    walk.mkdir(parents=True)
-    monkeypatch.chdir(walk)
-    return tmp_path
+def here(inside: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace, from inside the worktree of a run."""
+    monkeypatch.chdir(inside)
+    return inside.parents[2]
 
 
 @pytest.mark.parametrize(
@@ -46,10 +52,10 @@ def test_a_relative_address_is_homes_and_any_other_itself(
     assert resolve_secret(address) == resolve_secret("env:AN_ADDRESS") == address
 
 
-def test_a_folder_below_a_walk_has_the_same_home(here: Path) -> None:
-    below = here / ".lethe" / "walks" / "run-1" / "clinic"
+def test_a_folder_below_a_worktree_has_the_same_home(here: Path, inside: Path) -> None:
+    below = inside / "clinic"
     assert home(below) == home() == here
-    assert (is_copy(below), is_copy(here), is_copy(here / ".lethe" / "walks")) == (
+    assert (is_copy(below), is_copy(here), is_copy(inside.parent)) == (
         True,
         False,
         False,
@@ -57,13 +63,13 @@ def test_a_folder_below_a_walk_has_the_same_home(here: Path) -> None:
     assert at_home(Path("/elsewhere")) == Path("/elsewhere")
 
 
-def test_the_keys_are_homes_and_a_walk_has_none(here: Path) -> None:
+def test_the_keys_are_homes_and_a_worktree_has_none(here: Path) -> None:
     with pytest.raises(KeyInvalid, match="does not exist"):
         load_key(Stores())
     create_key_file(here / "secrets" / "lethe.key")
     assert len(load_key(Stores())) == 32
     assert receipt_key_file(Stores()) == here / "secrets" / "receipts.key"
-    assert not list(Path().iterdir()), "nothing was made in the walk"
+    assert not list(Path().iterdir()), "nothing was made in the worktree"
 
 
 def test_a_plain_folder_is_its_own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import sys
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG, BaseOperator
 
-from dags.place import walk_name
+from dags.place import run_name
 
 HEAVY = (
     "torch",
@@ -40,7 +40,7 @@ sys.stdout.write(
     + json.dumps(
         {
             "errors": {str(path): error for path, error in bag.import_errors.items()},
-            "named": {f"{dag}/{run}": walk_name(dag, run) for dag in ("a", "b") for run in RUNS},
+            "named": {f"{dag}/{run}": run_name(dag, run) for dag in ("a", "b") for run in RUNS},
             "heavy": [name for name in HEAVY if name in sys.modules],
             "dags": {
                 name: {

@@ -1,5 +1,5 @@
 """The whole loop in a real Airflow: somebody asks, nobody touches anything, they are gone.
-Then the pipeline is walked in a worktree of its own, and what it made is a commit.
+Then the pipeline is run in a worktree of its own, and what it made is a commit.
 
 Scheduler, triggerer, DAG processor and API server as `make airflow` starts them; a real DVC
 remote and a real registry. The clock of the sweep is set to the 29th of February, so only the
@@ -28,7 +28,7 @@ NEVER = "0 0 29 2 *"
 
 @dataclass
 class Loop:
-    """What is left after a request, the erasure that it started, and one walk of the pipeline."""
+    """What is left after a request, the erasure that it started, and one run of the pipeline."""
 
     workspace: Workspace
     airflow: Airflow
@@ -66,12 +66,12 @@ def loop(walked: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         airflow.wait("the bell starts a run", lambda: airflow.runs("erase"), seconds=60)
         airflow.wait("the request is carried out", lambda: _ended(airflow, "erase"), seconds=480)
         rang = airflow.runs("erase")
-        # Somebody new agrees, so that the walk has something to release.
+        # Somebody new agrees, so that the run has something to release.
         with sqlite3.connect(workspace.root / "data" / "clinic.db") as clinic:
             clinic.execute("UPDATE consents SET answer = 'yes'")
         clinic.close()
         airflow.run("airflow", "dags", "trigger", "train")
-        airflow.wait("the pipeline is walked", lambda: _ended(airflow, "train"), seconds=480)
+        airflow.wait("the pipeline is run", lambda: _ended(airflow, "train"), seconds=480)
         (asked,) = json.loads(said)
         made = Loop(
             workspace, airflow, str(asked["request"]), head, people, rang, airflow.runs("train")
@@ -116,7 +116,7 @@ def test_the_new_versions_are_in_the_registry_and_the_old_one_is_gone(loop: Loop
     assert (walked.version, walked.aliases) == (3, ("candidate", "champion"))
 
 
-def test_what_the_erasure_and_the_walk_made_are_commits_of_the_lock_alone(loop: Loop) -> None:
+def test_what_the_erasure_and_the_run_made_are_commits_of_the_lock_alone(loop: Loop) -> None:
     log = loop.workspace.run(
         "git", "log", "--reverse", "--format=%s", "--name-only", f"{loop.head}..main"
     ).stdout.split("\n")
@@ -132,8 +132,8 @@ def test_what_the_erasure_and_the_walk_made_are_commits_of_the_lock_alone(loop: 
     )
 
 
-def test_the_model_of_a_walk_serves_after_the_walk_is_gone(loop: Loop) -> None:
-    folder = loop.workspace.root / ".lethe" / "walks"
+def test_the_model_of_a_run_serves_after_the_run_is_gone(loop: Loop) -> None:
+    folder = loop.workspace.root / ".lethe" / "worktrees"
     assert list(folder.iterdir()) == []
     assert loop.workspace.run("git", "worktree", "list").stdout.count("\n") == 1
     version = Registry.open(f"sqlite:///{loop.workspace.root / 'mlflow.db'}").find(
@@ -146,7 +146,7 @@ def test_the_model_of_a_walk_serves_after_the_walk_is_gone(loop: Loop) -> None:
 
 
 def _walk(loop: Loop) -> str:
-    """The name of the train run's walk, as anybody can work it out from Airflow's own page."""
+    """The name of the train run, as anybody can work it out from Airflow's own page."""
     (run,) = [run for run, _, _ in loop.walked]
     return hashlib.sha256(f"train {run}".encode()).hexdigest()[:16]
 
@@ -161,7 +161,7 @@ def test_the_request_is_closed_with_a_receipt_that_holds(loop: Loop) -> None:
     assert (model["version"], model["replaced_by"]) == ("readmission/1", "readmission/2")
 
 
-def test_every_stage_of_the_road_ran_as_a_task_and_keys_are_gone(loop: Loop) -> None:
+def test_every_stage_of_the_pipeline_ran_as_a_task_and_keys_are_gone(loop: Loop) -> None:
     assert loop.airflow.tasks("train") == dict.fromkeys(
         ("open", *STAGES, "promote", "close", "done"), "success"
     )

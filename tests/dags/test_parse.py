@@ -45,19 +45,19 @@ def test_parsing_imports_neither_the_pipeline_nor_what_is_heavy(looked: dict[str
     assert looked["heavy"] == []
 
 
-def test_train_has_the_stages_of_the_road_between_opening_and_closing_a_walk(
+def test_train_has_the_stages_of_the_pipeline_between_opening_and_closing_a_run(
     train: dict[str, Any],
 ) -> None:
     assert list(train["tasks"]) == ["open", *STAGES, "promote", "close", "done"]
     for stage in STAGES:
         command = train["tasks"][stage]["command"]
         assert command.endswith(f"exec dvc repro --single-item {stage}")
-        assert f"lethe walk wait '{RUN}'" in command
-        assert 'cd "$walk" && export PYTHONPATH="$walk/pipeline:$walk"' in command, (
+        assert f"lethe worktree wait '{RUN}'" in command
+        assert 'cd "$worktree" && export PYTHONPATH="$worktree/pipeline:$worktree"' in command, (
             "its own code runs"
         )
     for name in ("open", "promote", "close"):
-        assert train["tasks"][name]["command"].endswith(f"exec lethe walk {name} '{RUN}'")
+        assert train["tasks"][name]["command"].endswith(f"exec lethe worktree {name} '{RUN}'")
 
 
 def test_no_stage_can_run_before_one_whose_outcome_it_must_know(train: dict[str, Any]) -> None:
@@ -76,7 +76,7 @@ def test_what_has_subject_keys_is_removed_however_a_run_ends(train: dict[str, An
     assert close["retries"] > 0
 
 
-def test_a_run_has_a_walk_of_its_own_whose_name_says_nothing(looked: dict[str, Any]) -> None:
+def test_a_runs_name_says_nothing(looked: dict[str, Any]) -> None:
     named = looked["named"]
     assert len(set(named.values())) == len(named)
     assert all(re.fullmatch("[0-9a-f]{16}", name) for name in named.values())
@@ -115,7 +115,7 @@ def test_erase_runs_by_the_bell_and_by_the_clock_one_at_a_time(erase: dict[str, 
 
 def test_what_an_erasure_changed_is_committed_however_it_ended(erase: dict[str, Any]) -> None:
     promote = erase["tasks"]["promote"]
-    assert promote["command"].endswith("exec lethe walk promote")
+    assert promote["command"].endswith("exec lethe worktree promote")
     assert promote["before"] == ["run"]
     assert promote["teardown"]
 
@@ -137,7 +137,7 @@ def test_retain_runs_by_the_clock_beside_no_erasure_and_trains_nothing(
     retain = looked["dags"]["retain"]
     assert "30 3 * * *" in retain["timetable"]
     assert list(retain["tasks"]) == ["run", "promote", "done"]
-    assert retain["tasks"]["promote"]["command"].endswith("exec lethe walk promote")
+    assert retain["tasks"]["promote"]["command"].endswith("exec lethe worktree promote")
     assert retain["tasks"]["promote"]["before"] == ["run"]
     assert retain["tasks"]["run"]["command"].endswith("exec lethe retain")
     assert retain["tasks"]["run"]["skips_on"] == [29], "people come first; all else is a failure"

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from dags.place import walk_name
+from dags.place import run_name
 from lethe.stages import STAGES
 from tests.conftest import PROJECT
 from tests.dags.conftest import Airflow
 
 SECRET_VALUE = "never-in-airflow-6f1d"
 MANIFESTS = PROJECT / "infra" / "kubernetes" / "example.yaml"
-RUN = walk_name("train", "run_7")
+RUN = run_name("train", "run_7")
 PIPELINE = {
     s["name"]: s for s in json.loads((PROJECT / "dags" / "pipeline.json").read_text())["stages"]
 }
@@ -64,7 +64,7 @@ def test_every_stage_has_a_pod_of_the_image_that_runs_that_stage(looked: dict[st
         container = _container(asked)
         assert container["image"] == "registry.internal/lethe:abc"
         assert container["args"] == [
-            *("pod", "stage", name, "--run", RUN, "--folder", "/srv/lethe/walk")
+            *("pod", "stage", name, "--run", RUN, "--folder", "/srv/lethe/run")
         ]
         assert "command" not in container or container["command"] == [], "the image's entrypoint"
         assert asked["pool"] == PIPELINE[name]["pool"]
@@ -153,9 +153,9 @@ def test_a_command_of_the_workspace_has_the_workspaces_volume(looked: dict[str, 
     assert words == {
         **{f"train.{n}": ["pod", n, "--run", RUN] for n in ("open", "promote", "close")},
         "erase.run": ["erase", "run"],
-        "erase.promote": ["walk", "promote"],
+        "erase.promote": ["worktree", "promote"],
         "retain.run": ["retain"],
-        "retain.promote": ["walk", "promote"],
+        "retain.promote": ["worktree", "promote"],
     }
     for name, asked in looked["home"].items():
         work = _volume(asked, "work")

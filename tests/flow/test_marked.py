@@ -44,7 +44,7 @@ def test_every_row_of_a_curve_says_that_it_is_not_private(walked: Workspace) -> 
         assert curve.columns[0] == "private" and not curve["private"].any(), name
 
 
-def test_budget_shows_the_walks_own_spend(walked: Workspace) -> None:
+def test_budget_shows_the_runs_own_spend(walked: Workspace) -> None:
     shown = json.loads(walked.lethe("budget", "--json").stdout)
     trained = json.loads((walked.root / "reports" / "train.json").read_text())
     (everybody,) = shown["classes"]
@@ -56,7 +56,7 @@ def test_budget_shows_the_walks_own_spend(walked: Workspace) -> None:
     assert everybody["epsilon_rdp_after"] > everybody["epsilon_rdp"]
 
 
-def test_a_real_walk_is_refused_on_a_ledger_that_was_deleted(walked_copy: Workspace) -> None:
+def test_a_real_run_is_refused_on_a_ledger_that_was_deleted(walked_copy: Workspace) -> None:
     (walked_copy.root / ".lethe" / "ledger.db").unlink()
     done = walked_copy.lethe("run", check=False)
     assert done.returncode == 30
@@ -65,7 +65,7 @@ def test_a_real_walk_is_refused_on_a_ledger_that_was_deleted(walked_copy: Worksp
     assert shown.returncode == 30
 
 
-def test_a_charged_sweep_of_a_real_walk_spends_what_it_says(walked_copy: Workspace) -> None:
+def test_a_charged_sweep_of_a_real_run_spends_what_it_says(walked_copy: Workspace) -> None:
     words = ("sweep", "--charged", "--noise", "4", "--clip", "1", "--json")
     refused = walked_copy.lethe(*words, check=False)
     assert refused.returncode == 10

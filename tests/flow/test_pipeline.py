@@ -1,4 +1,4 @@
-"""The whole road as a user walks it: a source goes in, a registered private model comes out."""
+"""The whole pipeline as a user runs it: a source goes in, a registered private model comes out."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def _spends(workspace: Workspace) -> int:
         return ledger.head()[0]
 
 
-def test_the_road_ends_with_a_registered_model_within_its_budget(walked: Workspace) -> None:
+def test_the_pipeline_ends_with_a_registered_model_within_its_budget(walked: Workspace) -> None:
     registered = _report(walked, "register")
     trained = _report(walked, "train")
     assert registered["version"] == 1
@@ -46,7 +46,7 @@ def test_only_willing_people_of_the_training_part_are_in_the_model(walked: Works
     assert consented["subjects"] < consented["subjects_in"]
 
 
-def test_nothing_with_subject_keys_is_left_after_the_road(walked: Workspace) -> None:
+def test_nothing_with_subject_keys_is_left_after_the_pipeline(walked: Workspace) -> None:
     assert not (walked.root / "data" / "minimized").exists()
     assert not (walked.root / "data" / "consented").exists()
     assert not (walked.root / ".lethe" / "tmp").exists()
@@ -168,7 +168,7 @@ def test_dvc_agrees_that_nothing_is_left_to_do_but_to_look_at_the_source(
     assert "Stage 'train' didn't change, skipping" in again.stdout
 
 
-def test_stages_can_be_walked_one_by_one(walked_copy: Workspace) -> None:
+def test_stages_can_be_run_one_by_one(walked_copy: Workspace) -> None:
     for stage in ("minimize", "consent", "pseudonymize", "validate", "budget"):
         walked_copy.lethe(stage)
     assert _report(walked_copy, "budget")["plan"]["records_per_person"] == 4

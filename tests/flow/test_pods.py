@@ -1,4 +1,4 @@
-"""A walk in pods: folders that begin empty, two remotes in common, and what must never be there.
+"""A run in pods: folders that begin empty, two remotes in common, and what must never be there.
 
 Each pod is a process with a folder, a cache and a HOME of its own. There is no Kubernetes here;
 `tests/dags/test_pods.py` looks at the pods that it would be asked for.
@@ -25,7 +25,7 @@ RUN = "a1"
 
 @dataclass
 class Walked:
-    """What was seen while a walk went through pods, and what is left of it."""
+    """What was seen while a run went through pods, and what is left of it."""
 
     cluster: Cluster
     release: str  # the commit that it began at
@@ -37,7 +37,7 @@ class Walked:
     promoted: tuple[str, str] = ("", "")  # what was said, the commit's subject
     again: tuple[str, str] = ("", "")  # closed twice
     status: dict[str, Any] = field(default_factory=dict)  # DVC's, of the workspace
-    kept: dict[str, bytes] = field(default_factory=dict)  # remotes after the walk was closed
+    kept: dict[str, bytes] = field(default_factory=dict)  # remotes after the run was closed
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_it_ends_with_a_registered_model_of_the_release(walk: Walked) -> None:
     registry = Registry.open(walk.cluster.told["LETHE_REGISTRY_URL"])
     new = registry.find("readmission", "2")
     assert new.status == "ready"
-    assert new.tags["git_commit"] == walk.release, "the walk's own commit goes with its ref"
+    assert new.tags["git_commit"] == walk.release, "the run's own commit goes with its ref"
     assert new.tags["git_dirty"] == "false"
 
 
@@ -138,8 +138,8 @@ def test_the_workspace_releases_it_and_closing_it_takes_nothing_that_was_release
     assert "Released readmission/2" in walk.promoted[0]
     assert walk.promoted[1] == f"Release readmission/2 of {RUN}"
     assert walk.again == (
-        f"Walk {RUN} is closed; 0 objects that nothing else names went.\n",
-        f"Walk {RUN} is closed; 0 objects that nothing else names went.\n",
+        f"Run {RUN} is closed; 0 objects that nothing else names went.\n",
+        f"Run {RUN} is closed; 0 objects that nothing else names went.\n",
     )
     assert walk.cluster.state(RUN) is None
     assert {name for name in walk.held if "/" in name} <= walk.kept.keys()
@@ -148,7 +148,7 @@ def test_the_workspace_releases_it_and_closing_it_takes_nothing_that_was_release
 
 @dataclass
 class Forgotten:
-    """An erasure that came between two pods of a second walk."""
+    """An erasure that came between two pods of a second run."""
 
     cluster: Cluster
     token: int
@@ -219,17 +219,17 @@ def _holders(objects: dict[str, bytes], token: int) -> list[str]:
     ]
 
 
-def test_an_erasure_waits_for_walks_that_have_the_person(forgotten: Forgotten) -> None:
+def test_an_erasure_waits_for_runs_that_have_the_person(forgotten: Forgotten) -> None:
     code, said = forgotten.waiting
     assert code == 36, said
-    assert "1 walks are under way" in said
+    assert "1 runs are under way" in said
     assert forgotten.state == "revoked"
 
 
-def test_the_next_pod_of_such_a_walk_ends_and_says_so(forgotten: Forgotten) -> None:
+def test_the_next_pod_of_such_a_run_ends_and_says_so(forgotten: Forgotten) -> None:
     code, said = forgotten.next_pod
     assert code == 35, said
-    assert "Walk b2 is over" in said
+    assert "Run b2 is over" in said
 
 
 def test_once_they_are_closed_the_request_ends_and_nothing_is_on_the_remotes(

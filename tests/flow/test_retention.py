@@ -1,6 +1,6 @@
 """A day's rows past their retention leave every store, killed -9 after every step in turn.
 
-One person leaves whole; the model in use stays until the road trains the next, and nothing is
+One person leaves whole; the model in use stays until the pipeline trains the next, and nothing is
 spent for it.
 """
 
@@ -154,7 +154,7 @@ def test_only_the_shards_made_since_have_who_stays_and_nothing_has_who_left(
     assert not list(lapsed.workspace.root.rglob(f"{lapsed.version[2:]}"))
 
 
-def test_the_model_in_use_stays_until_the_road_trains_the_next_and_then_goes(
+def test_the_model_in_use_stays_until_the_pipeline_trains_the_next_and_then_goes(
     lapsed: Lapsed, tmp_path: Path
 ) -> None:
     workspace = copy_workspace(lapsed.workspace, tmp_path / "copy")

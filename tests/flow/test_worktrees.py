@@ -1,4 +1,4 @@
-"""A walk of the real road: it works on HOME's stores, and releases nobody who asks meanwhile."""
+"""A run of the real pipeline: it works on HOME's stores, and releases nobody who asks meanwhile."""
 
 import sqlite3
 from pathlib import Path
@@ -14,16 +14,16 @@ from tests.past_pipeline import git
 
 @pytest.fixture
 def walk(walked_copy: Workspace) -> Workspace:
-    """A walk in which the door is to be passed again, with another condition than HOME's."""
+    """A run in which the door is to be passed again, with another condition than HOME's."""
     git(walked_copy.root, "add", "dvc.lock", "params.yaml")
     git(walked_copy.root, "commit", "--quiet", "--message", "Walked")
-    opened = Workspace(Path(walked_copy.lethe("walk", "open", "run-1").stdout.strip()))
+    opened = Workspace(Path(walked_copy.lethe("worktree", "open", "run-1").stdout.strip()))
     opened.edit_params(lambda raw: raw["registration"].update(min_auc=0.01))
     opened.run("dvc", "repro", "--single-item", "register")
     return opened
 
 
-def test_who_asks_while_a_walk_is_under_way_is_neither_registered_nor_promoted(
+def test_who_asks_while_a_run_is_under_way_is_neither_registered_nor_promoted(
     walked_copy: Workspace, walk: Workspace
 ) -> None:
     home = walked_copy
@@ -38,9 +38,9 @@ def test_who_asks_while_a_walk_is_under_way_is_neither_registered_nor_promoted(
     assert (walk.root / "dvc.lock").read_bytes() != before, "there is something to release"
 
     home.lethe("erase", "request", "--subject", _held_out(home))
-    refused = home.lethe("walk", "promote", "run-1", check=False)
+    refused = home.lethe("worktree", "promote", "run-1", check=False)
     assert refused.returncode == 34, refused.stderr
-    assert "1 people in the walk's shards have withdrawn or were erased since" in refused.stderr
+    assert "1 people in the run's shards have withdrawn or were erased since" in refused.stderr
     assert (home.root / "dvc.lock").read_bytes() == before
 
     home.lethe("erase", "request", "--subject", _trained_on(home))
@@ -48,9 +48,9 @@ def test_who_asks_while_a_walk_is_under_way_is_neither_registered_nor_promoted(
     assert refused.returncode == 25, refused.stderr
     assert "1 people in it have withdrawn or were erased" in refused.stderr
 
-    home.lethe("walk", "close", "run-1")
-    assert list((home.root / ".lethe" / "walks").iterdir()) == []
-    gone = home.lethe("walk", "promote", "run-1", check=False)
+    home.lethe("worktree", "close", "run-1")
+    assert list((home.root / ".lethe" / "worktrees").iterdir()) == []
+    gone = home.lethe("worktree", "promote", "run-1", check=False)
     assert (gone.returncode, "not open" in gone.stderr) == (26, True)
 
 

@@ -53,7 +53,7 @@ def test_what_is_promoted_lies_in_home_and_dvc_has_nothing_to_say_of_it(released
     assert tokens_in(released.root / workspace.SUBJECTS) == BitMap([ADA, BO, CLEO])
     assert "ward-of-cleo" in (released.root / "model" / "model.json").read_text()
     assert made(released.root) == released.second
-    people(released.root, ADA, BO, CLEO)  # as the walk's source was
+    people(released.root, ADA, BO, CLEO)  # as the worktree's source was
     assert dvc(released.root, "status").split() == ["register:", "always", "changed"]
 
 
@@ -156,7 +156,7 @@ def _newer_is_released(home: Home) -> None:
         (_without_a_lock, "no stage has run"),
         (_another_report, "reports/register.json is not the one"),
         (_erased_since, "cache does not have data/manifest.roaring, data/shards, data/subjects"),
-        (_newer_is_released, "wards/3 is released already, and this walk's wards/2 is older"),
+        (_newer_is_released, "wards/3 is released already, and this run's wards/2 is older"),
     ],
 )
 def test_what_cannot_be_released_is_refused_and_home_is_as_it_was(
@@ -246,7 +246,7 @@ def test_a_branch_that_moved_meanwhile_is_left_to_the_next_time(
 # ---------------------------------------------------------------------- HOME's own lock
 
 
-def test_what_a_walk_in_home_released_is_committed(released: Home) -> None:
+def test_what_a_worktree_in_home_released_is_committed(released: Home) -> None:
     assert promote_own(released.root) is None, "nothing changed"
     people(released.root, BO)
     (released.root / "version").write_text("2")

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from lethe.config.params import load_params
-from lethe.core.errors import NotFound, WalkEnded
+from lethe.core.errors import NotFound, RunEnded
 from lethe.rights.workspace_stores import WorkspaceStores
 from lethe.runs.pods import home as pods
 from lethe.runs.pods.graph import Pipeline
 from lethe.runs.pods.stage import PodRunner
 from lethe.runs.runner import Report, Runner, WorkspaceRunner
-from lethe.runs.worktree import WorktreeRunner, close_walk, open_walk, runner_in
+from lethe.runs.worktree import WorktreeRunner, close_worktree, open_worktree, runner_in
 from lethe.stores.registry.registry import Registry
 from tests.conftest import PROJECT, Workspace
 from tests.runs.contract import RunnerContract, make_pipeline
@@ -37,13 +37,13 @@ def _in_workspace(workspace: Workspace, outside: Path, folder: Path) -> Runner:
 
 
 def _in_worktree(workspace: Workspace, outside: Path, folder: Path) -> Runner:
-    return runner_in(open_walk(workspace.root, "nightly-7").root)
+    return runner_in(open_worktree(workspace.root, "nightly-7").root)
 
 
 def _in_pod(workspace: Workspace, outside: Path, folder: Path) -> Runner:
     remote = str(outside / "git")
     subprocess.run(["git", "init", "--quiet", "--bare", remote], check=True)
-    pods.open_walk(workspace.root, "nightly-7", remote=remote)
+    pods.open_run(workspace.root, "nightly-7", remote=remote)
     return PodRunner("nightly-7", remote=remote, folder=folder, watch_seconds=30)
 
 
@@ -70,9 +70,9 @@ class TestElsewhere(RunnerContract):
 
 def test_a_worktree_that_was_closed_runs_nothing(workspace: Workspace, tmp_path: Path) -> None:
     make_pipeline(workspace, tmp_path / "outside")
-    runner = runner_in(open_walk(workspace.root, "nightly-7").root)
+    runner = runner_in(open_worktree(workspace.root, "nightly-7").root)
     assert isinstance(runner, WorktreeRunner)
-    close_walk(workspace.root, "nightly-7")
+    close_worktree(workspace.root, "nightly-7")
     with pytest.raises(NotFound, match="nightly-7 is not open: it was closed when its run ended"):
         runner.run()
     assert not (tmp_path / "outside" / "ran").exists()
@@ -82,8 +82,8 @@ def test_a_pod_of_a_run_that_is_over_runs_nothing(workspace: Workspace, tmp_path
     outside = tmp_path / "outside"
     make_pipeline(workspace, outside)
     runner = _in_pod(workspace, outside, tmp_path / "pod")
-    pods.close_walk(workspace.root, "nightly-7")
-    with pytest.raises(WalkEnded, match="Nothing of this stage was kept"):
+    pods.close_run(workspace.root, "nightly-7")
+    with pytest.raises(RunEnded, match="Nothing of this stage was kept"):
         runner.run()
     assert not (outside / "ran").exists()
 

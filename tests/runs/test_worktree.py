@@ -1,4 +1,4 @@
-"""Walks: worktrees that share HOME's cache, stay apart, and leave nothing behind."""
+"""Worktrees of runs: they share HOME's cache, stay apart, and leave nothing behind."""
 
 import os
 import signal
@@ -16,12 +16,14 @@ from pyroaring import BitMap
 
 from lethe.cli.terminal import now
 from lethe.config import workspace
+from lethe.config.home import OLD_WORKTREES
+from lethe.config.home import home as home_of
 from lethe.config.params import load_params
 from lethe.core.errors import Busy, NotFound, ParamsInvalid
 from lethe.rights import erasure_service as running_erasures
 from lethe.runs import service, worktree
 from lethe.runs.promotion import made_in, promote
-from lethe.runs.worktree import Walk, close_walk, open_walk, wait_for_walk
+from lethe.runs.worktree import RunWorktree, close_worktree, open_worktree, wait_for_worktree
 from lethe.stores.dvc.objects import FolderObjects, open_remote
 from lethe.stores.dvc.purge import purge_history
 from lethe.stores.dvc.verify import verify_history
@@ -69,9 +71,9 @@ def running(root: Path, stage: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def left(home: Path, run: str) -> list[str]:
-    """What is still known of a walk, to git and on disk."""
+    """What is still known of a worktree, to git and on disk."""
     listed = git(home, "worktree", "list").splitlines()[1:]
-    found = [path.name for path in (home / ".lethe" / "walks").iterdir()]
+    found = [path.name for path in (home / ".lethe" / "worktrees").iterdir()]
     admin = [path.name for path in (home / ".git" / "worktrees").glob("*")]
     return [each for each in [*map(str, listed), *found, *admin] if run in each]
 
@@ -79,9 +81,9 @@ def left(home: Path, run: str) -> list[str]:
 # ---------------------------------------------------------------------- opening
 
 
-def test_a_walk_begins_with_homes_commit_lock_outputs_and_reports(released: Home) -> None:
+def test_a_worktree_begins_with_homes_commit_lock_outputs_and_reports(released: Home) -> None:
     home = released.root
-    walk = open_walk(home, "run-1")
+    walk = open_worktree(home, "run-1")
     assert git(walk.root, "rev-parse", "HEAD") == git(home, "rev-parse", "HEAD")
     for name in ("dvc.lock", "reports/register.json", "data/subjects.roaring", "model/model.json"):
         assert (walk.root / name).read_bytes() == (home / name).read_bytes()
@@ -92,12 +94,12 @@ def test_a_walk_begins_with_homes_commit_lock_outputs_and_reports(released: Home
     assert stat.S_IMODE(walk.folder.parent.stat().st_mode) == 0o700
 
 
-def test_a_walk_shares_homes_cache_and_remotes_and_keeps_dvcs_notes_to_itself(
+def test_a_worktree_shares_homes_cache_and_remotes_and_keeps_dvcs_notes_to_itself(
     released: Home,
 ) -> None:
     home = released.root
     (home / ".dvc" / "config.local").write_text("['remote \"other\"']\n    url = ../other\n")
-    walk = open_walk(home, "run-1")
+    walk = open_worktree(home, "run-1")
     assert not (walk.root / ".dvc" / "cache").exists()
     people(walk.root, BO)
     walk_road(walk.root, "pseudonymize")
@@ -110,20 +112,20 @@ def test_a_walk_shares_homes_cache_and_remotes_and_keeps_dvcs_notes_to_itself(
     assert stat.S_IMODE((walk.root / ".dvc" / "config.local").stat().st_mode) == 0o600
 
 
-def test_a_lock_that_home_has_not_committed_is_what_a_walk_begins_with(released: Home) -> None:
+def test_a_lock_that_home_has_not_committed_is_what_a_worktree_begins_with(released: Home) -> None:
     for name, content in released.second.items():
         (released.root / name).write_bytes(content)
-    walk = open_walk(released.root, "run-1")
+    walk = open_worktree(released.root, "run-1")
     assert made_in(walk) == released.second
     assert tokens_in(walk.root / workspace.SUBJECTS) == BitMap([ADA, BO, CLEO])
 
 
-def test_an_open_walk_is_gone_on_with(released: Home) -> None:
-    walk = open_walk(released.root, "run-1")
+def test_an_open_worktree_is_gone_on_with(released: Home) -> None:
+    walk = open_worktree(released.root, "run-1")
     (walk.root / "dvc.lock").write_bytes(released.second["dvc.lock"])
     os.utime(walk.root / worktree.MARK, (0, 0))
     (released.root / "params.yaml").write_text("edited meanwhile: true\n")
-    assert open_walk(released.root, "run-1") == walk
+    assert open_worktree(released.root, "run-1") == walk
     assert (walk.root / "dvc.lock").read_bytes() == released.second["dvc.lock"]
     assert walk.idle_seconds(time.time()) < HOUR, "and is in use again"
 
@@ -132,25 +134,25 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from lethe.config.params import load_params
-from lethe.runs import worktree as history_walks
-setattr(history_walks, sys.argv[2], lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
-history_walks.open_walk(Path(sys.argv[1]), "run-1")
+from lethe.runs import worktree as history_worktree
+setattr(history_worktree, sys.argv[2], lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+history_worktree.open_worktree(Path(sys.argv[1]), "run-1")
 """
 
 
 @pytest.mark.parametrize("step", ["share_settings", "check_out"])
-def test_a_walk_that_was_killed_while_it_was_opened_is_opened_anew(
+def test_a_worktree_that_was_killed_while_it_was_opened_is_opened_anew(
     released: Home, step: str
 ) -> None:
     home = released.root
     done = subprocess.run([sys.executable, "-c", KILLED, str(home), step], cwd=PROJECT)
     assert done.returncode == -signal.SIGKILL
-    half = Walk.of(home, "run-1")
+    half = RunWorktree.of(home, "run-1")
     assert half.folder.is_dir()
     assert not half.is_open
     with pytest.raises(NotFound, match="not open"):
-        wait_for_walk(home, "run-1", seconds=0)
-    walk = open_walk(home, "run-1")
+        wait_for_worktree(home, "run-1", seconds=0)
+    walk = open_worktree(home, "run-1")
     assert walk.is_open
     assert (walk.root / "model" / "model.json").exists()
 
@@ -158,10 +160,12 @@ def test_a_walk_that_was_killed_while_it_was_opened_is_opened_anew(
 def test_a_worktree_that_git_never_finished_is_in_nobodys_way(released: Home) -> None:
     """As `git worktree add` leaves it when it is killed: locked, so that nothing prunes it."""
     home = released.root
-    git(home, "worktree", "add", "--quiet", "--detach", str(home / ".lethe" / "walks" / "run-1"))
+    git(
+        home, "worktree", "add", "--quiet", "--detach", str(home / ".lethe" / "worktrees" / "run-1")
+    )
     (home / ".git" / "worktrees" / "run-1" / "locked").write_text("initializing")
-    (home / ".lethe" / "walks" / "run-1" / ".git").unlink()
-    assert open_walk(home, "run-1").is_open
+    (home / ".lethe" / "worktrees" / "run-1" / ".git").unlink()
+    assert open_worktree(home, "run-1").is_open
 
 
 @pytest.mark.parametrize("path", ["params.yaml", "dvc.yaml", "behaviour.json", "source"])
@@ -171,7 +175,7 @@ def test_what_decides_and_is_not_committed_is_refused_by_its_name(
     with (released.root / path).open("a") as file:
         file.write("\n# edited\n" if path.endswith("yaml") else f"{DAN} ward-of-dan\n")
     with pytest.raises(ParamsInvalid, match=f"^{path}: changed in"):
-        open_walk(released.root, "run-1")
+        open_worktree(released.root, "run-1")
     assert left(released.root, "run-1") == []
 
 
@@ -182,7 +186,7 @@ def test_what_decides_nothing_may_be_edited_at_any_time(released: Home) -> None:
     for name, content in released.second.items():  # as a promotion leaves them
         (released.root / name).write_bytes(content)
     assert git(released.root, "status", "--porcelain", "reports/train.json")
-    assert open_walk(released.root, "run-1").is_open
+    assert open_worktree(released.root, "run-1").is_open
 
 
 def test_a_lock_whose_objects_are_lost_is_refused_before_anybody_is_charged_again(
@@ -191,7 +195,7 @@ def test_a_lock_whose_objects_are_lost_is_refused_before_anybody_is_charged_agai
     for path in (released.root / ".dvc" / "cache" / "files" / "md5").rglob("*.dir"):
         path.unlink()
     with pytest.raises(NotFound, match=r"data/shards, model .*dvc pull"):
-        open_walk(released.root, "run-1")
+        open_worktree(released.root, "run-1")
     assert left(released.root, "run-1") == []
 
 
@@ -200,32 +204,32 @@ def test_a_lock_whose_objects_are_lost_is_refused_before_anybody_is_charged_agai
 )
 def test_a_name_that_is_no_folders_is_refused(released: Home, run: str) -> None:
     with pytest.raises(ParamsInvalid, match="A run is named by"):
-        open_walk(released.root, run)
+        open_worktree(released.root, run)
 
 
-def test_a_workspace_in_a_folder_of_a_repository_has_walks_too(released: Home) -> None:
+def test_a_workspace_in_a_folder_of_a_repository_has_worktrees_too(released: Home) -> None:
     whole = released.root.parent / "whole"
     whole.mkdir()
     (released.root / ".git").rename(whole / ".git")
     home = released.root.rename(whole / "ward")
     git(whole, "add", "--all")
     git(whole, "commit", "--quiet", "--message", "Move")
-    walk = open_walk(home, "run-1")
-    assert walk.root == home / ".lethe" / "walks" / "run-1" / "ward"
+    walk = open_worktree(home, "run-1")
+    assert walk.root == home / ".lethe" / "worktrees" / "run-1" / "ward"
     assert (walk.root / "model" / "model.json").exists()
     assert promote(home, "run-1", released.second, objection=lambda _: None).commit
     assert git(whole, "show", "--format=", "--name-only", "HEAD") == "ward/dvc.lock"
     assert git(whole, "status", "--porcelain") == ""
-    assert close_walk(home, "run-1")
-    assert list((home / ".lethe" / "walks").iterdir()) == []
+    assert close_worktree(home, "run-1")
+    assert list((home / ".lethe" / "worktrees").iterdir()) == []
     assert git(whole, "worktree", "list").count("\n") == 0
 
 
 # ---------------------------------------------------------------------- side by side
 
 
-def test_two_walks_and_home_run_stages_at_once(released: Home) -> None:
-    first, second = open_walk(released.root, "run-1"), open_walk(released.root, "run-2")
+def test_two_worktrees_and_home_run_stages_at_once(released: Home) -> None:
+    first, second = open_worktree(released.root, "run-1"), open_worktree(released.root, "run-2")
     people(first.root, BO)
     people(second.root, CLEO)
     with running(first.root, "pseudonymize"):
@@ -237,22 +241,22 @@ def test_two_walks_and_home_run_stages_at_once(released: Home) -> None:
     assert tokens_in(released.root / workspace.SUBJECTS) == BitMap([DAN])
 
 
-def test_who_waits_for_a_walk_gets_it_when_nothing_holds_it(released: Home) -> None:
-    walk = open_walk(released.root, "run-1")
+def test_who_waits_for_a_worktree_gets_it_when_nothing_holds_it(released: Home) -> None:
+    walk = open_worktree(released.root, "run-1")
     people(walk.root, BO)
     with running(walk.root, "pseudonymize"), pytest.raises(Busy, match="A run is under way"):
-        wait_for_walk(released.root, "run-1", seconds=0)
-    assert wait_for_walk(released.root, "run-1", seconds=30) == walk
+        wait_for_worktree(released.root, "run-1", seconds=0)
+    assert wait_for_worktree(released.root, "run-1", seconds=30) == walk
 
 
 # ---------------------------------------------------------------------- erasures
 
 
-def test_an_erasure_leaves_nothing_of_the_person_in_a_walk_between_two_stages(
+def test_an_erasure_leaves_nothing_of_the_person_in_a_worktree_between_two_stages(
     released: Home,
 ) -> None:
     home = released.root
-    walk = open_walk(home, "run-1")
+    walk = open_worktree(home, "run-1")
     people(walk.root, ADA, BO, CLEO, DAN)
     walk_road(walk.root, "pseudonymize")
     scratch = walk.root / workspace.CONSENTED / "shard-0000.parquet"
@@ -260,12 +264,12 @@ def test_an_erasure_leaves_nothing_of_the_person_in_a_walk_between_two_stages(
     scratch.write_bytes((walk.root / "data" / "shards" / "shard-0000.parquet").read_bytes())
     for root in (home, walk.root):
         (root / "source").unlink()
-    assert len([path for path in holders(home, token=ADA) if "walks/run-1" in path]) >= 4
+    assert len([path for path in holders(home, token=ADA) if "worktrees/run-1" in path]) >= 4
     outcomes = purge_history(home, BitMap([ADA]))
     assert results(outcomes)["worktree run-1"] == "erased"
     assert holders(home, token=ADA) == []
     assert {each.result for each in verify_history(home, BitMap([ADA]))} == {"absent"}
-    # The walk goes on without her, and can be promoted.
+    # The worktree goes on without her, and can be promoted.
     assert tokens_in(walk.root / workspace.SUBJECTS) == BitMap([BO, CLEO, DAN])
     people(walk.root, BO, CLEO, DAN)
     (walk.root / "version").write_text("2")
@@ -274,9 +278,11 @@ def test_an_erasure_leaves_nothing_of_the_person_in_a_walk_between_two_stages(
     assert holders(home, token=ADA) == []
 
 
-def test_an_erasure_that_meets_a_walk_at_work_says_so_and_the_next_goes_on(released: Home) -> None:
+def test_an_erasure_that_meets_a_worktree_at_work_says_so_and_the_next_goes_on(
+    released: Home,
+) -> None:
     home = released.root
-    walk = open_walk(home, "run-1")
+    walk = open_worktree(home, "run-1")
     people(walk.root, ADA, BO, DAN)
     with running(walk.root, "pseudonymize"):
         outcomes = {each.store: each for each in purge_history(home, BitMap([ADA]))}
@@ -292,7 +298,7 @@ def test_an_erasure_that_meets_a_walk_at_work_says_so_and_the_next_goes_on(relea
     assert holders(home, token=ADA) == []
 
 
-def test_an_erasure_finds_a_walk_that_opens_while_it_is_at_work(
+def test_an_erasure_finds_a_worktree_that_opens_while_it_is_at_work(
     released: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It begins with what is left: the worktree is there before HOME's lock is read."""
@@ -308,7 +314,7 @@ def test_an_erasure_finds_a_walk_that_opens_while_it_is_at_work(
 
     monkeypatch.setattr(worktree, "share_settings", purged_then_share)
     monkeypatch.setattr(worktree, "_refuse_uncommitted", lambda _: None)
-    walk = open_walk(home, "run-1")
+    walk = open_worktree(home, "run-1")
     assert tokens_in(walk.root / workspace.SUBJECTS) == BitMap([BO])
     assert holders(home, token=ADA) == []
 
@@ -316,26 +322,26 @@ def test_an_erasure_finds_a_walk_that_opens_while_it_is_at_work(
 # ---------------------------------------------------------------------- closing
 
 
-def test_a_closed_walk_leaves_nothing_and_closing_it_again_is_no_error(released: Home) -> None:
+def test_a_closed_worktree_leaves_nothing_and_closing_it_again_is_no_error(released: Home) -> None:
     home = released.root
-    walk = open_walk(home, "run-1")
+    walk = open_worktree(home, "run-1")
     for path in (workspace.MINIMIZED, workspace.CONSENTED, workspace.TEMPORARY):
         (walk.root / path).mkdir(parents=True)
         (walk.root / path / "keys").write_text("ana-4711")
     assert left(home, "run-1") != []
-    assert close_walk(home, "run-1")
+    assert close_worktree(home, "run-1")
     assert left(home, "run-1") == []
-    assert not close_walk(home, "run-1")
+    assert not close_worktree(home, "run-1")
     assert git(home, "status", "--porcelain") == ""
 
 
 @pytest.mark.parametrize("damage", [".git", ".dvc", ".lethe"])
-def test_a_damaged_walk_is_closed_like_any_other(released: Home, damage: str) -> None:
+def test_a_damaged_worktree_is_closed_like_any_other(released: Home, damage: str) -> None:
     home = released.root
-    walk = open_walk(home, "run-1")
+    walk = open_worktree(home, "run-1")
     target = walk.root / damage
     target.unlink() if target.is_file() else target.rename(target.with_name("damaged"))
-    assert close_walk(home, "run-1")
+    assert close_worktree(home, "run-1")
     assert left(home, "run-1") == []
 
 
@@ -353,13 +359,13 @@ def test_what_a_killed_stage_left_running_is_ended_before_its_scratch_goes(
     released: Home,
 ) -> None:
     home = released.root
-    walk = open_walk(home, "run-1")
+    walk = open_worktree(home, "run-1")
     orphan = subprocess.Popen([sys.executable, "-c", ORPHAN], cwd=walk.root, start_new_session=True)
     try:
         while not (walk.root / workspace.CONSENTED / "keys").exists():
             assert orphan.poll() is None
             time.sleep(0.02)
-        assert close_walk(home, "run-1")
+        assert close_worktree(home, "run-1")
         assert orphan.poll() is not None
     finally:
         orphan.kill()
@@ -369,7 +375,7 @@ def test_what_a_killed_stage_left_running_is_ended_before_its_scratch_goes(
 
 def test_dvc_killed_in_the_middle_of_a_stage_stands_in_nobodys_way(released: Home) -> None:
     home = released.root
-    walk = open_walk(home, "run-1")
+    walk = open_worktree(home, "run-1")
     people(walk.root, BO)
     with running(walk.root, "pseudonymize") as process:
         (stage,) = [
@@ -380,7 +386,7 @@ def test_dvc_killed_in_the_middle_of_a_stage_stands_in_nobodys_way(released: Hom
         process.kill()
         process.wait(timeout=10)
         assert stage.is_running(), "the stage itself goes on"
-        assert close_walk(home, "run-1")
+        assert close_worktree(home, "run-1")
         assert not stage.is_running()
     assert left(home, "run-1") == []
 
@@ -388,15 +394,15 @@ def test_dvc_killed_in_the_middle_of_a_stage_stands_in_nobodys_way(released: Hom
 # ---------------------------------------------------------------------- left behind
 
 
-def test_walks_of_dead_runs_go_and_what_is_in_use_or_waits_stays(
+def test_worktrees_of_dead_runs_go_and_what_is_in_use_or_waits_stays(
     released: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = released.root
     monkeypatch.chdir(home)
-    waiting = open_walk(home, "waiting")
+    waiting = open_worktree(home, "waiting")
     (waiting.root / workspace.MINIMIZED).mkdir(parents=True)
     (waiting.root / workspace.MINIMIZED / "keys").write_text("ana-4711")
-    (home / ".lethe" / "walks" / "half").mkdir()
+    (home / ".lethe" / "worktrees" / "half").mkdir()
     later = time.time()
     assert service.sweep(now=later + 0.5 * HOUR) == []
     assert service.sweep(now=later + 2 * HOUR) == ["half"]
@@ -405,7 +411,7 @@ def test_walks_of_dead_runs_go_and_what_is_in_use_or_waits_stays(
     assert waiting.is_open, "a run may wait that long for a device"
     assert not (waiting.root / workspace.MINIMIZED).exists(), "but keys do not"
     with monkeypatch.context() as patch:
-        patch.setattr(service, "close_walk", _busy)
+        patch.setattr(service, "close_worktree", _busy)
         assert service.sweep(now=later + 30 * DAY) == [], "and stands in the way of nobody else"
     with running(waiting.root, "register"):
         assert service.sweep(now=later + 30 * DAY) == []
@@ -414,20 +420,20 @@ def test_walks_of_dead_runs_go_and_what_is_in_use_or_waits_stays(
     assert left(home, "waiting") == left(home, "half") == []
 
 
-def test_a_walk_that_comes_to_life_while_it_is_taken_for_dead_stays(
+def test_a_worktree_that_comes_to_life_while_it_is_taken_for_dead_stays(
     released: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(released.root)
-    walk = open_walk(released.root, "run-1")
+    walk = open_worktree(released.root, "run-1")
     os.utime(walk.root / worktree.MARK, (0, 0))
-    assert not close_walk(released.root, "run-1", only_if=lambda each: not each.is_open)
+    assert not close_worktree(released.root, "run-1", only_if=lambda each: not each.is_open)
     assert walk.is_open
 
 
-def test_people_are_erased_in_home_and_not_in_a_walk(
+def test_people_are_erased_in_home_and_not_in_a_worktree(
     released: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    walk = open_walk(released.root, "run-1")
+    walk = open_worktree(released.root, "run-1")
     monkeypatch.chdir(walk.root)
     with pytest.raises(ParamsInvalid, match=f"Run it in {released.root}"):
         running_erasures.run(load_params(), clock=now, tell=print)
@@ -436,3 +442,51 @@ def test_people_are_erased_in_home_and_not_in_a_walk(
 
 def _busy(*_: object, **__: object) -> bool:
     raise Busy("A run is under way.")
+
+
+# ---------------------------------------------------------------------- of the version before
+
+
+def _as_before(home: Path, run: str) -> RunWorktree:
+    """An open worktree as the version before left it: in another folder, with another mark."""
+    made = open_worktree(home, run)
+    (home / ".lethe" / "walks").mkdir(exist_ok=True)
+    git(home, "worktree", "move", str(made.folder), str(home / ".lethe" / "walks" / run))
+    old = RunWorktree.of(home, run, place=OLD_WORKTREES)
+    (old.root / worktree.MARK).rename(old.root / ".lethe" / "walk.json")
+    return old
+
+
+def test_what_the_version_before_left_is_swept_and_its_keys_go_first(
+    released: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = released.root
+    monkeypatch.chdir(home)
+    old = _as_before(home, "run-1")
+    (old.root / workspace.MINIMIZED).mkdir(parents=True)
+    later = time.time()
+    assert service.sweep(now=later + 2 * HOUR) == []
+    assert service.sweep(now=later + 1.5 * DAY) == []
+    assert old.is_open and not (old.root / workspace.MINIMIZED).exists()
+    assert service.sweep(now=later + 30 * DAY) == ["run-1"]
+    assert not old.folder.exists()
+    assert left(home, "run-1") == []
+
+
+def test_what_the_version_before_left_is_closed_by_name_beside_the_new_one(released: Home) -> None:
+    home = released.root
+    old, new = _as_before(home, "run-1"), open_worktree(home, "run-1")
+    assert new.folder != old.folder
+    assert close_worktree(home, "run-1")
+    assert not old.folder.exists() and not new.folder.exists()
+    assert left(home, "run-1") == []
+
+
+def test_an_erasure_looks_into_what_the_version_before_left(released: Home) -> None:
+    home = released.root
+    old = _as_before(home, "run-1")
+    assert [path for path in holders(home, token=ADA) if "walks/run-1" in path]
+    assert home_of(old.root) == home
+    purge_history(home, BitMap([ADA]))
+    assert holders(home, token=ADA) == []
+    assert results(verify_history(home, BitMap([ADA]))) == {"absent"}

@@ -1,4 +1,4 @@
-"""Training in walks: what one walk began the next goes on with, and nobody is charged twice."""
+"""Training in worktrees: what one began the next goes on with, and nobody is charged twice."""
 
 import shutil
 from functools import partial
@@ -22,13 +22,13 @@ from tests.stages.test_train import NOW, FakeLedger, go, interrupt, never, param
 
 
 class Walks:
-    """Walks of one workspace, each with the data that it has; the test stands in one of them."""
+    """Worktrees of one workspace, each with the data that it has; the test stands in one."""
 
     def __init__(self, home: Path, patch: pytest.MonkeyPatch) -> None:
         self.home, self._patch = home, patch
 
     def enter(self, run: str) -> Params:
-        root = self.home / ".lethe" / "walks" / run
+        root = self.home / ".lethe" / "worktrees" / run
         root.mkdir(parents=True)
         shutil.copytree(self.home / "data", root / "data")
         shutil.copy(self.home / "params.yaml", root)
@@ -37,7 +37,7 @@ class Walks:
 
     def close(self, run: str) -> None:
         self._patch.chdir(self.home)
-        shutil.rmtree(self.home / ".lethe" / "walks" / run)
+        shutil.rmtree(self.home / ".lethe" / "worktrees" / run)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def walks(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wa
     return Walks(tmp_path, monkeypatch)
 
 
-def test_a_killed_training_goes_on_from_its_checkpoint_in_the_next_walk(
+def test_a_killed_training_goes_on_from_its_checkpoint_in_the_next_worktree(
     walks: Walks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "Session", partial(loop.Session, checkpoint_every=1))
@@ -73,7 +73,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint_in_the_next_walk(
     assert [run.state for run in ledger.runs.values()] == ["settled"], "charged once"
 
 
-def test_what_a_walk_had_trained_and_not_published_the_next_publishes_as_it_is(
+def test_what_a_worktree_had_trained_and_not_published_the_next_publishes_as_it_is(
     walks: Walks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = FakeLedger()
@@ -92,8 +92,8 @@ def test_what_a_walk_had_trained_and_not_published_the_next_publishes_as_it_is(
     assert list((walks.home / stage.STAGING).iterdir()) == []
 
 
-def test_the_same_training_is_one_request_in_every_walk_and_in_home(walks: Walks) -> None:
-    """So the ledger keeps two walks from training it at once: who reserved it still runs."""
+def test_the_same_training_is_one_request_in_every_worktree_and_in_home(walks: Walks) -> None:
+    """So the ledger keeps two worktrees from training it at once: who reserved it still runs."""
     found = set()
     for run in (None, "run-1", "run-2"):
         params = walks.enter(run) if run else load_params()  # noqa: F811
@@ -105,7 +105,7 @@ def test_the_same_training_is_one_request_in_every_walk_and_in_home(walks: Walks
     assert len(found) == 1
 
 
-def test_walks_train_at_once_and_an_erasure_that_clears_what_they_keep_waits_for_them(
+def test_worktrees_train_at_once_and_an_erasure_that_clears_what_they_keep_waits_for_them(
     walks: Walks,
 ) -> None:
     checkpoint = walks.home / stage.STAGING / "run-0.checkpoint"

@@ -16,7 +16,7 @@ from lethe.cli.erase import erase
 from lethe.cli.keys import key, reveal, rotate_key
 from lethe.cli.pod import pod
 from lethe.cli.retain import retain
-from lethe.cli.run import walk
+from lethe.cli.run import worktree
 from lethe.cli.sweep import sweep
 from lethe.cli.terminal import (
     LOOK,
@@ -116,7 +116,10 @@ app.add_typer(
     pod, name="pod", rich_help_panel=OPERATE, epilog="Example: lethe pod close --run nightly-7"
 )
 app.add_typer(
-    walk, name="walk", rich_help_panel=OPERATE, epilog="Example: lethe walk open nightly-7"
+    worktree,
+    name="worktree",
+    rich_help_panel=OPERATE,
+    epilog="Example: lethe worktree open nightly-7",
 )
 for _name in STAGES:
     _command = budget if _name == "budget" else _stage(_name)

@@ -1,4 +1,4 @@
-"""`lethe pod`: what a walk in pods is made of, for a scheduler that starts each in a pod."""
+"""`lethe pod`: what a run in pods is made of, for a scheduler that starts each in a pod."""
 
 import re
 from pathlib import Path
@@ -16,22 +16,22 @@ pod = typer.Typer(
 )
 
 _NAME = r"[a-z0-9](?:[-a-z0-9]{0,38}[a-z0-9])?"
-Run = Annotated[str, typer.Option(help="The walk's opaque id: small letters, digits, hyphens.")]
+Run = Annotated[str, typer.Option(help="The run's opaque id: small letters, digits, hyphens.")]
 Remote = Annotated[
     str,
     typer.Option(
-        envvar="LETHE_GIT_REMOTE", show_envvar=True, help="The git remote that has the walks."
+        envvar="LETHE_GIT_REMOTE", show_envvar=True, help="The git remote that has the runs."
     ),
 ]
 
 
 @pod.command("open", epilog="Example: lethe pod open --run nightly-7 --remote origin")
 def open_(run: Run, remote: Remote) -> None:
-    """In the workspace: open a walk at its release, for pods to go on with."""
-    from lethe.runs.pods.home import open_walk
+    """In the workspace: open a run at its release, for pods to go on with."""
+    from lethe.runs.pods.home import open_run
 
-    open_walk(Path.cwd(), _checked(run), remote=remote)
-    say(f"Walk {run} is open.")
+    open_run(Path.cwd(), _checked(run), remote=remote)
+    say(f"Run {run} is open.")
 
 
 @pod.command(epilog="Example: lethe pod stage train --run nightly-7 --remote origin")
@@ -40,10 +40,10 @@ def stage(
     run: Run,
     remote: Remote,
     folder: Annotated[
-        Path, typer.Option(help="Where to work: empty, or this walk's own of an earlier try.")
+        Path, typer.Option(help="Where to work: empty, or this run's own of an earlier try.")
     ] = Path("work"),
     watch_seconds: Annotated[
-        float, typer.Option(min=0.1, help="How often to look whether the walk was revoked.")
+        float, typer.Option(min=0.1, help="How often to look whether the run was revoked.")
     ] = 30.0,
 ) -> None:
     """In a pod: fetch what the stage reads, run it, and send what it made."""
@@ -53,26 +53,26 @@ def stage(
         _checked(run), remote=remote, folder=folder.resolve(), watch_seconds=watch_seconds
     )
     runner.run_stage(name)
-    say(f"{name} of walk {run} is done.")
+    say(f"{name} of run {run} is done.")
 
 
 @pod.command(epilog="Example: lethe pod promote --run nightly-7")
 def promote(run: Run, params_file: ParamsFile = PARAMS) -> None:
-    """In the workspace: release what a walk made, as `lethe walk promote` does."""
+    """In the workspace: release what a run made, as `lethe worktree promote` does."""
     from lethe.cli.run import say_released
     from lethe.config.params import load_params
-    from lethe.runs.pods.home import promote_walk
+    from lethe.runs.pods.home import promote_run
 
-    say_released(promote_walk(load_params(params_file), Path.cwd(), _checked(run), now=now()))
+    say_released(promote_run(load_params(params_file), Path.cwd(), _checked(run), now=now()))
 
 
 @pod.command(epilog="Example: lethe pod close --run nightly-7")
 def close(run: Run) -> None:
-    """In the workspace: end a walk, and remove what it left on the remotes unless promoted."""
-    from lethe.runs.pods.home import close_walk
+    """In the workspace: end a run, and remove what it left on the remotes unless promoted."""
+    from lethe.runs.pods.home import close_run
 
-    count = close_walk(Path.cwd(), _checked(run))
-    say(f"Walk {run} is closed; {count} objects that nothing else names went.")
+    count = close_run(Path.cwd(), _checked(run))
+    say(f"Run {run} is closed; {count} objects that nothing else names went.")
 
 
 def _checked(run: str) -> str:

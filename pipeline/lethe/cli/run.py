@@ -1,4 +1,4 @@
-"""`lethe walk …`: the road in a worktree of its own, and the one writer that promotes it."""
+"""`lethe worktree …`: a run in a git worktree of its own, and the one writer that promotes it."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +9,7 @@ from lethe.cli.terminal import PARAMS, ParamsFile, now, say
 if TYPE_CHECKING:
     from lethe.runs.promotion import Promoted
 
-walk = typer.Typer(
+worktree = typer.Typer(
     help="Run the pipeline in a git worktree of its own, and release what came of it.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -17,9 +17,9 @@ walk = typer.Typer(
 Run = Annotated[str, typer.Argument(help="The run: letters, digits, `_`, `-` and `.`.")]
 
 
-@walk.command("open", epilog="Example: lethe walk open nightly-7")
+@worktree.command("open", epilog="Example: lethe worktree open nightly-7")
 def open_(run: Run) -> None:
-    """Open a walk and say where it is; one that is open is gone on with.
+    """Open a worktree and say where it is; one that is open is gone on with.
 
     It begins at HOME's commit, with HOME's dvc.lock and outputs.
     """
@@ -28,23 +28,23 @@ def open_(run: Run) -> None:
     say(str(service.start(run).root))
 
 
-@walk.command(epilog="Example: lethe walk wait nightly-7 --seconds 60")
+@worktree.command(epilog="Example: lethe worktree wait nightly-7 --seconds 60")
 def wait(
     run: Run,
     seconds: Annotated[float, typer.Option(min=0, help="How long at most.")] = 900,
 ) -> None:
-    """Say where an open walk is, once nothing else holds it, such as an erasure at work in it."""
+    """Say where an open worktree is, once nothing else holds it, such as an erasure."""
     from lethe.runs import service
 
     say(str(service.wait(run, seconds=seconds).root))
 
 
-@walk.command(epilog="Example: lethe walk promote nightly-7")
+@worktree.command(epilog="Example: lethe worktree promote nightly-7")
 def promote(
     run: Annotated[str | None, typer.Argument(help="The run; HOME's own lock without it.")] = None,
     params_file: ParamsFile = PARAMS,
 ) -> None:
-    """Commit a walk's dvc.lock to the branch that HOME has checked out, and its outputs there.
+    """Commit a worktree's dvc.lock to the branch that HOME has checked out, and its outputs there.
 
     Refuses with 34 what was not registered, is older than what is released, or names what an
     erasure took; ends with 29 while an erasure or another promotion is under way.
@@ -66,12 +66,12 @@ def say_released(made: "Promoted | None") -> None:
         say(f"Released {made.version} in commit {made.commit[:12]}.")
 
 
-@walk.command(epilog="Example: lethe walk close nightly-7")
+@worktree.command(epilog="Example: lethe worktree close nightly-7")
 def close(run: Run) -> None:
-    """Remove a walk and everything in it, whatever state it is in.
+    """Remove a worktree and everything in it, whatever state it is in.
 
     What is left of its stages is ended. Reservations and checkpoints stay: they are HOME's.
     """
     from lethe.runs import service
 
-    say("Closed." if service.end(run) else "There was no such walk.")
+    say("Closed." if service.end(run) else "There was no such worktree.")

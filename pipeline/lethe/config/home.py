@@ -2,7 +2,7 @@
 
 Some folders are copies of a workspace that come and go, with data of their own:
 
-- a worktree of a run, `HOME/.lethe/walks/RUN` (`lethe.runs.worktree`);
+- a worktree of a run, `HOME/.lethe/worktrees/RUN` (`lethe.runs.worktree`);
 - an experiment of DVC, `HOME/.dvc/tmp/exps/…`, where `dvc exp run --temp` and the queue run;
 - a linked git worktree (`git worktree add`) of a workspace that has stores.
 
@@ -17,7 +17,8 @@ import os
 import re
 from pathlib import Path
 
-WALKS = Path(".lethe/walks")
+WORKTREES = Path(".lethe/worktrees")
+OLD_WORKTREES = Path(".lethe/walks")  # of the version before; what is there is only closed
 EXPERIMENTS = Path(".dvc/tmp/exps")
 POD_LOCK = Path(".git/lethe-pod.lock")  # in the folder that a pod works in
 IDENTITY = Path("lethe.id")  # committed: which workspace this is
@@ -30,7 +31,7 @@ _EXPERIMENT = ("DVC_EXP_BASELINE_REV", "DVC_EXP_NAME")  # DVC sets them for an e
 def home(root: Path | None = None) -> Path:
     """The workspace that a folder belongs to; most are their own."""
     root = (root or Path.cwd()).absolute()
-    return _main_worktree(_outside(root, WALKS, EXPERIMENTS))
+    return _main_worktree(_outside(root, WORKTREES, OLD_WORKTREES, EXPERIMENTS))
 
 
 def is_copy(root: Path | None = None) -> bool:

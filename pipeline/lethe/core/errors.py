@@ -144,7 +144,7 @@ class StoreUnavailable(LetheError):
 
 
 class PromotionRefused(LetheError):
-    """What a walk made cannot become what its workspace releases; nothing was changed there."""
+    """What a run made cannot become what its workspace releases; nothing was changed there."""
 
     exit_code = 34
 
@@ -179,8 +179,8 @@ class ErasureRefused(LetheError):
     exit_code = 33
 
 
-class WalkEnded(LetheError):
-    """What a stage in a pod starts from is not there, or not what it was; its walk is over."""
+class RunEnded(LetheError):
+    """What a stage in a pod starts from is not there, or not what it was; its run is over."""
 
     exit_code = 35
 

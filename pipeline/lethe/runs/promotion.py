@@ -1,7 +1,7 @@
-"""Promotion: what a walk made becomes what HOME releases, by the one writer that there is.
+"""Promotion: what a run made becomes what HOME releases, by the one writer that there is.
 
-It is the walk's `dvc.lock`, committed on the branch that HOME has checked out; nothing else is, and
-nothing that somebody has staged there. Everything is checked first: that the walk went through
+It is the run's `dvc.lock`, committed on the branch that HOME has checked out; nothing else is, and
+nothing that somebody has staged there. Everything is checked first: that the run went through
 the registry's door, that nothing newer is released, and that every object is still there, since an
 erasure may have taken some from the cache.
 """
@@ -17,7 +17,7 @@ from pyroaring import BitMap
 from lethe.config import workspace
 from lethe.core.errors import Busy, FileDamaged, PromotionRefused
 from lethe.core.files import read_json, write_whole
-from lethe.runs.worktree import Walk
+from lethe.runs.worktree import RunWorktree
 from lethe.stores.dvc.git import LOCK, Made, commit_lock, git, parse_lock
 from lethe.stores.dvc.graph import read_stages
 from lethe.stores.dvc.outputs import check_out, missing_objects, uncached, uncached_files
@@ -37,22 +37,22 @@ class Promoted:
     commit: str | None
 
 
-def made_in(walk: Walk) -> dict[str, bytes]:
-    """The lock of a walk and the reports that it names, by path."""
-    content = History(walk.root).lock_bytes()
+def made_in(worktree: RunWorktree) -> dict[str, bytes]:
+    """The lock of a run and the reports that it names, by path."""
+    content = History(worktree.root).lock_bytes()
     if content is None:
         return {}
-    return {str(LOCK): content, **uncached_files(walk.root, parse_lock(content))}
+    return {str(LOCK): content, **uncached_files(worktree.root, parse_lock(content))}
 
 
 def promote(home: Path, run: str, files: Mapping[str, bytes], *, objection: Objection) -> Promoted:
-    """Releases what a walk made. Done again, it finishes what was cut, or finds it done.
+    """Releases what a run made. Done again, it finishes what was cut, or finds it done.
 
     Guarantees: one commit that changes `dvc.lock` alone, on the branch that HOME has checked out;
         what is released was registered, and every object that it names is in HOME's cache.
 
     Args:
-        run: the walk, for messages.
+        run: the run, for messages.
         files: its `dvc.lock` and reports, by path.
 
     Raises:
@@ -61,26 +61,26 @@ def promote(home: Path, run: str, files: Mapping[str, bytes], *, objection: Obje
     """
     content = files.get(str(LOCK))
     if content is None:
-        raise PromotionRefused(f"Walk {run} has no {LOCK}: no stage has run in it.")
+        raise PromotionRefused(f"Run {run} has no {LOCK}: no stage has run in it.")
     made = parse_lock(content)
     with Worktree(home).alone():
         branch = _branch(home)
         if unfinished := _unfinished(home, made):
             raise PromotionRefused(
                 f"{', '.join(unfinished)}: not passed with what the stages before made. What was "
-                "not registered is not released. Walk the road to its end."
+                "not registered is not released. Run the pipeline to its end."
             )
         if missing := missing_objects(home, made):
             raise PromotionRefused(
-                f"DVC's cache does not have {', '.join(missing)} as walk {run} made it: somebody "
-                "in it was erased meanwhile. Walk the road anew."
+                f"DVC's cache does not have {', '.join(missing)} as run {run} made it: somebody "
+                "in it was erased meanwhile. Run the pipeline anew."
             )
         registered = _registered(files, made)
         before = History(home).lock_bytes()
         if before != content:
             _refuse_older(home, registered)
             if reason := objection(_subjects(home, made)):
-                raise PromotionRefused(f"{reason} Walk the road anew.")
+                raise PromotionRefused(f"{reason} Run the pipeline anew.")
             if before is not None and before != _committed(home, branch):
                 _commit(home, branch, before, "Keep the lock that was not committed")
             for path in uncached(home / "dvc.yaml") & files.keys():
@@ -162,14 +162,14 @@ def _registered(files: Mapping[str, bytes], made: tuple[Made, ...]) -> Mapping[s
     if md5 is None or md5_of(content) != md5:
         raise PromotionRefused(
             f"{path} is not the one that {LOCK} names, so nobody can tell what was registered. "
-            "Walk the road to its end."
+            "Run the pipeline to its end."
         )
     report: Mapping[str, Any] = json.loads(content)
     return report
 
 
 def _refuse_older(home: Path, registered: Mapping[str, Any]) -> None:
-    """Of two walks, the one that was registered last is released, whichever is promoted last."""
+    """Of two runs, the one that was registered last is released, whichever is promoted last."""
     try:
         there = read_json(home / workspace.report_path("register"))
     except (OSError, FileDamaged):
@@ -177,7 +177,7 @@ def _refuse_older(home: Path, registered: Mapping[str, Any]) -> None:
     same = there.get("model") == registered.get("model")
     if same and int(there.get("version", 0)) > int(registered.get("version", 0)):
         raise PromotionRefused(
-            f"{_name(there)} is released already, and this walk's {_name(registered)} is older. "
+            f"{_name(there)} is released already, and this run's {_name(registered)} is older. "
             "There is nothing to do."
         )
 

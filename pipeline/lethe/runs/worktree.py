@@ -1,7 +1,7 @@
-"""Walks: one git worktree for each run of the road, which shares HOME's cache and remotes.
+"""One git worktree for each run of the pipeline, which shares HOME's cache and remotes.
 
-A walk is detached at HOME's commit and begins with HOME's `dvc.lock` and outputs, so what did not
-change is not run again. Whatever becomes of it, HOME stays as it is until the walk is promoted
+It is detached at HOME's commit and begins with HOME's `dvc.lock` and outputs, so what did not
+change is not run again. Whatever becomes of it, HOME stays as it is until the run is promoted
 (`lethe.runs.promotion`). It is registered as a worktree before HOME's lock is read: an
 erasure that looked for worktrees too early to see it has already taken the person from what it
 begins with.
@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from lethe.config import workspace
-from lethe.config.home import WALKS
+from lethe.config.home import OLD_WORKTREES, WORKTREES
 from lethe.config.home import home as home_of
 from lethe.core.errors import Busy, LetheError, NotFound, ParamsInvalid
 from lethe.core.files import write_json, write_whole
@@ -31,7 +31,8 @@ from lethe.stores.dvc.outputs import check_out, missing_objects, outputs, uncach
 from lethe.stores.dvc.settings import share_settings
 from lethe.stores.dvc.worktree import Worktree
 
-MARK = workspace.STATE / "walk.json"  # of an opened walk; its time is when it was last used
+MARK = workspace.STATE / "run.json"  # of an opened worktree; its time is when it was last used
+_OLD_MARK = workspace.STATE / "walk.json"  # likewise, of the version before
 SCRATCH = (workspace.MINIMIZED, workspace.CONSENTED, workspace.TEMPORARY)  # may have subject keys
 # What decides what a run does, beside the files that a stage of dvc.yaml depends on.
 DECIDES = ("params.yaml", "dvc.yaml", "behaviour.json", ".dvc/config", ".dvcignore", "pipeline")
@@ -41,8 +42,8 @@ _POLL_S = 1.0
 
 
 @dataclass(frozen=True)
-class Walk:
-    """One walk of `home`.
+class RunWorktree:
+    """The worktree of one run of `home`.
 
     `folder` is the worktree; `root` stands in it where HOME stands in its own repository.
     """
@@ -50,14 +51,15 @@ class Walk:
     home: Path
     run: str
     root: Path
+    place: Path = WORKTREES
 
     @property
     def folder(self) -> Path:
-        return self.home / WALKS / self.run
+        return self.home / self.place / self.run
 
     @classmethod
-    def of(cls, home: Path, run: str) -> "Walk":
-        """The walk of a run, opened or not.
+    def of(cls, home: Path, run: str, *, place: Path = WORKTREES) -> "RunWorktree":
+        """The worktree of a run, opened or not.
 
         Raises:
             ParamsInvalid: `run` cannot name a folder.
@@ -65,14 +67,14 @@ class Walk:
         if not _RUN.fullmatch(run) or run.endswith((".lock", ".")) or ".." in run:
             raise ParamsInvalid(
                 "A run is named by letters, digits, `_`, `-` and `.`, 100 at most. Give the id "
-                "that `lethe walk open` was given."
+                "that `lethe worktree open` was given."
             )
         below = (git(home, "rev-parse", "--show-prefix") or b"").decode().strip()
-        return cls(home, run, home / WALKS / run / below)
+        return cls(home, run, home / place / run / below, place)
 
     @property
     def is_open(self) -> bool:
-        return (self.root / MARK).is_file()
+        return any((self.root / mark).is_file() for mark in (MARK, _OLD_MARK))
 
     def touch(self) -> None:
         """Says that it is in use."""
@@ -84,7 +86,7 @@ class Walk:
         Args:
             now: seconds since the epoch.
         """
-        signs = (MARK, LOCK, Path(".dvc/tmp/lock"), Path(".dvc/tmp/rwlock"))
+        signs = (MARK, _OLD_MARK, LOCK, Path(".dvc/tmp/lock"), Path(".dvc/tmp/rwlock"))
         times = [_mtime(path) for path in (self.folder, *(self.root / sign for sign in signs))]
         return now - max(times)
 
@@ -102,91 +104,100 @@ class Walk:
         return found
 
 
-def open_walk(home: Path, run: str) -> Walk:
-    """Opens the walk of a run; one that is open is given as it is, to go on with.
+def open_worktree(home: Path, run: str) -> RunWorktree:
+    """Opens the worktree of a run; one that is open is given as it is, to go on with.
 
     Raises:
         ParamsInvalid: HOME has uncommitted changes in what decides, or no commit to begin at.
         NotFound: HOME's lock names outputs that are not in the cache.
     """
-    walk = Walk.of(home, run)
-    with _held(walk):
-        if walk.is_open and _registered(walk):
-            walk.touch()
-            return walk
+    worktree = RunWorktree.of(home, run)
+    with _held(worktree):
+        if worktree.is_open and _registered(worktree):
+            worktree.touch()
+            return worktree
         _refuse_uncommitted(home)
-        _remove(walk)  # what an `open` that was killed left
+        _remove(worktree)  # what an `open` that was killed left
         made = False
         try:
-            _add_worktree(walk)
-            share_settings(home, walk.root, temporary=walk.root / workspace.STATE / "dvc")
-            _begin(walk)
-            commit = (git(walk.root, "rev-parse", "HEAD") or b"").decode().strip()
-            write_json(walk.root / MARK, {"commit": commit, "run": run})
+            _add_worktree(worktree)
+            share_settings(home, worktree.root, temporary=worktree.root / workspace.STATE / "dvc")
+            _begin(worktree)
+            commit = (git(worktree.root, "rev-parse", "HEAD") or b"").decode().strip()
+            write_json(worktree.root / MARK, {"commit": commit, "run": run})
             made = True
         finally:
             if not made:
-                _remove(walk)
-    return walk
+                _remove(worktree)
+    return worktree
 
 
-def close_walk(home: Path, run: str, *, only_if: Callable[[Walk], bool] | None = None) -> bool:
-    """Removes a walk with everything in it, whatever state it is in; whether there was one.
+def close_worktree(
+    home: Path, run: str, *, only_if: Callable[[RunWorktree], bool] | None = None
+) -> bool:
+    """Removes a worktree with everything in it, whatever state it is in; whether there was one.
 
-    What is left of its stages is ended first. A walk that a person works in at a terminal keeps
+    What is left of its stages is ended first. A worktree that a person works in at a terminal keeps
     its folder, but not what has subject keys.
 
     Args:
-        only_if: asked once nobody else opens or closes it; a walk may have come to life.
+        only_if: asked once nobody else opens or closes it; a worktree may have come to life.
 
     Raises:
         Busy: DVC or a training works in it at such a terminal.
     """
-    walk = Walk.of(home, run)
-    if not walk.folder.exists() and not _admin_folders(walk):
+    found = [RunWorktree.of(home, run, place=place) for place in (WORKTREES, OLD_WORKTREES)]
+    return any([_close(each, only_if) for each in found])
+
+
+def _close(worktree: RunWorktree, only_if: Callable[[RunWorktree], bool] | None) -> bool:
+    if not worktree.folder.exists() and not _admin_folders(worktree):
         return False
-    with _held(walk):
-        if only_if is not None and not only_if(walk):
+    with _held(worktree):
+        if only_if is not None and not only_if(worktree):
             return False
-        _end(walk.processes(at_terminal=False))
-        clear_scratch(walk)
-        if walk.processes(at_terminal=True) and (walk.root / ".dvc").is_dir():
-            with Worktree(walk.root).alone():
+        _end(worktree.processes(at_terminal=False))
+        clear_scratch(worktree)
+        if worktree.processes(at_terminal=True) and (worktree.root / ".dvc").is_dir():
+            with Worktree(worktree.root).alone():
                 pass
-        _remove(walk)
+        _remove(worktree)
     return True
 
 
-def walks(home: Path) -> list[Walk]:
-    """Every walk that there is something of, by name."""
-    folder = home / WALKS
-    names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    return [Walk.of(home, name) for name in sorted(names) if _RUN.fullmatch(name)]
+def run_worktrees(home: Path) -> list[RunWorktree]:
+    """Every worktree that there is something of, by name."""
+    return [
+        RunWorktree.of(home, path.name, place=place)
+        for place in (WORKTREES, OLD_WORKTREES)
+        for path in sorted((home / place).glob("*"))
+        if path.is_dir() and _RUN.fullmatch(path.name)
+    ]
 
 
-def clear_scratch(walk: Walk) -> bool:
+def clear_scratch(worktree: RunWorktree) -> bool:
     """Removes what may have subject keys; whether there was any."""
-    found = [path for each in SCRATCH if (path := walk.root / each).exists()]
+    found = [path for each in SCRATCH if (path := worktree.root / each).exists()]
     for path in found:
         shutil.rmtree(path)
     return bool(found)
 
 
-def wait_for_walk(home: Path, run: str, *, seconds: float) -> Walk:
-    """Waits until nothing else holds an open walk, such as an erasure that looks through it.
+def wait_for_worktree(home: Path, run: str, *, seconds: float) -> RunWorktree:
+    """Waits until nothing else holds an open worktree, such as an erasure that looks through it.
 
     Raises:
         NotFound: it is not open.
         Busy: it is held for longer than that.
     """
-    walk = Walk.of(home, run)
+    worktree = RunWorktree.of(home, run)
     until = time.monotonic() + seconds
     while True:
-        _require_open(walk)
+        _require_open(worktree)
         try:
-            with Worktree(walk.root).alone():
-                walk.touch()
-                return walk
+            with Worktree(worktree.root).alone():
+                worktree.touch()
+                return worktree
         except Busy:
             if time.monotonic() >= until:
                 raise
@@ -196,13 +207,13 @@ def wait_for_walk(home: Path, run: str, *, seconds: float) -> Walk:
 class WorktreeRunner(Runner):
     """In the worktree of a run, by DVC; it is in use meanwhile, and refused once it was closed."""
 
-    def __init__(self, walk: Walk) -> None:
-        self._walk = walk
-        self.root = walk.root
+    def __init__(self, worktree: RunWorktree) -> None:
+        self._worktree = worktree
+        self.root = worktree.root
 
     def perform(self, targets: Sequence[str], *, force: bool, single: bool, report: Report) -> None:
-        _require_open(self._walk)
-        self._walk.touch()
+        _require_open(self._worktree)
+        self._worktree.touch()
         stages = WorkspaceRunner(self.root)
         stages.perform(targets, force=force, single=single, report=report)
 
@@ -210,9 +221,9 @@ class WorktreeRunner(Runner):
 def runner_in(root: Path) -> Runner:
     """The runner of a folder: of the run whose worktree it is, or of a workspace."""
     home = home_of(root)
-    for walk in walks(home):
-        if root.absolute() == walk.root:
-            return WorktreeRunner(walk)
+    for worktree in run_worktrees(home):
+        if root.absolute() == worktree.root:
+            return WorktreeRunner(worktree)
     return WorkspaceRunner(root)
 
 
@@ -220,15 +231,17 @@ def runner_in(root: Path) -> Runner:
 
 
 def _refuse_uncommitted(home: Path) -> None:
-    """A walk runs what is committed. Where HOME says otherwise, nobody can tell what is meant.
+    """A worktree runs what is committed. Where HOME says otherwise, nobody can tell what is meant.
 
     Every other command reads HOME's files as they are: an erasure would then go by other
     declarations than the training, and a column that was just taken out would be read once more.
     """
     if git(home, "rev-parse", "--verify", "--quiet", "HEAD^{commit}") is None:
-        raise ParamsInvalid(f"{home} has no commit: a walk begins at one. Commit the road first.")
+        raise ParamsInvalid(
+            f"{home} has no commit: a worktree begins at one. Commit the pipeline first."
+        )
     if not (home / "dvc.yaml").is_file():
-        raise ParamsInvalid(f"{home} has no dvc.yaml: there is no road to walk.")
+        raise ParamsInvalid(f"{home} has no dvc.yaml: there is no pipeline to run.")
     stages = read_stages(home / "dvc.yaml")
     read = {dep for stage in stages.values() for dep in stage.get("deps", ())}
     paths = sorted({*DECIDES, *(read - outputs(home / "dvc.yaml"))})
@@ -236,47 +249,50 @@ def _refuse_uncommitted(home: Path) -> None:
     changed = [line[3:] for line in said.decode(errors="replace").splitlines()]
     if changed:
         raise ParamsInvalid(
-            f"{', '.join(sorted(changed))}: changed in {home} and not committed. A walk runs what "
-            "is committed, every other command what lies there. Commit it, or `git restore` it."
+            f"{', '.join(sorted(changed))}: changed in {home} and not committed. A worktree runs "
+            "what is committed, every other command what lies there. Commit it, or `git restore` "
+            "it."
         )
 
 
-def _add_worktree(walk: Walk) -> None:
-    walks_folder = walk.home / WALKS
-    walks_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    walks_folder.chmod(0o700)
-    walk.folder.mkdir(mode=0o700)
-    words = ("worktree", "add", "--quiet", "--force", "--detach", str(walk.folder), "HEAD")
-    if git(walk.home, "-c", "core.hooksPath=/dev/null", *words) is None:
-        raise LetheError(f"git makes no worktree in {walks_folder}. Try `git worktree prune`.")
-    if not (walk.root / ".dvc").is_dir():
-        raise ParamsInvalid(f"{walk.home}: .dvc/config is not committed. Commit it, and dvc.yaml.")
+def _add_worktree(worktree: RunWorktree) -> None:
+    place = worktree.home / WORKTREES
+    place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    place.chmod(0o700)
+    worktree.folder.mkdir(mode=0o700)
+    words = ("worktree", "add", "--quiet", "--force", "--detach", str(worktree.folder), "HEAD")
+    if git(worktree.home, "-c", "core.hooksPath=/dev/null", *words) is None:
+        raise LetheError(f"git makes no worktree in {place}. Try `git worktree prune`.")
+    if not (worktree.root / ".dvc").is_dir():
+        raise ParamsInvalid(
+            f"{worktree.home}: .dvc/config is not committed. Commit it, and dvc.yaml."
+        )
 
 
-def _begin(walk: Walk) -> None:
+def _begin(worktree: RunWorktree) -> None:
     """HOME's lock as it lies there, and what it names."""
     try:
-        content = (walk.home / LOCK).read_bytes()
+        content = (worktree.home / LOCK).read_bytes()
     except FileNotFoundError:
-        (walk.root / LOCK).unlink(missing_ok=True)
+        (worktree.root / LOCK).unlink(missing_ok=True)
         return
     made = parse_lock(content)
-    if missing := missing_objects(walk.home, made):
+    if missing := missing_objects(worktree.home, made):
         raise NotFound(
             f"DVC's cache does not have {', '.join(missing)} as HOME's {LOCK} names it. Run "
-            "`dvc pull` there: without it the walk would train, and charge everybody, again."
+            "`dvc pull` there: without it the worktree would train, and charge everybody, again."
         )
-    write_whole(walk.root / LOCK, content)
-    for path, report in uncached_files(walk.home, made).items():
-        write_whole(walk.root / path, report)
-    check_out(walk.root, made)
+    write_whole(worktree.root / LOCK, content)
+    for path, report in uncached_files(worktree.home, made).items():
+        write_whole(worktree.root / path, report)
+    check_out(worktree.root, made)
 
 
-def _require_open(walk: Walk) -> None:
-    if not walk.is_open:
+def _require_open(worktree: RunWorktree) -> None:
+    if not worktree.is_open:
         raise NotFound(
-            f"Walk {walk.run} is not open: it was closed when its run ended. Open it again, and "
-            "start with the first stage."
+            f"The worktree of run {worktree.run} is not open: it was closed when its run ended. "
+            "Open it again, and start with the first stage."
         )
 
 
@@ -298,41 +314,42 @@ def _tell(process: psutil.Process, signal: Callable[[psutil.Process], None]) -> 
         return  # ended meanwhile
 
 
-def _remove(walk: Walk) -> None:
+def _remove(worktree: RunWorktree) -> None:
     """What says that it is open goes first, what git knows of it last."""
-    (walk.root / MARK).unlink(missing_ok=True)
-    clear_scratch(walk)
-    if walk.folder.exists():
-        shutil.rmtree(walk.folder)
-    for admin in _admin_folders(walk):
+    for mark in (MARK, _OLD_MARK):
+        (worktree.root / mark).unlink(missing_ok=True)
+    clear_scratch(worktree)
+    if worktree.folder.exists():
+        shutil.rmtree(worktree.folder)
+    for admin in _admin_folders(worktree):
         shutil.rmtree(admin)
 
 
-def _admin_folders(walk: Walk) -> list[Path]:
+def _admin_folders(worktree: RunWorktree) -> list[Path]:
     """Where git keeps what it knows of the worktree, also one that was never finished."""
-    common = (git(walk.home, "rev-parse", "--git-common-dir") or b"").decode().strip()
+    common = (git(worktree.home, "rev-parse", "--git-common-dir") or b"").decode().strip()
     found = []
-    for path in (walk.home / common / "worktrees").glob("*/gitdir") if common else ():
-        if (path.parent / path.read_text().strip()).parent.resolve() == walk.folder.resolve():
+    for path in (worktree.home / common / "worktrees").glob("*/gitdir") if common else ():
+        if (path.parent / path.read_text().strip()).parent.resolve() == worktree.folder.resolve():
             found.append(path.parent)
     return found
 
 
-def _registered(walk: Walk) -> bool:
-    return git(walk.root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}") is not None and bool(
-        _admin_folders(walk)
-    )
+def _registered(worktree: RunWorktree) -> bool:
+    return git(
+        worktree.root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}"
+    ) is not None and bool(_admin_folders(worktree))
 
 
 @contextmanager
-def _held(walk: Walk) -> Iterator[None]:
-    """One `open` or `close` of a walk at a time; others wait."""
-    path = walk.folder.with_name(f"{walk.run}.lock")
+def _held(worktree: RunWorktree) -> Iterator[None]:
+    """One `open` or `close` of a worktree at a time; others wait."""
+    path = worktree.folder.with_name(f"{worktree.run}.lock")
     with waited_for(path):
         try:
             yield
         finally:
-            if not walk.folder.exists():
+            if not worktree.folder.exists():
                 path.unlink(missing_ok=True)
 
 

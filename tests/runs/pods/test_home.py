@@ -1,4 +1,4 @@
-"""Walks in pods as an erasure meets them: waited for, revoked, or let go on; and how they close."""
+"""Runs in pods as an erasure meets them: waited for, revoked, or let go on; and how they close."""
 
 import shutil
 import subprocess
@@ -11,10 +11,10 @@ import psutil
 import pytest
 from pyroaring import BitMap
 
-from lethe.core.errors import NotFound, ParamsInvalid, WalkEnded
+from lethe.core.errors import NotFound, ParamsInvalid, RunEnded
 from lethe.runs.pods import stage
-from lethe.runs.pods.home import STORE, came_to, close_walk, fence, open_walk
-from lethe.runs.pods.refs import Refs, State, Walk
+from lethe.runs.pods.home import STORE, came_to, close_run, fence, open_run
+from lethe.runs.pods.refs import PodRun, Refs, State
 from lethe.stores.dvc.transfer import fetch_into_cache, missing, refuse_relative_remote
 from tests.past_pipeline import ADA, BO, DAN, EVE, commit, dvc, git, holders, out, people, walk
 
@@ -36,7 +36,7 @@ def home(past: Path) -> Path:
 
 
 def _opened(home: Path, run: str = "a") -> Refs:
-    open_walk(home, run, remote=str(home.parent / "git.git"))
+    open_run(home, run, remote=str(home.parent / "git.git"))
     return Refs(home, str(home.parent / "git.git"))
 
 
@@ -45,12 +45,12 @@ def _state(refs: Refs, run: str = "a") -> str | None:
     return found.state if found else None
 
 
-def test_a_workspace_without_walks_in_pods_has_nothing_to_wait_for(past: Path) -> None:
+def test_a_workspace_without_runs_in_pods_has_nothing_to_wait_for(past: Path) -> None:
     assert fence(past, BitMap([ADA])) is None
 
 
 @pytest.mark.parametrize("token", [EVE, DAN])
-def test_a_walk_is_passed_only_if_it_is_idle_and_has_nobody_of_them(home: Path, token: int) -> None:
+def test_a_run_is_passed_only_if_it_is_idle_and_has_nobody_of_them(home: Path, token: int) -> None:
     """They begin at the version with Ada, Bo, Cleo and Eve, who is held out; Dan is on a branch."""
     states: tuple[State, ...] = ("idle", "keys", "pushing", "revoked")
     for state in states:
@@ -74,7 +74,7 @@ def test_a_walk_is_passed_only_if_it_is_idle_and_has_nobody_of_them(home: Path, 
     assert outcome is not None and outcome.result == "absent"
 
 
-def test_a_walk_whose_manifest_is_gone_is_not_taken_for_one_without_the_person(
+def test_a_run_whose_manifest_is_gone_is_not_taken_for_one_without_the_person(
     home: Path,
 ) -> None:
     refs = _opened(home)
@@ -96,15 +96,15 @@ def test_a_git_remote_that_does_not_answer_leaves_the_request_open(home: Path) -
     assert str(home.parent) not in str(outcome.reason)
 
 
-def test_a_revoked_walk_is_neither_opened_nor_promoted(home: Path) -> None:
+def test_a_revoked_run_is_neither_opened_nor_promoted(home: Path) -> None:
     refs = _opened(home)
     assert came_to(home, "a").lock == (home / "dvc.lock").read_bytes()
     seen = refs.find("a")
     assert seen is not None
     refs.swap(seen, "revoked")
-    with pytest.raises(WalkEnded, match="revoked"):
+    with pytest.raises(RunEnded, match="revoked"):
         came_to(home, "a")
-    with pytest.raises(WalkEnded, match="Close it"):
+    with pytest.raises(RunEnded, match="Close it"):
         _opened(home)
 
 
@@ -117,7 +117,7 @@ def test_opening_again_goes_on_with_what_is_there(home: Path) -> None:
     assert refs.find("a") == after
 
 
-def test_closing_removes_what_only_the_walk_named_and_keeps_what_others_need(
+def test_closing_removes_what_only_the_run_named_and_keeps_what_others_need(
     home: Path,
 ) -> None:
     refs = _opened(home)
@@ -133,16 +133,16 @@ def test_closing_removes_what_only_the_walk_named_and_keeps_what_others_need(
     (home / "dvc.lock").write_bytes(before)
     remote = home.parent / "remote" / "files" / "md5"
     assert (remote / model[:2] / model[2:]).exists()
-    count = close_walk(home, "a")
+    count = close_run(home, "a")
     assert count >= 4, "model and its files, a shard, its folder, manifests"
     assert not (remote / model[:2] / model[2:]).exists()
     assert refs.find("a") is None
     named = ["data/shards", "data/subjects.roaring", "data/manifest.roaring", "model"]
     assert missing(home, named) == set(), "what HOME's lock names is whole"
-    assert close_walk(home, "a") == 0
+    assert close_run(home, "a") == 0
 
 
-def test_a_promoted_walk_loses_nothing_when_it_is_closed(home: Path) -> None:
+def test_a_promoted_run_loses_nothing_when_it_is_closed(home: Path) -> None:
     refs = _opened(home)
     people(home, ADA, BO, EVE)
     walk(home)
@@ -151,24 +151,24 @@ def test_a_promoted_walk_loses_nothing_when_it_is_closed(home: Path) -> None:
     seen = refs.find("a")
     assert seen is not None
     refs.swap(seen, "idle", {"dvc.lock": (home / "dvc.lock").read_bytes()})
-    assert close_walk(home, "a") == 0
+    assert close_run(home, "a") == 0
     assert holders(home.parent / "remote", token=EVE)
 
 
 def test_pods_are_refused_a_remote_that_only_one_machine_can_find(past: Path) -> None:
     with pytest.raises(ParamsInvalid, match=r"default remote 'default' is at '\.\./remote'"):
-        open_walk(past, "a", remote="nowhere")
+        open_run(past, "a", remote="nowhere")
     dvc(past, "remote", "modify", "--quiet", "default", "url", "s3://bucket/lethe")
     refuse_relative_remote(past)
 
 
-def test_a_workspace_that_never_opened_a_walk_has_none_to_close_or_promote(past: Path) -> None:
-    assert close_walk(past, "a") == 0
+def test_a_workspace_that_never_opened_a_run_has_none_to_close_or_promote(past: Path) -> None:
+    assert close_run(past, "a") == 0
     with pytest.raises(NotFound):
         came_to(past, "a")
 
 
-def test_the_workspace_is_given_what_a_walk_made_and_nothing_damaged(home: Path) -> None:
+def test_the_workspace_is_given_what_a_run_made_and_nothing_damaged(home: Path) -> None:
     people(home, ADA, BO, EVE)
     walk(home)
     dvc(home, "push", "--quiet")
@@ -188,7 +188,7 @@ def test_the_workspace_is_given_what_a_walk_made_and_nothing_damaged(home: Path)
 
 
 class _Moved:
-    """A git remote that says, after a while, that somebody swapped the walk."""
+    """A git remote that says, after a while, that somebody swapped the run."""
 
     def __init__(self, answers: Callable[[], str | None]) -> None:
         self.answers = answers
@@ -198,11 +198,11 @@ class _Moved:
 
 
 @pytest.mark.parametrize("now", ["", "other"])
-def test_a_stage_ends_soon_after_its_walk_was_revoked(now: str) -> None:
-    seen = Walk("a", "mine", "base", "", "idle", {})
+def test_a_stage_ends_soon_after_its_run_was_revoked(now: str) -> None:
+    seen = PodRun("a", "mine", "base", "", "idle", {})
     started = time.monotonic()
     with (
-        pytest.raises(WalkEnded, match="Walk a is over"),
+        pytest.raises(RunEnded, match="Run a is over"),
         stage._watched(_Moved(lambda: now), seen, 0.05),  # type: ignore[arg-type]
     ):
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
@@ -212,8 +212,8 @@ def test_a_stage_ends_soon_after_its_walk_was_revoked(now: str) -> None:
 
 
 @pytest.mark.parametrize("now", ["mine", None])
-def test_a_stage_goes_on_while_its_walk_stands_or_nobody_answers(now: str | None) -> None:
-    seen = Walk("a", "mine", "base", "", "idle", {})
+def test_a_stage_goes_on_while_its_run_stands_or_nobody_answers(now: str | None) -> None:
+    seen = PodRun("a", "mine", "base", "", "idle", {})
     with stage._watched(_Moved(lambda: now), seen, 0.02):  # type: ignore[arg-type]
         done = subprocess.run([sys.executable, "-c", "import time; time.sleep(0.3)"])
     assert done.returncode == 0

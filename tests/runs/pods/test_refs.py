@@ -1,11 +1,11 @@
-"""The ref of a walk on the git remote: the second to swap it is refused, the release stays."""
+"""The ref of a run on the git remote: the second to swap it is refused, the release stays."""
 
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from lethe.core.errors import StoreUnavailable, WalkEnded
+from lethe.core.errors import RunEnded, StoreUnavailable
 from lethe.runs.pods.refs import PREFIX, Refs, note_remote, remote_of
 from tests.past_pipeline import git
 
@@ -41,7 +41,7 @@ def _base(home: Path) -> str:
     return git(home, "rev-parse", "HEAD")
 
 
-def test_a_walk_is_found_in_an_empty_folder_as_it_was_begun(home: Path) -> None:
+def test_a_run_is_found_in_an_empty_folder_as_it_was_begun(home: Path) -> None:
     begun = _refs(home).begin("a", base=_base(home), below="project/", files=LOCK)
     found = _pod(home).find("a")
     assert found == begun
@@ -73,16 +73,16 @@ def test_of_two_that_swap_the_same_the_second_is_refused_and_changes_nothing(hom
     seen, same = one.find("a"), other.find("a")
     assert seen is not None and same is not None
     revoked = one.swap(seen, "revoked")
-    with pytest.raises(WalkEnded, match="Walk a is not what it was"):
+    with pytest.raises(RunEnded, match="Run a is not what it was"):
         other.swap(same, "pushing")
-    with pytest.raises(WalkEnded):
+    with pytest.raises(RunEnded):
         other.end(same)
-    with pytest.raises(WalkEnded):
+    with pytest.raises(RunEnded):
         other.begin("a", base=same.base, below="", files=LOCK)
     assert _refs(home).find("a") == revoked
 
 
-def test_an_ended_walk_is_forgotten_everywhere_and_others_stay(home: Path) -> None:
+def test_an_ended_run_is_forgotten_everywhere_and_others_stay(home: Path) -> None:
     refs = _refs(home)
     walk = refs.begin("a", base=_base(home), below="", files=LOCK)
     refs.begin("b", base=_base(home), below="", files={})
@@ -98,7 +98,7 @@ def test_an_ended_walk_is_forgotten_everywhere_and_others_stay(home: Path) -> No
 
 
 def test_a_remote_that_does_not_answer_is_named_without_its_address(home: Path) -> None:
-    away = Refs(home, "ssh://somebody:secret@127.0.0.1:1/walks.git")
+    away = Refs(home, "ssh://somebody:secret@127.0.0.1:1/runs.git")
     for deed in (lambda: away.find("a"), away.all):
         with pytest.raises(StoreUnavailable) as told:
             deed()
@@ -110,18 +110,18 @@ def test_a_remote_that_does_not_answer_is_named_without_its_address(home: Path) 
         away.swap(walk, "idle")
 
 
-def test_nothing_but_the_walks_ref_is_on_the_remote(home: Path) -> None:
+def test_nothing_but_the_runs_ref_is_on_the_remote(home: Path) -> None:
     _refs(home).begin("a", base=_base(home), below="", files=LOCK)
     names = git(home.parent / "git.git", "for-each-ref", "--format=%(refname)").split()
     assert names == [f"{PREFIX}a"]
 
 
-def test_a_workspace_knows_where_its_walks_are_from_the_first_on(home: Path) -> None:
+def test_a_workspace_knows_where_its_runs_are_from_the_first_on(home: Path) -> None:
     assert remote_of(home) is None
-    note_remote(home, "walks")
-    note_remote(home, "walks")
-    assert remote_of(home) == "walks"
+    note_remote(home, "runs")
+    note_remote(home, "runs")
+    assert remote_of(home) == "runs"
     said = subprocess.run(
         ["git", "config", "--get-all", "lethe.walks"], cwd=home, capture_output=True, text=True
     )
-    assert said.stdout.split() == ["walks"]
+    assert said.stdout.split() == ["runs"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lethe.core.errors import Busy, NotFound, ParamsInvalid, WalkEnded
+from lethe.core.errors import Busy, NotFound, ParamsInvalid, RunEnded
 from lethe.runs.pods import stage
 from lethe.runs.pods.graph import Pipeline
 from tests.conftest import PROJECT, Workspace
@@ -53,7 +53,7 @@ def test_what_has_subject_keys_is_neither_sent_nor_on_the_ref() -> None:
     assert len(pipeline.reports()) == 12
 
 
-def test_a_stage_that_the_road_does_not_have_is_refused_by_name() -> None:
+def test_a_stage_that_the_pipeline_does_not_have_is_refused_by_name() -> None:
     with pytest.raises(NotFound, match="no stage 'trian'; it has minimize, consent"):
         Pipeline(PROJECT).refuse_unknown("trian")
 
@@ -102,7 +102,7 @@ def test_an_image_of_other_code_than_the_release_runs_nothing(
     else:
         file.unlink()
     with pytest.raises(
-        WalkEnded, match=r"1 files of pipeline/lethe/ differ, privacy/noise/\w+\.py among"
+        RunEnded, match=r"1 files of pipeline/lethe/ differ, privacy/noise/\w+\.py among"
     ):
         stage._refuse_other_code(workspace.root)
 

@@ -1,9 +1,9 @@
-"""A walk in pods as the git remote knows it: one ref a run, which every step swaps for the next.
+"""A run in pods as the git remote knows it: one ref a run, which every step swaps for the next.
 
-`refs/lethe/walks/RUN` is one commit on top of the release that the walk began at: that release's
-files, with the walk's own `dvc.lock` and reports. The next step replaces it, so that its parent is
+`refs/lethe/walks/RUN` is one commit on top of the release that the run began at: that release's
+files, with the run's own `dvc.lock` and reports. The next step replaces it, so that its parent is
 always the release, and the registry names a commit that stays. A swap is refused by the remote
-itself if anybody swapped it before: that is how an erasure ends a walk that it cannot reach.
+itself if anybody swapped it before: that is how an erasure ends a run that it cannot reach.
 """
 
 import json
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from lethe.core.children import environment_without_keys
-from lethe.core.errors import StoreUnavailable, WalkEnded
+from lethe.core.errors import RunEnded, StoreUnavailable
 from lethe.stores.dvc.git import LOCK, git
 
 PREFIX = "refs/lethe/walks/"
-REMOTE = "lethe.walks"  # git's setting of a workspace: where its walks in pods are
+REMOTE = "lethe.walks"  # git's setting of a workspace: where its runs in pods are
 _SECONDS = 120
 _NOBODY = {  # a ref that every pod swaps is nobody's work
     f"GIT_{role}_{what}": value
@@ -27,14 +27,14 @@ _NOBODY = {  # a ref that every pod swaps is nobody's work
     for what, value in (("NAME", "lethe"), ("EMAIL", "lethe@localhost"))
 }
 
-# keys: the walk's scratch has subject keys. pushing: objects are on their way to DVC's remote.
+# keys: the run's scratch has subject keys. pushing: objects are on their way to DVC's remote.
 # revoked: somebody in it was erased; it can only be closed.
 State = Literal["idle", "keys", "pushing", "revoked"]
 
 
 @dataclass(frozen=True)
-class Walk:
-    """A ref as it was read; `files` are the walk's own, its lock and reports, by path."""
+class PodRun:
+    """A ref as it was read; `files` are the run's own, its lock and reports, by path."""
 
     run: str
     commit: str
@@ -49,7 +49,7 @@ class Walk:
 
 
 class Refs:
-    """The walks on a git remote, seen from a repository on this machine.
+    """The runs on a git remote, seen from a repository on this machine.
 
     Args:
         root: a workspace, or an empty repository of a pod's own.
@@ -62,8 +62,8 @@ class Refs:
         self._remote = remote
         self._depth = [f"--depth={depth}"] if depth else []
 
-    def find(self, run: str) -> Walk | None:
-        """The walk of a run; None if there is none (any more).
+    def find(self, run: str) -> PodRun | None:
+        """A run; None if there is none (any more).
 
         Raises:
             StoreUnavailable: the remote does not answer.
@@ -76,12 +76,12 @@ class Refs:
         return self._read(run)
 
     def peek(self, run: str) -> str | None:
-        """The commit that the walk's ref has now, "" if it is gone; None if nobody answers."""
+        """The commit that the run's ref has now, "" if it is gone; None if nobody answers."""
         done = self._run("ls-remote", self._remote, f"{PREFIX}{run}")
         return done.stdout.decode().partition("\t")[0].strip() if not done.returncode else None
 
-    def all(self) -> list[Walk]:
-        """Every walk that is not closed; those that are are forgotten here too.
+    def all(self) -> list[PodRun]:
+        """Every run that is not closed; those that are are forgotten here too.
 
         Raises:
             StoreUnavailable: the remote does not answer.
@@ -91,45 +91,49 @@ class Refs:
         names = self._ask("for-each-ref", "--format=%(refname)", PREFIX).decode().split()
         return [self._read(name.removeprefix(PREFIX)) for name in names]
 
-    def begin(self, run: str, *, base: str, below: str, files: Mapping[str, bytes]) -> Walk:
-        """Puts a walk's first commit on the remote; nothing else there is touched.
+    def begin(self, run: str, *, base: str, below: str, files: Mapping[str, bytes]) -> PodRun:
+        """Puts a run's first commit on the remote; nothing else there is touched.
 
         Raises:
-            WalkEnded: the run has one already.
+            RunEnded: the run has one already.
             StoreUnavailable: the remote does not answer.
         """
-        return self._swap(Walk(run, "", base, below, "idle", files))
+        return self._swap(PodRun(run, "", base, below, "idle", files))
 
-    def swap(self, walk: Walk, state: State, files: Mapping[str, bytes] | None = None) -> Walk:
-        """The walk's next commit in place of this one.
+    def swap(
+        self, pod_run: PodRun, state: State, files: Mapping[str, bytes] | None = None
+    ) -> PodRun:
+        """The run's next commit in place of this one.
 
         Raises:
-            WalkEnded: the ref is not what it was: the walk was revoked or closed, or another
+            RunEnded: the ref is not what it was: the run was revoked or closed, or another
                 pod of the same stage is at work.
             StoreUnavailable: the remote does not answer.
         """
-        kept = walk.files if files is None else files
-        return self._swap(Walk(walk.run, walk.commit, walk.base, walk.below, state, kept))
+        kept = pod_run.files if files is None else files
+        return self._swap(
+            PodRun(pod_run.run, pod_run.commit, pod_run.base, pod_run.below, state, kept)
+        )
 
-    def end(self, walk: Walk) -> None:
+    def end(self, pod_run: PodRun) -> None:
         """Takes the ref away, if it is still what was read.
 
         Raises:
-            WalkEnded: it is not.
+            RunEnded: it is not.
             StoreUnavailable: the remote does not answer.
         """
-        self._push(walk, "")
-        self.forget(walk)
+        self._push(pod_run, "")
+        self.forget(pod_run)
 
-    def forget(self, walk: Walk) -> None:
+    def forget(self, pod_run: PodRun) -> None:
         """Drops the ref here, not on the remote."""
-        git(self.root, "update-ref", "-d", f"{PREFIX}{walk.run}")
+        git(self.root, "update-ref", "-d", f"{PREFIX}{pod_run.run}")
 
     @property
     def _quiet(self) -> list[str]:
         return ["--quiet", "--no-tags", "--no-write-fetch-head"]
 
-    def _read(self, run: str) -> Walk:
+    def _read(self, run: str) -> PodRun:
         commit = self._ask("rev-parse", f"{PREFIX}{run}^{{commit}}").decode().strip()
         base = self._ask("rev-parse", f"{commit}^1").decode().strip()
         told = json.loads(self._ask("log", "-1", "--format=%b", commit))
@@ -138,11 +142,11 @@ class Refs:
         files = {
             name: self._ask("cat-file", "blob", f"{commit}:{below}{name}") for name in told["files"]
         }
-        return Walk(run, commit, base, below, state, files)
+        return PodRun(run, commit, base, below, state, files)
 
-    def _swap(self, after: Walk) -> Walk:
+    def _swap(self, after: PodRun) -> PodRun:
         said = {"below": after.below, "files": sorted(after.files), "state": after.state}
-        message = f"Walk {after.run}\n\n{json.dumps(said)}"
+        message = f"Run {after.run}\n\n{json.dumps(said)}"
         with tempfile.TemporaryDirectory() as folder:
             alone = {"GIT_INDEX_FILE": str(Path(folder) / "index"), **_NOBODY}
             self._ask("read-tree", after.base, more=alone)
@@ -155,20 +159,20 @@ class Refs:
             commit = self._ask(*words, more=alone).decode().strip()
         self._push(after, commit)
         self._ask("update-ref", f"{PREFIX}{after.run}", commit)
-        return Walk(after.run, commit, after.base, after.below, after.state, dict(after.files))
+        return PodRun(after.run, commit, after.base, after.below, after.state, dict(after.files))
 
-    def _push(self, walk: Walk, commit: str) -> None:
-        """Has the remote put `commit` in place of `walk.commit`; of nothing where that is empty."""
-        ref = f"{PREFIX}{walk.run}"
+    def _push(self, pod_run: PodRun, commit: str) -> None:
+        """Has the remote put `commit` in place of the run's; of nothing where that is empty."""
+        ref = f"{PREFIX}{pod_run.run}"
         done = self._run(
-            *("push", "--porcelain", "--no-verify", f"--force-with-lease={ref}:{walk.commit}"),
+            *("push", "--porcelain", "--no-verify", f"--force-with-lease={ref}:{pod_run.commit}"),
             *(self._remote, f"{commit}:{ref}"),
         )
         if done.returncode == 0:
             return
         if any(line.startswith(b"!") for line in done.stdout.splitlines()):
-            raise WalkEnded(
-                f"Walk {walk.run} is not what it was: it was revoked for an erasure, closed, or "
+            raise RunEnded(
+                f"Run {pod_run.run} is not what it was: it was revoked for an erasure, closed, or "
                 "another pod of the same stage is at work. Nothing of this stage was kept."
             )
         raise self._silent(done)
@@ -198,13 +202,13 @@ class Refs:
     def _silent(self, done: "subprocess.CompletedProcess[bytes]") -> StoreUnavailable:
         """Without what git said, which may quote an address with its credential."""
         return StoreUnavailable(
-            f"The git remote of the walks does not answer (git {done.args[1]} ended with "
+            f"The git remote of the runs does not answer (git {done.args[1]} ended with "
             f"{done.returncode}). Look at its address, its credentials and the network."
         )
 
 
 def remote_of(root: Path) -> str | None:
-    """Where the walks in pods of a workspace are, as its own git settings say; None: nowhere."""
+    """Where the runs in pods of a workspace are, as its own git settings say; None: nowhere."""
     return (git(root, "config", "--get", REMOTE) or b"").decode().strip() or None
 
 

@@ -1,4 +1,4 @@
-"""The tasks of a walk: each is one command, in the run's own git worktree or in pods.
+"""The tasks of a run: each is one command, in the run's own git worktree or in pods.
 
 `LETHE_EXECUTION` chooses: `machine` (the default), where a task is a command of the pipeline's own
 environment, or `pods`, where it is a pod of the pipeline's image (`dags.pods`).
@@ -12,10 +12,10 @@ from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import BaseOperator
 
-from dags.place import EXECUTION, in_the_walk, on_this_machine, walk_name
+from dags.place import EXECUTION, in_the_worktree, on_this_machine, run_name
 
 RUN = "{{ walk_name(dag.dag_id, run_id) }}"  # rendered by the macro below
-MACROS = {"walk_name": walk_name}
+MACROS = {"walk_name": run_name}
 
 _MINUTE = dt.timedelta(minutes=1)
 
@@ -35,20 +35,20 @@ def stage_task(stage: Mapping[str, Any]) -> BaseOperator:
         return stage_pod(stage, run=RUN, **options)
     return BashOperator(
         task_id=stage["name"],
-        bash_command=in_the_walk(RUN, *words),
+        bash_command=in_the_worktree(RUN, *words),
         do_xcom_push=False,  # it would be the last line of what was printed
         **options,
     )
 
 
-def walk_task(name: str, **options: Any) -> BaseOperator:
-    """`open`, `promote` or `close`: what HOME does for the run's walk."""
-    words = ("lethe", "walk", name, RUN)
+def run_task(name: str, **options: Any) -> BaseOperator:
+    """`open`, `promote` or `close`: what HOME does for the run's run."""
+    words = ("lethe", "worktree", name, RUN)
     options = {"retry_delay": _MINUTE, **options}
     if _in_pods():
-        from dags.pods import walk_pod
+        from dags.pods import run_pod
 
-        return walk_pod(name, run=RUN, **options)
+        return run_pod(name, run=RUN, **options)
     return BashOperator(
         task_id=name, bash_command=on_this_machine(*words), do_xcom_push=False, **options
     )
@@ -96,8 +96,8 @@ def run_and_promote(*words: str, retry: str, changed: str) -> None:
     )
     promote = home_task(
         "promote",
-        *("lethe", "walk", "promote"),
-        doc_md=f"`lethe walk promote`: commits the workspace's own `dvc.lock`, {changed}.",
+        *("lethe", "worktree", "promote"),
+        doc_md=f"`lethe worktree promote`: commits the workspace's own `dvc.lock`, {changed}.",
         skip_on_exit_code=29,
         retries=0,  # the next sweep of `erase` does the same
     )
