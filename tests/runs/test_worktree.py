@@ -452,6 +452,7 @@ def _as_before(home: Path, run: str) -> RunWorktree:
     made = open_worktree(home, run)
     (home / ".lethe" / "walks").mkdir(exist_ok=True)
     git(home, "worktree", "move", str(made.folder), str(home / ".lethe" / "walks" / run))
+    made.folder.with_name(f"{run}.lock").unlink()
     old = RunWorktree.of(home, run, place=OLD_WORKTREES)
     (old.root / worktree.MARK).rename(old.root / ".lethe" / "walk.json")
     return old
