@@ -146,7 +146,7 @@ def test_a_stage_that_ended_well_leaves_its_output_for_the_next(tmp_path: Path) 
     assert all(path.exists() for path in paths)
 
 
-@pytest.mark.parametrize("below", [".lethe/walks/nightly", "pod"])
+@pytest.mark.parametrize("below", [".lethe/worktrees/nightly", ".lethe/walks/nightly", "pod"])
 def test_what_is_a_runs_own_ends_with_the_run(
     tmp_path: Path, below: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,7 +140,7 @@ def test_what_a_power_cut_leaves_the_next_command_removes(place: Workspace) -> N
 
 def test_a_stage_of_a_run_of_its_own_keeps_what_the_next_one_reads(place: Workspace) -> None:
     """A scheduler's task is tried again where it was ended."""
-    root = Path(place.lethe("walk", "open", "nightly").stdout.strip())
+    root = Path(place.lethe("worktree", "open", "nightly").stdout.strip())
     run = Workspace(root)
     run.run(DVC, "repro", "--single-item", "minimize")
     with _held(run, (DVC, "repro", "--single-item", "consent"), "consent") as task:
@@ -148,7 +148,7 @@ def test_a_stage_of_a_run_of_its_own_keeps_what_the_next_one_reads(place: Worksp
         task.communicate(timeout=BOUND_S)
         _until(lambda: not _family(run))
     assert (root / MINIMIZED).exists()
-    place.lethe("walk", "close", "nightly")
+    place.lethe("worktree", "close", "nightly")
     assert not root.exists()
 
 

@@ -18,7 +18,7 @@ import re
 from pathlib import Path
 
 WORKTREES = Path(".lethe/worktrees")
-OLD_WORKTREES = Path(".lethe/walks")  # of the version before; what is there is only closed
+OLD_WORKTREES = Path(".lethe/worktrees")  # of the version before; what is there is only closed
 EXPERIMENTS = Path(".dvc/tmp/exps")
 POD_LOCK = Path(".git/lethe-pod.lock")  # in the folder that a pod works in
 IDENTITY = Path("lethe.id")  # committed: which workspace this is
@@ -48,7 +48,7 @@ def in_experiment(root: Path | None = None) -> bool:
 def of_a_run(root: Path | None = None) -> bool:
     """Whether a folder is a run's own, a worktree or a pod's: what is in it ends with that run."""
     root = (root or Path.cwd()).absolute()
-    return _outside(root, WALKS) != root or (_top(root) / POD_LOCK).exists()
+    return _outside(root, WORKTREES, OLD_WORKTREES) != root or (_top(root) / POD_LOCK).exists()
 
 
 def experiments(root: Path) -> list[Path]:
