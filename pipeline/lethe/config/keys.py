@@ -56,7 +56,7 @@ def load_receipt_key(stores: Stores) -> bytes:
     if not path.exists():
         raise KeyInvalid(
             f"No key to sign receipts with: {path} does not exist and ${RECEIPT_ENVIRONMENT} is "
-            "not set. Run lethe key, or bring back the key of the earlier receipts."
+            "not set. Run lethe key, or restore the key of the earlier receipts."
         )
     return read_key_file(path)
 
@@ -74,7 +74,7 @@ def read_key_file(path: Path) -> bytes:
     except FileNotFoundError:
         raise KeyInvalid(
             f"No key: {path} does not exist and ${ENVIRONMENT} is not set. Run lethe key for a "
-            "new vault, or bring back the key of the old one."
+            "new vault, or restore the key of the old one."
         ) from None
     except OSError as error:
         if error.errno == errno.ELOOP:
@@ -152,7 +152,7 @@ def create_key_file(path: Path) -> None:
 def derive(key: bytes, purpose: str) -> bytes:
     """A 32-byte key for one purpose: HKDF-SHA256 (RFC 5869) of the master key.
 
-    Guarantees: keys of different purposes tell nothing of one another or of the master key.
+    Guarantees: keys of different purposes reveal nothing of one another or of the master key.
     """
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=f"lethe/{purpose}".encode()).derive(
         key
@@ -160,7 +160,7 @@ def derive(key: bytes, purpose: str) -> bytes:
 
 
 def key_id(key: bytes) -> str:
-    """A public name of a key, 16 hexadecimal digits; it tells keys apart and nothing else."""
+    """A public name of a key, 16 hexadecimal digits, by which to distinguish keys and no more."""
     return hmac.digest(key, b"lethe/key-id", "sha256")[:8].hex()
 
 

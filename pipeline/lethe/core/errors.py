@@ -102,7 +102,7 @@ class AuditContradiction(LetheError):
 
 
 class RegistrationRefused(LetheError):
-    """A condition of the registry's door does not hold."""
+    """A condition of the registration gate does not hold."""
 
     exit_code = 25
 

@@ -1,4 +1,4 @@
-"""The ledger: what every person has spent, and the only door to spending more.
+"""The ledger: what every person has spent, and the only way to spend more.
 
 A run is *reserved* before any noise is drawn, *settled* before anything of it is
 released, or *void* with a reason where nothing was. Reserved and settled runs count.
@@ -294,7 +294,7 @@ class Ledger:
             if found != chain or run_id not in book.runs:
                 raise LedgerInvalid(
                     f"The ledger has {len(book.chains)} entries and no longer contains run "
-                    f"{run_id} as of entry {rows}: it was rolled back or replaced. Bring back the "
+                    f"{run_id} as of entry {rows}: it was rolled back or replaced. Restore the "
                     "newest copy."
                 )
 

@@ -158,8 +158,8 @@ class Plan:
         """As a version's tags and card name them."""
         return {
             "clip_norm": self.clip_norm,
-            "q": self.sample_rate,
-            "sigma": self.noise_multiplier,
+            "sample_rate": self.sample_rate,
+            "noise_multiplier": self.noise_multiplier,
             "steps": self.steps,
         }
 

@@ -16,13 +16,14 @@ from lethe.registration.gate import GATE, Evidence, closed_gate
 from lethe.registration.serving import input_columns, output_columns
 from lethe.reports.card import model_card
 from lethe.stores.dvc.repro import GitState, History
-from lethe.stores.registry.registry import NOT_PRIVATE, RUN_ID, Release
+from lethe.stores.registry.registry import NOT_PRIVATE, NewVersion
+from lethe.stores.registry.tags import RUN_ID
 from lethe.training.models import Description
 
 
 def release_of(
     params: Params, evidence: Evidence, history: History, *, ledger_rows: int, ledger_head: str
-) -> Release:
+) -> NewVersion:
     """What is registered of a model that the gate let in.
 
     Raises:
@@ -34,10 +35,8 @@ def release_of(
     measured = {**reported, **_attack_metrics(evidence.audit.get("attack", {}))}
     lock = history.lock_bytes() or b""
     experiment = in_experiment() or training.get("experiment") is True
-    claimed = claim.to_data()
-    claimed["epsilon"] = claimed.pop("epsilon_pld")  # as the tags of every version call it
     tags = {
-        **{name: str(value) for name, value in claimed.items()},
+        **{name: str(value) for name, value in claim.to_data().items()},
         **_declared_facts(params, evidence),
         **_run_facts(evidence, history.git_state(), lock),
         **_measured_facts(measured),
@@ -48,7 +47,7 @@ def release_of(
     described = Description.read(workspace.MODEL)
     described.require(params.training.model, params.training.hidden)
     card = model_card(tags, measured, input_columns(described.encoder))
-    return Release(
+    return NewVersion(
         name=params.registration.name,
         folder=workspace.MODEL,
         inputs=input_columns(described.encoder),
@@ -58,7 +57,7 @@ def release_of(
         hidden=tuple(params.training.hidden),
         parameters={**evidence.plan.to_data(), "model": params.training.model},
         metrics={
-            "epsilon": claim.epsilon_pld,
+            "epsilon_pld": claim.epsilon_pld,
             "epsilon_rdp": claim.epsilon_rdp,
             **{
                 (name if m["private"] else f"{name}{NOT_PRIVATE}"): m["value"]
@@ -79,13 +78,13 @@ def _declared_facts(params: Params, evidence: Evidence) -> dict[str, str]:
     plan, mechanism = evidence.plan, params.training.mechanism
     settings = plan.settings()
     both = "RDP (what the budget is held to) and PLD (reported beside it)"
-    solved = mechanism.epsilon is not None and "sigma" in settings
+    solved = mechanism.epsilon is not None and "noise_multiplier" in settings
     return {
         **{name: str(value) for name, value in settings.items()},
-        "K": str(plan.records_per_person),
         "accountant": f"{both}; noise solved by {mechanism.accountant.upper()}" if solved else both,
         "mechanism": plan.release(BitMap()).mechanism,
         "model": params.registration.name,
+        "records_per_person": str(plan.records_per_person),
         "purpose": params.purpose,
     }
 
@@ -131,7 +130,7 @@ def _audited(checks: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _attack_metrics(attack: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """How well the model's people could be told from others; computed without noise."""
+    """How well the model's people could be distinguished from others; computed without noise."""
     found = {name: attack.get(name) for name in ("auc", "epsilon_lower_bound")}
     for level, reached in attack.get("tpr_at_fpr", {}).items():
         found[f"tpr_at_fpr_{level}"] = reached

@@ -1,4 +1,4 @@
-"""What the registry's door looks at, and what it says about it; no store, no file."""
+"""What the registration gate looks at, and what it says about it; no store, no file."""
 
 import json
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ WITHDRAWN = "withdrawn"  # tag: how many people of the version have withdrawn si
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that the door looks at, gathered beforehand; counts, hashes and prices."""
+    """Everything that the gate looks at, gathered beforehand; counts, hashes and prices."""
 
     validation: Mapping[str, Any]
     audit: Mapping[str, Any]
@@ -32,7 +32,7 @@ class Evidence:
     run_plan_digest: str
     run_manifest_md5: str
     largest_spend: float
-    budget: float
+    budget_epsilon: float
     manifest_md5: str
     subjects: int
     withdrawn: int
@@ -42,7 +42,7 @@ class Evidence:
 
 
 def objections(evidence: Evidence) -> list[str]:
-    """Every reason against registering; none if the door is open.
+    """Every reason against registering; none if the gate is open.
 
     Default deny: what a report does not say is not so.
     """
@@ -59,8 +59,8 @@ def objections(evidence: Evidence) -> list[str]:
         ),
         "the ledger was charged for other people": e.run_manifest_md5 != e.manifest_md5,
         "the training followed another plan": e.training.get("plan") != e.plan.to_data(),
-        f"somebody in it has spent epsilon {e.largest_spend:.4g} of {e.budget:g}": not (
-            e.largest_spend <= e.budget
+        f"somebody in it has spent epsilon {e.largest_spend:.4g} of {e.budget_epsilon:g}": not (
+            e.largest_spend <= e.budget_epsilon
         ),
         "the manifest is not the one that was trained on": (
             e.training.get("manifest_md5") != e.manifest_md5
@@ -116,8 +116,8 @@ class Gate:
         if tag == "open":
             return cls()
         try:
-            told = json.loads(tag)
-            return cls(tuple(told["reasons"]), tuple(told["waits_for"]))
+            data = json.loads(tag)
+            return cls(tuple(data["reasons"]), tuple(data["waits_for"]))
         except (ValueError, KeyError, TypeError):
             parts = tag.split("; ")
         waits = [part for part in parts if part.startswith(_WAITED)]

@@ -63,14 +63,11 @@ def budget_report(
     """What the run costs alone, and what it brings each class of people to."""
     return {
         **Claim.of(release, noise=plan.noise).to_data(),
-        "budget": {
-            "delta": budget.delta,
-            "epsilon": budget.epsilon,
-            "over_budget": budget.over_budget,
-        },
+        "budget_epsilon": budget.epsilon,
         "classes": [asdict(price) for price in _summed_up(prices)],
         "left_out": left_out,
         "not_private": ["classes.subjects", "left_out", "subjects"],
+        "over_budget": budget.over_budget,
         "plan": plan.to_data(),
         "plan_digest": release.digest,
         "remaining": min(price.remaining for price in prices),

@@ -1,8 +1,8 @@
-"""register: the only door to the registry.
+"""register: the only way into the registry.
 
 Opens for a model that is validated, settled, audited and within budget, whose people have
 all agreed to this day, and whose every hash agrees with what ran. Otherwise it says each
-reason. Walked through again for the same training, it registers nothing, but looks anew at
+reason. Run again for the same training, it registers nothing, but looks anew at
 who has withdrawn. What still has subject keys ends here.
 """
 
@@ -30,7 +30,8 @@ from lethe.registration.gate import (
 )
 from lethe.stores.dvc.inputs import content_md5
 from lethe.stores.dvc.repro import History
-from lethe.stores.registry.registry import COMPLETE, RUN_ID, Registry, Version
+from lethe.stores.registry.registry import COMPLETE, Registry, Version
+from lethe.stores.registry.tags import RUN_ID
 
 
 def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
     try:
         return _register(params, now)
     finally:
-        # However it ends: the next walk reads the source again anyway.
+        # However it ends: the next run reads the source again anyway.
         workspace.remove_scratch()
 
 
@@ -87,7 +88,7 @@ def _register(params: Params, now: dt.datetime) -> dict[str, Any]:
 
 
 def _refuse_rolled_back(params: Params, registry: Registry) -> None:
-    """Also where nothing is registered: it is what every walk comes by."""
+    """Also where nothing is registered, since every run comes to this place."""
     from lethe.registration.rollback import refuse_rolled_back
     from lethe.stores.opening import open_ledger
 
@@ -102,7 +103,7 @@ def _first_time(
     manifest: bytes,
     withdrawn: int,
 ) -> Version:
-    # Not at the top: a walk that registers nothing needs no torch.
+    # Not at the top: a run that registers nothing needs no torch.
     from lethe.registration.facts import release_of
     from lethe.stores.opening import open_ledger
     from lethe.training.models import Description
@@ -135,7 +136,7 @@ def _first_time(
         run_plan_digest=record.plan_digest,
         run_manifest_md5=record.manifest_md5,
         largest_spend=spent,
-        budget=params.budget.epsilon,
+        budget_epsilon=params.budget.epsilon,
         manifest_md5=md5(manifest),
         subjects=len(tokens),
         withdrawn=withdrawn,
@@ -161,4 +162,4 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise NotFound(f"{path} does not exist. Walk the road up to here: lethe run.") from None
+        raise NotFound(f"{path} does not exist. Run the pipeline up to here: lethe run.") from None

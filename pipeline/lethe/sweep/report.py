@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lethe.privacy.accounting import Accountant, epsilon, epsilon_pld, epsilon_rdp
+from lethe.privacy.accounting import Accountant, epsilon_pld, epsilon_rdp
 from lethe.privacy.plan import ADJACENCY, SAMPLING, UNIT
 from lethe.sweep.points import Point
 from lethe.sweep.stand_in import Tried
@@ -31,7 +31,7 @@ def sweep_report(
     """JSON-ready; see `render_sweep` for a reader.
 
     Args:
-        accountant: whose epsilon the points are named and drawn by.
+        accountant: whose epsilon the points are ordered and drawn by.
         reference: AUC of the same network without privacy; of a stand-in alone.
 
     Returns:
@@ -39,9 +39,9 @@ def sweep_report(
         of the reference, or of the best point where there is none; `charged`, what the people
         paid for all of it, or null. Every metric says whether it is private.
     """
-    private = tried.kind != "charged"  # nobody's private data is in a stand-in
+    private = tried.kind != "charged"  # a stand-in has no private data
     delta = points[0].plan.delta
-    listed = [_point(point, accountant, private) for point in points]
+    listed = [_point(point, private) for point in points]
     paid = [point.plan.event for point in points for _ in point.runs]
     return {
         "accountant": accountant,
@@ -63,7 +63,7 @@ def sweep_report(
             "words": tried.words,
         },
         "delta": delta,
-        "enough": _enough(listed, reference),
+        "enough": _enough(listed, reference, f"epsilon_{accountant}"),
         "notes": [_CANNOT[tried.kind]],
         "points": listed,
         "reference": (
@@ -76,7 +76,7 @@ def sweep_report(
 
 
 def render_sweep(report: Mapping[str, Any]) -> str:
-    """A table by epsilon and clip, which one is enough, and what this can and cannot tell."""
+    """A table by epsilon and clip, which one is enough, and what this can and cannot show."""
     mark = "" if report["data"]["private"] else " (not private)"
     lines = [
         f"On {report['data']['words']}; AUC on {report['data']['held_out_people']:,} held-out "
@@ -84,8 +84,8 @@ def render_sweep(report: Mapping[str, Any]) -> str:
         "",
         "      PLD      RDP    noise     clip      AUC  lowest..highest",
     ]
-    enough = report["enough"]
-    for point in sorted(report["points"], key=lambda p: (p["epsilon"], p["clip_norm"])):
+    enough, price = report["enough"], price_field(report)
+    for point in sorted(report["points"], key=lambda p: (p[price], p["clip_norm"])):
         row = "  ".join(
             f"{point[name]:>7.{digits}f}"
             for name, digits in (
@@ -95,18 +95,18 @@ def render_sweep(report: Mapping[str, Any]) -> str:
                 ("clip_norm", 2),
             )
         )
-        auc, told = point["auc"], []
+        auc, cells = point["auc"], []
         if auc is not None:
-            told.append(
+            cells.append(
                 f"{auc['value']:>7.4f}  {min(auc['repeats']):.4f}..{max(auc['repeats']):.4f}"
             )
         if point["problem"]:
-            told.append(point["problem"])
+            cells.append(point["problem"])
         if point["left_out"]:
-            told.append(f"{point['left_out']:,} people left out")
+            cells.append(f"{point['left_out']:,} people left out")
         if point == enough:
-            told.append("<- enough")
-        lines.append(f"  {row}  {'  '.join(told)}")
+            cells.append("<- enough")
+        lines.append(f"  {row}  {'  '.join(cells)}")
     lines += ["", _conclusion(report)]
     if report["charged"] is not None:
         paid = report["charged"]
@@ -118,6 +118,11 @@ def render_sweep(report: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *report["notes"]])
 
 
+def price_field(report: Mapping[str, Any]) -> str:
+    """By which field of its points a sweep is ordered: the epsilon of its accountant."""
+    return f"epsilon_{report['accountant']}"
+
+
 def sweep_csv(report: Mapping[str, Any]) -> str:
     """The points; the names of columns that no noise protects say so."""
     mark = "" if report["data"]["private"] else "_not_private"
@@ -127,7 +132,7 @@ def sweep_csv(report: Mapping[str, Any]) -> str:
     ]
     for point in report["points"]:
         auc = point["auc"]
-        told = (
+        cells = (
             ["", "", ""]
             if auc is None
             else [f"{x:.6f}" for x in (auc["value"], min(auc["repeats"]), max(auc["repeats"]))]
@@ -136,11 +141,11 @@ def sweep_csv(report: Mapping[str, Any]) -> str:
             f"{point[name]:.6g}"
             for name in ("epsilon_pld", "epsilon_rdp", "noise_multiplier", "clip_norm")
         ]
-        lines.append(",".join([*numbers, *told, point["problem"] or ""]))
+        lines.append(",".join([*numbers, *cells, point["problem"] or ""]))
     return "\n".join(lines) + "\n"
 
 
-def _point(point: Point, accountant: Accountant, private: bool) -> dict[str, Any]:
+def _point(point: Point, private: bool) -> dict[str, Any]:
     plan = point.plan
     middle = (
         {
@@ -154,7 +159,6 @@ def _point(point: Point, accountant: Accountant, private: bool) -> dict[str, Any
     return {
         "auc": middle,
         "clip_norm": plan.clip_norm,
-        "epsilon": epsilon(plan.event, plan.delta, accountant),
         "epsilon_pld": epsilon_pld([plan.event], plan.delta),
         "epsilon_rdp": epsilon_rdp([plan.event], plan.delta),
         "left_out": point.left_out,
@@ -167,14 +171,14 @@ def _point(point: Point, accountant: Accountant, private: bool) -> dict[str, Any
     }
 
 
-def _enough(points: Sequence[Mapping[str, Any]], reference: float | None) -> Any:
+def _enough(points: Sequence[Mapping[str, Any]], reference: float | None, price: str) -> Any:
     """The cheapest point whose median is near enough; of one price, the better one."""
     sound = [point for point in points if point["auc"] is not None and point["problem"] is None]
     if not sound:
         return None
     top = max(point["auc"]["value"] for point in sound) if reference is None else reference
     near = [point for point in sound if point["auc"]["value"] >= top - WITHIN]
-    return min(near, key=lambda p: (p["epsilon"], -p["auc"]["value"]), default=None)
+    return min(near, key=lambda p: (p[price], -p["auc"]["value"]), default=None)
 
 
 def _conclusion(report: Mapping[str, Any]) -> str:
@@ -187,7 +191,7 @@ def _conclusion(report: Mapping[str, Any]) -> str:
     if enough is None:
         return f"No point is within {report['within']:g} AUC of {words}."
     return (
-        f"epsilon {enough['epsilon']:.3g} ({report['accountant'].upper()}) with clip_norm "
-        f"{enough['clip_norm']:g} is the least that comes within {report['within']:g} AUC of "
-        f"{words}."
+        f"epsilon {enough[price_field(report)]:.3g} ({report['accountant'].upper()}) with "
+        f"clip_norm {enough['clip_norm']:g} is the least that comes within "
+        f"{report['within']:g} AUC of {words}."
     )

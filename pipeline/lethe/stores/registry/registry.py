@@ -35,8 +35,8 @@ from lethe.config.home import home, is_copy
 from lethe.core.errors import NotFound, ParamsInvalid
 from lethe.core.files import digests
 from lethe.stores.registry.bundle import carry_code, requirements
+from lethe.stores.registry.tags import RUN_ID, present_names
 
-RUN_ID = "run_id"  # tag: the ledger's id of the training, one version each
 COMPLETE = "complete"  # tag: everything about the version was written, aliases included
 NOT_PRIVATE = "_not_private"  # ends the name of a metric that no noise protects
 
@@ -50,7 +50,7 @@ set_model(LetheModel(model={model!r}, hidden={hidden!r}, sha256={sha256!r}))
 
 
 @dataclass(frozen=True)
-class Release:
+class NewVersion:
     """Everything about a model that is to be registered.
 
     `network` and `hidden`: the model as `params.yaml` declares it, which is what is served.
@@ -73,7 +73,10 @@ class Release:
 
 @dataclass(frozen=True)
 class Version:
-    """One registered version; `status` is its tag of that name, or MLflow's own."""
+    """One registered version; `status` is its tag of that name, or MLflow's own.
+
+    `tags` have today's names, whichever version of Lethe wrote them.
+    """
 
     model: str
     version: int
@@ -109,7 +112,7 @@ class Registry:
         with quiet():
             return cls(MlflowClient(tracking_uri=url, registry_uri=url), url)
 
-    def register(self, release: Release) -> Version:
+    def register(self, release: NewVersion) -> Version:
         """Registers a model version, with everything that is known about it, or nothing.
 
         The version appears last, with all of its tags at once. What an interrupted attempt for
@@ -235,7 +238,7 @@ class Registry:
             return known
         place = None  # MLflow's own choice: a server's, or `mlruns/` here
         if is_copy() and not self._url.startswith(("http://", "https://", "databricks")):
-            place = str(home() / "mlruns" / name)  # what is here ends with the walk
+            place = str(home() / "mlruns" / name)  # what is here ends with the run
         made: str = self._client.create_experiment(name, artifact_location=place)
         return made
 
@@ -253,14 +256,14 @@ class Registry:
             by_version.setdefault(int(number), []).append(alias)
         return {number: tuple(sorted(names)) for number, names in by_version.items()}
 
-    def _forget_attempts(self, experiment: str, release: Release) -> None:
+    def _forget_attempts(self, experiment: str, release: NewVersion) -> None:
         condition = f"tags.{RUN_ID} = '{_quotable(release.tags[RUN_ID])}'"
         for run in self._client.search_runs([experiment], condition):
             self._client.delete_run(run.info.run_id)
         for logged in self._client.search_logged_models([experiment], condition):
             self._client.delete_logged_model(logged.model_id)
 
-    def _log_model(self, release: Release, run: str, temporary: Path) -> str:
+    def _log_model(self, release: NewVersion, run: str, temporary: Path) -> str:
         entry = temporary / "served.py"
         served = _SERVED.format(
             model=release.network, hidden=release.hidden, sha256=digests(release.folder)
@@ -288,7 +291,7 @@ class Registry:
 
 
 def _version(found: ModelVersion) -> Version:
-    tags = dict(found.tags)
+    tags = present_names(found.tags)
     return Version(
         model=found.name,
         version=int(found.version),

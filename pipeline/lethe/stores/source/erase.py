@@ -16,7 +16,7 @@ from lethe.stores.source.erase_plan import ErasePlan, Planner
 from lethe.stores.source.graph import Graph
 from lethe.stores.source.mentions import Mentioned, terms_of
 from lethe.stores.source.rewrite_files import Folder, folder_of
-from lethe.stores.source.trace import Walk
+from lethe.stores.source.trace import RowTrace
 from lethe.stores.source.writer import Row, Writer, open_writer
 
 STORE = "source"
@@ -52,8 +52,8 @@ def erase_from_source(
     """
 
     def planned(writer: Writer) -> ErasePlan:
-        walk = Walk(writer, params, traces.key, now=now).run()
-        planner = Planner(writer, params, walk, traces.key, now=now)
+        trace = RowTrace(writer, params, traces.key, now=now).run()
+        planner = Planner(writer, params, trace, traces.key, now=now)
         return planner.make(terms_of(traces), mentioned=mentioned)
 
     return carry_out(params, planned, about=traces.key, compact=compact)
@@ -203,7 +203,7 @@ def _check_kept(writer: Writer, plan: ErasePlan) -> None:
             if gone:
                 raise ErasureRefused(
                     f"{gone} rows of {table}, which were to stay, would have been deleted by a "
-                    "trigger or a cascade of the source. Nothing was changed; mend the source's "
+                    "trigger or a cascade of the source. Nothing was changed; correct the source's "
                     f"rules, or declare delete for {table}."
                 )
     for table, rows in plan.delete.items():

@@ -14,7 +14,7 @@ from lethe.config.params import Params
 from lethe.core.errors import Busy, DiskFull, ErasureRefused, SchemaMismatch, SourceUnavailable
 from lethe.core.sql import code_of, failure_of
 from lethe.core.values import canonical_text
-from lethe.stores.source.connect import Place, place_of, source_engine
+from lethe.stores.source.connect import SourcePlace, place_of, source_engine
 from lethe.stores.source.forms import key_forms
 from lethe.stores.source.graph import Edge, Graph, read_graph
 
@@ -49,7 +49,7 @@ class Writer:
         self.graph = graph
         self._locking = locking and graph.dialect == "postgresql"
 
-    def place(self) -> Place | None:
+    def place(self) -> SourcePlace | None:
         """Where the database is; see `place_of`."""
         return place_of(self.connection)
 
@@ -311,8 +311,8 @@ def _users_error(error: exc.DBAPIError | sqlite3.Error, so_far: str) -> Exceptio
             return DiskFull(f"The source has no space left for the erasure. {so_far}.")
         case "lacking":
             return SchemaMismatch(
-                f"A declared table or column of the source is gone. {so_far}; mend params.yaml or "
-                "the source."
+                f"A declared table or column of the source is gone. {so_far}; correct "
+                "params.yaml or the source."
             )
         case "rule":
             return ErasureRefused(
@@ -321,8 +321,8 @@ def _users_error(error: exc.DBAPIError | sqlite3.Error, so_far: str) -> Exceptio
             )
         case "damaged":
             return SourceUnavailable(
-                f"The source file is not a database, or damaged. {so_far}. Mend source.url or the "
-                "file."
+                f"The source file is not a database, or damaged. {so_far}. Correct "
+                "source.url or the file."
             )
     return SourceUnavailable(
         f"The source does not answer, or refused the erasure ({code_of(error)}). "
