@@ -23,10 +23,10 @@ _TEXT = (
 class _OncePerOutage:
     """`erase` fails every few minutes while a store is down: its first failure is reported."""
 
-    def told_already(self, context: Context) -> bool:
+    def notified_already(self, context: Context) -> bool:
         try:
             before = context["ti"].get_previous_dagrun()
-        except Exception:  # noqa: BLE001 - not to know is no reason not to tell
+        except Exception:  # noqa: BLE001 - not to know is no reason to be silent
             return False
         return before is not None and before.state == "failed"
 
@@ -44,7 +44,7 @@ class Webhook(_OncePerOutage, BaseNotifier):
         self.text = _TEXT
 
     def notify(self, context: Context) -> None:
-        if self.told_already(context):
+        if self.notified_already(context):
             return
         request = urllib.request.Request(  # noqa: S310 - the operator's own address
             os.environ[WEBHOOK],
@@ -57,23 +57,23 @@ class Webhook(_OncePerOutage, BaseNotifier):
 
 def on_failure() -> list[Any]:
     """The callbacks of every task: one for each way that the environment names."""
-    told: list[Any] = []
+    notifiers: list[Any] = []
     if os.environ.get(WEBHOOK):
-        told.append(Webhook())
+        notifiers.append(Webhook())
     if os.environ.get(EMAIL):
         # Not at the top: who has no mail does not wait for it at each parse.
         from airflow.providers.smtp.notifications.smtp import SmtpNotifier
 
         class Mail(_OncePerOutage, SmtpNotifier):
             def notify(self, context: Context) -> None:
-                if not self.told_already(context):
+                if not self.notified_already(context):
                     super().notify(context)
 
-        told.append(
+        notifiers.append(
             Mail(
                 to=[address.strip() for address in os.environ[EMAIL].split(",")],
                 subject="Lethe: {{ ti.dag_id }}.{{ ti.task_id }} failed",
                 html_content=_TEXT,
             )
         )
-    return told
+    return notifiers

@@ -137,7 +137,7 @@ def _pod(
         container_security_context=_container_security(),
         termination_grace_period=its["termination_seconds"],
         startup_timeout_seconds=its["startup_seconds"],
-        # A pod that is followed to its end needs one slot of a worker, tells what it prints as it
+        # A pod that is followed to its end needs one slot of a worker, reports what it prints as it
         # goes, ends when the task is ended, and is found again by a worker that was restarted.
         deferrable=False,
         get_logs=True,

@@ -16,8 +16,8 @@ it; look when it is red for the third day:
 - 29, shown as skipped: an erasure is under way. People come first; tomorrow's run takes it up.
 - any other: `docs/exit-codes.md`; usually a key or an address that this machine lacks.
 
-**"rows have no date"** in the log is no failure: such rows never lapse until somebody dates them.
-Tell the owner of the source.
+**"rows have no date"** in the log is no failure: such rows never expire until somebody dates them.
+Inform the owner of the source.
 
 `lethe retain --dry-run` counts what a run would take, by table; do that after every change of a
 retention in `params.yaml`, since what is deleted does not come back.

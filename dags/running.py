@@ -14,8 +14,8 @@ from airflow.sdk import BaseOperator
 
 from dags.place import EXECUTION, in_the_worktree, on_this_machine, run_name
 
-RUN = "{{ walk_name(dag.dag_id, run_id) }}"  # rendered by the macro below
-MACROS = {"walk_name": run_name}
+RUN = "{{ run_name(dag.dag_id, run_id) }}"  # rendered by the macro below
+MACROS = {"run_name": run_name}
 
 _MINUTE = dt.timedelta(minutes=1)
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from tests.conftest import BIN, Workspace, copy_workspace
 
 KEYS = ("minimize", "consent", "pseudonymize", "register")  # as meta says; a test compares
-SECRET = ("source", "vault")  # what only these are told, beside the key
+SECRET = ("source", "vault")  # what only these are given, beside the key
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Cluster:
 
     home: Workspace
     folder: Path
-    told: dict[str, str] = field(default_factory=dict)
+    given: dict[str, str] = field(default_factory=dict)
 
     @property
     def git_remote(self) -> Path:
@@ -38,7 +38,7 @@ class Cluster:
         return self.folder / "dvc"
 
     def at_home(self, *words: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
-        return self.home.lethe(*words, check=check, **self.told, LETHE_GIT_REMOTE=self._git)
+        return self.home.lethe(*words, check=check, **self.given, LETHE_GIT_REMOTE=self._git)
 
     def volume(self, run: str, name: str) -> Path:
         return self.folder / "volumes" / run / name
@@ -108,12 +108,12 @@ class Cluster:
 
     def _environment(self, stage: str, own: Path) -> dict[str, str]:
         kept = {k: v for k, v in self.home.environment().items() if not k.startswith("GIT_")}
-        told = {
+        given = {
             name: value
-            for name, value in self.told.items()
+            for name, value in self.given.items()
             if stage in KEYS or not name.startswith(("LETHE_SOURCE", "LETHE_VAULT", "LETHE_KEY"))
         }
-        return kept | told | {"HOME": str(own), "LETHE_GIT_REMOTE": self._git}
+        return kept | given | {"HOME": str(own), "LETHE_GIT_REMOTE": self._git}
 
     def _gone(self, run: str, stage: str) -> None:
         shutil.rmtree(self.folder / "pods" / run / stage)
@@ -123,10 +123,10 @@ STORES = ("vault", "ledger", "registry")
 
 
 def make_cluster(finished: Workspace, folder: Path) -> Cluster:
-    """A copy of a walked workspace whose stores have addresses that every pod reaches."""
+    """A copy of a finished workspace whose stores have addresses that every pod reaches."""
     home = copy_workspace(finished, folder / "home")
     root = home.root
-    told = {
+    given = {
         "LETHE_SOURCE_URL": f"sqlite:///{root / 'data' / 'clinic.db'}",
         "LETHE_VAULT_URL": f"sqlite:///{root / '.lethe' / 'vault.db'}",
         "LETHE_LEDGER_URL": f"sqlite:///{root / '.lethe' / 'ledger.db'}",
@@ -143,7 +143,7 @@ def make_cluster(finished: Workspace, folder: Path) -> Cluster:
         raw["erasure"]["retrain"] = "manual"  # the loop of an erasure has tests of its own
 
     home.edit_params(edit)
-    made = Cluster(home, folder, told)
+    made = Cluster(home, folder, given)
     home.run("dvc", "remote", "modify", "--quiet", "default", "url", str(made.dvc_remote))
     home.run("git", "init", "--quiet", "--bare", str(made.git_remote))
     name = ("-c", "user.name=test", "-c", "user.email=test@example.org")

@@ -167,12 +167,12 @@ class Airflow:
 
     def story(self) -> str:
         """What an operator would look at."""
-        told = [str(self.ask("SELECT dag_id, run_id, state FROM dag_run"))]
-        told.append(str(self.ask("SELECT dag_id, task_id, state FROM task_instance")))
+        shown = [str(self.ask("SELECT dag_id, run_id, state FROM dag_run"))]
+        shown.append(str(self.ask("SELECT dag_id, task_id, state FROM task_instance")))
         for path in sorted(self.folder.rglob("*.log")):
-            told.append(f"--- {path.relative_to(self.folder)}")
-            told.extend(path.read_text(errors="replace").splitlines()[-15:])
-        return "\n".join(line[:500] for line in told)
+            shown.append(f"--- {path.relative_to(self.folder)}")
+            shown.extend(path.read_text(errors="replace").splitlines()[-15:])
+        return "\n".join(line[:500] for line in shown)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

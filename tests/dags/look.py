@@ -65,7 +65,7 @@ sys.stdout.write(
                             "assigned": [
                                 u["id"] for u in getattr(task, "assigned_users", None) or ()
                             ],
-                            "told": len(task.on_failure_callback or ()),
+                            "notifiers": len(task.on_failure_callback or ()),
                             "rule": task.trigger_rule.value,
                         }
                         for task in dag.tasks

@@ -41,7 +41,7 @@ def asked(task: pods.LethePod, dag: DAG) -> dict[str, Any]:
         "pool": task.pool,
         "deferrable": task.deferrable,
         "finish": str(task.on_finish_action.value),
-        "tells_spec": task.log_pod_spec_on_failure,
+        "logs_spec": task.log_pod_spec_on_failure,
     }
 
 
@@ -94,7 +94,7 @@ def verdict(code: int | None) -> str:
 
 
 def refused(status: int) -> bool:
-    """Whether an answer of the cluster that is no 409 or 404 is told on."""
+    """Whether an answer of the cluster that is no 409 or 404 is passed on."""
 
     class Refusing(Cluster):
         def create_namespaced_persistent_volume_claim(self, namespace: str, body: Any) -> None:
@@ -102,13 +102,13 @@ def refused(status: int) -> bool:
 
         delete_namespaced_persistent_volume_claim = create_namespaced_persistent_volume_claim
 
-    told = 0
+    passed_on = 0
     for deed in (pods.make_volumes, pods.remove_volumes):
         try:
             deed(Refusing(), "lethe", "run-7")
         except ApiException:
-            told += 1
-    return told == 2
+            passed_on += 1
+    return passed_on == 2
 
 
 def manifests() -> list[Any]:

@@ -87,7 +87,7 @@ def _answered(airflow: Airflow, made: Asked) -> None:
     _call(airflow, "kim", "PATCH", f"{_RUN}/hitlDetails", {"chosen_options": ["Approve"]})
     airflow.wait("it serves", lambda: _state(airflow, "approve"), seconds=60)
     airflow.wait("the sweep has failed", lambda: _state(airflow, "erase"), seconds=60)
-    airflow.wait("that is told", lambda: made.heard, seconds=60)
+    airflow.wait("that is reported", lambda: made.heard, seconds=60)
 
 
 _RUN = "dags/approve/dagRuns/readmission-3/taskInstances/approve/-1"
@@ -162,7 +162,7 @@ def test_it_serves_once_the_approver_says_so_in_their_name(asked: Asked) -> None
     assert asked.airflow.runs("approve") == [("readmission-3", "operator_triggered", "success")]
 
 
-def test_a_failed_erasure_is_told_by_its_place_alone(asked: Asked) -> None:
+def test_a_failed_erasure_is_reported_by_its_place_alone(asked: Asked) -> None:
     assert [state for _, _, state in asked.airflow.runs("erase")] == ["failed"]
     assert len(asked.heard) == 1, asked.heard
     said = asked.heard[0]

@@ -65,24 +65,28 @@ def test_what_is_kept_is_a_name_and_a_price(dags: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("told")
-    said = Airflow(folder, folder).run("python", str(Path(__file__).parent / "told.py"))
-    found: dict[str, Any] = json.loads(said.partition("TOLD")[2])
+def notified(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("notified")
+    said = Airflow(folder, folder).run("python", str(Path(__file__).parent / "notified.py"))
+    found: dict[str, Any] = json.loads(said.partition("NOTIFIED")[2])
     return found
 
 
-def test_a_failure_is_told_with_its_place_and_without_its_message(told: dict[str, Any]) -> None:
+def test_a_failure_is_reported_with_its_place_and_without_its_message(
+    notified: dict[str, Any],
+) -> None:
     text = (
         "Lethe: erase.run failed, attempt 1 of run sweep-1. What to do stands on the DAG's page; "
         "its log: http://127.0.0.1:8080/log"
     )
-    assert told["told"]["success"] == told["told"]["None"] == [{"text": text}]
-    assert "a-secret" not in told["kept"]
-    assert told["mail"]["to"] == ["night@example.org", "dpo@example.org"]
-    assert "exception" not in told["mail"]["text"]
+    assert notified["notified"]["success"] == notified["notified"]["None"] == [{"text": text}]
+    assert "a-secret" not in notified["kept"]
+    assert notified["mail"]["to"] == ["night@example.org", "dpo@example.org"]
+    assert "exception" not in notified["mail"]["text"]
 
 
-def test_an_outage_is_told_once_and_what_is_not_known_is_told(told: dict[str, Any]) -> None:
-    assert told["told"]["failed"] == []
-    assert len(told["told"]["unknown"]) == 1
+def test_an_outage_is_reported_once_and_what_is_not_known_is_reported(
+    notified: dict[str, Any],
+) -> None:
+    assert notified["notified"]["failed"] == []
+    assert len(notified["notified"]["unknown"]) == 1

@@ -121,7 +121,7 @@ def test_what_the_erasure_and_the_run_made_are_commits_of_the_lock_alone(loop: L
         "git", "log", "--reverse", "--format=%s", "--name-only", f"{loop.head}..main"
     ).stdout.split("\n")
     said = [line for line in log if line]
-    assert said[0::2] == ["Release readmission/2", f"Release readmission/3 of {_walk(loop)}"]
+    assert said[0::2] == ["Release readmission/2", f"Release readmission/3 of {_run_name(loop)}"]
     assert said[1::2] == ["dvc.lock", "dvc.lock"]
     status = loop.workspace.run("git", "status", "--porcelain", "--", "dvc.lock")
     assert status.stdout == ""
@@ -145,7 +145,7 @@ def test_the_model_of_a_run_serves_after_the_run_is_gone(loop: Loop) -> None:
     assert [path for path in places if list(path.rglob("weights.safetensors"))]
 
 
-def _walk(loop: Loop) -> str:
+def _run_name(loop: Loop) -> str:
     """The name of the train run, as anybody can work it out from Airflow's own page."""
     (run,) = [run for run, _, _ in loop.finished]
     return hashlib.sha256(f"train {run}".encode()).hexdigest()[:16]

@@ -101,11 +101,11 @@ class Loop:
 
     def named(self, *words: str) -> list[int]:
         """Those of them whose command has these words after one another."""
-        told = "\0".join(words).encode()
+        wanted = "\0".join(words).encode()
         found = []
         for process in self.processes():
             with suppress(OSError):
-                if told in Path(f"/proc/{process}/cmdline").read_bytes():
+                if wanted in Path(f"/proc/{process}/cmdline").read_bytes():
                     found.append(process)
         return found
 
@@ -130,7 +130,7 @@ def loop(
     postgres_server: Server,  # noqa: F811
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Loop]:
-    made = _walked(postgres_server, tmp_path_factory.mktemp("loop"))
+    made = _finished(postgres_server, tmp_path_factory.mktemp("loop"))
     _choose(made)
     airflow = made.airflow
     airflow.start()
@@ -150,7 +150,7 @@ def loop(
     yield made
 
 
-def _walked(server: Server, folder: Path) -> Loop:
+def _finished(server: Server, folder: Path) -> Loop:
     urls = {name: server.own(f"{name}_{os.urandom(4).hex()}") for name in (*STORES, "airflow")}
     workspace = make_workspace(folder / "workspace")
 

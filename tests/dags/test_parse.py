@@ -12,7 +12,7 @@ from lethe.stages import STAGES
 from tests.conftest import PROJECT
 from tests.dags.conftest import Airflow
 
-RUN = "{{ walk_name(dag.dag_id, run_id) }}"
+RUN = "{{ run_name(dag.dag_id, run_id) }}"
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,7 @@ def test_only_stages_that_see_subject_keys_share_the_volume_that_has_them(
         assert claims == (1 if PIPELINE[name]["subject_keys"] else 0), name
 
 
-def test_only_they_are_told_the_key_and_where_source_and_vault_are(
+def test_only_they_are_given_the_key_and_where_source_and_vault_are(
     looked: dict[str, Any],
 ) -> None:
     for name, asked in looked["stages"].items():
@@ -137,11 +137,11 @@ def test_no_value_of_a_secret_and_no_result_is_in_what_airflow_keeps(
     looked: dict[str, Any],
 ) -> None:
     for name, asked in _every(looked):
-        told = json.dumps(asked)
-        assert SECRET_VALUE not in told, name
-        assert "://" not in told, name
+        written = json.dumps(asked)
+        assert SECRET_VALUE not in written, name
+        assert "://" not in written, name
         assert asked["xcom"] is False, name
-        assert asked["tells_spec"] is False, name
+        assert asked["logs_spec"] is False, name
         assert asked["finish"] == "delete_pod", name
         assert asked["deferrable"] is False, name
         plain = {each["name"] for each in _container(asked)["env"]}

@@ -24,7 +24,7 @@ RUN = "a1"
 
 
 @dataclass
-class Walked:
+class PodRun:
     """What was seen while a run went through pods, and what is left of it."""
 
     cluster: Cluster
@@ -41,9 +41,9 @@ class Walked:
 
 
 @pytest.fixture(scope="module")
-def walk(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Walked:
+def pod_run(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> PodRun:
     cluster = make_cluster(finished, tmp_path_factory.mktemp("cluster"))
-    made = Walked(cluster, cluster.home.run("git", "rev-parse", "HEAD").stdout.strip())
+    made = PodRun(cluster, cluster.home.run("git", "rev-parse", "HEAD").stdout.strip())
     cluster.at_home("pod", "open", "--run", RUN)
     keys = cluster.work(RUN, "consent")
     for stage in STAGES:
@@ -79,47 +79,47 @@ def test_the_stages_that_share_a_folder_are_those_that_meta_says() -> None:
     assert [stage["name"] for stage in pipeline["stages"] if stage["resumes"]] == ["train"]
 
 
-def test_it_ends_with_a_registered_model_of_the_release(walk: Walked) -> None:
-    registry = Registry.open(walk.cluster.told["LETHE_REGISTRY_URL"])
+def test_it_ends_with_a_registered_model_of_the_release(pod_run: PodRun) -> None:
+    registry = Registry.open(pod_run.cluster.given["LETHE_REGISTRY_URL"])
     new = registry.find("readmission", "2")
     assert new.status == "ready"
-    assert new.tags["git_commit"] == walk.release, "the run's own commit goes with its ref"
+    assert new.tags["git_commit"] == pod_run.release, "the run's own commit goes with its ref"
     assert new.tags["git_dirty"] == "false"
 
 
-def test_a_training_that_was_killed_went_on_and_was_charged_once(walk: Walked) -> None:
-    with Ledger.open(walk.cluster.told["LETHE_LEDGER_URL"]) as ledger:
+def test_a_training_that_was_killed_went_on_and_was_charged_once(pod_run: PodRun) -> None:
+    with Ledger.open(pod_run.cluster.given["LETHE_LEDGER_URL"]) as ledger:
         runs = list(ledger.runs())
     assert [run.state for run in runs] == ["settled", "settled"], "the workspace's own, and this"
 
 
-def test_no_person_of_the_source_was_ever_on_a_remote(walk: Walked) -> None:
-    everybody = people(walk.cluster.home.root)
+def test_no_person_of_the_source_was_ever_on_a_remote(pod_run: PodRun) -> None:
+    everybody = people(pod_run.cluster.home.root)
     assert len(everybody) == 1500
-    together = b"\0".join(walk.held.values())
+    together = b"\0".join(pod_run.held.values())
     assert [v for person in everybody for v in person if v and v.encode() in together] == []
-    keys = b"\0".join(walk.scratch.values())
+    keys = b"\0".join(pod_run.scratch.values())
     assert sum(key.encode() in keys for key, *_ in everybody) > 1000, "they could be seen"
 
 
-def test_what_had_subject_keys_was_only_ever_in_the_shared_folder(walk: Walked) -> None:
-    assert {name.split("/")[1] for name in walk.scratch} == {"minimized", "consented"}
-    assert set(walk.scratch.values()) & set(walk.held.values()) == set()
+def test_what_had_subject_keys_was_only_ever_in_the_shared_folder(pod_run: PodRun) -> None:
+    assert {name.split("/")[1] for name in pod_run.scratch} == {"minimized", "consented"}
+    assert set(pod_run.scratch.values()) & set(pod_run.held.values()) == set()
 
 
-def test_the_shared_folder_has_no_person_after_its_last_reader(walk: Walked) -> None:
-    together = b"\0".join(walk.left.values())
-    assert len(walk.left) > 10
-    everybody = people(walk.cluster.home.root)
+def test_the_shared_folder_has_no_person_after_its_last_reader(pod_run: PodRun) -> None:
+    together = b"\0".join(pod_run.left.values())
+    assert len(pod_run.left) > 10
+    everybody = people(pod_run.cluster.home.root)
     assert [v for person in everybody for v in person if v and v.encode() in together] == []
 
 
-def test_the_ref_says_when_an_erasure_must_wait(walk: Walked) -> None:
+def test_the_ref_says_when_an_erasure_must_wait(pod_run: PodRun) -> None:
     keys = dict.fromkeys(("minimize", "consent"), "keys")
-    assert walk.states == dict.fromkeys(STAGES, "idle") | keys
+    assert pod_run.states == dict.fromkeys(STAGES, "idle") | keys
 
 
-def test_reports_on_the_ref_are_counts_and_curves(walk: Walked) -> None:
+def test_reports_on_the_ref_are_counts_and_curves(pod_run: PodRun) -> None:
     pipeline = read_stages(PROJECT / "dvc.yaml")
     declared = {
         path
@@ -128,22 +128,22 @@ def test_reports_on_the_ref_are_counts_and_curves(walk: Walked) -> None:
         for entry in stage.get(kind, ())
         for path in entry
     }
-    assert set(walk.listed) <= {"dvc.lock", *declared}
-    assert {"dvc.lock", "reports/train.json", "reports/register.json"} <= set(walk.listed)
+    assert set(pod_run.listed) <= {"dvc.lock", *declared}
+    assert {"dvc.lock", "reports/train.json", "reports/register.json"} <= set(pod_run.listed)
 
 
 def test_the_workspace_releases_it_and_closing_it_takes_nothing_that_was_released(
-    walk: Walked,
+    pod_run: PodRun,
 ) -> None:
-    assert "Released readmission/2" in walk.promoted[0]
-    assert walk.promoted[1] == f"Release readmission/2 of {RUN}"
-    assert walk.again == (
+    assert "Released readmission/2" in pod_run.promoted[0]
+    assert pod_run.promoted[1] == f"Release readmission/2 of {RUN}"
+    assert pod_run.again == (
         f"Run {RUN} is closed; 0 objects that nothing else names went.\n",
         f"Run {RUN} is closed; 0 objects that nothing else names went.\n",
     )
-    assert walk.cluster.state(RUN) is None
-    assert {name for name in walk.held if "/" in name} <= walk.kept.keys()
-    assert set(walk.status) <= {*KEYS}, "they look at the source, or at what is removed"
+    assert pod_run.cluster.state(RUN) is None
+    assert {name for name in pod_run.held if "/" in name} <= pod_run.kept.keys()
+    assert set(pod_run.status) <= {*KEYS}, "they look at the source, or at what is removed"
 
 
 @dataclass
@@ -162,8 +162,8 @@ class Forgotten:
 
 
 @pytest.fixture(scope="module")
-def forgotten(walk: Walked) -> Forgotten:
-    cluster = walk.cluster
+def forgotten(pod_run: PodRun) -> Forgotten:
+    cluster = pod_run.cluster
     cluster.at_home("pod", "open", "--run", "b2")
     cluster.pod("b2", "validate")
     token, person = _trained_on(cluster)
@@ -192,8 +192,8 @@ def _trained_on(cluster: Cluster) -> tuple[int, tuple[str, ...]]:
     """Somebody whom both models were trained on."""
     key = read_key_file(cluster.home.root / "secrets" / "lethe.key")
     with (
-        Vault.open(cluster.told["LETHE_VAULT_URL"], key) as vault,
-        Ledger.open(cluster.told["LETHE_LEDGER_URL"]) as ledger,
+        Vault.open(cluster.given["LETHE_VAULT_URL"], key) as vault,
+        Ledger.open(cluster.given["LETHE_LEDGER_URL"]) as ledger,
     ):
         everybody = people(cluster.home.root)
         tokens = vault.lookup([person[0] for person in everybody]).tolist()

@@ -13,10 +13,10 @@ from tests.past_pipeline import git
 
 
 @pytest.fixture
-def walk(finished_copy: Workspace) -> Workspace:
-    """A run in which the door is to be passed again, with another condition than HOME's."""
+def nightly(finished_copy: Workspace) -> Workspace:
+    """A run in which the gate is to be passed again, with another condition than HOME's."""
     git(finished_copy.root, "add", "dvc.lock", "params.yaml")
-    git(finished_copy.root, "commit", "--quiet", "--message", "Walked")
+    git(finished_copy.root, "commit", "--quiet", "--message", "Finished")
     opened = Workspace(Path(finished_copy.lethe("worktree", "open", "run-1").stdout.strip()))
     opened.edit_params(lambda raw: raw["registration"].update(min_auc=0.01))
     opened.run("dvc", "repro", "--single-item", "register")
@@ -24,18 +24,18 @@ def walk(finished_copy: Workspace) -> Workspace:
 
 
 def test_who_asks_while_a_run_is_under_way_is_neither_registered_nor_promoted(
-    finished_copy: Workspace, walk: Workspace
+    finished_copy: Workspace, nightly: Workspace
 ) -> None:
     home = finished_copy
     for name in ("vault.db", "ledger.db", "workspace"):
-        assert not (walk.root / ".lethe" / name).exists(), "the stores are HOME's"
+        assert not (nightly.root / ".lethe" / name).exists(), "the stores are HOME's"
     for name in ("mlflow.db", "mlruns", "secrets", "data/clinic.db"):
-        assert not (walk.root / name).exists(), name
+        assert not (nightly.root / name).exists(), name
     code = ("python", "-c", "import lethe; print(lethe.__file__)")
-    runs = walk.run(*code, PYTHONPATH=str(walk.root / "pipeline")).stdout.strip()
-    assert Path(runs).is_relative_to(walk.root), "as a task of the schedule: the committed code"
+    runs = nightly.run(*code, PYTHONPATH=str(nightly.root / "pipeline")).stdout.strip()
+    assert Path(runs).is_relative_to(nightly.root), "as a task of the schedule: the committed code"
     before = (home.root / "dvc.lock").read_bytes()
-    assert (walk.root / "dvc.lock").read_bytes() != before, "there is something to release"
+    assert (nightly.root / "dvc.lock").read_bytes() != before, "there is something to release"
 
     home.lethe("erase", "request", "--subject", _held_out(home))
     refused = home.lethe("worktree", "promote", "run-1", check=False)
@@ -44,7 +44,7 @@ def test_who_asks_while_a_run_is_under_way_is_neither_registered_nor_promoted(
     assert (home.root / "dvc.lock").read_bytes() == before
 
     home.lethe("erase", "request", "--subject", _trained_on(home))
-    refused = walk.run(str(BIN / "lethe"), "register", check=False)
+    refused = nightly.run(str(BIN / "lethe"), "register", check=False)
     assert refused.returncode == 25, refused.stderr
     assert "1 people in it have withdrawn or were erased" in refused.stderr
 
@@ -59,7 +59,7 @@ def _trained_on(home: Workspace) -> str:
 
 
 def _held_out(home: Workspace) -> str:
-    """Somebody in the shards whom the model was not trained on, so that the door is open."""
+    """Somebody in the shards whom the model was not trained on, so that the gate is open."""
     trained = BitMap.deserialize((home.root / "data/manifest.roaring").read_bytes())
     subjects = BitMap.deserialize((home.root / "data/subjects.roaring").read_bytes())
     return _person(home, subjects - trained)

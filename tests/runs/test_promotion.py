@@ -15,7 +15,7 @@ from lethe.runs.promotion import promote, promote_own
 from lethe.stores.dvc.purge import purge_history
 from lethe.stores.dvc.worktree import Worktree
 from lethe.stores.requests.requests import Requests
-from tests.past_pipeline import ADA, BO, CLEO, dvc, files, holders, people, tokens_in, walk
+from tests.past_pipeline import ADA, BO, CLEO, dvc, files, holders, people, run_pipeline, tokens_in
 from tests.released_home import Home, made
 
 
@@ -102,7 +102,7 @@ def test_a_first_lock_that_git_does_not_know_yet_is_committed(released: Home) ->
 def test_a_lock_that_home_had_not_committed_is_kept_in_its_history(released: Home) -> None:
     root = released.root
     people(root, BO)
-    walk(root)
+    run_pipeline(root)
     own = (root / "dvc.lock").read_bytes()
     second(released)
     assert text(root, "show", "main~1:dvc.lock").encode() + b"\n" == own
@@ -144,7 +144,7 @@ def _erased_since(home: Home) -> None:
 
 def _newer_is_released(home: Home) -> None:
     (home.root / "version").write_text("3")
-    walk(home.root)
+    run_pipeline(home.root)
 
 
 @pytest.mark.parametrize(
@@ -250,16 +250,16 @@ def test_what_a_worktree_in_home_released_is_committed(released: Home) -> None:
     assert promote_own(released.root) is None, "nothing changed"
     people(released.root, BO)
     (released.root / "version").write_text("2")
-    walk(released.root)
+    run_pipeline(released.root)
     done = promote_own(released.root)
     assert done is not None and done.version == "wards/2"
     assert text(released.root, "show", "--format=", "--name-only", "HEAD") == "dvc.lock"
     assert promote_own(released.root) is None
 
 
-def test_what_the_door_has_not_seen_stays_uncommitted(released: Home) -> None:
+def test_what_the_gate_has_not_seen_stays_uncommitted(released: Home) -> None:
     people(released.root, BO)
-    walk(released.root, "train")
+    run_pipeline(released.root, "train")
     assert promote_own(released.root) is None
     assert text(released.root, "status", "--porcelain", "dvc.lock") == "M dvc.lock"
 

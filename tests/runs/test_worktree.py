@@ -38,9 +38,9 @@ from tests.past_pipeline import (
     holders,
     people,
     results,
+    run_pipeline,
     tokens_in,
 )
-from tests.past_pipeline import walk as walk_road
 from tests.released_home import Home
 
 DAY = 86_400.0
@@ -83,15 +83,15 @@ def left(home: Path, run: str) -> list[str]:
 
 def test_a_worktree_begins_with_homes_commit_lock_outputs_and_reports(released: Home) -> None:
     home = released.root
-    walk = open_worktree(home, "run-1")
-    assert git(walk.root, "rev-parse", "HEAD") == git(home, "rev-parse", "HEAD")
+    opened = open_worktree(home, "run-1")
+    assert git(opened.root, "rev-parse", "HEAD") == git(home, "rev-parse", "HEAD")
     for name in ("dvc.lock", "reports/register.json", "data/subjects.roaring", "model/model.json"):
-        assert (walk.root / name).read_bytes() == (home / name).read_bytes()
-    assert dvc(walk.root, "repro", "--dry", "--single-item", "train").count("didn't change") == 1
+        assert (opened.root / name).read_bytes() == (home / name).read_bytes()
+    assert dvc(opened.root, "repro", "--dry", "--single-item", "train").count("didn't change") == 1
     assert git(home, "status", "--porcelain") == ""
     assert "(detached HEAD)" in git(home, "worktree", "list")
-    assert stat.S_IMODE(walk.folder.stat().st_mode) == 0o700
-    assert stat.S_IMODE(walk.folder.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(opened.folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(opened.folder.parent.stat().st_mode) == 0o700
 
 
 def test_a_worktree_shares_homes_cache_and_remotes_and_keeps_dvcs_notes_to_itself(
@@ -99,35 +99,35 @@ def test_a_worktree_shares_homes_cache_and_remotes_and_keeps_dvcs_notes_to_itsel
 ) -> None:
     home = released.root
     (home / ".dvc" / "config.local").write_text("['remote \"other\"']\n    url = ../other\n")
-    walk = open_worktree(home, "run-1")
-    assert not (walk.root / ".dvc" / "cache").exists()
-    people(walk.root, BO)
-    walk_road(walk.root, "pseudonymize")
-    assert not (walk.root / ".dvc" / "cache").exists()
-    assert (walk.root / ".lethe" / "dvc" / "repo").is_dir()
+    opened = open_worktree(home, "run-1")
+    assert not (opened.root / ".dvc" / "cache").exists()
+    people(opened.root, BO)
+    run_pipeline(opened.root, "pseudonymize")
+    assert not (opened.root / ".dvc" / "cache").exists()
+    assert (opened.root / ".lethe" / "dvc" / "repo").is_dir()
     for name, folder in (("default", "remote"), ("other", "other")):
-        remote = open_remote(walk.root, name)
+        remote = open_remote(opened.root, name)
         assert isinstance(remote, FolderObjects)
         assert remote.base.resolve() == home / folder
-    assert stat.S_IMODE((walk.root / ".dvc" / "config.local").stat().st_mode) == 0o600
+    assert stat.S_IMODE((opened.root / ".dvc" / "config.local").stat().st_mode) == 0o600
 
 
 def test_a_lock_that_home_has_not_committed_is_what_a_worktree_begins_with(released: Home) -> None:
     for name, content in released.second.items():
         (released.root / name).write_bytes(content)
-    walk = open_worktree(released.root, "run-1")
-    assert made_in(walk) == released.second
-    assert tokens_in(walk.root / workspace.SUBJECTS) == BitMap([ADA, BO, CLEO])
+    opened = open_worktree(released.root, "run-1")
+    assert made_in(opened) == released.second
+    assert tokens_in(opened.root / workspace.SUBJECTS) == BitMap([ADA, BO, CLEO])
 
 
 def test_an_open_worktree_is_gone_on_with(released: Home) -> None:
-    walk = open_worktree(released.root, "run-1")
-    (walk.root / "dvc.lock").write_bytes(released.second["dvc.lock"])
-    os.utime(walk.root / worktree.MARK, (0, 0))
+    opened = open_worktree(released.root, "run-1")
+    (opened.root / "dvc.lock").write_bytes(released.second["dvc.lock"])
+    os.utime(opened.root / worktree.MARK, (0, 0))
     (released.root / "params.yaml").write_text("edited meanwhile: true\n")
-    assert open_worktree(released.root, "run-1") == walk
-    assert (walk.root / "dvc.lock").read_bytes() == released.second["dvc.lock"]
-    assert walk.idle_seconds(time.time()) < HOUR, "and is in use again"
+    assert open_worktree(released.root, "run-1") == opened
+    assert (opened.root / "dvc.lock").read_bytes() == released.second["dvc.lock"]
+    assert opened.idle_seconds(time.time()) < HOUR, "and is in use again"
 
 
 KILLED = """
@@ -152,9 +152,9 @@ def test_a_worktree_that_was_killed_while_it_was_opened_is_opened_anew(
     assert not half.is_open
     with pytest.raises(NotFound, match="not open"):
         wait_for_worktree(home, "run-1", seconds=0)
-    walk = open_worktree(home, "run-1")
-    assert walk.is_open
-    assert (walk.root / "model" / "model.json").exists()
+    opened = open_worktree(home, "run-1")
+    assert opened.is_open
+    assert (opened.root / "model" / "model.json").exists()
 
 
 def test_a_worktree_that_git_never_finished_is_in_nobodys_way(released: Home) -> None:
@@ -214,9 +214,9 @@ def test_a_workspace_in_a_folder_of_a_repository_has_worktrees_too(released: Hom
     home = released.root.rename(whole / "ward")
     git(whole, "add", "--all")
     git(whole, "commit", "--quiet", "--message", "Move")
-    walk = open_worktree(home, "run-1")
-    assert walk.root == home / ".lethe" / "worktrees" / "run-1" / "ward"
-    assert (walk.root / "model" / "model.json").exists()
+    opened = open_worktree(home, "run-1")
+    assert opened.root == home / ".lethe" / "worktrees" / "run-1" / "ward"
+    assert (opened.root / "model" / "model.json").exists()
     assert promote(home, "run-1", released.second, objection=lambda _: None).commit
     assert git(whole, "show", "--format=", "--name-only", "HEAD") == "ward/dvc.lock"
     assert git(whole, "status", "--porcelain") == ""
@@ -233,20 +233,20 @@ def test_two_worktrees_and_home_run_stages_at_once(released: Home) -> None:
     people(first.root, BO)
     people(second.root, CLEO)
     with running(first.root, "pseudonymize"):
-        walk_road(second.root, "pseudonymize")
+        run_pipeline(second.root, "pseudonymize")
         people(released.root, DAN)
-        walk_road(released.root, "pseudonymize")
+        run_pipeline(released.root, "pseudonymize")
     found = [tokens_in(each / workspace.SUBJECTS) for each in (first.root, second.root)]
     assert found == [BitMap([BO]), BitMap([CLEO])]
     assert tokens_in(released.root / workspace.SUBJECTS) == BitMap([DAN])
 
 
 def test_who_waits_for_a_worktree_gets_it_when_nothing_holds_it(released: Home) -> None:
-    walk = open_worktree(released.root, "run-1")
-    people(walk.root, BO)
-    with running(walk.root, "pseudonymize"), pytest.raises(Busy, match="A run is under way"):
+    opened = open_worktree(released.root, "run-1")
+    people(opened.root, BO)
+    with running(opened.root, "pseudonymize"), pytest.raises(Busy, match="A run is under way"):
         wait_for_worktree(released.root, "run-1", seconds=0)
-    assert wait_for_worktree(released.root, "run-1", seconds=30) == walk
+    assert wait_for_worktree(released.root, "run-1", seconds=30) == opened
 
 
 # ---------------------------------------------------------------------- erasures
@@ -256,13 +256,13 @@ def test_an_erasure_leaves_nothing_of_the_person_in_a_worktree_between_two_stage
     released: Home,
 ) -> None:
     home = released.root
-    walk = open_worktree(home, "run-1")
-    people(walk.root, ADA, BO, CLEO, DAN)
-    walk_road(walk.root, "pseudonymize")
-    scratch = walk.root / workspace.CONSENTED / "shard-0000.parquet"
+    opened = open_worktree(home, "run-1")
+    people(opened.root, ADA, BO, CLEO, DAN)
+    run_pipeline(opened.root, "pseudonymize")
+    scratch = opened.root / workspace.CONSENTED / "shard-0000.parquet"
     scratch.parent.mkdir(parents=True)
-    scratch.write_bytes((walk.root / "data" / "shards" / "shard-0000.parquet").read_bytes())
-    for root in (home, walk.root):
+    scratch.write_bytes((opened.root / "data" / "shards" / "shard-0000.parquet").read_bytes())
+    for root in (home, opened.root):
         (root / "source").unlink()
     assert len([path for path in holders(home, token=ADA) if "worktrees/run-1" in path]) >= 4
     outcomes = purge_history(home, BitMap([ADA]))
@@ -270,11 +270,11 @@ def test_an_erasure_leaves_nothing_of_the_person_in_a_worktree_between_two_stage
     assert holders(home, token=ADA) == []
     assert {each.result for each in verify_history(home, BitMap([ADA]))} == {"absent"}
     # The worktree goes on without her, and can be promoted.
-    assert tokens_in(walk.root / workspace.SUBJECTS) == BitMap([BO, CLEO, DAN])
-    people(walk.root, BO, CLEO, DAN)
-    (walk.root / "version").write_text("2")
-    walk_road(walk.root)
-    assert promote(home, "run-1", made_in(walk), objection=lambda _: None).version == "wards/2"
+    assert tokens_in(opened.root / workspace.SUBJECTS) == BitMap([BO, CLEO, DAN])
+    people(opened.root, BO, CLEO, DAN)
+    (opened.root / "version").write_text("2")
+    run_pipeline(opened.root)
+    assert promote(home, "run-1", made_in(opened), objection=lambda _: None).version == "wards/2"
     assert holders(home, token=ADA) == []
 
 
@@ -282,13 +282,13 @@ def test_an_erasure_that_meets_a_worktree_at_work_says_so_and_the_next_goes_on(
     released: Home,
 ) -> None:
     home = released.root
-    walk = open_worktree(home, "run-1")
-    people(walk.root, ADA, BO, DAN)
-    with running(walk.root, "pseudonymize"):
+    opened = open_worktree(home, "run-1")
+    people(opened.root, ADA, BO, DAN)
+    with running(opened.root, "pseudonymize"):
         outcomes = {each.store: each for each in purge_history(home, BitMap([ADA]))}
         assert outcomes["worktree run-1"].result == "unreachable"
         assert "A run is under way in run-1" in str(outcomes["worktree run-1"].reason)
-    for root in (home, walk.root):
+    for root in (home, opened.root):
         (root / "source").unlink()
     assert holders(home, token=ADA) != []
     assert {each.result for each in purge_history(home, BitMap([ADA]))} <= {
@@ -314,8 +314,8 @@ def test_an_erasure_finds_a_worktree_that_opens_while_it_is_at_work(
 
     monkeypatch.setattr(worktree, "share_settings", purged_then_share)
     monkeypatch.setattr(worktree, "_refuse_uncommitted", lambda _: None)
-    walk = open_worktree(home, "run-1")
-    assert tokens_in(walk.root / workspace.SUBJECTS) == BitMap([BO])
+    opened = open_worktree(home, "run-1")
+    assert tokens_in(opened.root / workspace.SUBJECTS) == BitMap([BO])
     assert holders(home, token=ADA) == []
 
 
@@ -324,10 +324,10 @@ def test_an_erasure_finds_a_worktree_that_opens_while_it_is_at_work(
 
 def test_a_closed_worktree_leaves_nothing_and_closing_it_again_is_no_error(released: Home) -> None:
     home = released.root
-    walk = open_worktree(home, "run-1")
+    opened = open_worktree(home, "run-1")
     for path in (workspace.MINIMIZED, workspace.CONSENTED, workspace.TEMPORARY):
-        (walk.root / path).mkdir(parents=True)
-        (walk.root / path / "keys").write_text("ana-4711")
+        (opened.root / path).mkdir(parents=True)
+        (opened.root / path / "keys").write_text("ana-4711")
     assert left(home, "run-1") != []
     assert close_worktree(home, "run-1")
     assert left(home, "run-1") == []
@@ -338,8 +338,8 @@ def test_a_closed_worktree_leaves_nothing_and_closing_it_again_is_no_error(relea
 @pytest.mark.parametrize("damage", [".git", ".dvc", ".lethe"])
 def test_a_damaged_worktree_is_closed_like_any_other(released: Home, damage: str) -> None:
     home = released.root
-    walk = open_worktree(home, "run-1")
-    target = walk.root / damage
+    opened = open_worktree(home, "run-1")
+    target = opened.root / damage
     target.unlink() if target.is_file() else target.rename(target.with_name("damaged"))
     assert close_worktree(home, "run-1")
     assert left(home, "run-1") == []
@@ -359,10 +359,12 @@ def test_what_a_killed_stage_left_running_is_ended_before_its_scratch_goes(
     released: Home,
 ) -> None:
     home = released.root
-    walk = open_worktree(home, "run-1")
-    orphan = subprocess.Popen([sys.executable, "-c", ORPHAN], cwd=walk.root, start_new_session=True)
+    opened = open_worktree(home, "run-1")
+    orphan = subprocess.Popen(
+        [sys.executable, "-c", ORPHAN], cwd=opened.root, start_new_session=True
+    )
     try:
-        while not (walk.root / workspace.CONSENTED / "keys").exists():
+        while not (opened.root / workspace.CONSENTED / "keys").exists():
             assert orphan.poll() is None
             time.sleep(0.02)
         assert close_worktree(home, "run-1")
@@ -375,9 +377,9 @@ def test_what_a_killed_stage_left_running_is_ended_before_its_scratch_goes(
 
 def test_dvc_killed_in_the_middle_of_a_stage_stands_in_nobodys_way(released: Home) -> None:
     home = released.root
-    walk = open_worktree(home, "run-1")
-    people(walk.root, BO)
-    with running(walk.root, "pseudonymize") as process:
+    opened = open_worktree(home, "run-1")
+    people(opened.root, BO)
+    with running(opened.root, "pseudonymize") as process:
         (stage,) = [
             child
             for child in psutil.Process(process.pid).children(recursive=True)
@@ -424,19 +426,19 @@ def test_a_worktree_that_comes_to_life_while_it_is_taken_for_dead_stays(
     released: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(released.root)
-    walk = open_worktree(released.root, "run-1")
-    os.utime(walk.root / worktree.MARK, (0, 0))
+    opened = open_worktree(released.root, "run-1")
+    os.utime(opened.root / worktree.MARK, (0, 0))
     assert not close_worktree(released.root, "run-1", only_if=lambda each: not each.is_open)
-    assert walk.is_open
+    assert opened.is_open
 
 
 def test_people_are_erased_in_home_and_not_in_a_worktree(
     released: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    walk = open_worktree(released.root, "run-1")
-    monkeypatch.chdir(walk.root)
+    opened = open_worktree(released.root, "run-1")
+    monkeypatch.chdir(opened.root)
     with pytest.raises(ParamsInvalid, match=f"Run it in {released.root}"):
-        running_erasures.run(load_params(), clock=now, tell=print)
+        running_erasures.run(load_params(), clock=now, report=print)
     assert not (released.root / ".lethe" / "vault.db").exists()
 
 

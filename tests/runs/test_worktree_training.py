@@ -21,7 +21,7 @@ from lethe.training.models import WEIGHTS
 from tests.stages.test_train import NOW, FakeLedger, go, interrupt, never, params  # noqa: F401
 
 
-class Walks:
+class Worktrees:
     """Worktrees of one workspace, each with the data that it has; the test stands in one."""
 
     def __init__(self, home: Path, patch: pytest.MonkeyPatch) -> None:
@@ -41,16 +41,16 @@ class Walks:
 
 
 @pytest.fixture
-def walks(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Walks:  # noqa: F811
-    return Walks(tmp_path, monkeypatch)
+def worktrees(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worktrees:  # noqa: F811
+    return Worktrees(tmp_path, monkeypatch)
 
 
 def test_a_killed_training_goes_on_from_its_checkpoint_in_the_next_worktree(
-    walks: Walks, monkeypatch: pytest.MonkeyPatch
+    worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "Session", partial(loop.Session, checkpoint_every=1))
     ledger = FakeLedger()
-    params = walks.enter("run-1")  # noqa: F811
+    params = worktrees.enter("run-1")  # noqa: F811
 
     def killed(step: int, _: int) -> None:
         if step == 3:
@@ -58,10 +58,10 @@ def test_a_killed_training_goes_on_from_its_checkpoint_in_the_next_worktree(
 
     with pytest.raises(KeyboardInterrupt):
         stage.train_reserved(params, ledger, DpSgd(), now=NOW, progress=killed)
-    walks.close("run-1")
+    worktrees.close("run-1")
     done: list[int] = []
     report = stage.train_reserved(
-        walks.enter("run-2"),
+        worktrees.enter("run-2"),
         ledger,
         DpSgd(),
         now=NOW,
@@ -74,29 +74,31 @@ def test_a_killed_training_goes_on_from_its_checkpoint_in_the_next_worktree(
 
 
 def test_what_a_worktree_had_trained_and_not_published_the_next_publishes_as_it_is(
-    walks: Walks, monkeypatch: pytest.MonkeyPatch
+    worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = FakeLedger()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        params = walks.enter("run-1")
+        params = worktrees.enter("run-1")
         patch.setattr(stage, "_publish", interrupt)
         go(params, ledger)
-    walks.close("run-1")
-    staged = walks.home / stage.STAGING / "run-0"
+    worktrees.close("run-1")
+    staged = worktrees.home / stage.STAGING / "run-0"
     weights = (staged / "model" / WEIGHTS).read_bytes()
     assert staged.stat().st_mode & 0o777 == 0o700
     monkeypatch.setattr(dpsgd_fit, "train", never)
-    assert go(walks.enter("run-2"), ledger)["run_id"] == "run-0"
+    assert go(worktrees.enter("run-2"), ledger)["run_id"] == "run-0"
     assert (workspace.MODEL / WEIGHTS).read_bytes() == weights
     assert len(ledger.runs) == 1
-    assert list((walks.home / stage.STAGING).iterdir()) == []
+    assert list((worktrees.home / stage.STAGING).iterdir()) == []
 
 
-def test_the_same_training_is_one_request_in_every_worktree_and_in_home(walks: Walks) -> None:
+def test_the_same_training_is_one_request_in_every_worktree_and_in_home(
+    worktrees: Worktrees,
+) -> None:
     """So the ledger keeps two worktrees from training it at once: who reserved it still runs."""
     found = set()
     for run in (None, "run-1", "run-2"):
-        params = walks.enter(run) if run else load_params()  # noqa: F811
+        params = worktrees.enter(run) if run else load_params()  # noqa: F811
         plan = Plan.from_data(read_json(workspace.PLAN))
         paths = shard_paths(workspace.SHARDS)
         found.add(
@@ -106,16 +108,16 @@ def test_the_same_training_is_one_request_in_every_worktree_and_in_home(walks: W
 
 
 def test_worktrees_train_at_once_and_an_erasure_that_clears_what_they_keep_waits_for_them(
-    walks: Walks,
+    worktrees: Worktrees,
 ) -> None:
-    checkpoint = walks.home / stage.STAGING / "run-0.checkpoint"
+    checkpoint = worktrees.home / stage.STAGING / "run-0.checkpoint"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"weights")
-    home = Worktree(walks.home)
+    home = Worktree(worktrees.home)
     with stage.alone():
-        walks.enter("run-1")
+        worktrees.enter("run-1")
         with stage.alone():
-            walks.enter("run-2")
+            worktrees.enter("run-2")
             with stage.alone(), pytest.raises(Busy, match="A run trains"):
                 home.clear_temporary(BitMap([1]))
     assert checkpoint.exists()

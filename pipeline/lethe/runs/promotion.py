@@ -2,7 +2,7 @@
 
 It is the run's `dvc.lock`, committed on the branch that HOME has checked out; nothing else is, and
 nothing that somebody has staged there. Everything is checked first: that the run went through
-the registry's door, that nothing newer is released, and that every object is still there, since an
+the registry's gate, that nothing newer is released, and that every object is still there, since an
 erasure may have taken some from the cache.
 """
 
@@ -161,7 +161,7 @@ def _registered(files: Mapping[str, bytes], made: tuple[Made, ...]) -> Mapping[s
     content = files.get(path, b"")
     if md5 is None or md5_of(content) != md5:
         raise PromotionRefused(
-            f"{path} is not the one that {LOCK} names, so nobody can tell what was registered. "
+            f"{path} is not the one that {LOCK} names, so nobody knows what was registered. "
             "Run the pipeline to its end."
         )
     report: Mapping[str, Any] = json.loads(content)

@@ -37,7 +37,7 @@ SCRATCH = (workspace.MINIMIZED, workspace.CONSENTED, workspace.TEMPORARY)  # may
 # What decides what a run does, beside the files that a stage of dvc.yaml depends on.
 DECIDES = ("params.yaml", "dvc.yaml", "behaviour.json", ".dvc/config", ".dvcignore", "pipeline")
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_PATIENCE_S = 10  # what a process may take to end when it is told to
+_PATIENCE_S = 10  # what a process may take to end when it is asked to
 _POLL_S = 1.0
 
 
@@ -81,7 +81,7 @@ class RunWorktree:
         os.utime(self.root / MARK)
 
     def idle_seconds(self, now: float) -> float:
-        """How long nothing has worked in it, as files tell.
+        """How long nothing has worked in it, as files show.
 
         Args:
             now: seconds since the epoch.
@@ -231,7 +231,7 @@ def runner_in(root: Path) -> Runner:
 
 
 def _refuse_uncommitted(home: Path) -> None:
-    """A worktree runs what is committed. Where HOME says otherwise, nobody can tell what is meant.
+    """A worktree runs what is committed. Where HOME says otherwise, nobody knows what is meant.
 
     Every other command reads HOME's files as they are: an erasure would then go by other
     declarations than the training, and a column that was just taken out would be read once more.
@@ -303,11 +303,11 @@ def _end(processes: list[psutil.Process]) -> None:
     """Every command that a stage runs may be ended: it resumes, or is done again."""
     for signal in (psutil.Process.terminate, psutil.Process.kill):
         for process in processes:
-            _tell(process, signal)
+            _send(process, signal)
         _, processes = psutil.wait_procs(processes, timeout=_PATIENCE_S)
 
 
-def _tell(process: psutil.Process, signal: Callable[[psutil.Process], None]) -> None:
+def _send(process: psutil.Process, signal: Callable[[psutil.Process], None]) -> None:
     try:
         signal(process)
     except psutil.Error:

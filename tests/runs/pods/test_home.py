@@ -16,7 +16,19 @@ from lethe.runs.pods import stage
 from lethe.runs.pods.home import STORE, came_to, close_run, fence, open_run
 from lethe.runs.pods.refs import PodRun, Refs, State
 from lethe.stores.dvc.transfer import fetch_into_cache, missing, refuse_relative_remote
-from tests.past_pipeline import ADA, BO, DAN, EVE, commit, dvc, git, holders, out, people, walk
+from tests.past_pipeline import (
+    ADA,
+    BO,
+    DAN,
+    EVE,
+    commit,
+    dvc,
+    git,
+    holders,
+    out,
+    people,
+    run_pipeline,
+)
 
 # DVC is used in this process, and one of its libraries warns of itself.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
@@ -123,7 +135,7 @@ def test_closing_removes_what_only_the_run_named_and_keeps_what_others_need(
     refs = _opened(home)
     before = (home / "dvc.lock").read_bytes()
     people(home, ADA, BO, EVE)  # Cleo is gone: one shard, the manifests and the model are new
-    walk(home)
+    run_pipeline(home)
     dvc(home, "push", "--quiet")
     lock = (home / "dvc.lock").read_bytes()
     model = out(home, Path("model"))
@@ -145,7 +157,7 @@ def test_closing_removes_what_only_the_run_named_and_keeps_what_others_need(
 def test_a_promoted_run_loses_nothing_when_it_is_closed(home: Path) -> None:
     refs = _opened(home)
     people(home, ADA, BO, EVE)
-    walk(home)
+    run_pipeline(home)
     dvc(home, "push", "--quiet")
     commit(home, "Promoted")
     seen = refs.find("a")
@@ -170,7 +182,7 @@ def test_a_workspace_that_never_opened_a_run_has_none_to_close_or_promote(past: 
 
 def test_the_workspace_is_given_what_a_run_made_and_nothing_damaged(home: Path) -> None:
     people(home, ADA, BO, EVE)
-    walk(home)
+    run_pipeline(home)
     dvc(home, "push", "--quiet")
     lock = (home / "dvc.lock").read_bytes()
     cache, remote = home / ".dvc" / "cache", home.parent / "remote" / "files" / "md5"

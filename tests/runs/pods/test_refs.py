@@ -56,14 +56,14 @@ def test_a_run_is_found_in_an_empty_folder_as_it_was_begun(home: Path) -> None:
 def test_every_step_stands_on_the_release_and_none_on_another(home: Path) -> None:
     _refs(home).begin("a", base=_base(home), below="", files=LOCK)
     pod = _pod(home)
-    walk = pod.find("a")
-    assert walk is not None
+    begun = pod.find("a")
+    assert begun is not None
     for number in range(3):
-        walk = pod.swap(walk, "pushing", {"dvc.lock": str(number).encode()})
+        begun = pod.swap(begun, "pushing", {"dvc.lock": str(number).encode()})
     assert git(home.parent / "git.git", "rev-parse", f"{PREFIX}a^") == _base(home)
     again = _refs(home).find("a")
     assert again is not None
-    assert (again.commit, again.state, again.lock) == (walk.commit, "pushing", b"2")
+    assert (again.commit, again.state, again.lock) == (begun.commit, "pushing", b"2")
     assert git(home, "rev-list", "--count", f"{PREFIX}a") == "3", "two of the release, and one"
 
 
@@ -84,13 +84,13 @@ def test_of_two_that_swap_the_same_the_second_is_refused_and_changes_nothing(hom
 
 def test_an_ended_run_is_forgotten_everywhere_and_others_stay(home: Path) -> None:
     refs = _refs(home)
-    walk = refs.begin("a", base=_base(home), below="", files=LOCK)
+    begun = refs.begin("a", base=_base(home), below="", files=LOCK)
     refs.begin("b", base=_base(home), below="", files={})
     elsewhere = home.parent / "elsewhere"
     git(home.parent, "clone", "--quiet", str(home), str(elsewhere))
     other = Refs(elsewhere, str(home.parent / "git.git"))
     assert [each.run for each in other.all()] == ["a", "b"]
-    refs.end(walk)
+    refs.end(begun)
     assert refs.find("a") is None
     assert refs.peek("a") == ""
     assert [each.run for each in other.all()] == ["b"]
@@ -100,14 +100,14 @@ def test_an_ended_run_is_forgotten_everywhere_and_others_stay(home: Path) -> Non
 def test_a_remote_that_does_not_answer_is_named_without_its_address(home: Path) -> None:
     away = Refs(home, "ssh://somebody:secret@127.0.0.1:1/runs.git")
     for deed in (lambda: away.find("a"), away.all):
-        with pytest.raises(StoreUnavailable) as told:
+        with pytest.raises(StoreUnavailable) as raised:
             deed()
-        assert "secret" not in str(told.value)
-        assert "127.0.0.1" not in str(told.value)
+        assert "secret" not in str(raised.value)
+        assert "127.0.0.1" not in str(raised.value)
     assert away.peek("a") is None, "nobody answers: nothing is known"
-    walk = _refs(home).begin("a", base=_base(home), below="", files=LOCK)
+    begun = _refs(home).begin("a", base=_base(home), below="", files=LOCK)
     with pytest.raises(StoreUnavailable):
-        away.swap(walk, "idle")
+        away.swap(begun, "idle")
 
 
 def test_nothing_but_the_runs_ref_is_on_the_remote(home: Path) -> None:

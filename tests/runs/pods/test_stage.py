@@ -74,9 +74,9 @@ def test_a_pod_refuses_it_from_a_variable_too_and_never_says_the_address(
     _declare(reached)
     stage._refuse_other_places(reached.root)  # a stage that is not given a store does not need it
     monkeypatch.setenv("LETHE_LEDGER_URL", "sqlite:////nowhere/secret.db")
-    with pytest.raises(ParamsInvalid) as told:
+    with pytest.raises(ParamsInvalid) as raised:
         stage._refuse_other_places(reached.root)
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(raised.value)
     monkeypatch.setenv("LETHE_LEDGER_URL", "postgresql://ledger:secret@db.internal/ledger")
     stage._refuse_other_places(reached.root)
 

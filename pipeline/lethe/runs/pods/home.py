@@ -66,7 +66,7 @@ def open_run(root: Path, run: str, *, remote: str) -> None:
 
 
 def promote_run(params: Params, root: Path, run: str, *, now: dt.datetime) -> "Promoted":
-    """Releases what a run in pods made, by the door that every run goes through.
+    """Releases what a run in pods made, as every run is released.
 
     Raises:
         RunEnded: it was revoked or closed, or is still at work.

@@ -53,7 +53,7 @@ class Refs:
 
     Args:
         root: a workspace, or an empty repository of a pod's own.
-        remote: git's name or address of the remote; it may hold a credential and is never told.
+        remote: git's name or address of the remote; it may hold a credential and is never shown.
         depth: how many commits to fetch; all without it.
     """
 
@@ -136,11 +136,12 @@ class Refs:
     def _read(self, run: str) -> PodRun:
         commit = self._ask("rev-parse", f"{PREFIX}{run}^{{commit}}").decode().strip()
         base = self._ask("rev-parse", f"{commit}^1").decode().strip()
-        told = json.loads(self._ask("log", "-1", "--format=%b", commit))
-        state = next(each for each in get_args(State) if each == told["state"])
-        below = str(told["below"])
+        noted = json.loads(self._ask("log", "-1", "--format=%b", commit))
+        state = next(each for each in get_args(State) if each == noted["state"])
+        below = str(noted["below"])
         files = {
-            name: self._ask("cat-file", "blob", f"{commit}:{below}{name}") for name in told["files"]
+            name: self._ask("cat-file", "blob", f"{commit}:{below}{name}")
+            for name in noted["files"]
         }
         return PodRun(run, commit, base, below, state, files)
 

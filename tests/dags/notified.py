@@ -1,4 +1,4 @@
-"""Run by Airflow's own Python: a failure, told by the callbacks that the environment names.
+"""Run by Airflow's own Python: a failure, reported by the callbacks that the environment names.
 
 Prints what came to the webhook, by what the run before had come to.
 """
@@ -19,13 +19,13 @@ from dags.notify import on_failure  # noqa: E402 - the environment comes first
 
 
 class Unknown:
-    """A task that was killed: who tells of it cannot ask for the run before."""
+    """A task that was killed: who reports it cannot ask for the run before."""
 
     def get_previous_dagrun(self) -> object:
         raise RuntimeError("no supervisor")
 
 
-def told(before: str | None) -> list[dict[str, str]]:
+def notified(before: str | None) -> list[dict[str, str]]:
     """What came after a failure, when the run before was in that state."""
     heard.clear()
     ti = {
@@ -46,9 +46,11 @@ def told(before: str | None) -> list[dict[str, str]]:
 
 webhook, mail = on_failure()
 found = {
-    "told": {str(before): told(before) for before in (None, "success", "failed", "unknown")},
+    "notified": {
+        str(before): notified(before) for before in (None, "success", "failed", "unknown")
+    },
     "kept": sorted(vars(webhook)) and repr({k: v for k, v in vars(webhook).items() if k == "text"}),
     "mail": {"to": mail.to, "subject": mail.subject, "text": mail.html_content},
 }
 hook.__exit__()
-sys.stdout.write("TOLD" + json.dumps(found) + "\n")
+sys.stdout.write("NOTIFIED" + json.dumps(found) + "\n")
