@@ -35,7 +35,8 @@ from lethe.config.params import Params, load_params, resolve_secret
 from lethe.data.partition import held_out, shard_of
 from lethe.ledger.ledger import Ledger
 from lethe.privacy.planning import plan_from
-from lethe.stores.registry.registry import RUN_ID, Registry, Release
+from lethe.stores.registry.registry import Registry, Release
+from lethe.stores.registry.tags import RUN_ID
 from lethe.stores.vault.vault import Vault
 
 PROJECT = Path(__file__).parents[1]

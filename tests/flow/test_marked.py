@@ -8,7 +8,7 @@ import pandas as pd
 from lethe.stores.registry.registry import NOT_PRIVATE, Registry
 from tests.conftest import Workspace
 
-CHARGED = {"epsilon", "epsilon_rdp"}  # follow from the plan alone
+CHARGED = {"epsilon_pld", "epsilon_rdp"}  # follow from the plan alone
 
 
 def test_every_metric_in_mlflow_is_a_price_or_marked(walked: Workspace) -> None:
@@ -66,7 +66,7 @@ def test_a_real_walk_is_refused_on_a_ledger_that_was_deleted(walked_copy: Worksp
 
 
 def test_a_charged_sweep_of_a_real_walk_spends_what_it_says(walked_copy: Workspace) -> None:
-    words = ("sweep", "--charged", "--noise", "4", "--clip", "1", "--json")
+    words = ("sweep", "--charged", "--noise-multiplier", "4", "--clip", "1", "--json")
     refused = walked_copy.lethe(*words, check=False)
     assert refused.returncode == 10
     before = json.loads(walked_copy.lethe("budget", "--json").stdout)["classes"]

@@ -70,7 +70,7 @@ def test_the_documented_database_walks_the_road_as_documented(workspace: Workspa
     workspace.lethe("key")
     workspace.lethe("run")
     model = json.loads(workspace.lethe("lineage", "--model", "win-back/1", "--json").stdout)
-    assert model["epsilon"] <= 2.0
+    assert model["epsilon_pld"] <= 2.0
     asked = [json.loads(workspace.lethe("lineage", "--subject", k, "--json").stdout) for k in "57"]
     assert asked == [{"models": [], "datasets": []}] * 2  # never asked; took it back
 

@@ -88,7 +88,7 @@ def test_lineage_answers_both_ways(walked: Workspace) -> None:
     model = json.loads(walked.lethe("lineage", "--model", "readmission/1", "--json").stdout)
     assert set(model) == {
         *("model", "version", "status", "subjects", "records", "manifest_md5", "data_md5"),
-        *("git_commit", "dvc_lock_md5", "epsilon", "epsilon_rdp", "delta", "unit", "metrics"),
+        *("git_commit", "dvc_lock_md5", "epsilon_pld", "epsilon_rdp", "delta", "unit", "metrics"),
     }
     assert model["subjects"] == _report(walked, "train")["subjects"]
     trained, held_out, unwilling = _one_of_each(walked)

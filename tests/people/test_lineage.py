@@ -17,7 +17,8 @@ from lethe.people.lineage import (
     render_subject,
     subject_lineage,
 )
-from lethe.stores.registry.registry import RUN_ID, Registry
+from lethe.stores.registry.registry import Registry
+from lethe.stores.registry.tags import RUN_ID
 from lethe.stores.vault.vault import Vault
 from tests.stages.test_register import PEOPLE, Door, _md5, door, here, prepared, write_lock
 
@@ -42,7 +43,7 @@ def test_a_model_tells_its_people_data_code_and_price(door: Door) -> None:
         "data_md5": "d" * 32 + ".dir",
         "git_commit": None,
         "dvc_lock_md5": _md5(lock),
-        "epsilon": 0.9,
+        "epsilon_pld": 0.9,
         "epsilon_rdp": 1.04,
         "delta": 1e-5,
         "unit": "person",

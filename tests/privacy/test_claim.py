@@ -36,7 +36,7 @@ def test_a_claim_comes_back_from_a_report_and_from_tags() -> None:
     assert 0 < claim.epsilon_pld <= claim.epsilon_rdp
 
 
-def test_tags_call_the_pld_epsilon_by_its_older_name() -> None:
+def test_a_report_of_the_version_before_calls_the_pld_epsilon_by_its_older_name() -> None:
     data = claimed().to_data()
     data["epsilon"] = data.pop("epsilon_pld")
     assert Claim.from_data(data) == claimed()

@@ -7,15 +7,15 @@ FACTS = {
     "purpose": "readmission_model",
     "subjects": "812",
     "records": "1204",
-    "epsilon": "0.91234567",
+    "epsilon_pld": "0.91234567",
     "epsilon_rdp": "1.0456789",
     "delta": "1e-05",
     "unit": "person",
     "adjacency": "add or remove one person",
     "sampling": "Poisson over persons",
-    "q": "0.1",
-    "K": "4",
-    "sigma": "3.14159265",
+    "sample_rate": "0.1",
+    "records_per_person": "4",
+    "noise_multiplier": "3.14159265",
     "noise": "discrete",
     "steps": "20",
     "accountant": "RDP and PLD",
@@ -35,7 +35,7 @@ def test_epsilon_stands_with_delta_unit_adjacency_bound_sampling_and_accountant(
         "epsilon 0.9124 at delta 1e-05",
         "add or remove one person",
         "| unit of privacy | person |",
-        "| K, records per person at most | 4 |",
+        "| records per person, at most | 4 |",
         "Poisson over persons",
         "RDP and PLD",
     ):
@@ -45,7 +45,7 @@ def test_epsilon_stands_with_delta_unit_adjacency_bound_sampling_and_accountant(
 def test_prices_are_rounded_up_and_noise_down() -> None:
     text = model_card(FACTS, METRICS, ["age"]).markdown()
     assert "| epsilon (PLD) | 0.9124 |" in text
-    assert "| sigma, noise multiplier | 3.1415 |" in text
+    assert "| noise multiplier (sigma) | 3.1415 |" in text
     assert "| epsilon (RDP, what the budget is held to) | 1.0457 |" in text
 
 
@@ -67,7 +67,9 @@ def test_counts_of_people_are_said_not_to_be_private() -> None:
 
 
 def test_unknown_facts_are_left_out_rather_than_shown_empty() -> None:
-    text = model_card({k: v for k, v in FACTS.items() if k != "sigma"}, {}, ["age"]).markdown()
+    text = model_card(
+        {k: v for k, v in FACTS.items() if k != "noise_multiplier"}, {}, ["age"]
+    ).markdown()
     assert "sigma" not in text
 
 

@@ -282,11 +282,11 @@ def test_a_model_that_the_budget_does_not_allow_anew_is_withdrawn_and_that_is_sa
     assert desk.run().closed == {asked: 1}
     assert desk.places.in_use == set()
     (model,) = desk.receipt(asked)["models"]
-    assert model["became"] == "withdrawn"
+    assert model["became"] == "retired"
     assert model["replaced_by"] is None
     assert "epsilon=1.04" in model["reason"]
-    assert "withdrawn" in desk.told[-1]
-    assert "withdrawn" in receipt_card(desk.receipt(asked), digest="0").page()
+    assert "retired" in desk.told[-1]
+    assert "retired: " in receipt_card(desk.receipt(asked), digest="0").page()
 
 
 def test_a_model_is_withdrawn_where_training_is_left_to_a_person(desk: Desk) -> None:
@@ -294,7 +294,7 @@ def test_a_model_is_withdrawn_where_training_is_left_to_a_person(desk: Desk) -> 
     asked = desk.ask("ada")
     desk.run()
     assert "retrain" not in desk.places.deeds
-    assert desk.receipt(asked)["models"][0]["became"] == "withdrawn"
+    assert desk.receipt(asked)["models"][0]["became"] == "retired"
 
 
 def test_no_model_waits_for_a_training_past_the_deadline(desk: Desk) -> None:

@@ -271,7 +271,7 @@ def test_where_the_budget_allows_no_model_the_old_one_is_withdrawn_and_that_is_s
     assert list(desk.run().closed.values()) == [1]
     (receipt,) = desk.receipts()
     (model,) = receipt["models"]
-    assert (model["became"], model["reason"]) == ("withdrawn", "budget: no")
+    assert (model["became"], model["reason"]) == ("retired", "budget: no")
 
 
 def test_rows_that_no_model_learned_from_close_at_once(desk: Desk) -> None:

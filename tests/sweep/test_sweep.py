@@ -117,7 +117,7 @@ def test_a_clip_that_cannot_be_paid_at_a_point_is_refused_before_anything_runs()
 
 
 def test_one_price_decides_the_other(params: Params) -> None:
-    with pytest.raises(ParamsInvalid, match="either --epsilon or --noise"):
+    with pytest.raises(ParamsInvalid, match="either --epsilon or --noise-multiplier"):
         grid(params, epsilons=[1.0], noise_multipliers=[1.0])
 
 
@@ -481,7 +481,7 @@ def test_numbers_of_people_are_marked_not_private_and_of_nobody_are_not() -> Non
 def test_a_free_sweep_writes_table_and_plots_and_makes_no_store(folder: Path) -> None:
     declared(folder)
     done = CliRunner().invoke(
-        app, ["sweep", "--people", "400", "--noise", "2,8", "--clip", "1", "--json"]
+        app, ["sweep", "--people", "400", "--noise-multiplier", "2,8", "--clip", "1", "--json"]
     )
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
@@ -499,8 +499,9 @@ def test_a_free_sweep_writes_table_and_plots_and_makes_no_store(folder: Path) ->
     [
         (["--stand-in", "generated", "--charged"], "either --stand-in or --charged"),
         (["--charged", "--people", "500"], "--people and --person are of a stand-in"),
-        (["--epsilon", "1", "--noise", "1"], "either --epsilon or --noise"),
+        (["--epsilon", "1", "--noise-multiplier", "1"], "either --epsilon or --noise-multiplier"),
         (["--epsilon", "one"], "--epsilon takes numbers"),
+        (["--noise", "1"], "`--noise` is called `--noise-multiplier` now"),
         (["--auc", "0.4"], "--auc 0.4"),
     ],
 )
@@ -559,7 +560,7 @@ def test_the_command_spends_nothing_unless_told_to(
     ready: Params, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lethe.cli.sweep.load_params", lambda path: ready)
-    words = ["sweep", "--charged", "--noise", "8", "--clip", "0.7"]
+    words = ["sweep", "--charged", "--noise-multiplier", "8", "--clip", "0.7"]
     asked = CliRunner().invoke(app, words)
     assert "Nothing was spent" in str(asked.exception)
     assert ledger.runs() == []

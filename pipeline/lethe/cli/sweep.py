@@ -24,7 +24,10 @@ def sweep(
         bool, typer.Option("--charged", help="On the people in the shards; spends their budget.")
     ] = False,
     epsilon: Annotated[str | None, typer.Option(help="Targets: 0.5,1,2.")] = None,
-    noise: Annotated[str | None, typer.Option(help="Noise multipliers instead: 1,2,4.")] = None,
+    noise_multiplier: Annotated[
+        str | None, typer.Option(help="Noise multipliers instead: 1,2,4.")
+    ] = None,
+    noise: Annotated[str | None, typer.Option(hidden=True)] = None,  # what it was called before
     clip: Annotated[str | None, typer.Option(help="Clip norms; half, once, twice yours.")] = None,
     repeats: Annotated[
         int, typer.Option(min=1, max=20, help="Trainings a point; the table has their median.")
@@ -35,7 +38,7 @@ def sweep(
     auc: Annotated[float, typer.Option(help="Your guess of the signal, for generated.")] = 0.7,
     base_rate: Annotated[float, typer.Option(help="Share of yes labels, for generated.")] = 0.2,
     person: Annotated[
-        str | None, typer.Option(help="Column of a stand-in file that tells people apart.")
+        str | None, typer.Option(help="Column of a stand-in file that says whose a row is.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Which people are generated; never the noise.")] = 1,
     yes: Annotated[
@@ -55,6 +58,8 @@ def sweep(
     from lethe.sweep.run import paths_written, sweep_charged, sweep_stand_in
     from lethe.sweep.stand_in import from_files, generated
 
+    if noise is not None:
+        raise ParamsInvalid("`--noise` is called `--noise-multiplier` now. Write that.")
     if charged and stand_in is not None:
         raise ParamsInvalid("Give either --stand-in or --charged: one is free, one is not.")
     if charged and (people is not None or person is not None):
@@ -62,7 +67,9 @@ def sweep(
     params, console = load_params(params_file), Console(stderr=True)
     wanted: dict[str, Any] = {
         "epsilons": None if epsilon is None else numbers(epsilon, option="--epsilon"),
-        "noise_multipliers": None if noise is None else numbers(noise, option="--noise"),
+        "noise_multipliers": None
+        if noise_multiplier is None
+        else numbers(noise_multiplier, option="--noise-multiplier"),
         "clips": None if clip is None else numbers(clip, option="--clip"),
     }
     if charged:

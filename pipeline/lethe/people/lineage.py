@@ -52,7 +52,7 @@ def model_lineage(params: Params, model: str) -> dict[str, Any]:
         "data_md5": tags.get("data_md5"),
         "git_commit": None if tags.get("git_commit") == "none" else tags.get("git_commit"),
         "dvc_lock_md5": tags.get("dvc_lock_md5"),
-        "epsilon": claim and claim.epsilon_pld,
+        "epsilon_pld": claim and claim.epsilon_pld,
         "epsilon_rdp": claim and claim.epsilon_rdp,
         "delta": claim and claim.delta,
         "unit": claim and claim.unit,
@@ -122,8 +122,9 @@ def render_model(found: dict[str, Any]) -> str:
     lines = [f"{found['model']}/{found['version']} ({found['status']})", ""]
     lines.append(f"  people     {found['subjects']} with {found['records']} records")
     lines.append(
-        f"  price      epsilon {_shown(found['epsilon'])} (PLD), {_shown(found['epsilon_rdp'])} "
-        f"(RDP) at delta {_shown(found['delta'])}, per {found['unit']}"
+        f"  price      epsilon {_shown(found['epsilon_pld'])} (PLD), "
+        f"{_shown(found['epsilon_rdp'])} (RDP) at delta {_shown(found['delta'])}, "
+        f"per {found['unit']}"
     )
     lines.append(f"  manifest   {found['manifest_md5']}")
     lines.append(f"  data       {found['data_md5']}")
@@ -154,7 +155,7 @@ def _registry(params: Params) -> Registry:
 
 def _claim(tags: Mapping[str, str]) -> Claim | None:
     """None of a model that Lethe did not make: a server may have others."""
-    return Claim.from_data(tags) if "epsilon" in tags and "epsilon_rdp" in tags else None
+    return Claim.from_data(tags) if "epsilon_pld" in tags and "epsilon_rdp" in tags else None
 
 
 def _number(tags: Any, name: str, kind: type) -> Any:

@@ -57,8 +57,8 @@ class Claim:
     def from_data(cls, data: Mapping[str, Any]) -> "Claim":
         """The claim in a report or in a version's tags, among other facts.
 
-        Versions of before discrete noise do not name their noise; it was Gaussian. Tags, and
-        reports of the version before, call the PLD epsilon `epsilon`.
+        Versions of before discrete noise do not name their noise; it was Gaussian. Reports
+        of the version before call the PLD epsilon `epsilon`.
 
         Raises:
             FileDamaged: a fact is missing or of another kind; a claim is not guessed.

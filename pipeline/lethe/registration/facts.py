@@ -14,7 +14,8 @@ from lethe.registration.gate import GATE, Evidence, closed_gate
 from lethe.registration.serving import input_columns, output_columns
 from lethe.reports.card import model_card
 from lethe.stores.dvc.repro import GitState, History
-from lethe.stores.registry.registry import NOT_PRIVATE, RUN_ID, Release
+from lethe.stores.registry.registry import NOT_PRIVATE, Release
+from lethe.stores.registry.tags import RUN_ID
 from lethe.training.models import Description
 
 
@@ -32,10 +33,8 @@ def release_of(
     measured = {**reported, **_attack_metrics(evidence.audit.get("attack", {}))}
     lock = history.lock_bytes() or b""
     experiment = in_experiment() or training.get("experiment") is True
-    claimed = claim.to_data()
-    claimed["epsilon"] = claimed.pop("epsilon_pld")  # as the tags of every version call it
     tags = {
-        **{name: str(value) for name, value in claimed.items()},
+        **{name: str(value) for name, value in claim.to_data().items()},
         **_declared_facts(params, evidence),
         **_run_facts(evidence, history.git_state(), lock),
         **_measured_facts(measured),
@@ -56,7 +55,7 @@ def release_of(
         hidden=tuple(params.training.hidden),
         parameters={**evidence.plan.to_data(), "model": params.training.model},
         metrics={
-            "epsilon": claim.epsilon_pld,
+            "epsilon_pld": claim.epsilon_pld,
             "epsilon_rdp": claim.epsilon_rdp,
             **{
                 (name if m["private"] else f"{name}{NOT_PRIVATE}"): m["value"]
@@ -78,13 +77,13 @@ def _declared_facts(params: Params, evidence: Evidence) -> dict[str, str]:
     both = "RDP (what the budget is held to) and PLD (reported beside it)"
     solved = mechanism.epsilon is not None
     return {
-        "K": str(plan.records_per_person),
         "accountant": f"{both}; noise solved by {mechanism.accountant.upper()}" if solved else both,
         "clip_norm": str(plan.clip_norm),
         "model": params.registration.name,
+        "noise_multiplier": str(plan.noise_multiplier),
         "purpose": params.purpose,
-        "q": str(plan.sample_rate),
-        "sigma": str(plan.noise_multiplier),
+        "records_per_person": str(plan.records_per_person),
+        "sample_rate": str(plan.sample_rate),
         "steps": str(plan.steps),
     }
 
@@ -130,7 +129,7 @@ def _audited(checks: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _attack_metrics(attack: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """How well the model's people could be told from others; computed without noise."""
+    """How well the model's people could be distinguished from others; computed without noise."""
     found = {name: attack.get(name) for name in ("auc", "epsilon_lower_bound")}
     for level, reached in attack.get("tpr_at_fpr", {}).items():
         found[f"tpr_at_fpr_{level}"] = reached

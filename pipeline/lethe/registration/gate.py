@@ -30,7 +30,7 @@ class Evidence:
     run_plan_digest: str
     run_manifest_md5: str
     largest_spend: float
-    budget: float
+    budget_epsilon: float
     manifest_md5: str
     subjects: int
     withdrawn: int
@@ -55,8 +55,8 @@ def objections(evidence: Evidence) -> list[str]:
         "the ledger was charged for another plan": e.run_plan_digest != e.plan.digest,
         "the ledger was charged for other people": e.run_manifest_md5 != e.manifest_md5,
         "the training followed another plan": e.training.get("plan") != e.plan.to_data(),
-        f"somebody in it has spent epsilon {e.largest_spend:.4g} of {e.budget:g}": not (
-            e.largest_spend <= e.budget
+        f"somebody in it has spent epsilon {e.largest_spend:.4g} of {e.budget_epsilon:g}": not (
+            e.largest_spend <= e.budget_epsilon
         ),
         "the manifest is not the one that was trained on": (
             e.training.get("manifest_md5") != e.manifest_md5

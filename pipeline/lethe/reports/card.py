@@ -73,9 +73,9 @@ def model_card(
     unit, delta = facts.get("unit", "person"), facts.get("delta", "?")
     summary = (
         f"Trained for {facts.get('purpose', '?')} on {facts.get('records', '?')} records of "
-        f"{facts.get('subjects', '?')} people. What the model can tell about any one {unit} is "
-        f"bounded by epsilon {_shown('epsilon', facts.get('epsilon', '?'))} at delta {delta} "
-        f"({facts.get('adjacency', '?')})."
+        f"{facts.get('subjects', '?')} people. What the model can reveal about any one {unit} is "
+        f"bounded by epsilon {_shown('epsilon_pld', facts.get('epsilon_pld', '?'))} at delta "
+        f"{delta} ({facts.get('adjacency', '?')})."
     )
     measured = [
         (
@@ -94,8 +94,9 @@ def model_card(
         summary=summary,
         sections={
             "What it cost the people in it": rows(
-                *("epsilon", "epsilon_rdp", "delta", "unit", "adjacency", "sampling", "q", "K"),
-                *("sigma", "noise", "clip_norm", "steps", "accountant", "engine", "device"),
+                *("epsilon_pld", "epsilon_rdp", "delta", "unit", "adjacency", "sampling"),
+                *("sample_rate", "records_per_person", "noise_multiplier", "noise", "clip_norm"),
+                *("steps", "accountant", "engine", "device"),
             ),
             "What it came from": rows(
                 *("purpose", "subjects", "records", "data_md5", "subjects_md5", "manifest_md5"),
@@ -112,15 +113,15 @@ def model_card(
     )
 
 
-_MEASURED = frozenset({"epsilon", "epsilon_rdp", "sigma"})
+_MEASURED = frozenset({"epsilon_pld", "epsilon_rdp", "noise_multiplier"})
 _COUNTED = frozenset({"subjects", "records"})  # of people, and no noise was added
 _WORDS = {
-    "epsilon": "epsilon (PLD)",
+    "epsilon_pld": "epsilon (PLD)",
     "epsilon_rdp": "epsilon (RDP, what the budget is held to)",
     "unit": "unit of privacy",
-    "q": "q, sampling rate",
-    "K": "K, records per person at most",
-    "sigma": "sigma, noise multiplier",
+    "sample_rate": "sample rate (q)",
+    "records_per_person": "records per person, at most",
+    "noise_multiplier": "noise multiplier (sigma)",
     "noise": "noise (gaussian in floating point, or discrete on a public grid)",
     "data_md5": "data (md5 of the shards, DVC)",
     "subjects_md5": "people in the data (md5, DVC)",
@@ -141,7 +142,7 @@ def _shown(name: str, value: str) -> str:
     if name not in _MEASURED:
         return value
     try:
-        return rounded_down(value) if name == "sigma" else rounded_up(value)
+        return rounded_down(value) if name == "noise_multiplier" else rounded_up(value)
     except InvalidOperation:
         return value
 

@@ -74,15 +74,16 @@ def sweep_plot(report: Mapping[str, Any]) -> bytes:
     """
     figure, axes = _canvas(height=4.6)
     trained = [point for point in report["points"] if point["auc"] is not None]
+    price = f"epsilon_{report['accountant']}"
     colours = cycle((_BLUE, _ORANGE, _GREEN, _PURPLE, _SKY))
     markers = cycle("osD^v")
     for clip in sorted({point["clip_norm"] for point in trained}):
-        line = sorted((p for p in trained if p["clip_norm"] == clip), key=_price)
+        line = sorted((p for p in trained if p["clip_norm"] == clip), key=lambda p: float(p[price]))
         middle = [float(point["auc"]["value"]) for point in line]
         low = [m - min(p["auc"]["repeats"]) for m, p in zip(middle, line, strict=True)]
         high = [max(p["auc"]["repeats"]) - m for m, p in zip(middle, line, strict=True)]
         axes.errorbar(
-            [_price(point) for point in line],
+            [float(point[price]) for point in line],
             middle,
             yerr=[low, high],
             color=next(colours),
@@ -100,11 +101,11 @@ def sweep_plot(report: Mapping[str, Any]) -> bytes:
         axes.axhspan(top - report["within"], top, color=_GREY, alpha=0.18, linewidth=0, label=near)
     enough = report["enough"]
     if enough is not None:
-        place = (_price(enough), float(enough["auc"]["value"]))
-        label = f"enough: epsilon {_price(enough):.3g}"
+        place = (float(enough[price]), float(enough["auc"]["value"]))
+        label = f"enough: epsilon {enough[price]:.3g}"
         axes.plot(*place, "o", markersize=14, fillstyle="none", color=_RED, mew=2, label=label)
     if trained:
-        _decimal_log(axes, [_price(point) for point in trained])
+        _decimal_log(axes, [float(point[price]) for point in trained])
     axes.set_xlabel(
         f"epsilon ({report['accountant'].upper()}) at delta {report['delta']:g}, per person"
     )
@@ -113,10 +114,6 @@ def sweep_plot(report: Mapping[str, Any]) -> bytes:
     axes.grid(axis="y", alpha=0.3)
     _legend(axes, columns=3)
     return _png(figure)
-
-
-def _price(point: Mapping[str, Any]) -> float:
-    return float(point["epsilon"])
 
 
 def _named(each: Mapping[str, Any]) -> str:

@@ -198,7 +198,7 @@ class Erasure(Case[ErasureServices, ErasureSummary]):
             training = Retraining(None, f"no retraining by the deadline: {error}")
         if training.version is None:
             why = str(training.reason).rstrip(".")
-            self.report(f"No new model: {why}. The models are withdrawn.")
+            self.report(f"No new model: {why}. The models are retired.")
         return training
 
     def _tokens(self, requests: Iterable[Request]) -> list[int]:

@@ -72,7 +72,7 @@ def forecast(params: Params, *, now: dt.datetime) -> str:
     if starts > now:
         lines.append(f"Erased from the data at once; models are trained anew from {starts:%F}.")
     if params.erasure.retrain == "manual":
-        lines.append("Models that anybody was in are withdrawn, and none is trained.")
+        lines.append("Models that anybody was in are retired, and none is trained.")
     elif cost is not None:
         lines.append(f"If anybody was in a model in use, one retraining costs {cost}.")
     return "\n".join(lines)

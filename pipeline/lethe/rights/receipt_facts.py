@@ -85,7 +85,7 @@ def receipt_facts(
         "models": [
             {
                 "version": version,
-                "became": "withdrawn" if became.reason else "retired",
+                "became": "retired",
                 "replaced_by": became.replaced_by,
                 "reason": became.reason,
             }

@@ -227,7 +227,7 @@ class Retention(Case[RetentionServices, RetentionSummary]):
             self.report(f"Training without what is past its retention costs {cost}.")
         training = self.services.retrain()
         if training.version is None:
-            self.report(f"No new model: {training.reason}. The models are withdrawn.")
+            self.report(f"No new model: {training.reason}. The models are retired.")
         for request in waiting:
             if training.version in _models(request)[0]:
                 raise RetentionOpen(

@@ -14,8 +14,8 @@ from lethe.runs.stages import run_stages
 from lethe.stores.dvc.expire import purge_versions, verify_versions
 from lethe.stores.dvc.repro import History
 from lethe.stores.dvc.verify import verify_history
-from lethe.stores.registry.registry import RUN_ID
 from lethe.stores.registry.store import name_of
+from lethe.stores.registry.tags import RUN_ID
 from lethe.stores.source.expire import Lapsed, erase_lapsed, look_for_lapsed, verify_lapsed
 from lethe.stores.store import Ending, Holds, Person, Store
 

@@ -63,17 +63,14 @@ def budget_report(
     """What the run costs alone, and what it brings each class of people to."""
     return {
         "adjacency": release.adjacency,
-        "budget": {
-            "delta": budget.delta,
-            "epsilon": budget.epsilon,
-            "over_budget": budget.over_budget,
-        },
+        "budget_epsilon": budget.epsilon,
         "classes": [asdict(price) for price in _summed_up(prices)],
         "delta": release.delta,
         "epsilon_pld": epsilon_pld([release.event], release.delta),
         "epsilon_rdp": epsilon_rdp([release.event], release.delta),
         "left_out": left_out,
         "not_private": ["classes.subjects", "left_out", "subjects"],
+        "over_budget": budget.over_budget,
         "plan": plan.to_data(),
         "plan_digest": release.digest,
         "remaining": min(price.remaining for price in prices),

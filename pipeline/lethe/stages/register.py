@@ -30,7 +30,8 @@ from lethe.registration.gate import (
 )
 from lethe.stores.dvc.inputs import content_md5
 from lethe.stores.dvc.repro import History
-from lethe.stores.registry.registry import COMPLETE, RUN_ID, Registry, Version
+from lethe.stores.registry.registry import COMPLETE, Registry, Version
+from lethe.stores.registry.tags import RUN_ID
 
 
 def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
@@ -135,7 +136,7 @@ def _first_time(
         run_plan_digest=record.plan_digest,
         run_manifest_md5=record.manifest_md5,
         largest_spend=spent,
-        budget=params.budget.epsilon,
+        budget_epsilon=params.budget.epsilon,
         manifest_md5=md5(manifest),
         subjects=len(tokens),
         withdrawn=withdrawn,

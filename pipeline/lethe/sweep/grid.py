@@ -53,7 +53,7 @@ def grid(
     """
     declared, delta = params.training.mechanism, params.budget.delta
     if epsilons is not None and noise_multipliers is not None:
-        raise ParamsInvalid("Give either --epsilon or --noise: each decides the other.")
+        raise ParamsInvalid("Give either --epsilon or --noise-multiplier: each decides the other.")
     clips = clips or [declared.clip_norm * each for each in _CLIPS]
     if noise_multipliers is None:
         noise_multipliers = [

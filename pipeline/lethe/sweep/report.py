@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lethe.privacy.accounting import Accountant, epsilon, epsilon_pld, epsilon_rdp
+from lethe.privacy.accounting import Accountant, epsilon_pld, epsilon_rdp
 from lethe.privacy.plan import ADJACENCY, SAMPLING, UNIT
 from lethe.sweep.points import Point
 from lethe.sweep.stand_in import Tried
@@ -31,7 +31,7 @@ def sweep_report(
     """JSON-ready; see `render_sweep` for a reader.
 
     Args:
-        accountant: whose epsilon the points are named and drawn by.
+        accountant: whose epsilon the points are ordered and drawn by.
         reference: AUC of the same network without privacy; of a stand-in alone.
 
     Returns:
@@ -41,7 +41,7 @@ def sweep_report(
     """
     private = tried.kind != "charged"  # nobody's private data is in a stand-in
     delta = points[0].plan.delta
-    listed = [_point(point, accountant, private) for point in points]
+    listed = [_point(point, private) for point in points]
     paid = [point.plan.event for point in points for _ in point.runs]
     return {
         "accountant": accountant,
@@ -63,7 +63,7 @@ def sweep_report(
             "words": tried.words,
         },
         "delta": delta,
-        "enough": _enough(listed, reference),
+        "enough": _enough(listed, reference, f"epsilon_{accountant}"),
         "notes": [_CANNOT[tried.kind]],
         "points": listed,
         "reference": (
@@ -84,8 +84,8 @@ def render_sweep(report: Mapping[str, Any]) -> str:
         "",
         "      PLD      RDP    noise     clip      AUC  lowest..highest",
     ]
-    enough = report["enough"]
-    for point in sorted(report["points"], key=lambda p: (p["epsilon"], p["clip_norm"])):
+    enough, price = report["enough"], price_field(report)
+    for point in sorted(report["points"], key=lambda p: (p[price], p["clip_norm"])):
         row = "  ".join(
             f"{point[name]:>7.{digits}f}"
             for name, digits in (
@@ -118,6 +118,11 @@ def render_sweep(report: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *report["notes"]])
 
 
+def price_field(report: Mapping[str, Any]) -> str:
+    """By which field of its points a sweep is ordered: the epsilon of its accountant."""
+    return f"epsilon_{report['accountant']}"
+
+
 def sweep_csv(report: Mapping[str, Any]) -> str:
     """The points; the names of columns that no noise protects say so."""
     mark = "" if report["data"]["private"] else "_not_private"
@@ -140,7 +145,7 @@ def sweep_csv(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _point(point: Point, accountant: Accountant, private: bool) -> dict[str, Any]:
+def _point(point: Point, private: bool) -> dict[str, Any]:
     plan = point.plan
     middle = (
         {
@@ -154,7 +159,6 @@ def _point(point: Point, accountant: Accountant, private: bool) -> dict[str, Any
     return {
         "auc": middle,
         "clip_norm": plan.clip_norm,
-        "epsilon": epsilon(plan.event, plan.delta, accountant),
         "epsilon_pld": epsilon_pld([plan.event], plan.delta),
         "epsilon_rdp": epsilon_rdp([plan.event], plan.delta),
         "left_out": point.left_out,
@@ -167,14 +171,14 @@ def _point(point: Point, accountant: Accountant, private: bool) -> dict[str, Any
     }
 
 
-def _enough(points: Sequence[Mapping[str, Any]], reference: float | None) -> Any:
+def _enough(points: Sequence[Mapping[str, Any]], reference: float | None, price: str) -> Any:
     """The cheapest point whose median is near enough; of one price, the better one."""
     sound = [point for point in points if point["auc"] is not None and point["problem"] is None]
     if not sound:
         return None
     top = max(point["auc"]["value"] for point in sound) if reference is None else reference
     near = [point for point in sound if point["auc"]["value"] >= top - WITHIN]
-    return min(near, key=lambda p: (p["epsilon"], -p["auc"]["value"]), default=None)
+    return min(near, key=lambda p: (p[price], -p["auc"]["value"]), default=None)
 
 
 def _conclusion(report: Mapping[str, Any]) -> str:
@@ -187,7 +191,7 @@ def _conclusion(report: Mapping[str, Any]) -> str:
     if enough is None:
         return f"No point is within {report['within']:g} AUC of {words}."
     return (
-        f"epsilon {enough['epsilon']:.3g} ({report['accountant'].upper()}) with clip_norm "
-        f"{enough['clip_norm']:g} is the least that comes within {report['within']:g} AUC of "
-        f"{words}."
+        f"epsilon {enough[price_field(report)]:.3g} ({report['accountant'].upper()}) with "
+        f"clip_norm {enough['clip_norm']:g} is the least that comes within "
+        f"{report['within']:g} AUC of {words}."
     )

@@ -15,7 +15,8 @@ from lethe.core.errors import NotFound, ParamsInvalid
 from lethe.data.encoding import Encoder
 from lethe.registration.serving import input_columns, output_columns
 from lethe.stores.registry.bundle import carry_code
-from lethe.stores.registry.registry import NOT_PRIVATE, RUN_ID, Registry, Release, Version
+from lethe.stores.registry.registry import NOT_PRIVATE, Registry, Release, Version
+from lethe.stores.registry.tags import RUN_ID
 from lethe.training.models import Architecture, Description, build_model
 from tests.conftest import PROJECT
 
@@ -100,7 +101,7 @@ def release(here: Path) -> Release:
         hidden=(64,),
         tags={RUN_ID: "run-1", "subjects": "812", "manifest_md5": "0" * 32},
         parameters={"steps": 20},
-        metrics={"epsilon": 0.9, f"auc{NOT_PRIVATE}": 0.65},
+        metrics={"epsilon_pld": 0.9, f"auc{NOT_PRIVATE}": 0.65},
         files={"dvc.lock": b"stages: {}\n", "card.md": b"# Card\n"},
         description="# Card",
     )
@@ -119,7 +120,7 @@ def test_a_version_carries_its_tags_and_is_found_by_number_alias_and_training(
     assert registry.of_run("readmission", "run-1") == found
     assert registry.of_run("readmission", "run-2") is None
     assert registry.versions() == [found]
-    assert registry.metrics(found) == {"epsilon": 0.9, f"auc{NOT_PRIVATE}": 0.65}
+    assert registry.metrics(found) == {"epsilon_pld": 0.9, f"auc{NOT_PRIVATE}": 0.65}
 
 
 def test_an_alias_moves_to_the_newer_version(release: Release) -> None:

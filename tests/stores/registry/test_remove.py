@@ -22,8 +22,9 @@ from lethe.core.errors import NotFound, RegistrationRefused
 from lethe.core.outcomes import Traces
 from lethe.registration.serving import input_columns, output_columns
 from lethe.stores.registry import remove
-from lethe.stores.registry.registry import RUN_ID, Registry, Release, Version
-from lethe.stores.registry.remove import retire, tombstone, tombstones, withdraw
+from lethe.stores.registry.registry import Registry, Release, Version
+from lethe.stores.registry.remove import retire, tombstone, tombstones
+from lethe.stores.registry.tags import RUN_ID
 from lethe.stores.registry.verify import Wanted, verify_registries, verify_registry
 from lethe.training.models import Description
 from tests.postgres import postgres_server, postgres_url, postgres_urls
@@ -36,7 +37,7 @@ FACTS = {
     RUN_ID: "run-1",
     "subjects": "812",
     "records": "1999",
-    "epsilon": "0.97",
+    "epsilon_pld": "0.97",
     "delta": "1e-05",
     "manifest_md5": "a" * 32,
     "model_md5": f"{'b' * 32}.dir",
@@ -75,7 +76,7 @@ def register(registry: Registry, **tags: str) -> Version:
             hidden=(64,),
             tags={**FACTS, **tags},
             parameters={"steps": 20},
-            metrics={"epsilon": 0.97},
+            metrics={"epsilon_pld": 0.97},
             files={"dvc.lock": b"stages: {}\n", "card.md": b"# Card of run-1\n"},
             description="# Card",
         )
@@ -198,10 +199,17 @@ def test_a_withdrawn_model_is_replaced_by_nothing_and_says_why(
     here: Path, registry: Registry
 ) -> None:
     old = registry.find("readmission", "1")
-    withdraw(registry, "readmission", 1, reason="the budget allows no training", now=NOW)
+    retire(
+        registry,
+        "readmission",
+        1,
+        replaced_by=None,
+        reason="the budget allows no training",
+        now=NOW,
+    )
     stone = tombstone(registry, "readmission", 1)
     assert stone is not None
-    assert (stone.status, stone.replaced_by) == ("withdrawn", None)
+    assert (stone.status, stone.replaced_by) == ("retired", None)
     assert stone.reason == "the budget allows no training"
     assert rows(here, old.run) == {"registered_model_tags"}
     for alias in ("@champion", "@candidate"):
@@ -211,7 +219,7 @@ def test_a_withdrawn_model_is_replaced_by_nothing_and_says_why(
 
 def test_its_number_is_never_given_again(registry: Registry) -> None:
     retire(registry, "readmission", 1, replaced_by=2, now=NOW)
-    withdraw(registry, "readmission", 2, reason="another reason", now=NOW)
+    retire(registry, "readmission", 2, replaced_by=None, reason="another reason", now=NOW)
     assert register(registry, run_id="run-4").version == 3
 
 

@@ -9,7 +9,7 @@ from lethe.config.keys import load_key
 from lethe.core.outcomes import Traces
 from lethe.rights.workspace_stores import WorkspaceStores
 from lethe.stores.registry.registry import Registry
-from lethe.stores.registry.remove import tombstone, withdraw
+from lethe.stores.registry.remove import retire, tombstone
 from lethe.stores.requests.requests import Requests
 from lethe.stores.store import Person
 from lethe.stores.vault.vault import Vault
@@ -51,7 +51,7 @@ def test_who_was_written_into_mlflow_is_found_and_told_apart(door: Door, found: 
 
 def test_a_version_that_came_back_is_found_for_whom_it_had_to_go(door: Door, found: Any) -> None:
     registry = Registry.open(door.params.stores.registry)
-    withdraw(registry, "readmission", 1, reason="somebody was erased", now=NOW)
+    retire(registry, "readmission", 1, replaced_by=None, reason="somebody was erased", now=NOW)
     gone = ("readmission/1",)
     assert found(Person(ADA, models=gone))[0].result == "absent"
     stone = tombstone(registry, "readmission", 1)

@@ -35,8 +35,8 @@ from lethe.config.home import home, is_copy
 from lethe.core.errors import NotFound, ParamsInvalid
 from lethe.core.files import digests
 from lethe.stores.registry.bundle import carry_code, requirements
+from lethe.stores.registry.tags import RUN_ID, present_names
 
-RUN_ID = "run_id"  # tag: the ledger's id of the training, one version each
 COMPLETE = "complete"  # tag: everything about the version was written, aliases included
 NOT_PRIVATE = "_not_private"  # ends the name of a metric that no noise protects
 
@@ -73,7 +73,10 @@ class Release:
 
 @dataclass(frozen=True)
 class Version:
-    """One registered version; `status` is its tag of that name, or MLflow's own."""
+    """One registered version; `status` is its tag of that name, or MLflow's own.
+
+    `tags` have today's names, whichever version of Lethe wrote them.
+    """
 
     model: str
     version: int
@@ -288,7 +291,7 @@ class Registry:
 
 
 def _version(found: ModelVersion) -> Version:
-    tags = dict(found.tags)
+    tags = present_names(found.tags)
     return Version(
         model=found.name,
         version=int(found.version),

@@ -23,19 +23,22 @@ from mlflow.tracking._tracking_service.utils import _get_store
 
 from lethe.core.errors import NotFound, RegistrationRefused
 from lethe.core.outcomes import Outcome, Result
-from lethe.stores.registry.registry import RUN_ID, Registry, Version, quiet
+from lethe.stores.registry.registry import Registry, Version, quiet
+from lethe.stores.registry.tags import RUN_ID, present_names
 
 STORE = "registry"
 _GATE = "gate"  # register's tag: "open", or why a version was not promoted by itself
 _CHAMPION = "champion"
+RETIRED = "retired"  # before, "withdrawn" where nothing took its place
 _PREFIX = "retired."
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 # What a version still answers for; none of it is about one person.
 ACCOUNTED = (
-    *("K", "accountant", "adjacency", "audit", "clip_norm", "data_md5", "delta", "dvc_lock_md5"),
-    *("engine", "epsilon", "epsilon_rdp", "git_commit", "git_dirty", "ledger_head", "ledger_rows"),
-    *("manifest_md5", "model_md5", "purpose", "q", "records", RUN_ID, "sampling", "sigma"),
-    *("steps", "subjects", "subjects_md5", "unit", "validation"),
+    *("accountant", "adjacency", "audit", "clip_norm", "data_md5", "delta", "dvc_lock_md5"),
+    *("engine", "epsilon_pld", "epsilon_rdp", "git_commit", "git_dirty", "ledger_head"),
+    *("ledger_rows", "manifest_md5", "model_md5", "noise_multiplier", "purpose", "records"),
+    *("records_per_person", RUN_ID, "sample_rate", "sampling", "steps", "subjects"),
+    *("subjects_md5", "unit", "validation"),
 )
 
 
@@ -43,7 +46,7 @@ ACCOUNTED = (
 class Tombstone:
     """What stays of a version that is gone.
 
-    `status` is "retired" (something took its place) or "withdrawn"; `facts` are its tags in
+    `replaced_by` is none where nothing took its place; `reason` says why; `facts` are its tags in
     `ACCOUNTED`; `runs` and `logged_models` are MLflow's ids and `artifacts` its places, by which
     to see that they are gone. `done` is false while it goes.
     """
@@ -63,12 +66,22 @@ class Tombstone:
 
 
 def retire(
-    registry: Registry, model: str, version: int, *, replaced_by: int, now: dt.datetime
+    registry: Registry,
+    model: str,
+    version: int,
+    *,
+    replaced_by: int | None,
+    reason: str | None = None,
+    now: dt.datetime,
 ) -> Outcome:
-    """Removes a version that another one replaces.
+    """Removes a version.
 
-    The aliases that point at it turn to the other first; `champion` only if the other's own
-    gate is open, else the model is left without one. Done again, it goes on, or finds nothing.
+    The aliases that point at it turn to the one that replaces it first; `champion` only if that
+    one's own gate is open, else the model is left without one. Where nothing replaces it, its
+    aliases end. Done again, it goes on, or finds nothing.
+
+    Args:
+        reason: why nothing replaces it, say for want of budget.
 
     Raises:
         NotFound: there is no such version, nor its replacement.
@@ -76,33 +89,13 @@ def retire(
     """
     if replaced_by == version:
         raise RegistrationRefused(f"Model {model}/{version} cannot replace itself. Train anew.")
-    successor = registry.find(model, str(replaced_by))
-    return _remove(
-        registry,
-        model,
-        version,
-        status="retired",
-        successor=successor,
-        reason=f"replaced by version {replaced_by}",
-        now=now,
-    )
-
-
-def withdraw(
-    registry: Registry, model: str, version: int, *, reason: str, now: dt.datetime
-) -> Outcome:
-    """Removes a version that nothing replaces, say for want of budget; its aliases end.
-
-    Raises:
-        NotFound: there is no such version.
-    """
-    return _remove(
-        registry, model, version, status="withdrawn", successor=None, reason=reason, now=now
-    )
+    successor = None if replaced_by is None else registry.find(model, str(replaced_by))
+    reason = reason or f"replaced by version {replaced_by}"
+    return _remove(registry, model, version, successor=successor, reason=reason, now=now)
 
 
 def tombstone(registry: Registry, model: str, version: int) -> Tombstone | None:
-    """What stays of a version that was retired or withdrawn; None if it was not."""
+    """What stays of a version that was retired; None if it was not."""
     return next((each for each in tombstones(registry, model) if each.version == version), None)
 
 
@@ -130,7 +123,6 @@ def _remove(
     model: str,
     version: int,
     *,
-    status: str,
     successor: Version | None,
     reason: str,
     now: dt.datetime,
@@ -146,7 +138,7 @@ def _remove(
     else:
         _turn_aliases(registry, found, successor)
         if stone is None:
-            stone = _describe(registry, found, status, successor, reason, now)
+            stone = _describe(registry, found, successor, reason, now)
             _write(registry, stone)
         _delete_version(registry, found)
     if stone is None:  # unreachable: either there is a version or a tombstone
@@ -172,7 +164,6 @@ def _turn_aliases(registry: Registry, old: Version, successor: Version | None) -
 def _describe(
     registry: Registry,
     found: Version,
-    status: str,
     successor: Version | None,
     reason: str,
     now: dt.datetime,
@@ -198,7 +189,7 @@ def _describe(
     return Tombstone(
         model=found.model,
         version=found.version,
-        status=status,
+        status=RETIRED,
         registered_at=dt.datetime.fromtimestamp(made / 1000, dt.UTC).isoformat(timespec="seconds"),
         retired_at=now.astimezone(dt.UTC).isoformat(timespec="seconds"),
         replaced_by=successor.version if successor else None,
@@ -232,9 +223,10 @@ def _logged_model(registry: Registry, model_id: str) -> Any:
 def _delete_version(registry: Registry, found: Version) -> None:
     """MLflow marks the row and keeps its number from being given again, but not its tags."""
     with quiet():
-        for name in found.tags:
-            registry.client.delete_model_version_tag(found.model, str(found.version), name)
-        registry.client.delete_model_version(found.model, str(found.version))
+        version = str(found.version)
+        for name in registry.client.get_model_version(found.model, version).tags:  # as stored
+            registry.client.delete_model_version_tag(found.model, version, name)
+        registry.client.delete_model_version(found.model, version)
 
 
 def _collect(registry: Registry, stone: Tombstone) -> str | None:
@@ -332,4 +324,5 @@ def _write(registry: Registry, stone: Tombstone) -> None:
 def _from_json(text: str) -> Tombstone:
     read = json.loads(text)
     tuples: Iterable[str] = ("runs", "logged_models", "artifacts")
-    return Tombstone(**{**read, **{name: tuple(read[name]) for name in tuples}})
+    read |= {name: tuple(read[name]) for name in tuples}
+    return Tombstone(**{**read, "status": RETIRED, "facts": present_names(read["facts"])})

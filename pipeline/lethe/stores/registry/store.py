@@ -9,8 +9,9 @@ from pyroaring import BitMap
 
 from lethe.core.errors import StoreUnavailable
 from lethe.core.outcomes import Outcome, Result, Traces
-from lethe.stores.registry.registry import RUN_ID, Registry, Version
-from lethe.stores.registry.remove import STORE, retire, tombstone, withdraw
+from lethe.stores.registry.registry import Registry, Version
+from lethe.stores.registry.remove import STORE, retire, tombstone
+from lethe.stores.registry.tags import RUN_ID
 from lethe.stores.registry.verify import Wanted, verify_registries
 from lethe.stores.store import Ending, Held, Holds, Person, Store
 
@@ -52,7 +53,7 @@ class RegistryStore(Store):
                 new = _parts(ending.replaced_by)[1]
                 return retire(self._registry, model, number, replaced_by=new, now=now)
             why = ending.reason or "somebody in it was erased; it was not in use"
-            return withdraw(self._registry, model, number, reason=why, now=now)
+            return retire(self._registry, model, number, replaced_by=None, reason=why, now=now)
 
     def look(self, people: Sequence[Person]) -> list[list[Outcome]]:
         """Versions that were trained on somebody, what is left of those that went, and traces."""
