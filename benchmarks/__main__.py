@@ -1,7 +1,7 @@
 """`make bench`: one table; ratios are taken within one run, in alternation.
 
 `make bench ONLY=step` measures a part: step, memory, accounting, vault, source, forgetting,
-mnist, road; several with commas between. On a machine with a CUDA device, step and memory
+mnist, pipeline; several with commas between. On a machine with a CUDA device, step and memory
 are measured there as well.
 
 Looks for the real data in `../shared/data`, or where $LETHE_DATA points; what needs it is left
@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import accounting, forgetting, memory, mnist, road, source, step, vault
+from benchmarks import accounting, forgetting, memory, mnist, pipeline, source, step, vault
 from benchmarks.timing import Row
 
 DATA = Path(os.environ.get("LETHE_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -47,8 +47,10 @@ PARTS: Mapping[str, Callable[[], list[Row]]] = {
     "source": source.measure,
     "forgetting": forgetting.measure,
     # The place of "mnist": it takes the folder DATA / "mnist".
-    "road": lambda: _with(
-        DATA / "diabetes130" / "diabetic_data.csv.gz", road.measure, "the road on real records"
+    "pipeline": lambda: _with(
+        DATA / "diabetes130" / "diabetic_data.csv.gz",
+        pipeline.measure,
+        "the pipeline on real records",
     ),
 }
 

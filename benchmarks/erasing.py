@@ -64,12 +64,12 @@ def measure(subjects: int = SUBJECTS) -> list[Row]:
         one = _erase(root, [_made(root)["somebody"]])
         kept = _touched(root)
     rows = [
-        (f"erase one of {subjects:,}, {5 * subjects:,} records: {step}", _told(*seconds), "")
+        (f"erase one of {subjects:,}, {5 * subjects:,} records: {step}", _seconds(*seconds), "")
         for step, seconds in one["steps"].items()
     ]
     rows += [
-        ("… start of the command, and the rest", _told(*one["rest"]), ""),
-        ("… everything but retraining", _told(*one["whole"]), "≤ 60 s"),
+        ("… start of the command, and the rest", _seconds(*one["rest"]), ""),
+        ("… everything but retraining", _seconds(*one["whole"]), "≤ 60 s"),
         (f"… load of the machine, {os.cpu_count()} cores", f"{one['load']:.1f}", ""),
         ("… most shards touched of a version", f"{kept} of {SHARDS}", "≤ 1"),
     ]
@@ -81,7 +81,7 @@ def measure(subjects: int = SUBJECTS) -> list[Row]:
     return [*rows, (what, f"{wall:.1f} times; {cpu:.1f} times", "≤ 10")]
 
 
-def _told(wall: float, cpu: float) -> str:
+def _seconds(wall: float, cpu: float) -> str:
     return f"{wall:.1f} s, {cpu:.1f} of CPU"
 
 
@@ -148,7 +148,9 @@ def run_and_time(out: Path) -> None:
     for (store, method), name in names.items():
         kind = getattr(workspace_stores, store)
         setattr(kind, method, timed(getattr(kind, method), name))
-    summary = erasure_service.run(load_params(), clock=lambda: dt.datetime.now(dt.UTC), tell=print)
+    summary = erasure_service.run(
+        load_params(), clock=lambda: dt.datetime.now(dt.UTC), report=print
+    )
     if summary.problems or not summary.closed:
         raise RuntimeError(f"the benchmark's requests stay open: {summary.problems}")
     out.write_text(json.dumps(steps))

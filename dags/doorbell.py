@@ -2,7 +2,7 @@
 
 The bell carries nothing but how many requests there are. What is rung for is read by
 `lethe erase run` from the table, so a bell that is lost, or rings twice, changes nothing: the
-sweep of `erase` finds what is open.
+poll of `erase` finds what is open.
 """
 
 import asyncio

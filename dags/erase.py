@@ -3,12 +3,12 @@
 
 Carries out what people asked for: `lethe erase run` erases them from every store, trains anew
 without them, replaces the model, verifies and writes the receipt. Started by the doorbell within
-seconds of a request, and by a sweep that makes a lost bell harmless. It takes all open requests
+seconds of a request, and by a poll that makes a lost bell harmless. It takes all open requests
 at once; one that comes in during a run is taken by that run or the next. `promote` then commits the
 `dvc.lock` that this changed in the workspace.
 
 **When `run` is red**, at least one request stays open: the last line of its log has the request's
-id and the reason. Nothing is reported as erased that was not seen to be gone. The next sweep goes
+id and the reason. Nothing is reported as erased that was not seen to be gone. The next run goes
 on by itself from the step that failed, so most reasons (a store that did not answer, a locked
 database, another run in the workspace) need nobody. Look when the same reason is there after an
 hour, or `lethe erase status` in the workspace says OVERDUE:
@@ -20,7 +20,7 @@ hour, or `lethe erase status` in the workspace says OVERDUE:
 
 **When `promote` is red**, people are erased all the same, and only git's history of the workspace
 lags: exit code 34 says why nothing can be committed there, such as no branch that is checked out.
-Skipped (29): a run holds the workspace; the next sweep commits.
+Skipped (29): a run holds the workspace; the next run commits.
 
 `lethe erase run --dry-run` says what a run would do and cost. A deadline is one month from the
 request; `lethe erase extend` with a reason, within that month, is a decision of the data
@@ -43,13 +43,14 @@ from dags.walking import run_and_promote
 
 BELL = Doorbell(home=str(HOME), every_seconds=float(os.environ.get("LETHE_DOORBELL_SECONDS", "5")))
 REQUESTS = Asset("lethe-requests", watchers=[AssetWatcher(name="lethe-doorbell", trigger=BELL)])
-SWEEP = CronTriggerTimetable(os.environ.get("LETHE_SWEEP", "*/5 * * * *"), timezone="UTC")
+_POLL = os.environ.get("LETHE_POLL") or os.environ.get("LETHE_SWEEP")  # its older name
+POLL = CronTriggerTimetable(_POLL or "*/5 * * * *", timezone="UTC")
 
 with DAG(
     "erase",
     description="Carries out what people asked for, in every store, and proves it.",
     doc_md=__doc__,
-    schedule=AssetOrTimeSchedule(timetable=SWEEP, assets=[REQUESTS]),
+    schedule=AssetOrTimeSchedule(timetable=POLL, assets=[REQUESTS]),
     start_date=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
     catchup=False,
     max_active_runs=1,
@@ -59,8 +60,8 @@ with DAG(
 ) as dag:
     run_and_promote(
         *("lethe", "erase", "run"),
-        retry="The next sweep",
+        retry="The next run",
         changed="if it changed, and closes walks that dead runs left behind",
     )
-    # Beside `run`: whatever made a version that waits, the next sweep asks for it.
+    # Beside `run`: whatever made a version that waits, the next run asks for it.
     ask_for_approval()

@@ -21,7 +21,7 @@ _TEXT = (
 
 
 class _OncePerOutage:
-    """A sweep fails again every few minutes while a store is down: its first failure is told."""
+    """`erase` fails every few minutes while a store is down: its first failure is reported."""
 
     def told_already(self, context: Context) -> bool:
         try:

@@ -55,7 +55,7 @@ start() {
     airflow "$@" </dev/null >"$AIRFLOW_HOME/$name.log" 2>&1 &
     parts+=($!)
 }
-# The scheduler first, so that tasks that are ending can still tell the API server. What does not
+# The scheduler first, so that tasks that are ending can still report to the API server. What does not
 # end is killed: every command that a task runs may be, and goes on when it is started again.
 stop() {
     trap - EXIT INT TERM

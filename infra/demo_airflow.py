@@ -1,7 +1,7 @@
 """`make demo-airflow`: somebody asks to be forgotten, and Airflow does the rest while you watch.
 
 Builds a small clinic of invented people in `demo/` and trains a model on it, starts Airflow, asks
-for the erasure of somebody whom the model has learned from, and tells what happens from there on.
+for the erasure of somebody whom the model has learned from, and shows what happens from there on.
 Airflow then stays up until Ctrl-C; ONCE=1 ends it with the receipt.
 """
 
@@ -48,7 +48,7 @@ class Login:
         return f"http://127.0.0.1:{PORT}, user {self.user}, password {self.password}"
 
 
-TOLD = {  # the marks of a request, in their order, for who has never seen one
+STEPS_IN_WORDS = {  # the marks of a request, in their order, for who has never seen one
     "suppressed": "From here on no training set has them, whatever a backup brings back.",
     "source": "Gone from the clinic's database: rows deleted, notes about others redacted.",
     "vault": "Gone from the vault: nothing leads from the data to them any more.",
@@ -114,7 +114,7 @@ def _free(port: str, variable: str) -> None:
 
 
 def _make() -> None:
-    """A workspace as a user has it: declarations, the road, the code, git; and a first model."""
+    """A workspace as a user has it: declarations, pipeline, code, git; and a first model."""
     say(f"A demonstration workspace in {_short(HOME)}, with a clinic of invented people:")
     HOME.mkdir(parents=True)
     for name in ("dvc.yaml", "behaviour.json", ".gitignore", ".dvcignore", ".dvc/config"):
@@ -133,7 +133,7 @@ def _make() -> None:
     _commit("A demonstration workspace")
     for words in (("key",), ("sample", "--patients", "4000")):
         say(_run("lethe", *words).splitlines()[0])
-    say("A first model, by the whole road; half a minute …")
+    say("A first model, by the whole pipeline; half a minute …")
     _run("lethe", "run")
     _run("dvc", "push", "--quiet")
     _commit("A first model")
@@ -236,7 +236,7 @@ def _wait(there: Callable[[], Any]) -> Any:
     return found
 
 
-# ------------------------------------------------------------------ the loop, told
+# ------------------------------------------------------------------ the loop, step by step
 
 
 def _erase(login: Login) -> None:
@@ -255,33 +255,35 @@ def _erase(login: Login) -> None:
         f"people\nwhom the model in use, {name}/{before.version}, has learned from, "
         "and asks to be forgotten:\n"
     )
-    _wait(lambda: not _busy(login.token))  # a sweep that comes by would be before the bell
+    _wait(lambda: not _busy(login.token))  # a poll would be before the bell
     say(f"   $ lethe erase request --email {email}")
     asked_at = dt.datetime.now(dt.UTC)
     (asked,) = json.loads(_run("lethe", "erase", "request", "--email", email, "--json"))
     say(f"   Request {asked['request']}, to be answered by {asked['due_at'][:10]}.\n")
     say("Nobody touches anything from here on. Seconds after the request:\n")
 
-    def told(at: dt.datetime, text: str) -> None:
+    def report(at: dt.datetime, text: str) -> None:
         say(f"   {(at - asked_at).total_seconds():5.0f} s   {text}")
 
     run = _wait(lambda: _run_since(asked_at, login.token))
-    bell = "The doorbell rang" if run["run_type"] == "asset_triggered" else "The sweep came by"
-    told(dt.datetime.fromisoformat(run["start_date"]), f"{bell}: Airflow started an erase run.")
+    bell = "The doorbell rang" if run["run_type"] == "asset_triggered" else "The poll came by"
+    report(dt.datetime.fromisoformat(run["start_date"]), f"{bell}: Airflow started an erase run.")
     with Requests.open(resolve_secret(params.stores.ledger)) as requests:
         done: set[str] = set()
 
         def closed() -> Any:
             request = requests.find(asked["request"])
-            for step in [step for step in TOLD if step in request.marks and step not in done]:
+            for step in [
+                step for step in STEPS_IN_WORDS if step in request.marks and step not in done
+            ]:
                 done.add(step)
-                told(request.marks[step].at, TOLD[step])
+                report(request.marks[step].at, STEPS_IN_WORDS[step])
             return request.closed_at
 
-        told(_wait(closed), "A fresh look into every store found nothing: the request is closed.")
+        report(_wait(closed), "A fresh look into every store found nothing: the request is closed.")
         receipts = {each.request_id: each.number for each in requests.receipts()}
     state = _wait(lambda: _ended(run, login.token))
-    told(dt.datetime.now(dt.UTC), f"Airflow's run ended: {state}.")
+    report(dt.datetime.now(dt.UTC), f"Airflow's run ended: {state}.")
     after = registry.find(name, "@champion")
     left = before.version in {each.version for each in registry.versions(name)}
     say(

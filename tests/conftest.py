@@ -27,7 +27,7 @@ BIN = Path(sys.executable).parent
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder as a user has it: declarations, the road, the code, and git."""
+    """A folder as a user has it: declarations, the pipeline, the code, and git."""
 
     root: Path
 
@@ -81,7 +81,7 @@ class Workspace:
 
 
 def _small(raw: dict[str, Any]) -> None:
-    """A clinic that trains in seconds: the same road, less of everything."""
+    """A clinic that trains in seconds: the same pipeline, less of everything."""
     raw["subject"]["minimum"] = 50
     raw["shards"] = 4
     raw["training"]["mechanism"].update(expected_subjects=1000, sample_rate=0.1, steps=20)
@@ -90,7 +90,7 @@ def _small(raw: dict[str, Any]) -> None:
 
 
 def make_workspace(root: Path) -> Workspace:
-    """A git repository with the project's road in it, and small declarations."""
+    """A git repository with the project's pipeline in it, and small declarations."""
     root.mkdir(parents=True, exist_ok=True)
     for name in ("params.yaml", "dvc.yaml", ".gitignore", ".dvcignore"):
         if (PROJECT / name).exists():
@@ -118,8 +118,8 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture(scope="session")
-def walked(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace whose road was walked once; tests may look, not change."""
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace whose pipeline was run once; tests may look, not change."""
 
     def make(folder: Path) -> None:
         made = make_workspace(folder / "workspace")
@@ -127,13 +127,13 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         made.lethe("sample", "--patients", "1500")
         made.lethe("run")
 
-    return Workspace(made_once(tmp_path_factory, "walked", make) / "workspace")
+    return Workspace(made_once(tmp_path_factory, "finished", make) / "workspace")
 
 
 @pytest.fixture
-def walked_copy(walked: Workspace, tmp_path: Path) -> Workspace:
+def finished_copy(finished: Workspace, tmp_path: Path) -> Workspace:
     """A copy of it that a test may change."""
-    return copy_workspace(walked, tmp_path / "copy")
+    return copy_workspace(finished, tmp_path / "copy")
 
 
 _PLACES = (  # where MLflow keeps the places of artifacts, as absolute paths

@@ -54,13 +54,13 @@ class FakeWorkspace:
             raise self.fails[deed]
         self.deeds.append(deed)
 
-    def seal(self, content: bytes, *, about: str) -> bytes:
+    def encrypt(self, content: bytes, *, about: str) -> bytes:
         return json.dumps([about, content.hex()]).encode()
 
-    def unseal(self, sealed: bytes, *, about: str) -> bytes:
-        owner, content = json.loads(sealed)
+    def decrypt(self, encrypted: bytes, *, about: str) -> bytes:
+        owner, content = json.loads(encrypted)
         if owner != about:
-            raise ValueError("sealed for another request")
+            raise ValueError("encrypted for another request")
         return bytes.fromhex(content)
 
     def people(self, references: Sequence[Reference]) -> list[list[str]]:

@@ -234,7 +234,7 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _build_sql(url: str, data: dict[str, list[tuple[Any, ...]]], told: str | None = None) -> str:
+def _build_sql(url: str, data: dict[str, list[tuple[Any, ...]]], message: str | None = None) -> str:
     engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
     metadata = sa.MetaData()
     with engine.begin() as connection:
@@ -254,4 +254,4 @@ def _build_sql(url: str, data: dict[str, list[tuple[Any, ...]]], told: str | Non
                     sa.insert(described), [dict(zip(names, row, strict=True)) for row in table]
                 )
     engine.dispose()
-    return told or url
+    return message or url

@@ -1,4 +1,4 @@
-"""A road under DVC with real shards, several versions, branches and a remote, to forget from.
+"""A pipeline under DVC with real shards, several versions, branches and a remote, to forget from.
 
 The two stages that make what has people in it are the project's own of `dvc.yaml`; stand-ins do
 to files what the real ones do. The file `source` lists who is in, `TOKEN WARD` a line; even tokens
@@ -99,13 +99,13 @@ def people(root: Path, *tokens: int) -> None:
     (root / "source").write_text("".join(f"{token} {WARDS[token]}\n" for token in tokens))
 
 
-def walk(root: Path, *targets: str) -> None:
+def run_pipeline(root: Path, *targets: str) -> None:
     events = list(History(root).repro(targets or None))
     assert [e for e in events if e.kind == "failed"] == [], events
 
 
-def make_road(root: Path, *, registers: bool = False) -> Path:
-    """An empty road in a git repository, with a remote beside it.
+def make_pipeline(root: Path, *, registers: bool = False) -> Path:
+    """An empty pipeline in a git repository, with a remote beside it.
 
     Args:
         registers: with a third stage, which registers the version that the file `version` says.
@@ -116,20 +116,20 @@ def make_road(root: Path, *, registers: bool = False) -> Path:
         (root / name).write_text((PROJECT / name).read_text())
     ignored = (PROJECT / ".gitignore").read_text()
     (root / ".gitignore").write_text(f"{ignored}/reports/\n")
-    road = YAML(typ="safe").load((PROJECT / "dvc.yaml").read_text())
+    pipeline = YAML(typ="safe").load((PROJECT / "dvc.yaml").read_text())
     reads = {"pseudonymize": ["source"], "train": ["data/shards"]}
     if registers:
         reads["register"] = ["data/manifest.roaring", "model", "reports/train.json"]
-    for name in set(road["stages"]) - set(reads):
-        del road["stages"][name]
-    for name, stage in road["stages"].items():
+    for name in set(pipeline["stages"]) - set(reads):
+        del pipeline["stages"][name]
+    for name, stage in pipeline["stages"].items():
         stage["cmd"] = f"python stand_in.py {name}"
         stage["deps"] = reads[name]
-    YAML().dump(road, root / "dvc.yaml")
+    YAML().dump(pipeline, root / "dvc.yaml")
     (root / "stand_in.py").write_text(STAND_IN)
     git(root, "init", "--quiet", "--initial-branch=main")
     git(root, "add", "--all")
-    git(root, "commit", "--quiet", "--message", "The road")
+    git(root, "commit", "--quiet", "--message", "The pipeline")
     return root
 
 
@@ -173,35 +173,35 @@ def out(root: Path, path: Path) -> str:
 def versions(root: Path) -> None:
     """Three versions with everybody's goings: main, the branch `side`, main again; all pushed."""
     people(root, ADA, BO, CLEO)
-    walk(root)
+    run_pipeline(root)
     commit(root, "First")
     dvc(root, "push", "--run-cache", "--quiet")
     git(root, "switch", "--quiet", "--create", "side")
     people(root, ADA, BO, CLEO, DAN)
-    walk(root)
+    run_pipeline(root)
     commit(root, "Second")
     dvc(root, "push", "--run-cache", "--quiet")
     git(root, "switch", "--quiet", "main")
     people(root, ADA, BO, CLEO, EVE)
-    walk(root)
+    run_pipeline(root)
     commit(root, "Third")
     dvc(root, "push", "--run-cache", "--quiet")
 
 
 @pytest.fixture(scope="session")
 def past_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A road of three versions on two branches, pushed: a walk takes seconds, a copy none."""
+    """A pipeline of three versions on two branches, pushed: a run takes seconds, a copy none."""
 
     def make(folder: Path) -> None:
-        versions(make_road(folder / "road"))
+        versions(make_pipeline(folder / "pipeline"))
 
-    return made_once(tmp_path_factory, "past", make) / "road"
+    return made_once(tmp_path_factory, "past", make) / "pipeline"
 
 
 @pytest.fixture
 def past(past_template: Path, tmp_path: Path) -> Path:
-    """A road with a past of its own: three versions on two branches, and a remote."""
-    root = tmp_path / "road"
+    """A pipeline with a past of its own: three versions on two branches, and a remote."""
+    root = tmp_path / "pipeline"
     shutil.copytree(past_template, root, symlinks=True)
     return root
 

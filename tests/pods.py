@@ -122,9 +122,9 @@ class Cluster:
 STORES = ("vault", "ledger", "registry")
 
 
-def make_cluster(walked: Workspace, folder: Path) -> Cluster:
+def make_cluster(finished: Workspace, folder: Path) -> Cluster:
     """A copy of a walked workspace whose stores have addresses that every pod reaches."""
-    home = copy_workspace(walked, folder / "home")
+    home = copy_workspace(finished, folder / "home")
     root = home.root
     told = {
         "LETHE_SOURCE_URL": f"sqlite:///{root / 'data' / 'clinic.db'}",

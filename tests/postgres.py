@@ -133,9 +133,9 @@ def _start(binaries: Path) -> Server:
             return server
         except psycopg.OperationalError:
             if process.poll() is not None or time.monotonic() > deadline:
-                told = (folder / "log").read_text()
+                log = (folder / "log").read_text()
                 server.stop()
-                raise RuntimeError(f"PostgreSQL did not start: {told}") from None
+                raise RuntimeError(f"PostgreSQL did not start: {log}") from None
             time.sleep(0.05)
 
 

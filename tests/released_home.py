@@ -1,4 +1,4 @@
-"""A workspace that has released a first version, and what a walk made that is to be the second."""
+"""A workspace that has released a first version, and what a run made that is to be the second."""
 
 import shutil
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ import pytest
 
 from lethe.stores.dvc.git import parse_lock
 from lethe.stores.dvc.outputs import uncached_files
-from tests.past_pipeline import ADA, BO, CLEO, commit, dvc, git, make_road, people, walk
+from tests.past_pipeline import ADA, BO, CLEO, commit, dvc, git, make_pipeline, people, run_pipeline
 from tests.shared import made_once
 
 
 @dataclass(frozen=True)
 class Home:
-    """`second` is a walk's `dvc.lock` and reports by path; `half` likewise, before `register`."""
+    """`second` is a run's `dvc.lock` and reports by path; `half` likewise, before `register`."""
 
     root: Path
     second: dict[str, bytes]
@@ -40,18 +40,18 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def _release(folder: Path) -> None:
-    root = make_road(folder / "home", registers=True)
+    root = make_pipeline(folder / "home", registers=True)
     (root / "version").write_text("1")
     (root / "README.md").write_text("The ward.\n")
     people(root, ADA, BO)
-    walk(root)
+    run_pipeline(root)
     commit(root, "First")
     first = made(root)
     (root / "version").write_text("2")
     people(root, ADA, BO, CLEO)
-    walk(root, "train")
+    run_pipeline(root, "train")
     half = made(root)
-    walk(root)
+    run_pipeline(root)
     second = made(root)
     dvc(root, "push", "--quiet")
     git(root, "checkout", "--quiet", "--", ".")

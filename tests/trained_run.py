@@ -1,4 +1,4 @@
-"""A workspace with invented people in shards and a plan, as the road leaves it before train."""
+"""A workspace with invented people in shards and a plan, as the pipeline leaves it before train."""
 
 from datetime import UTC, datetime
 from typing import Any

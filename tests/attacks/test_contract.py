@@ -104,5 +104,5 @@ def test_a_report_that_its_own_trainer_would_not_give_is_contradicted(
 ) -> None:
     sound = audit(target, [OwnChecks])
     assert sound.report["passed"], sound.report["failed"]
-    told = replace(target, report={**target.report, **change})
-    assert audit(told, [OwnChecks]).report["failed"] == [failed]
+    message = replace(target, report={**target.report, **change})
+    assert audit(message, [OwnChecks]).report["failed"] == [failed]

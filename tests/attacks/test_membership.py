@@ -64,7 +64,7 @@ def test_the_same_losses_inside_and_outside_give_nothing() -> None:
     assert found.check(0.1).passed
 
 
-def test_losses_that_tell_everybody_apart_contradict_a_small_epsilon() -> None:
+def test_losses_that_show_every_member_contradict_a_small_epsilon() -> None:
     found = attack(np.zeros(1_000), np.ones(1_000), delta=1e-5)
     assert found.auc == 1.0
     assert found.tpr == {0.001: 1.0, 0.01: 1.0, 0.1: 1.0}

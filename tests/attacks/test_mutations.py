@@ -300,8 +300,8 @@ def empty_batches_skipped(patch: Patch) -> None:
 
 
 def empty_batches_skipped_and_reported(patch: Patch) -> None:
-    told = "session.progress is not None and session.progress(number + 1, plan.steps)"
-    skip = f"{_DRAW}\n        if not len(drawn):\n            {told}\n            continue"
+    message = "session.progress is not None and session.progress(number + 1, plan.steps)"
+    skip = f"{_DRAW}\n        if not len(drawn):\n            {message}\n            continue"
     _rewrite(patch, loop, "train", _DRAW, skip)
 
 
@@ -351,7 +351,7 @@ def a_step_more_than_the_plan(patch: Patch) -> None:
     _rewrite(patch, loop, "train", "range(done, plan.steps)", "range(done, plan.steps + 1)")
 
 
-def the_plans_event_tells_a_smaller_rate(patch: Patch) -> None:
+def the_plans_event_says_a_smaller_rate(patch: Patch) -> None:
     event = Plan.event.fget
     assert event is not None
     patch.setattr(
@@ -397,7 +397,7 @@ IN_TRAINING: dict[Callable[[Patch], None], str] = {
     noise_that_comes_back_after_a_while: "noise.no_repeats",
     people_train_without_reservation: "refusal.unreserved",
     a_step_more_than_the_plan: "loop.crowd.steps",
-    the_plans_event_tells_a_smaller_rate: "accounting.event",
+    the_plans_event_says_a_smaller_rate: "accounting.event",
 }
 
 
@@ -465,8 +465,8 @@ def the_sum_is_a_mean_over_processes(patch: Patch) -> None:
 
 def a_process_clips_twice_as_wide(patch: Patch) -> None:
     """A helper's people alone: the leader's own part looks sound."""
-    told = "step.clip_norm = float(clip_norm)"
-    _rewrite(patch, parallel, "assist", told, "step.clip_norm = 2 * float(clip_norm)")
+    message = "step.clip_norm = float(clip_norm)"
+    _rewrite(patch, parallel, "assist", message, "step.clip_norm = 2 * float(clip_norm)")
 
 
 OVER_PROCESSES: dict[Callable[[Patch], None], str] = {
@@ -579,9 +579,9 @@ ADAPTIVE: dict[Callable[[Patch], None], str] = {
     count_with_half_its_noise: "count.noise",
     gradient_noise_not_enlarged_for_the_count: "noise.scale",
     the_plans_own_enlargement_is_too_small: "noise.scale",
-    clip_follows_the_exact_count: "loop.clip_walk",
+    clip_follows_the_exact_count: "loop.clip_moves",
     noise_stays_at_the_first_clip: "loop.noise_scale",
-    clip_moves_after_the_sum_and_before_its_noise: "loop.clip_walk",
+    clip_moves_after_the_sum_and_before_its_noise: "loop.clip_moves",
     people_are_counted_whole: "count.sensitivity",
     norms_are_summed_in_place_of_people: "count.sensitivity",
 }
@@ -609,11 +609,11 @@ def test_the_audit_of_an_adaptive_clip_turns_red(
 def _charged_for(patch: Patch, change: Callable[[Plan], Plan]) -> None:
     reserve = Ledger.reserve
 
-    def told(self: Ledger, release: Release, **others: Any) -> Any:
+    def message(self: Ledger, release: Release, **others: Any) -> Any:
         plan = change(Plan.from_data(read_json(workspace.PLAN)))
         return reserve(self, plan.release(release.subjects), **others)
 
-    patch.setattr(Ledger, "reserve", told)
+    patch.setattr(Ledger, "reserve", message)
 
 
 def charged_for_a_smaller_rate(patch: Patch) -> None:

@@ -43,7 +43,7 @@ def test_every_image_is_one_person_and_its_copies_are_records() -> None:
     assert bool(data.mask.all())
 
 
-def test_training_by_the_loop_tells_bars_apart() -> None:
+def test_training_by_the_loop_distinguishes_bars() -> None:
     images, labels = bars()
     plan = Plan(
         sample_rate=0.5,

@@ -16,15 +16,15 @@ Command = TyperCommand | TyperGroup
 Found = tuple[tuple[str, ...], Command]
 
 
-def _walk(command: Command, path: tuple[str, ...] = ()) -> Iterator[Found]:
+def _found(command: Command, path: tuple[str, ...] = ()) -> Iterator[Found]:
     if not command.hidden:
         yield path, command
         if isinstance(command, TyperGroup):
             for name, each in command.commands.items():
-                yield from _walk(each, (*path, name))
+                yield from _found(each, (*path, name))
 
 
-COMMANDS = list(_walk(typer.main.get_command(app)))
+COMMANDS = list(_found(typer.main.get_command(app)))
 NAMES = [" ".join(("lethe", *path)) for path, _ in COMMANDS]
 
 

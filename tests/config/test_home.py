@@ -1,4 +1,4 @@
-"""In a walk, relative addresses are HOME's; everywhere else they are as they stand."""
+"""In a run's worktree, relative addresses are HOME's; elsewhere they are as they stand."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from lethe.core.errors import KeyInvalid
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace, from inside a walk of it."""
-    walk = tmp_path / ".lethe" / "walks" / "run-1"
-    walk.mkdir(parents=True)
-    monkeypatch.chdir(walk)
+    """A workspace, from inside the worktree of a run."""
+    worktree = tmp_path / ".lethe" / "walks" / "run-1"
+    worktree.mkdir(parents=True)
+    monkeypatch.chdir(worktree)
     return tmp_path
 
 
@@ -46,7 +46,7 @@ def test_a_relative_address_is_homes_and_any_other_itself(
     assert resolve_secret(address) == resolve_secret("env:AN_ADDRESS") == address
 
 
-def test_a_folder_below_a_walk_has_the_same_home(here: Path) -> None:
+def test_a_folder_below_a_worktree_has_the_same_home(here: Path) -> None:
     below = here / ".lethe" / "walks" / "run-1" / "clinic"
     assert home(below) == home() == here
     assert (is_copy(below), is_copy(here), is_copy(here / ".lethe" / "walks")) == (
@@ -57,13 +57,13 @@ def test_a_folder_below_a_walk_has_the_same_home(here: Path) -> None:
     assert at_home(Path("/elsewhere")) == Path("/elsewhere")
 
 
-def test_the_keys_are_homes_and_a_walk_has_none(here: Path) -> None:
+def test_the_keys_are_homes_and_a_worktree_has_none(here: Path) -> None:
     with pytest.raises(KeyInvalid, match="does not exist"):
         load_key(Stores())
     create_key_file(here / "secrets" / "lethe.key")
     assert len(load_key(Stores())) == 32
     assert receipt_key_file(Stores()) == here / "secrets" / "receipts.key"
-    assert not list(Path().iterdir()), "nothing was made in the walk"
+    assert not list(Path().iterdir()), "nothing was made in the worktree"
 
 
 def test_a_plain_folder_is_its_own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,7 @@ def test_environment_comes_before_the_file(
     assert load_key(Stores(key_file=str(tmp_path / "lethe.key"))) == KEY
 
 
-def test_key_id_tells_keys_apart_and_is_no_part_of_them() -> None:
+def test_key_id_distinguishes_keys_and_is_no_part_of_them() -> None:
     other = bytes(32)
     assert key_id(KEY) == key_id(KEY) != key_id(other)
     assert len(key_id(KEY)) == 16

@@ -73,8 +73,8 @@ def test_the_helpers_of_a_training_see_no_key(
     keys: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    told = "import os, pathlib; pathlib.Path('seen').write_text(repr(dict(os.environ)))"
-    with started(2, [sys.executable, "-c", told]):
+    message = "import os, pathlib; pathlib.Path('seen').write_text(repr(dict(os.environ)))"
+    with started(2, [sys.executable, "-c", message]):
         pass
     seen = Path("seen").read_text()
     assert "WORLD_SIZE" in seen

@@ -20,7 +20,7 @@ with held(Path(sys.argv[1]), busy=""):
 """
 
 
-def test_who_comes_second_is_told_what_to_do_and_changes_nothing(tmp_path: Path) -> None:
+def test_who_comes_second_reads_what_to_do_and_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.lock"
     with held(path, busy="first"):
         path.write_text("kept")

@@ -23,7 +23,7 @@ def heard(tmp_path: Path, postgres_url: str) -> dict[str, Any]:  # noqa: F811
                 kind="erase",
                 purpose=None,
                 reference=bytes([number]),
-                sealed=b"sealed",
+                encrypted=b"encrypted",
                 received_at=NOW,
                 due_at=NOW + dt.timedelta(days=30),
             )

@@ -36,13 +36,13 @@ class Loop:
     head: str
     people: list[tuple[str, str, str, str]]
     rang: list[tuple[str, str, str]]
-    walked: list[tuple[str, str, str]]
+    finished: list[tuple[str, str, str]]
 
 
 @pytest.fixture(scope="module")
-def loop(walked: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
+def loop(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
     folder = tmp_path_factory.mktemp("loop")
-    workspace = copy_workspace(walked, folder / "workspace")
+    workspace = copy_workspace(finished, folder / "workspace")
     workspace.run("dvc", "push", "--quiet")
     head = workspace.run("git", "rev-parse", "HEAD").stdout.strip()
     with sqlite3.connect(workspace.root / "data" / "clinic.db") as clinic:
@@ -53,7 +53,7 @@ def loop(walked: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     airflow = Airflow(
         workspace.root / ".airflow",
         workspace.root,
-        LETHE_SWEEP=NEVER,
+        LETHE_POLL=NEVER,
         LETHE_TRAIN_SCHEDULE="",
         LETHE_RETAIN_SCHEDULE="",
         LETHE_DOORBELL_SECONDS="1",
@@ -79,7 +79,7 @@ def loop(walked: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         story = airflow.story()
     finally:
         airflow.stop()
-    assert [state for _, _, state in (*made.rang, *made.walked)] == ["success"] * 2, story
+    assert [state for _, _, state in (*made.rang, *made.finished)] == ["success"] * 2, story
     yield made
 
 
@@ -111,9 +111,9 @@ def test_the_bell_alone_started_the_run(loop: Loop) -> None:
 
 def test_the_new_versions_are_in_the_registry_and_the_old_one_is_gone(loop: Loop) -> None:
     registry = Registry.open(f"sqlite:///{loop.workspace.root / 'mlflow.db'}")
-    retrained, walked = registry.versions("readmission")
+    retrained, finished = registry.versions("readmission")
     assert (retrained.version, retrained.aliases) == (2, ())
-    assert (walked.version, walked.aliases) == (3, ("candidate", "champion"))
+    assert (finished.version, finished.aliases) == (3, ("candidate", "champion"))
 
 
 def test_what_the_erasure_and_the_walk_made_are_commits_of_the_lock_alone(loop: Loop) -> None:
@@ -125,8 +125,8 @@ def test_what_the_erasure_and_the_walk_made_are_commits_of_the_lock_alone(loop: 
     assert said[1::2] == ["dvc.lock", "dvc.lock"]
     status = loop.workspace.run("git", "status", "--porcelain", "--", "dvc.lock")
     assert status.stdout == ""
-    walked = json.loads((loop.workspace.root / "reports" / "register.json").read_text())
-    assert walked["version"] == 3
+    finished = json.loads((loop.workspace.root / "reports" / "register.json").read_text())
+    assert finished["version"] == 3
     assert loop.workspace.run("dvc", "status", "train", "audit").stdout.strip() == (
         "Data and pipelines are up to date."
     )
@@ -147,7 +147,7 @@ def test_the_model_of_a_walk_serves_after_the_walk_is_gone(loop: Loop) -> None:
 
 def _walk(loop: Loop) -> str:
     """The name of the train run's walk, as anybody can work it out from Airflow's own page."""
-    (run,) = [run for run, _, _ in loop.walked]
+    (run,) = [run for run, _, _ in loop.finished]
     return hashlib.sha256(f"train {run}".encode()).hexdigest()[:16]
 
 

@@ -139,7 +139,7 @@ def loop(
         _ten_ask_while_a_run_trains(made)
         _the_run_is_killed(made)
         _the_scheduler_is_killed(made)
-        airflow.environment |= {"LETHE_SWEEP": EVERY_MINUTE, "LETHE_DOORBELL_SECONDS": "86400"}
+        airflow.environment |= {"LETHE_POLL": EVERY_MINUTE, "LETHE_DOORBELL_SECONDS": "86400"}
         airflow.start()
         airflow.wait("all ten are closed", lambda: made.closed("ten"), seconds=300)
         _the_sweep_alone_finds_one(made)
@@ -163,7 +163,7 @@ def _walked(server: Server, folder: Path) -> Loop:
     airflow = Airflow(
         workspace.root / ".airflow",
         workspace.root,
-        LETHE_SWEEP=NEVER,
+        LETHE_POLL=NEVER,
         LETHE_TRAIN_SCHEDULE="",
         LETHE_RETAIN_SCHEDULE="",
         LETHE_DOORBELL_SECONDS="1",

@@ -57,12 +57,6 @@ def test_the_readme_fits_a_screen_and_a_half_and_its_file_map_one() -> None:
     assert len(map_) <= 12
 
 
-def test_the_words_of_old_are_gone_from_what_a_newcomer_reads_first() -> None:
-    for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"):
-        text = re.sub(r"`[^`]*`", "", (PROJECT / name).read_text())
-        assert not re.findall(r"\b(road|walks?|walked|lapse[sd]?|tells of)\b", text), name
-
-
 def _declared(text: str) -> Params:
     return parse_params(YAML(typ="safe", pure=True).load(text))
 

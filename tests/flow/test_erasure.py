@@ -74,9 +74,9 @@ def _ask(workspace: Workspace, *words: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def erased(walked: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Erased:
+def erased(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Erased:
     folder = tmp_path_factory.mktemp("erased")
-    workspace = copy_workspace(walked, folder / "workspace")
+    workspace = copy_workspace(finished, folder / "workspace")
     workspace.run("dvc", "push", "--quiet")
     shutil.copy(workspace.root / "data" / "clinic.db", folder / "backup.db")
     ada, bo = _people(workspace)

@@ -31,7 +31,7 @@ def _versions(workspace: Workspace) -> int:
         return int(registry.execute("SELECT count(*) FROM model_versions").fetchone()[0])
 
 
-def test_killed_at_every_stage_in_turn_the_road_ends_as_if_it_never_was(tmp_path: Path) -> None:
+def test_killed_at_every_stage_in_turn_the_pipeline_ends_as_if_it_never_was(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path / "workspace")
     workspace.lethe("key")
     workspace.lethe("sample", "--patients", "1500")

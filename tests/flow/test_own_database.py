@@ -63,7 +63,7 @@ def _studio(path: Path, members: int) -> None:
     made.close()
 
 
-def test_the_documented_database_walks_the_road_as_documented(workspace: Workspace) -> None:
+def test_the_documented_database_runs_the_pipeline_as_documented(workspace: Workspace) -> None:
     (workspace.root / "params.yaml").write_text(_documented())
     _studio(workspace.root / "data" / "studio.db", members=2000)
     assert "sound" in workspace.lethe("check").stdout
@@ -170,7 +170,7 @@ def _chinook(raw: dict[str, Any]) -> None:
 
 
 @pytest.mark.skipif(not CHINOOK.exists(), reason="the Chinook database is not on this machine")
-def test_chinook_walks_the_road(workspace: Workspace) -> None:
+def test_chinook_runs_the_pipeline(workspace: Workspace) -> None:
     source = workspace.root / "data" / "chinook.db"
     source.parent.mkdir(exist_ok=True)
     with sqlite3.connect(source) as made:

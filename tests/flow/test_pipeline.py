@@ -1,4 +1,4 @@
-"""The whole road as a user walks it: a source goes in, a registered private model comes out."""
+"""The whole pipeline as a user runs it: a source goes in, a registered private model comes out."""
 
 import json
 import re
@@ -25,48 +25,48 @@ def _spends(workspace: Workspace) -> int:
         return ledger.head()[0]
 
 
-def test_the_road_ends_with_a_registered_model_within_its_budget(walked: Workspace) -> None:
-    registered = _report(walked, "register")
-    trained = _report(walked, "train")
+def test_the_pipeline_ends_with_a_registered_model_within_its_budget(finished: Workspace) -> None:
+    registered = _report(finished, "register")
+    trained = _report(finished, "train")
     assert registered["version"] == 1
     assert {"candidate", "champion"} <= set(registered["aliases"])
     assert trained["epsilon_pld"] <= 1.0
     assert trained["epsilon_pld"] <= trained["epsilon_rdp"]
     assert trained["unit"] == "person"
-    assert _report(walked, "audit")["passed"] is True
-    assert _report(walked, "validate")["passed"] is True
+    assert _report(finished, "audit")["passed"] is True
+    assert _report(finished, "validate")["passed"] is True
 
 
-def test_only_willing_people_of_the_training_part_are_in_the_model(walked: Workspace) -> None:
-    consented = _report(walked, "consent")
-    trained = _report(walked, "train")
-    tokens = _report(walked, "pseudonymize")
+def test_only_willing_people_of_the_training_part_are_in_the_model(finished: Workspace) -> None:
+    consented = _report(finished, "consent")
+    trained = _report(finished, "train")
+    tokens = _report(finished, "pseudonymize")
     assert trained["subjects"] == tokens["subjects"] - tokens["held_out"]
     assert tokens["subjects"] == consented["subjects"]
     assert consented["subjects"] < consented["subjects_in"]
 
 
-def test_nothing_with_subject_keys_is_left_after_the_road(walked: Workspace) -> None:
-    assert not (walked.root / "data" / "minimized").exists()
-    assert not (walked.root / "data" / "consented").exists()
-    assert not (walked.root / ".lethe" / "tmp").exists()
+def test_nothing_with_subject_keys_is_left_after_the_pipeline(finished: Workspace) -> None:
+    assert not (finished.root / "data" / "minimized").exists()
+    assert not (finished.root / "data" / "consented").exists()
+    assert not (finished.root / ".lethe" / "tmp").exists()
 
 
-def test_a_second_run_retrains_nothing_and_spends_nothing(walked_copy: Workspace) -> None:
-    before = _spends(walked_copy)
-    models = {p.name: p.read_bytes() for p in (walked_copy.root / "model").iterdir()}
-    again = walked_copy.lethe("run")
-    assert _spends(walked_copy) == before
-    assert {p.name: p.read_bytes() for p in (walked_copy.root / "model").iterdir()} == models
-    assert _report(walked_copy, "register")["version"] == 1
+def test_a_second_run_retrains_nothing_and_spends_nothing(finished_copy: Workspace) -> None:
+    before = _spends(finished_copy)
+    models = {p.name: p.read_bytes() for p in (finished_copy.root / "model").iterdir()}
+    again = finished_copy.lethe("run")
+    assert _spends(finished_copy) == before
+    assert {p.name: p.read_bytes() for p in (finished_copy.root / "model").iterdir()} == models
+    assert _report(finished_copy, "register")["version"] == 1
     assert re.search(r"train\s+unchanged", again.stdout)
 
 
-def test_a_forced_run_is_a_new_release_and_is_charged(walked_copy: Workspace) -> None:
-    before = _spends(walked_copy)
-    walked_copy.lethe("run", "--force")
-    assert _spends(walked_copy) > before
-    assert _report(walked_copy, "register")["version"] == 2
+def test_a_forced_run_is_a_new_release_and_is_charged(finished_copy: Workspace) -> None:
+    before = _spends(finished_copy)
+    finished_copy.lethe("run", "--force")
+    assert _spends(finished_copy) > before
+    assert _report(finished_copy, "register")["version"] == 2
 
 
 def _one_of_each(workspace: Workspace) -> tuple[str, str, str]:
@@ -84,19 +84,19 @@ def _one_of_each(workspace: Workspace) -> tuple[str, str, str]:
     return trained, held_out, keys[tokens.index(-1)]
 
 
-def test_lineage_answers_both_ways(walked: Workspace) -> None:
-    model = json.loads(walked.lethe("lineage", "--model", "readmission/1", "--json").stdout)
+def test_lineage_answers_both_ways(finished: Workspace) -> None:
+    model = json.loads(finished.lethe("lineage", "--model", "readmission/1", "--json").stdout)
     assert set(model) == {
         *("model", "version", "status", "subjects", "records", "manifest_md5", "data_md5"),
         *("git_commit", "dvc_lock_md5", "epsilon_pld", "epsilon_rdp", "delta", "unit", "metrics"),
     }
-    assert model["subjects"] == _report(walked, "train")["subjects"]
-    trained, held_out, unwilling = _one_of_each(walked)
+    assert model["subjects"] == _report(finished, "train")["subjects"]
+    trained, held_out, unwilling = _one_of_each(finished)
     for key, models, datasets in ((trained, 1, 1), (held_out, 0, 1), (unwilling, 0, 0)):
-        answer = json.loads(walked.lethe("lineage", "--subject", key, "--json").stdout)
+        answer = json.loads(finished.lethe("lineage", "--subject", key, "--json").stdout)
         assert set(answer) == {"models", "datasets"}
         assert (len(answer["models"]), len(answer["datasets"])) == (models, datasets)
-    unknown = json.loads(walked.lethe("lineage", "--subject", "nobody", "--json").stdout)
+    unknown = json.loads(finished.lethe("lineage", "--subject", "nobody", "--json").stdout)
     assert unknown == {"models": [], "datasets": []}
 
 
@@ -121,14 +121,14 @@ def _contents(path: Path) -> list[bytes]:
     return found
 
 
-def test_no_name_mail_phone_address_or_key_leaves_source_and_vault(walked: Workspace) -> None:
-    values = _personal_values(walked)
+def test_no_name_mail_phone_address_or_key_leaves_source_and_vault(finished: Workspace) -> None:
+    values = _personal_values(finished)
     assert len(values) > 5_000
     # One automaton over all values would be faster to run; splitting into words is enough here.
     pattern = re.compile(b"|".join(re.escape(v) for v in sorted(values, key=len, reverse=True)))
     searched = 0
-    for path in walked.root.rglob("*"):
-        relative = path.relative_to(walked.root)
+    for path in finished.root.rglob("*"):
+        relative = path.relative_to(finished.root)
         if not path.is_file() or str(relative).startswith(("data/clinic.db", ".venv")):
             continue
         searched += 1
@@ -138,15 +138,15 @@ def test_no_name_mail_phone_address_or_key_leaves_source_and_vault(walked: Works
     assert searched > 50
 
 
-def test_the_search_would_find_what_it_looks_for(walked_copy: Workspace) -> None:
-    leak = sorted(_personal_values(walked_copy))[0]
-    (walked_copy.root / "leak.log").write_bytes(b"lorem " + leak + b" ipsum")
+def test_the_search_would_find_what_it_looks_for(finished_copy: Workspace) -> None:
+    leak = sorted(_personal_values(finished_copy))[0]
+    (finished_copy.root / "leak.log").write_bytes(b"lorem " + leak + b" ipsum")
     with pytest.raises(AssertionError, match=r"leak\.log"):
-        test_no_name_mail_phone_address_or_key_leaves_source_and_vault(walked_copy)
+        test_no_name_mail_phone_address_or_key_leaves_source_and_vault(finished_copy)
 
 
-def test_the_registered_model_takes_the_sources_own_columns(walked: Workspace) -> None:
-    assert "champion" in _report(walked, "register")["aliases"], _report(walked, "register")
+def test_the_registered_model_takes_the_sources_own_columns(finished: Workspace) -> None:
+    assert "champion" in _report(finished, "register")["aliases"], _report(finished, "register")
     program = (
         "import mlflow, pandas as pd, sqlalchemy as sa\n"
         "mlflow.set_tracking_uri('sqlite:///mlflow.db')\n"
@@ -158,27 +158,27 @@ def test_the_registered_model_takes_the_sources_own_columns(walked: Workspace) -
         "scores = model.predict(rows[names])\n"
         "assert len(scores) == 20 and scores['probability'].between(0, 1).all()\n"
     )
-    walked.run("python", "-W", "ignore", "-c", program, MLFLOW_DISABLE_TELEMETRY="true")
+    finished.run("python", "-W", "ignore", "-c", program, MLFLOW_DISABLE_TELEMETRY="true")
 
 
 def test_dvc_agrees_that_nothing_is_left_to_do_but_to_look_at_the_source(
-    walked_copy: Workspace,
+    finished_copy: Workspace,
 ) -> None:
-    again = walked_copy.run("dvc", "repro")
+    again = finished_copy.run("dvc", "repro")
     assert "Stage 'train' didn't change, skipping" in again.stdout
 
 
-def test_stages_can_be_walked_one_by_one(walked_copy: Workspace) -> None:
+def test_stages_can_be_run_one_by_one(finished_copy: Workspace) -> None:
     for stage in ("minimize", "consent", "pseudonymize", "validate", "budget"):
-        walked_copy.lethe(stage)
-    assert _report(walked_copy, "budget")["plan"]["records_per_person"] == 4
+        finished_copy.lethe(stage)
+    assert _report(finished_copy, "budget")["plan"]["records_per_person"] == 4
 
 
-def test_code_of_the_model_travels_with_it(walked: Workspace) -> None:
+def test_code_of_the_model_travels_with_it(finished: Workspace) -> None:
     listing = subprocess.run(
         [
             "find",
-            str(walked.root),
+            str(finished.root),
             "-path",
             "*/lethe/registration/serving.py",
             "-not",

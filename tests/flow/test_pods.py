@@ -41,8 +41,8 @@ class Walked:
 
 
 @pytest.fixture(scope="module")
-def walk(walked: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Walked:
-    cluster = make_cluster(walked, tmp_path_factory.mktemp("cluster"))
+def walk(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Walked:
+    cluster = make_cluster(finished, tmp_path_factory.mktemp("cluster"))
     made = Walked(cluster, cluster.home.run("git", "rev-parse", "HEAD").stdout.strip())
     cluster.at_home("pod", "open", "--run", RUN)
     keys = cluster.work(RUN, "consent")

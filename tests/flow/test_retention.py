@@ -1,6 +1,6 @@
 """A day's rows past their retention leave every store, killed -9 after every step in turn.
 
-One person leaves whole; the model in use stays until the road trains the next, and nothing is
+One person leaves whole; the model in use stays until the next training, and nothing is
 spent for it.
 """
 
@@ -19,12 +19,12 @@ from tests.conftest import Workspace, copy_workspace
 from tests.flow.test_erasure import _ledger, _report, _vault
 
 RETAIN_AND_DIE = Path(__file__).parent / "kill" / "retain_and_die.py"
-MARK = "lapsed-mark-5f1c"  # in rows that are past, in columns that nothing reads
+MARK = "expired-mark-5f1c"  # in rows that are past, in columns that nothing reads
 OLD = "2012-01-01 00:00:00.000000"
 
 
 @dataclass
-class Lapsed:
+class ExpiredRows:
     """A workspace in which a day's retention ended, and what was before."""
 
     workspace: Workspace
@@ -82,8 +82,8 @@ def _age(workspace: Workspace, stays: str, goes: str) -> tuple[int, dict[str, st
 
 
 @pytest.fixture(scope="module")
-def lapsed(walked: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Lapsed:
-    workspace = copy_workspace(walked, tmp_path_factory.mktemp("lapsed") / "workspace")
+def expired(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> ExpiredRows:
+    workspace = copy_workspace(finished, tmp_path_factory.mktemp("expired") / "workspace")
     workspace.edit_params(
         lambda raw: raw["tables"]["patients"].update(
             retention={"days": 6000, "by": "registered_at"}
@@ -96,7 +96,7 @@ def lapsed(walked: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Lapse
         tokens = vault.lookup([stays, goes]).tolist()
     (version,) = _registry(workspace).versions()
     said = workspace.run(sys.executable, str(RETAIN_AND_DIE)).stdout
-    return Lapsed(workspace, stays, left, gone, tuple(tokens), version.tags["data_md5"], said)
+    return ExpiredRows(workspace, stays, left, gone, tuple(tokens), version.tags["data_md5"], said)
 
 
 def _registry(workspace: Workspace) -> Registry:
@@ -126,38 +126,40 @@ def _rows(workspace: Workspace, token: int) -> dict[str, int]:
     return found
 
 
-def test_killed_after_every_step_the_rows_are_gone_and_nothing_is_spent(lapsed: Lapsed) -> None:
-    killed = int(lapsed.said.partition("killed ")[2].split()[0])
-    assert killed >= 9, lapsed.said
-    assert "waiting 1 problems {}" in lapsed.said
-    assert _holding(lapsed.workspace, MARK) == []
-    with sqlite3.connect(lapsed.workspace.root / "data" / "clinic.db") as clinic:
+def test_killed_after_every_step_the_rows_are_gone_and_nothing_is_spent(
+    expired: ExpiredRows,
+) -> None:
+    killed = int(expired.said.partition("killed ")[2].split()[0])
+    assert killed >= 9, expired.said
+    assert "waiting 1 problems {}" in expired.said
+    assert _holding(expired.workspace, MARK) == []
+    with sqlite3.connect(expired.workspace.root / "data" / "clinic.db") as clinic:
         past = "SELECT count(*) FROM encounters WHERE admitted_at < '2016-01-01'"
         assert clinic.execute(past).fetchone() == (0,)
-    with _ledger(lapsed.workspace) as ledger:
+    with _ledger(expired.workspace) as ledger:
         assert [run.state for run in ledger.runs()] == ["settled"]
 
 
-def test_whoever_has_nothing_left_is_in_no_file_and_not_in_the_vault(lapsed: Lapsed) -> None:
-    assert _holding(lapsed.workspace, *lapsed.gone.values()) == []
-    with _vault(lapsed.workspace) as vault:
-        there = vault.lookup([lapsed.stays, lapsed.gone["key"]]).tolist()
-        assert there == [lapsed.tokens[0], -1]
+def test_whoever_has_nothing_left_is_in_no_file_and_not_in_the_vault(expired: ExpiredRows) -> None:
+    assert _holding(expired.workspace, *expired.gone.values()) == []
+    with _vault(expired.workspace) as vault:
+        there = vault.lookup([expired.stays, expired.gone["key"]]).tolist()
+        assert there == [expired.tokens[0], -1]
         assert vault.suppressions() == {}, "they did not ask to be left out"
 
 
 def test_only_the_shards_made_since_have_who_stays_and_nothing_has_who_left(
-    lapsed: Lapsed,
+    expired: ExpiredRows,
 ) -> None:
-    assert list(_rows(lapsed.workspace, lapsed.tokens[0]).values()) == [lapsed.left]
-    assert _rows(lapsed.workspace, lapsed.tokens[1]) == {}
-    assert not list(lapsed.workspace.root.rglob(f"{lapsed.version[2:]}"))
+    assert list(_rows(expired.workspace, expired.tokens[0]).values()) == [expired.left]
+    assert _rows(expired.workspace, expired.tokens[1]) == {}
+    assert not list(expired.workspace.root.rglob(f"{expired.version[2:]}"))
 
 
-def test_the_model_in_use_stays_until_the_road_trains_the_next_and_then_goes(
-    lapsed: Lapsed, tmp_path: Path
+def test_the_model_in_use_stays_until_the_pipeline_trains_the_next_and_then_goes(
+    expired: ExpiredRows, tmp_path: Path
 ) -> None:
-    workspace = copy_workspace(lapsed.workspace, tmp_path / "copy")
+    workspace = copy_workspace(expired.workspace, tmp_path / "copy")
     waiting = workspace.lethe("retain").stdout
     assert "readmission/1 stays until the pipeline trains the next model" in waiting
     assert "champion" in _registry(workspace).versions()[0].aliases
@@ -168,8 +170,8 @@ def test_the_model_in_use_stays_until_the_road_trains_the_next_and_then_goes(
     assert (version.version, set(version.aliases)) == (2, {"candidate", "champion"})
     with _ledger(workspace) as ledger:
         first, second = ledger.runs()
-        assert lapsed.tokens[1] in first.eligible
-        assert lapsed.tokens[1] not in second.eligible
+        assert expired.tokens[1] in first.eligible
+        assert expired.tokens[1] not in second.eligible
     (stored,) = (workspace.root / "receipts").glob("*.json")
     receipt = json.loads(stored.read_text())["receipt"]
     assert (receipt["kind"], receipt["result"], receipt["people"]) == ("retention", "erased", 1)
@@ -180,7 +182,7 @@ def test_the_model_in_use_stays_until_the_road_trains_the_next_and_then_goes(
     for store in ("source", "vault", "cache", "remote default", "registry"):
         assert done[store] == "erased", done
     for path in (workspace.root / "receipts").iterdir():
-        for trace in (*lapsed.gone.values(), lapsed.stays, MARK):
+        for trace in (*expired.gone.values(), expired.stays, MARK):
             assert trace not in path.read_text()
     assert "signatures and chain hold" in workspace.lethe("erase", "receipt", "--check").stdout
     # Once more does nothing, spends nothing, and leaves no second receipt.
@@ -196,10 +198,10 @@ def test_the_model_in_use_stays_until_the_road_trains_the_next_and_then_goes(
 
 
 def test_who_comes_back_is_collected_anew_and_charged_for_before(
-    lapsed: Lapsed, tmp_path: Path
+    expired: ExpiredRows, tmp_path: Path
 ) -> None:
-    workspace = copy_workspace(lapsed.workspace, tmp_path / "copy")
-    key = lapsed.gone["key"]
+    workspace = copy_workspace(expired.workspace, tmp_path / "copy")
+    key = expired.gone["key"]
     with sqlite3.connect(workspace.root / "data" / "clinic.db") as clinic:
         clinic.execute(
             "INSERT INTO patients (patient_id, full_name, registered_at) "
@@ -222,7 +224,7 @@ def test_who_comes_back_is_collected_anew_and_charged_for_before(
         workspace.lethe(stage)
     with _vault(workspace) as vault, _ledger(workspace) as ledger:
         (token,) = vault.lookup([key]).tolist()
-        assert token not in (-1, lapsed.tokens[1])
+        assert token not in (-1, expired.tokens[1])
         charged = {
             run for each in ledger.classes() if token in each.members for run in each.run_ids
         }

@@ -13,20 +13,20 @@ from tests.past_pipeline import git
 
 
 @pytest.fixture
-def walk(walked_copy: Workspace) -> Workspace:
+def walk(finished_copy: Workspace) -> Workspace:
     """A walk in which the door is to be passed again, with another condition than HOME's."""
-    git(walked_copy.root, "add", "dvc.lock", "params.yaml")
-    git(walked_copy.root, "commit", "--quiet", "--message", "Walked")
-    opened = Workspace(Path(walked_copy.lethe("walk", "open", "run-1").stdout.strip()))
+    git(finished_copy.root, "add", "dvc.lock", "params.yaml")
+    git(finished_copy.root, "commit", "--quiet", "--message", "Walked")
+    opened = Workspace(Path(finished_copy.lethe("walk", "open", "run-1").stdout.strip()))
     opened.edit_params(lambda raw: raw["registration"].update(min_auc=0.01))
     opened.run("dvc", "repro", "--single-item", "register")
     return opened
 
 
 def test_who_asks_while_a_walk_is_under_way_is_neither_registered_nor_promoted(
-    walked_copy: Workspace, walk: Workspace
+    finished_copy: Workspace, walk: Workspace
 ) -> None:
-    home = walked_copy
+    home = finished_copy
     for name in ("vault.db", "ledger.db", "workspace"):
         assert not (walk.root / ".lethe" / name).exists(), "the stores are HOME's"
     for name in ("mlflow.db", "mlruns", "secrets", "data/clinic.db"):

@@ -119,7 +119,7 @@ def test_facts_of_a_charge_are_those_of_what_was_released(ledger: Ledger) -> Non
     assert ledger.run(spend(ledger, "a", 1)).sampling == "Poisson over persons"
 
 
-def test_run_ids_tell_nothing(ledger: Ledger) -> None:
+def test_run_ids_reveal_nothing(ledger: Ledger) -> None:
     first, second = spend(ledger, "a", 1), spend(ledger, "b", 2)
     assert first != second
     assert len(first) == 32
@@ -250,7 +250,7 @@ def _in_child(url: str, action: str, pipe: object) -> None:
 
 @dataclass
 class Child:
-    """Another process that does one thing to the ledger and then stays until told."""
+    """Another process that does one thing to the ledger and then stays until it is ended."""
 
     url: str
     action: str
@@ -343,7 +343,7 @@ def test_unknown_run_is_not_found(ledger: Ledger) -> None:
             ask("nonsense")
 
 
-# --- what is told
+# --- what is reported
 
 
 def test_price_is_before_and_after_by_class(ledger: Ledger) -> None:
@@ -361,7 +361,7 @@ def test_price_is_before_and_after_by_class(ledger: Ledger) -> None:
     assert ledger.head()[0] == 1
 
 
-def test_classes_are_at_the_smallest_delta_of_any_run_unless_told(ledger: Ledger) -> None:
+def test_classes_are_at_the_smallest_delta_of_any_run_unless_given(ledger: Ledger) -> None:
     spend(ledger, "a", 1)
     spend(ledger, "b", 2, plan=Plan(**{**CHEAP.to_data(), "delta": 1e-7}))
     assert {c.delta for c in ledger.classes()} == {1e-7}

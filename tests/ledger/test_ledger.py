@@ -1,4 +1,4 @@
-"""The ledger on SQLite: who is charged, who is refused, and what a file can tell."""
+"""The ledger on SQLite: who is charged, who is refused, and what a file can reveal."""
 
 import datetime as dt
 import json
@@ -215,7 +215,7 @@ def test_tokens_are_not_shown_in_a_reservation(ledger: Ledger) -> None:
 def test_process_that_ended_is_known_to_have_ended() -> None:
     context = multiprocessing.get_context("spawn")
     inside, outside = context.Pipe()
-    child = context.Process(target=_tell_owner, args=(outside,))
+    child = context.Process(target=_send_owner, args=(outside,))
     child.start()
     owner = inside.recv()
     assert owner.may_live()
@@ -224,7 +224,7 @@ def test_process_that_ended_is_known_to_have_ended() -> None:
     assert not owner.may_live()
 
 
-def _tell_owner(pipe: object) -> None:
+def _send_owner(pipe: object) -> None:
     pipe.send(Owner.current())  # type: ignore[attr-defined]
     pipe.recv()  # type: ignore[attr-defined]
 
@@ -294,7 +294,7 @@ def test_nobody_is_no_class() -> None:
     assert over_budget(BitMap(), [], PLAN.event, epsilon=0.1, delta=1e-5)[0] == BitMap()
 
 
-@pytest.mark.parametrize("runs", [7, 62, 63, 130])  # one number tells 62 apart
+@pytest.mark.parametrize("runs", [7, 62, 63, 130])  # one number distinguishes 62
 def test_every_person_is_in_the_class_of_their_own_history(runs: int) -> None:
     tokens = BitMap(range(1, 1000, 3))
     charges = [

@@ -20,19 +20,19 @@ from lethe.people.lineage import (
 from lethe.stores.registry.registry import Registry
 from lethe.stores.registry.tags import RUN_ID
 from lethe.stores.vault.vault import Vault
-from tests.stages.test_register import PEOPLE, Door, _md5, door, here, prepared, write_lock
+from tests.stages.test_register import PEOPLE, Audited, _md5, audited, here, prepared, write_lock
 
-__all__ = ["door", "here", "prepared"]
+__all__ = ["audited", "here", "prepared"]
 
 
-def test_a_model_tells_its_people_data_code_and_price(door: Door) -> None:
-    door.run()
-    found = model_lineage(door.params, "readmission/1")
-    assert found == model_lineage(door.params, "readmission@champion")
-    assert found == model_lineage(door.params, "readmission")
+def test_lineage_of_a_model_has_its_people_data_code_and_price(audited: Audited) -> None:
+    audited.run()
+    found = model_lineage(audited.params, "readmission/1")
+    assert found == model_lineage(audited.params, "readmission@champion")
+    assert found == model_lineage(audited.params, "readmission")
     metrics = found.pop("metrics")
     assert metrics["auc"] == {"value": 0.65, "private": False}
-    manifest, lock = workspace.MANIFEST.read_bytes(), (door.root / "dvc.lock").read_bytes()
+    manifest, lock = workspace.MANIFEST.read_bytes(), (audited.root / "dvc.lock").read_bytes()
     assert found == {
         "model": "readmission",
         "version": 1,
@@ -50,49 +50,52 @@ def test_a_model_tells_its_people_data_code_and_price(door: Door) -> None:
     }
 
 
-def test_a_person_finds_the_models_and_datasets_they_are_in_and_no_others(door: Door) -> None:
-    door.run()
+def test_a_person_finds_the_models_and_datasets_they_are_in_and_no_others(audited: Audited) -> None:
+    audited.run()
     dataset = {
         "data_md5": "d" * 32 + ".dir",
-        "subjects_md5": model_subjects(door),
+        "subjects_md5": model_subjects(audited),
         "commit": "workspace",
     }
     version = {"model": "readmission", "version": 1, "status": "ready"}
-    assert subject_lineage(door.params, PEOPLE[0]) == {"models": [version], "datasets": [dataset]}
+    assert subject_lineage(audited.params, PEOPLE[0]) == {
+        "models": [version],
+        "datasets": [dataset],
+    }
     # Held out: in the data, in no model.
-    assert subject_lineage(door.params, PEOPLE[3]) == {"models": [], "datasets": [dataset]}
-    assert subject_lineage(door.params, "nobody") == {"models": [], "datasets": []}
+    assert subject_lineage(audited.params, PEOPLE[3]) == {"models": [], "datasets": [dataset]}
+    assert subject_lineage(audited.params, "nobody") == {"models": [], "datasets": []}
 
 
-def model_subjects(door: Door) -> str:
-    tags = Registry.open(door.params.stores.registry).find("readmission", "1").tags
+def model_subjects(audited: Audited) -> str:
+    tags = Registry.open(audited.params.stores.registry).find("readmission", "1").tags
     return tags["subjects_md5"]
 
 
-def test_past_versions_and_committed_datasets_are_found_too(door: Door) -> None:
-    door.run()
-    _commit(door.root)
-    commit = _git(door.root, "rev-parse", "HEAD")
+def test_past_versions_and_committed_datasets_are_found_too(audited: Audited) -> None:
+    audited.run()
+    _commit(audited.root)
+    commit = _git(audited.root, "rev-parse", "HEAD")
     # ana leaves; a new model is trained without her.
     manifest = BitMap.deserialize(workspace.MANIFEST.read_bytes())
     subjects = BitMap.deserialize(workspace.SUBJECTS.read_bytes())
-    with Vault.open(door.params.stores.vault, load_key(door.params.stores)) as vault:
+    with Vault.open(audited.params.stores.vault, load_key(audited.params.stores)) as vault:
         ana = int(vault.lookup([PEOPLE[0]])[0])
     remaining = (manifest - BitMap([ana])).serialize()
     write_whole(workspace.MANIFEST, remaining)
     write_whole(workspace.SUBJECTS, (subjects - BitMap([ana])).serialize())
-    write_lock(door.root, "e" * 32 + ".dir")
-    registry = Registry.open(door.params.stores.registry)
+    write_lock(audited.root, "e" * 32 + ".dir")
+    registry = Registry.open(audited.params.stores.registry)
     first = registry.find("readmission", "1")
     registry._client.create_model_version(
         "readmission",
-        str(door.root / "model"),
+        str(audited.root / "model"),
         tags={**first.tags, RUN_ID: "run-2", "manifest_md5": _md5(remaining)},
     )
-    ana_in = subject_lineage(door.params, PEOPLE[0])
+    ana_in = subject_lineage(audited.params, PEOPLE[0])
     assert [m["version"] for m in ana_in["models"]] == [1]
     assert [d["commit"] for d in ana_in["datasets"]] == [commit]
-    ben_in = subject_lineage(door.params, PEOPLE[1])
+    ben_in = subject_lineage(audited.params, PEOPLE[1])
     assert [m["version"] for m in ben_in["models"]] == [1, 2]
     assert [d["commit"] for d in ben_in["datasets"]] == [commit, "workspace"]
 
@@ -111,23 +114,23 @@ def _commit(root: Path) -> None:
     _git(root, "commit", "--quiet", "--message", "What ran")
 
 
-def test_a_manifest_that_is_not_here_is_said_and_not_guessed(door: Door) -> None:
-    door.run()
-    md5 = model_lineage(door.params, "readmission/1")["manifest_md5"]
-    (door.root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).unlink()
+def test_a_manifest_that_is_not_here_is_said_and_not_guessed(audited: Audited) -> None:
+    audited.run()
+    md5 = model_lineage(audited.params, "readmission/1")["manifest_md5"]
+    (audited.root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).unlink()
     for key in (PEOPLE[0], "nobody"):  # and for the unknown in the same way
         with pytest.raises(NotFound, match="dvc pull"):
-            subject_lineage(door.params, key)
+            subject_lineage(audited.params, key)
 
 
-def test_models_that_others_keep_in_the_same_registry_are_passed_over(door: Door) -> None:
-    door.run()
-    client = Registry.open(door.params.stores.registry)._client
+def test_models_that_others_keep_in_the_same_registry_are_passed_over(audited: Audited) -> None:
+    audited.run()
+    client = Registry.open(audited.params.stores.registry)._client
     client.create_registered_model("theirs")
-    client.create_model_version("theirs", str(door.root / "model"))
-    found = subject_lineage(door.params, PEOPLE[0])
+    client.create_model_version("theirs", str(audited.root / "model"))
+    found = subject_lineage(audited.params, PEOPLE[0])
     assert [m["model"] for m in found["models"]] == ["readmission"]
-    theirs = model_lineage(door.params, "theirs/1")
+    theirs = model_lineage(audited.params, "theirs/1")
     assert theirs["subjects"] is None
     assert theirs["manifest_md5"] is None
 
@@ -150,16 +153,16 @@ def test_words_that_name_no_version_are_refused(words: str) -> None:
         parse_model(words)
 
 
-def test_an_absent_version_is_not_found(door: Door) -> None:
+def test_an_absent_version_is_not_found(audited: Audited) -> None:
     with pytest.raises(NotFound):
-        model_lineage(door.params, "readmission/7")
+        model_lineage(audited.params, "readmission/7")
 
 
-def test_readers_are_told_price_and_privacy_of_each_number(door: Door) -> None:
-    door.run()
-    text = render_model(model_lineage(door.params, "readmission/1"))
+def test_readers_see_price_and_privacy_of_each_number(audited: Audited) -> None:
+    audited.run()
+    text = render_model(model_lineage(audited.params, "readmission/1"))
     assert "epsilon 0.9 (PLD), 1.04 (RDP) at delta 1e-05, per person" in text
     assert "0.65 (not private)" in text
-    assert "readmission/1" in render_subject(subject_lineage(door.params, PEOPLE[0]))
+    assert "readmission/1" in render_subject(subject_lineage(audited.params, PEOPLE[0]))
     assert render_subject({"models": [], "datasets": []}) == "In no model and no dataset."
-    assert "none" in render_subject(subject_lineage(door.params, PEOPLE[3]))
+    assert "none" in render_subject(subject_lineage(audited.params, PEOPLE[3]))

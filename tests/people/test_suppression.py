@@ -13,7 +13,7 @@ from lethe.config.params import Params
 from lethe.core.outcomes import Traces
 from lethe.ledger.ledger import Ledger
 from lethe.people.consents import decisions_now
-from lethe.people.references import Lapse, Reference
+from lethe.people.references import Expiry, Reference
 from lethe.people.suppression import carry_spend, come_back, standing
 from lethe.rights.intake import receive
 from lethe.stores.requests.requests import Requests
@@ -96,40 +96,40 @@ def test_a_withdrawal_for_another_purpose_keeps_nobody_out_of_this_one(params: P
     assert "8" not in allowed(params)
 
 
-def test_while_retention_takes_somebody_out_they_are_out_and_whose_rows_lapse_stay(
+def test_while_retention_takes_somebody_out_they_are_out_and_whose_rows_expire_stay(
     params: Params,
 ) -> None:
-    lapse = Lapse(BitMap([3]), (Traces("7", 1, ("ada@example.org",)),))
+    expiry = Expiry(BitMap([3]), (Traces("7", 1, ("ada@example.org",)),))
     with (
         Vault.open(params.stores.vault, KEY) as vault,
         Requests.open(params.stores.ledger) as requests,
     ):
-        sealed = vault.seal(lapse.to_bytes(), about="lapse")
+        encrypted = vault.encrypt(expiry.to_bytes(), about="expiry")
         requests.receive(
-            "lapse",
+            "expiry",
             kind="retention",
             purpose=None,
             reference=b"r",
-            sealed=sealed,
+            encrypted=encrypted,
             received_at=ASKED,
             due_at=NOW,
         )
         assert allowed(params) == ["10", "8", "9"]
-        requests.resolve("lapse", sealed=sealed, entry=None, found={}, now=NOW)
-        requests.mark("lapse", "vault", {}, now=NOW)
+        requests.resolve("expiry", encrypted=encrypted, entry=None, found={}, now=NOW)
+        requests.mark("expiry", "vault", {}, now=NOW)
         assert "7" not in allowed(params)
-        requests.mark("lapse", "seen", {}, now=NOW)  # what is left waits for a model alone
+        requests.mark("expiry", "seen", {}, now=NOW)  # what is left waits for a model alone
         assert allowed(params) == EVERYBODY
-        requests.close("lapse", lambda n, before: ("text", "hash"), verified={}, now=NOW)
+        requests.close("expiry", lambda n, before: ("text", "hash"), verified={}, now=NOW)
         assert allowed(params) == EVERYBODY, "nothing keeps out who comes back"
         assert vault.suppressions() == {}
 
 
-def test_what_is_kept_of_a_lapse_comes_back_as_it_was_and_grows_by_more() -> None:
-    first = Lapse(BitMap([1, 2]), (Traces("7", 7, ("a",)), Traces("8", None)))
-    again = Lapse.from_bytes(first.to_bytes())
+def test_what_is_kept_of_an_expiry_comes_back_as_it_was_and_grows_by_more() -> None:
+    first = Expiry(BitMap([1, 2]), (Traces("7", 7, ("a",)), Traces("8", None)))
+    again = Expiry.from_bytes(first.to_bytes())
     assert (again, again.leaving) == (first, BitMap([7]))
-    later = Lapse(BitMap([3, 7]), (Traces("7", None), Traces("9", 2)))
+    later = Expiry(BitMap([3, 7]), (Traces("7", None), Traces("9", 2)))
     both = first.joined(later)
     assert both.tokens == BitMap([1, 3]), "who leaves whole is no more among who stays"
     assert [(each.key, each.token) for each in both.people] == [("7", 7), ("8", None), ("9", 2)]
@@ -184,7 +184,7 @@ def test_a_vault_from_a_backup_gets_its_suppressions_back_from_the_requests(
     ):
         (token,) = vault.tokens(["7"]).tolist()
         (entry,) = vault.entries(["7"])
-        requests.resolve(request_id, sealed=b"x", entry=entry, found={}, now=NOW)
+        requests.resolve(request_id, encrypted=b"x", entry=entry, found={}, now=NOW)
         requests.close(
             request_id, lambda number, previous: ("text", "0" * 64), verified={}, now=NOW
         )

@@ -13,40 +13,42 @@ from lethe.core.files import read_json, write_json
 from lethe.registration import approval
 from lethe.stores.registry.registry import Registry
 from lethe.stores.registry.remove import retire
-from tests.stages.test_register import NOW, PEOPLE, Door, door, here, prepared, write_lock
+from tests.stages.test_register import NOW, PEOPLE, Audited, audited, here, prepared, write_lock
 
-__all__ = ["door", "here", "prepared"]
+__all__ = ["audited", "here", "prepared"]
 
 
 @pytest.fixture
-def asked(door: Door) -> Door:
-    """A version that went through the door and waits for Kim or Lou."""
-    registration = replace(door.params.registration, promote="approval", approvers=("kim", "lou"))
-    door.params = replace(door.params, registration=registration)
-    report = door.run()
+def asked(audited: Audited) -> Audited:
+    """A version that the gate let in and that waits for Kim or Lou."""
+    registration = replace(
+        audited.params.registration, promote="approval", approvers=("kim", "lou")
+    )
+    audited.params = replace(audited.params, registration=registration)
+    report = audited.run()
     assert report["aliases"] == ["candidate"]
     assert report["reasons"] == ["waits for approval by kim or lou"]
-    return door
+    return audited
 
 
-def _version(door: Door, number: int = 1) -> Any:
-    return Registry.open(door.params.stores.registry).find("readmission", str(number))
+def _version(audited: Audited, number: int = 1) -> Any:
+    return Registry.open(audited.params.stores.registry).find("readmission", str(number))
 
 
-def _approve(door: Door, name: str = "readmission/1", by: str = "kim") -> str:
-    return approval.approve(door.params, name, by=by, reason="Read the card.", now=NOW)
+def _approve(audited: Audited, name: str = "readmission/1", by: str = "kim") -> str:
+    return approval.approve(audited.params, name, by=by, reason="Read the card.", now=NOW)
 
 
-def _another_training(door: Door) -> None:
+def _another_training(audited: Audited) -> None:
     for stage in ("train", "audit"):
-        door.edit(stage, run_id="run-2")
+        audited.edit(stage, run_id="run-2")
     model = workspace.MODEL / "model.json"
     write_json(model, read_json(model) | {"run_id": "run-2"})
-    write_lock(door.root, "d" * 32 + ".dir")
-    door.ledger.run = lambda run_id: door.ledger.record  # type: ignore[method-assign]
+    write_lock(audited.root, "d" * 32 + ".dir")
+    audited.ledger.run = lambda run_id: audited.ledger.record  # type: ignore[method-assign]
 
 
-def test_what_waits_is_said_with_its_price_and_names_nobody(asked: Door) -> None:
+def test_what_waits_is_said_with_its_price_and_names_nobody(asked: Audited) -> None:
     waits = approval.waiting(asked.params)
     assert waits is not None
     assert waits.name == "readmission/1"
@@ -56,7 +58,7 @@ def test_what_waits_is_said_with_its_price_and_names_nobody(asked: Door) -> None
     assert not any(person in waits.facts for person in PEOPLE)
 
 
-def test_an_approver_makes_it_champion_and_is_named_there(asked: Door) -> None:
+def test_an_approver_makes_it_champion_and_is_named_there(asked: Audited) -> None:
     assert _approve(asked) == "readmission/1 is champion now, approved by kim."
     version = _version(asked)
     assert set(version.aliases) == {"candidate", "champion"}
@@ -64,17 +66,17 @@ def test_an_approver_makes_it_champion_and_is_named_there(asked: Door) -> None:
     assert version.tags["approved_at"] == "2026-11-01T00:00:00+00:00"
     assert version.tags["approval_reason"] == "Read the card."
     assert approval.waiting(asked.params) is None
-    assert asked.run()["aliases"] == ["candidate", "champion"], "a later walk leaves it"
+    assert asked.run()["aliases"] == ["candidate", "champion"], "a later run leaves it"
     assert _approve(asked, by="lou") == "readmission/1 is champion; kim approved it."
 
 
-def test_nobody_else_does(asked: Door) -> None:
+def test_nobody_else_does(asked: Audited) -> None:
     with pytest.raises(ApprovalRefused, match=r"'eve' is not one of .* \(kim, lou\)"):
         _approve(asked, by="eve")
     assert _version(asked).aliases == ("candidate",)
 
 
-def test_a_version_with_somebody_who_has_withdrawn_since_is_not_promoted(asked: Door) -> None:
+def test_a_version_with_somebody_who_has_withdrawn_since_is_not_promoted(asked: Audited) -> None:
     asked.willing.remove(PEOPLE[0])
     with pytest.raises(ApprovalRefused, match="1 people in readmission/1 have withdrawn"):
         _approve(asked)
@@ -82,17 +84,17 @@ def test_a_version_with_somebody_who_has_withdrawn_since_is_not_promoted(asked: 
     assert "approved_by" not in _version(asked).tags
 
 
-def test_an_approval_does_not_stand_in_for_a_missing_measure(door: Door) -> None:
-    registration = replace(door.params.registration, promote="approval", approvers=("kim",))
-    door.params = replace(door.params, registration=registration)
-    door.edit("train", metrics={"auc": {"value": 0.5, "private": False}})
-    door.run()
-    assert approval.waiting(door.params) is None
+def test_an_approval_does_not_stand_in_for_a_missing_measure(audited: Audited) -> None:
+    registration = replace(audited.params.registration, promote="approval", approvers=("kim",))
+    audited.params = replace(audited.params, registration=registration)
+    audited.edit("train", metrics={"auc": {"value": 0.5, "private": False}})
+    audited.run()
+    assert approval.waiting(audited.params) is None
     with pytest.raises(ApprovalRefused, match=r"auc 0\.5000 is below min_auc 0\.55"):
-        _approve(door)
+        _approve(audited)
 
 
-def test_what_was_looked_at_is_what_is_approved(asked: Door) -> None:
+def test_what_was_looked_at_is_what_is_approved(asked: Audited) -> None:
     first = _version(asked)
     _another_training(asked)
     assert asked.run()["version"] == 2
@@ -103,7 +105,7 @@ def test_what_was_looked_at_is_what_is_approved(asked: Door) -> None:
 
 
 def test_a_replacement_after_an_erasure_waits_too_and_nothing_serves_meanwhile(
-    asked: Door,
+    asked: Audited,
 ) -> None:
     _approve(asked)
     _another_training(asked)
@@ -118,7 +120,7 @@ def test_a_replacement_after_an_erasure_waits_too_and_nothing_serves_meanwhile(
     assert registry.find("readmission", "@champion").version == 2
 
 
-def test_with_its_manifest_gone_nothing_is_promoted(asked: Door) -> None:
+def test_with_its_manifest_gone_nothing_is_promoted(asked: Audited) -> None:
     manifest = asked.root / workspace.MANIFEST
     assert len(BitMap.deserialize(manifest.read_bytes())) == 3
     md5 = _version(asked).tags["manifest_md5"]
@@ -129,13 +131,13 @@ def test_with_its_manifest_gone_nothing_is_promoted(asked: Door) -> None:
 
 
 @pytest.mark.parametrize("name", ["readmission", "readmission/x", "other/1", "readmission/9"])
-def test_a_version_that_is_none_is_not_found(asked: Door, name: str) -> None:
+def test_a_version_that_is_none_is_not_found(asked: Audited, name: str) -> None:
     with pytest.raises(NotFound):
         _approve(asked, name)
 
 
-def test_nothing_waits_where_nothing_was_registered(door: Door) -> None:
-    assert approval.waiting(door.params) is None
+def test_nothing_waits_where_nothing_was_registered(audited: Audited) -> None:
+    assert approval.waiting(audited.params) is None
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ class Desk:
         self.places = FakeWorkspace()
         self.params: Params = declare("sqlite:///x.db")
         self.now = NOW
-        self.told: list[str] = []
+        self.reports: list[str] = []
         self.count = 0
         self.requests = Requests.open(self.url)
 
@@ -40,9 +40,9 @@ class Desk:
         return self.requests.receive(
             request_id,
             kind=kind,
-            purpose=self.params.purpose if ASKED[kind].stays else None,
+            purpose=self.params.purpose if ASKED[kind].keeps_records else None,
             reference=kind.encode() + content,
-            sealed=self.places.seal(content, about=request_id),
+            encrypted=self.places.encrypt(content, about=request_id),
             received_at=self.now,
             due_at=due(self.now),
         ).request_id
@@ -54,7 +54,7 @@ class Desk:
             self.requests,
             Signer(SEED),
             clock=lambda: self.now,
-            report=self.told.append,
+            report=self.reports.append,
         )
         return erasure.run()
 
@@ -110,7 +110,7 @@ def test_an_erasure_goes_through_every_store_in_its_order(desk: Desk) -> None:
     ]
     assert desk.results(asked) == dict.fromkeys(("source", "vault", "cache", "registry"), "erased")
     assert receipt["retained"][0]["basis"] == "tax law"
-    assert "costs epsilon 0.900 (PLD), 1.040 (RDP)" in desk.told[0]
+    assert "costs epsilon 0.900 (PLD), 1.040 (RDP)" in desk.reports[0]
 
 
 def test_what_led_to_the_person_is_gone_once_the_request_is_closed(desk: Desk) -> None:
@@ -119,12 +119,12 @@ def test_what_led_to_the_person_is_gone_once_the_request_is_closed(desk: Desk) -
     desk.run()
     request = desk.request(asked)
     assert request.state == CLOSED
-    assert request.sealed is None
+    assert request.encrypted is None
     assert request.entry == desk.places.entry("ada", purpose=None), "it keeps them out for good"
-    told = " ".join(r.text for r in desk.requests.receipts())
+    reports = " ".join(r.text for r in desk.requests.receipts())
     page = receipt_card(desk.receipt(asked), digest="d" * 64).page()
     marks = str([mark.content for mark in request.marks.values()])
-    for text in (told, page, marks):
+    for text in (reports, page, marks):
         assert "ada" not in text
 
 
@@ -181,7 +181,7 @@ def test_a_hundred_requests_go_through_each_store_as_often_as_one(desk: Desk) ->
     assert desk.places.deeds.count("source") == 100
 
 
-def test_what_stands_in_the_way_of_one_is_told_of_them_alone(
+def test_what_stands_in_the_way_of_one_is_reported_of_them_alone(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = [desk.ask(who) for who in ("ada", "bo", "dan", "nobody")]
@@ -222,7 +222,7 @@ def test_one_of_a_batch_whose_data_came_back_stays_open_alone(desk: Desk) -> Non
     assert "source: still there" in summary.problems[dan]
 
 
-def test_receipts_of_a_batch_tell_each_person_apart(desk: Desk) -> None:
+def test_receipts_of_a_batch_are_of_one_person_each(desk: Desk) -> None:
     ada, dan = desk.ask("ada"), desk.ask("twin")
     desk.run()
     assert desk.results(ada)["cache"] == "erased"
@@ -274,7 +274,7 @@ def test_requests_are_gathered_until_the_declared_delay_is_over(desk: Desk) -> N
     assert desk.places.trainings == 1
 
 
-def test_a_model_that_the_budget_does_not_allow_anew_is_withdrawn_and_that_is_said(
+def test_a_model_that_the_budget_does_not_allow_anew_is_retired_and_that_is_said(
     desk: Desk,
 ) -> None:
     desk.places.refuses = "budget: Run needs epsilon=1.04"
@@ -285,11 +285,11 @@ def test_a_model_that_the_budget_does_not_allow_anew_is_withdrawn_and_that_is_sa
     assert model["became"] == "retired"
     assert model["replaced_by"] is None
     assert "epsilon=1.04" in model["reason"]
-    assert "retired" in desk.told[-1]
+    assert "retired" in desk.reports[-1]
     assert "retired: " in receipt_card(desk.receipt(asked), digest="0").page()
 
 
-def test_a_model_is_withdrawn_where_training_is_left_to_a_person(desk: Desk) -> None:
+def test_a_model_is_retired_where_training_is_left_to_a_person(desk: Desk) -> None:
     desk.params = declare("sqlite:///x.db", erasure__retrain="manual")
     asked = desk.ask("ada")
     desk.run()
@@ -323,7 +323,7 @@ def test_who_withdraws_or_objects_leaves_training_and_keeps_their_data(
     assert desk.receipt(asked)["result"] == "left out of training"
 
 
-def test_requests_for_another_purpose_are_left_to_its_own_road(desk: Desk) -> None:
+def test_requests_for_another_purpose_are_left_to_its_own_pipeline(desk: Desk) -> None:
     asked = desk.ask("ada", kind="withdraw")
     desk.params = declare("sqlite:///x.db", purpose="letters")
     assert desk.run() == ErasureSummary()
@@ -334,10 +334,10 @@ def test_the_same_request_twice_is_one(desk: Desk) -> None:
     first = desk.ask("ada")
     assert desk.ask("ada") == first
     by_mail = desk.ask("ada@example.org", column="readers.email")
-    assert by_mail != first, "only a look-up could tell"
+    assert by_mail != first, "only a look-up could show it"
     assert desk.run().joined == {by_mail: first}
     assert desk.request(by_mail).state == JOINED
-    assert desk.request(by_mail).sealed is None
+    assert desk.request(by_mail).encrypted is None
     assert len(desk.requests.receipts()) == 1
 
 
@@ -403,7 +403,7 @@ def test_what_comes_back_before_the_last_look_is_erased_again(desk: Desk) -> Non
     assert "ada" not in desk.places.source
 
 
-def test_a_model_that_the_road_trained_on_the_person_is_not_taken_for_a_new_one(
+def test_a_model_that_the_pipeline_trained_on_the_person_is_not_taken_for_a_new_one(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lethe.rights.services import Retraining
@@ -543,9 +543,9 @@ def test_an_open_request_of_the_version_before_is_gone_on_with(
         mark(self, request_id, step, _as_the_version_before(content), now=now)
         counted()
 
-    def old_resolve(self, request_id, *, sealed, entry, found, now):  # type: ignore[no-untyped-def]
+    def old_resolve(self, request_id, *, encrypted, entry, found, now):  # type: ignore[no-untyped-def]
         found = _as_the_version_before(found)
-        resolve(self, request_id, sealed=sealed, entry=entry, found=found, now=now)
+        resolve(self, request_id, encrypted=encrypted, entry=entry, found=found, now=now)
         counted()
 
     monkeypatch.setattr(Requests, "mark", old_mark)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from lethe.cli.erase import erase
 from lethe.config.params import Params
 from lethe.core.errors import LetheError, NotFound, ParamsInvalid, RequestsOpen
-from lethe.people.references import Reference, read_sealed, refer
+from lethe.people.references import Reference, refer, reference_from_bytes
 from lethe.rights import deadlines, intake
 from lethe.stores.requests.requests import Requests
 from lethe.stores.vault.vault import Vault
@@ -48,8 +48,8 @@ def stored() -> list[Reference]:
     ):
         found = []
         for request in requests.all():
-            assert request.sealed is not None
-            about = read_sealed(vault.unseal(request.sealed, about=request.request_id))
+            assert request.encrypted is not None
+            about = reference_from_bytes(vault.decrypt(request.encrypted, about=request.request_id))
             assert isinstance(about, Reference)
             found.append(about)
         return found
@@ -98,7 +98,7 @@ def test_a_key_can_be_read_from_input_so_that_no_list_of_processes_shows_it(here
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ([], "one of --subject"),
         (["--subject", "P1", "--email", "a@b"], "one of --subject"),
@@ -108,10 +108,10 @@ def test_a_key_can_be_read_from_input_so_that_no_list_of_processes_shows_it(here
         (["--subject", "P1", "--kind", "forget"], "erase, withdraw, object"),
     ],
 )
-def test_words_that_are_off_are_told_and_nothing_is_recorded(
-    here: Path, words: list[str], told: str
+def test_words_that_are_wrong_are_named_and_nothing_is_recorded(
+    here: Path, words: list[str], message: str
 ) -> None:
-    with pytest.raises(ParamsInvalid, match=told):
+    with pytest.raises(ParamsInvalid, match=message):
         lethe("request", *words)
     assert not (here / ".lethe").exists()
 
@@ -132,7 +132,7 @@ def test_many_come_in_one_file_each_with_a_request(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("", "one column"),
         ("email,phone\n1,2\n", "one column"),
@@ -141,11 +141,11 @@ def test_many_come_in_one_file_each_with_a_request(here: Path) -> None:
         ("email\na@b,2\n", "line 2"),
     ],
 )
-def test_a_file_that_is_off_is_told_by_line_and_nothing_is_recorded(
-    here: Path, content: str, told: str
+def test_a_file_that_is_wrong_is_reported_by_line_and_nothing_is_recorded(
+    here: Path, content: str, message: str
 ) -> None:
     (here / "asked.csv").write_text(content)
-    with pytest.raises(ParamsInvalid, match=told):
+    with pytest.raises(ParamsInvalid, match=message):
         lethe("request", "--csv", "asked.csv")
     assert not (here / ".lethe").exists()
 

@@ -47,7 +47,7 @@ def ask(desk: Desk, key: str) -> str:
         kind=CORRECT.kind,
         purpose=None,
         reference=key.encode(),
-        sealed=desk.places.seal(traces_to_bytes(Traces(key, None)), about=request_id),
+        encrypted=desk.places.encrypt(traces_to_bytes(Traces(key, None)), about=request_id),
         received_at=NOW,
         due_at=CORRECT.deadline(NOW),
     ).request_id
@@ -71,7 +71,7 @@ def test_a_new_right_goes_through_its_step_to_a_receipt(desk: Desk) -> None:
     assert list(receipt["steps"]) == ["corrected", "verified"]
     page = receipt_card(receipt, digest="d" * 64).page()
     assert "Somebody asked on 2026-06-01 to have data corrected" in page
-    assert desk.request(asked).sealed is None, "what led to the person is gone"
+    assert desk.request(asked).encrypted is None, "what led to the person is gone"
 
 
 def test_erasures_do_not_take_up_requests_of_a_right_that_they_do_not_know(desk: Desk) -> None:
@@ -116,9 +116,9 @@ def test_a_last_look_that_fails_or_finds_something_signs_nothing(desk: Desk) -> 
     def there(case: Any, batch: Sequence[Request]) -> list[list[Outcome]]:
         return [[Outcome("source", Result.PRESENT, 1, reason="the old value is there")]]
 
-    for look, told in ((away, "does not answer"), (there, "the old value is there")):
+    for look, message in ((away, "does not answer"), (there, "the old value is there")):
         right = Right("correct", "x", "x", CORRECT.steps, look=look)
-        assert told in run(desk, right).problems[asked]
+        assert message in run(desk, right).problems[asked]
     assert desk.requests.receipts() == []
     assert run(desk).closed == {asked: 1}
     assert facts_of(desk.requests.receipts()[0].text)["request"] == asked

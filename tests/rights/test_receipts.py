@@ -140,7 +140,7 @@ def test_another_key_is_refused_even_under_the_first_ones_name(tmp_path: Path) -
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", "[" * 100_000, '{"receipt": 1, "signature": ""}', "\x00"]
 )
-def test_what_is_no_receipt_is_told(tmp_path: Path, text: str) -> None:
+def test_what_is_no_receipt_is_reported(tmp_path: Path, text: str) -> None:
     with pytest.raises(ReceiptInvalid, match="no receipt"):
         check([text], [public(tmp_path)])
     with pytest.raises(ReceiptInvalid, match="no receipts"):

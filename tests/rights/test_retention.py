@@ -10,13 +10,13 @@ from pyroaring import BitMap
 
 from lethe.core.errors import Busy, LetheError, StoreUnavailable
 from lethe.core.outcomes import Outcome, Traces
-from lethe.people.references import Lapse
+from lethe.people.references import Expiry
 from lethe.rights.receipt_facts import receipt_card
 from lethe.rights.receipts import Signer, check, facts_of, read_public_key
 from lethe.rights.retention import Retention, RetentionSummary
 from lethe.rights.services import Retraining, RetrainingCost
 from lethe.stores.requests.requests import CLOSED, OPEN, Requests
-from lethe.stores.source.expire import Lapsed
+from lethe.stores.source.expire import ExpiredRows
 from lethe.stores.store import Ending, Person, Store
 from tests.fake_stores import Fake, Killed, done, seen
 from tests.library import declare
@@ -44,7 +44,7 @@ class FakeStores:
         self.fails: dict[str, LetheError] = {}
         self.after: Callable[[str], None] = lambda deed: None
         self.deeds: list[str] = []
-        self.told: dict[str, Outcome] = {}
+        self.reports: dict[str, Outcome] = {}
         self.stores: list[Store] = [Source(self), Vault(self)]
 
     def do(self, deed: str) -> None:
@@ -52,41 +52,41 @@ class FakeStores:
             raise self.fails[deed]
         self.deeds.append(deed)
 
-    def seal(self, content: bytes, *, about: str) -> bytes:
+    def encrypt(self, content: bytes, *, about: str) -> bytes:
         return json.dumps([about, content.hex()]).encode()
 
-    def unseal(self, sealed: bytes, *, about: str) -> bytes:
-        owner, content = json.loads(sealed)
+    def decrypt(self, encrypted: bytes, *, about: str) -> bytes:
+        owner, content = json.loads(encrypted)
         assert owner == about
         return bytes.fromhex(content)
 
-    def lapsed(self, *, as_of: dt.datetime) -> Lapsed:
+    def expired(self, *, as_of: dt.datetime) -> ExpiredRows:
         self.do("look")
         rows = sum(self.past.values())
-        return Lapsed(
+        return ExpiredRows(
             rows={"loans": rows} if rows else {},
             undated={"loans": 7},
             keys=frozenset(self.past),
             people=tuple(sorted(self.people)),
         )
 
-    def lapse(self, lapsed: Lapsed) -> Lapse:
-        staying = lapsed.keys - set(lapsed.people)
-        people = tuple(Traces(key, self.vault.get(key)) for key in lapsed.people)
-        return Lapse(BitMap(self.vault[key] for key in staying), people)
+    def expiry(self, expired: ExpiredRows) -> Expiry:
+        staying = expired.keys - set(expired.people)
+        people = tuple(Traces(key, self.vault.get(key)) for key in expired.people)
+        return Expiry(BitMap(self.vault[key] for key in staying), people)
 
     def remember(self, traces: Traces, *, now: dt.datetime) -> None:
         self.remembered.append(traces.key)
 
-    def erase_lapsed(self, lapsed: Lapsed, *, as_of: dt.datetime, about: str) -> Outcome:
+    def erase_expired(self, expired: ExpiredRows, *, as_of: dt.datetime, about: str) -> Outcome:
         self.do("rows")
         rows = sum(self.past.values())
         self.past = {}
         self.version += bool(rows)
         outcome = done("source", [f"loans: {rows} deleted"] if rows else [])
-        self.told[about] = outcome if rows else self.told.get(about, outcome)
+        self.reports[about] = outcome if rows else self.reports.get(about, outcome)
         self.after("rows")
-        return self.told[about]
+        return self.reports[about]
 
     @property
     def rows(self) -> Store:
@@ -98,14 +98,14 @@ class FakeStores:
         self.shards.add(self.current)
         self.after("remake")
 
-    def outdated(self, lapse: Lapse) -> list[str]:
-        about = set(lapse.tokens | lapse.leaving)
+    def outdated(self, expiry: Expiry) -> list[str]:
+        about = set(expiry.tokens | expiry.leaving)
         return [v for v, (on, who) in self.trained.items() if about & who and on != self.current]
 
     def in_use(self) -> list[str]:
         return sorted(self.alias)
 
-    def purge_lapsed(self, lapse: Lapse, *, retired: Sequence[str]) -> list[Outcome]:
+    def purge_expired(self, expiry: Expiry, *, retired: Sequence[str]) -> list[Outcome]:
         self.do("purge")
         gone = self.shards - {self.current}
         self.shards = {self.current}
@@ -126,7 +126,7 @@ class FakeStores:
         return Retraining(max(self.trained))
 
     def train(self) -> None:
-        """The road, walked by whomever."""
+        """The pipeline, run by whomever."""
         self.trained[f"reading/{int(max(self.trained)[8:]) + 1}"] = (self.current, {1, 3})
         self.alias = {max(self.trained)}
 
@@ -137,15 +137,15 @@ class FakeStores:
         self.after("retire")
         return done("registry", [version] if there else [])
 
-    def look_lapsed(
-        self, lapse: Lapse, *, as_of: dt.datetime, about: Sequence[str], models: Sequence[str]
+    def look_expired(
+        self, expiry: Expiry, *, as_of: dt.datetime, about: Sequence[str], models: Sequence[str]
     ) -> list[Outcome]:
         self.do("verify")
         old = sorted(self.shards - {self.current})
         return [
             seen("source", [*self.past, *self.people]),
-            seen("vault", [each.key for each in lapse.people if each.key in self.vault]),
-            seen("cache", old if lapse.tokens else []),
+            seen("vault", [each.key for each in expiry.people if each.key in self.vault]),
+            seen("cache", old if expiry.tokens else []),
             seen("registry", [m for m in models if m in self.trained]),
         ]
 
@@ -187,7 +187,7 @@ class Desk:
         self.places = FakeStores()
         self.params = declare("sqlite:///x.db", erasure={"retention": retention})
         self.now = NOW
-        self.told: list[str] = []
+        self.reports: list[str] = []
         self.requests = Requests.open("sqlite://")
 
     def run(self) -> RetentionSummary:
@@ -197,7 +197,7 @@ class Desk:
             self.requests,
             Signer(SEED),
             clock=lambda: self.now,
-            report=self.told.append,
+            report=self.reports.append,
         ).run()
 
     def receipts(self) -> list[dict]:
@@ -251,7 +251,7 @@ def test_automatic_trains_once_for_all_days_after_the_declared_delay_and_says_th
     desk.now = NOW + dt.timedelta(days=30)
     closed = desk.run().closed
     assert (len(closed), desk.places.trainings) == (2, 1)
-    assert any("costs epsilon" in said for said in desk.told)
+    assert any("costs epsilon" in said for said in desk.reports)
     assert {r["models"][0]["replaced_by"] for r in desk.receipts()} == {"reading/2"}
     assert first in closed
 
@@ -265,7 +265,7 @@ def test_a_training_before_the_delay_is_over_spares_another() -> None:
     assert desk.places.trainings == 0
 
 
-def test_where_the_budget_allows_no_model_the_old_one_is_withdrawn_and_that_is_said() -> None:
+def test_where_the_budget_allows_no_model_the_old_one_is_retired_and_that_is_said() -> None:
     desk = Desk(retrain="automatic", delay_days=0)
     desk.places.refuses = "budget: no"
     assert list(desk.run().closed.values()) == [1]
@@ -333,10 +333,10 @@ def test_what_came_back_is_taken_out_again_before_anything_closes(desk: Desk) ->
 
 
 def test_older_versions_left_behind_are_seen(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lazy(lapse: Lapse, *, retired: Sequence[str]) -> list[Outcome]:
+    def lazy(expiry: Expiry, *, retired: Sequence[str]) -> list[Outcome]:
         return [done("remote default", [])]
 
-    monkeypatch.setattr(desk.places, "purge_lapsed", lazy)
+    monkeypatch.setattr(desk.places, "purge_expired", lazy)
     assert "cache: still there" in next(iter(desk.run().problems.values()))
 
 
@@ -361,7 +361,7 @@ def test_killed_after_any_deed_it_ends_the_same(deed: str) -> None:
     assert "loans: 3 deleted" in source["places"]
     assert desk.places.shards == {desk.places.current}
     assert [r.state for r in desk.requests.all()] == [CLOSED]
-    assert desk.requests.all()[0].sealed is None
+    assert desk.requests.all()[0].encrypted is None
 
 
 def test_an_erasure_under_way_keeps_it_out(tmp_path: Path) -> None:
@@ -372,7 +372,7 @@ def test_an_erasure_under_way_keeps_it_out(tmp_path: Path) -> None:
     assert desk.places.deeds == []
 
 
-def test_receipts_are_one_chain_and_a_page_tells_what_it_was(desk: Desk, tmp_path: Path) -> None:
+def test_receipts_are_one_chain_and_a_page_says_what_it_was(desk: Desk, tmp_path: Path) -> None:
     desk.run()
     desk.places.train()
     desk.run()

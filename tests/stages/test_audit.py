@@ -1,4 +1,4 @@
-"""The stage: what it reads, what it leaves, and when it stops the road."""
+"""The stage: what it reads, what it leaves, and when it stops the pipeline."""
 
 import json
 import re
@@ -89,7 +89,7 @@ def test_as_many_people_are_attacked_as_declared_half_of_them_members(trained: P
     assert attacked["people_in"] == attacked["people_out"] == PARAMS.audit.subjects // 2
 
 
-def test_the_curve_has_no_more_points_than_tell_nobody(trained: Path) -> None:
+def test_the_curve_has_no_more_points_than_reveal_nobody(trained: Path) -> None:
     _run()
     curve = pd.read_csv("reports/plots/audit_roc.csv")
     assert list(curve.columns) == ["private", "fpr", "tpr"]
@@ -98,7 +98,7 @@ def test_the_curve_has_no_more_points_than_tell_nobody(trained: Path) -> None:
     assert curve.iloc[-1].tolist() == [False, 1.0, 1.0]
 
 
-def test_a_contradiction_is_written_before_the_road_stops(trained: Path) -> None:
+def test_a_contradiction_is_written_before_the_pipeline_stops(trained: Path) -> None:
     _edit(workspace.report_path("train"), epsilon_rdp=0.01)
     with pytest.raises(AuditContradiction, match=r"1 of \d+ .*: accounting.epsilon_rdp\. Do not"):
         _run()
@@ -313,7 +313,7 @@ def test_weights_of_another_network_are_refused(trained: Path) -> None:
         _run()
 
 
-def test_weights_that_are_not_numbers_stop_the_road(trained: Path) -> None:
+def test_weights_that_are_not_numbers_stop_the_pipeline(trained: Path) -> None:
     path = workspace.MODEL / "weights.safetensors"
     weights = load_file(path)
     save_file({name: tensor * float("nan") for name, tensor in weights.items()}, path)

@@ -208,7 +208,7 @@ def test_what_held_once_is_not_taken_for_other_code(
         behaviour.refuse_changed(declared.training)
 
 
-def test_a_pipeline_of_the_version_before_is_told_what_its_next_run_costs(
+def test_a_pipeline_of_the_version_before_says_what_its_next_run_costs(
     root: Path, declared: Params
 ) -> None:
     text = (root / "dvc.yaml").read_text()

@@ -394,7 +394,7 @@ def test_a_consent_table_that_does_not_hold_stops_and_leaves_nothing(
     assert not any(word in said for word in ("ann", "nobody", "perhaps", "soon"))
 
 
-def test_nobody_left_stops_the_road() -> None:
+def test_nobody_left_stops_the_pipeline() -> None:
     write_source(PEOPLE, [row for row in ANSWERS if row[2] != "yes"])
     write_minimized(*RECORDS)
     with pytest.raises(NobodyConsents, match="'model'"):
@@ -402,7 +402,7 @@ def test_nobody_left_stops_the_road() -> None:
     assert not CONSENTED.exists() and not report_path("consent").exists()
 
 
-def test_too_few_left_stop_the_road_and_those_without_records_do_not_count() -> None:
+def test_too_few_left_stop_the_pipeline_and_those_without_records_do_not_count() -> None:
     write_source([*PEOPLE, "fay"], [*ANSWERS, ("fay", "model", "yes", "2026-05-01 00:00:00")])
     write_minimized(*RECORDS)
     three = {"table": "people", "key": "id", "minimum": 3}
@@ -487,7 +487,7 @@ def test_another_purpose_may_look_like_this_one_if_it_is_declared() -> None:
     assert decided(("ann", "models", "no", LATER), other_purposes=["Models"]) == {"ann", "bob"}
 
 
-def test_numbers_tell_purposes_apart() -> None:
+def test_numbers_distinguish_purposes() -> None:
     assert sorted_out(["study-2"], declared(purpose="study-1")).others == ("study-2",)
     assert sorted_out(["Study - 1"], declared(purpose="study-1")).near == ("Study - 1",)
 
@@ -517,7 +517,7 @@ def test_words_that_would_mean_two_things_are_refused(consent: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(
-    ("counts", "told"),
+    ("counts", "message"),
     [
         ((0, 0, 0), "visits is empty"),
         ((7, 7, 0), "of 7 rows of visits, 7 are past their retention and 0 have no date"),
@@ -525,24 +525,24 @@ def test_words_that_would_mean_two_things_are_refused(consent: dict[str, Any]) -
         ((9, 4, 5), "4 are past their retention and 5 have no date"),
     ],
 )
-def test_nobody_for_want_of_records_is_told_so(counts: tuple[int, int, int], told: str) -> None:
+def test_nobody_for_want_of_records_is_said_so(counts: tuple[int, int, int], message: str) -> None:
     write_source(PEOPLE, ANSWERS)
     write_minimized([], [])
     names = ("rows", "rows_past_retention", "rows_undated")
     report_path("minimize").parent.mkdir(parents=True, exist_ok=True)
     write_json(report_path("minimize"), dict(zip(names, counts, strict=True)))
-    with pytest.raises(NobodyConsents, match=told):
+    with pytest.raises(NobodyConsents, match=message):
         run(declared(), now=NOW)
 
 
-def test_who_agrees_and_has_no_record_is_told_apart_from_nobody_agreeing() -> None:
+def test_who_agrees_and_has_no_record_is_distinguished_from_nobody_agreeing() -> None:
     write_source(["ann", "bob"], [("ann", "model", "yes", "2026-05-01 00:00:00")])
     write_minimized([("bob", 0, 1.0)], [])
     with pytest.raises(NobodyConsents, match=r"1 people agree .* none of them has a record"):
         run(declared(), now=NOW)
 
 
-def test_who_agrees_and_asked_to_be_left_out_is_told_apart() -> None:
+def test_who_agrees_and_asked_to_be_left_out_is_distinguished() -> None:
     write_source(["ann"], [("ann", "model", "yes", "2026-05-01 00:00:00")])
     write_minimized([("ann", 0, 1.0)], [])
     params = declared()

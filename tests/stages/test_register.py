@@ -1,4 +1,4 @@
-"""The registry's door: it opens when everything holds, and says each thing that does not."""
+"""The registration gate: it opens when everything holds, and says each thing that does not."""
 
 import datetime as dt
 import hashlib
@@ -61,7 +61,7 @@ class FakeClass:
 
 
 class FakeLedger:
-    """What the door asks of the ledger."""
+    """What the gate asks of the ledger."""
 
     def __init__(self) -> None:
         self.record = FakeRun()
@@ -89,7 +89,7 @@ class FakeLedger:
 
 
 @dataclass
-class Door:
+class Audited:
     """A workspace as audit leaves it, and what a test may turn in it."""
 
     root: Path
@@ -155,7 +155,7 @@ def decided(willing: set[str]) -> Decisions:
 
 
 @pytest.fixture
-def door(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
+def audited(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Audited]:
     monkeypatch.delenv("LETHE_KEY", raising=False)
     params = load_params(PROJECT / "params.yaml")
     create_key_file(Path(params.stores.key_file))
@@ -200,7 +200,7 @@ def door(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
         (here / scratch / "shard-0000.parquet").write_text(PEOPLE[0])
     ledger = FakeLedger()
     ledger.record.manifest_md5 = _md5(manifest)
-    made = Door(here, params, ledger, set(PEOPLE))
+    made = Audited(here, params, ledger, set(PEOPLE))
     monkeypatch.setattr(withdrawn, "decisions_now", lambda params, now: decided(made.willing))
     # There is no source here that could say how a key is spelled.
     monkeypatch.setattr(suppression, "keys_spelled", lambda _, keys: {key: [key] for key in keys})
@@ -209,8 +209,8 @@ def door(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
     yield made
 
 
-def test_a_sound_model_is_registered_as_candidate_and_champion(door: Door) -> None:
-    report = door.run()
+def test_a_sound_model_is_registered_as_candidate_and_champion(audited: Audited) -> None:
+    report = audited.run()
     assert report == {
         "model": "readmission",
         "version": 1,
@@ -222,45 +222,47 @@ def test_a_sound_model_is_registered_as_candidate_and_champion(door: Door) -> No
     assert read_json(workspace.report_path("register")) == report
 
 
-def test_the_ledgers_own_record_opens_the_door(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ledgers_own_record_opens_the_gate(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.undo()
-    monkeypatch.chdir(door.root)
-    monkeypatch.setattr(withdrawn, "decisions_now", lambda params, now: decided(door.willing))
+    monkeypatch.chdir(audited.root)
+    monkeypatch.setattr(withdrawn, "decisions_now", lambda params, now: decided(audited.willing))
     people = BitMap.deserialize(workspace.MANIFEST.read_bytes())
-    with Ledger.open(door.params.stores.ledger) as ledger:
+    with Ledger.open(audited.params.stores.ledger) as ledger:
         reservation = ledger.reserve(
-            PLAN.release(people), budget=door.params.budget, request="asked", now=NOW
+            PLAN.release(people), budget=audited.params.budget, request="asked", now=NOW
         )
         described = workspace.MODEL / "model.json"
         run_id = reservation.run_id
         write_json(described, read_json(described) | {"run_id": run_id})
-        write_lock(door.root, "d" * 32 + ".dir")
+        write_lock(audited.root, "d" * 32 + ".dir")
         for stage in ("train", "audit"):
-            door.edit(stage, run_id=run_id)
+            audited.edit(stage, run_id=run_id)
         with pytest.raises(RegistrationRefused, match="is reserved, not settled"):
-            door.run()
+            audited.run()
         ledger.settle(run_id)
-        assert door.run()["run_id"] == run_id
-        tags = Registry.open(door.params.stores.registry).find("readmission", "1").tags
+        assert audited.run()["run_id"] == run_id
+        tags = Registry.open(audited.params.stores.registry).find("readmission", "1").tags
         ledger.check_contains_all([(run_id, int(tags["ledger_rows"]), tags["ledger_head"])])
 
 
-def test_a_rolled_back_ledger_is_refused_by_every_walk(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+def test_a_rolled_back_ledger_is_refused_by_every_run(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    door.run()  # records a ledger of two entries that ends in abcdef
-    assert door.run()["version"] == 1
+    audited.run()  # records a ledger of two entries that ends in abcdef
+    assert audited.run()["version"] == 1
     monkeypatch.undo()
-    monkeypatch.chdir(door.root)
-    monkeypatch.setattr(withdrawn, "decisions_now", lambda params, now: decided(door.willing))
+    monkeypatch.chdir(audited.root)
+    monkeypatch.setattr(withdrawn, "decisions_now", lambda params, now: decided(audited.willing))
     with pytest.raises(LedgerInvalid, match="has 0 entries and no longer contains run run-1"):
-        door.run()
+        audited.run()
 
 
-def test_the_version_names_people_data_code_parameters_and_price(door: Door) -> None:
-    door.run()
-    tags = dict(Registry.open(door.params.stores.registry).find("readmission", "1").tags)
-    lock = (door.root / "dvc.lock").read_bytes()
+def test_the_version_names_people_data_code_parameters_and_price(audited: Audited) -> None:
+    audited.run()
+    tags = dict(Registry.open(audited.params.stores.registry).find("readmission", "1").tags)
+    lock = (audited.root / "dvc.lock").read_bytes()
     expected = {
         "purpose": "readmission_model",
         "subjects": "3",
@@ -292,27 +294,27 @@ def test_the_version_names_people_data_code_parameters_and_price(door: Door) -> 
     assert {name: tags.get(name) for name in expected} == expected
     assert "RDP" in tags["accountant"]
     assert "PLD" in tags["accountant"]
-    attached = [p for p in (door.root / "mlruns").rglob("*") if p.name == "dvc.lock"]
+    attached = [p for p in (audited.root / "mlruns").rglob("*") if p.name == "dvc.lock"]
     assert [p.read_bytes() for p in attached] == [lock]
 
 
-def test_registered_twice_is_registered_once_and_reports_the_same(door: Door) -> None:
-    door.run()
+def test_registered_twice_is_registered_once_and_reports_the_same(audited: Audited) -> None:
+    audited.run()
     first = workspace.report_path("register").read_bytes()
-    door.run()
+    audited.run()
     assert workspace.report_path("register").read_bytes() == first
-    assert door.versions() == [1]
+    assert audited.versions() == [1]
 
 
-def test_a_later_run_does_not_take_back_what_a_person_promoted(door: Door) -> None:
-    door.run()
-    registry = Registry.open(door.params.stores.registry)
+def test_a_later_run_does_not_take_back_what_a_person_promoted(audited: Audited) -> None:
+    audited.run()
+    registry = Registry.open(audited.params.stores.registry)
     registry._client.delete_registered_model_alias("readmission", "champion")
-    assert door.run()["aliases"] == ["candidate"]
+    assert audited.run()["aliases"] == ["candidate"]
 
 
 def test_aliases_that_a_crash_prevented_are_set_by_the_next_run(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class PowerCut(Exception):
         pass
@@ -323,47 +325,47 @@ def test_aliases_that_a_crash_prevented_are_set_by_the_next_run(
     with monkeypatch.context() as patch:
         patch.setattr(Registry, "alias", cut)
         with pytest.raises(PowerCut):
-            door.run()
-    assert door.run()["aliases"] == ["candidate", "champion"]
-    assert door.versions() == [1]
+            audited.run()
+    assert audited.run()["aliases"] == ["candidate", "champion"]
+    assert audited.versions() == [1]
 
 
-def test_nothing_with_subject_keys_is_left_however_it_ends(door: Door) -> None:
-    door.edit("audit", passed=False)
+def test_nothing_with_subject_keys_is_left_however_it_ends(audited: Audited) -> None:
+    audited.edit("audit", passed=False)
     with pytest.raises(RegistrationRefused):
-        door.run()
-    assert not (door.root / workspace.MINIMIZED).exists()
-    assert not (door.root / workspace.CONSENTED).exists()
+        audited.run()
+    assert not (audited.root / workspace.MINIMIZED).exists()
+    assert not (audited.root / workspace.CONSENTED).exists()
 
 
-def _withdraws(door: Door) -> None:
-    door.willing.discard(PEOPLE[0])
+def _withdraws(audited: Audited) -> None:
+    audited.willing.discard(PEOPLE[0])
 
 
-def _suppressed(door: Door) -> None:
-    with Vault.open(door.params.stores.vault, load_key(door.params.stores)) as vault:
+def _suppressed(audited: Audited) -> None:
+    with Vault.open(audited.params.stores.vault, load_key(audited.params.stores)) as vault:
         vault.suppress([PEOPLE[1]], now=NOW)
 
 
-def _asked(door: Door) -> None:
+def _asked(audited: Audited) -> None:
     """The training was under way when the request came in."""
-    receive(door.params, [Reference(None, PEOPLE[0])], kind="erase", now=NOW)
+    receive(audited.params, [Reference(None, PEOPLE[0])], kind="erase", now=NOW)
 
 
-def _suppressed_for_the_purpose(door: Door) -> None:
-    with Vault.open(door.params.stores.vault, load_key(door.params.stores)) as vault:
-        vault.suppress([PEOPLE[1]], now=NOW, purpose=door.params.purpose)
+def _suppressed_for_the_purpose(audited: Audited) -> None:
+    with Vault.open(audited.params.stores.vault, load_key(audited.params.stores)) as vault:
+        vault.suppress([PEOPLE[1]], now=NOW, purpose=audited.params.purpose)
 
 
-def _forgotten(door: Door) -> None:
-    with Vault.open(door.params.stores.vault, load_key(door.params.stores)) as vault:
+def _forgotten(audited: Audited) -> None:
+    with Vault.open(audited.params.stores.vault, load_key(audited.params.stores)) as vault:
         vault.forget([PEOPLE[2]])
 
 
-def _other_lock_data(door: Door) -> None:
-    lock = json.loads((door.root / "dvc.lock").read_text())
+def _other_lock_data(audited: Audited) -> None:
+    lock = json.loads((audited.root / "dvc.lock").read_text())
     lock["stages"]["pseudonymize"]["outs"][0]["md5"] = "e" * 32 + ".dir"
-    (door.root / "dvc.lock").write_text(json.dumps(lock))
+    (audited.root / "dvc.lock").write_text(json.dumps(lock))
 
 
 @pytest.mark.parametrize(
@@ -394,20 +396,20 @@ def _other_lock_data(door: Door) -> None:
         ),
     ],
 )
-def test_the_door_stays_shut_and_says_why(door: Door, turn: Any, reason: str) -> None:
-    turn(door)
+def test_the_gate_stays_closed_and_says_why(audited: Audited, turn: Any, reason: str) -> None:
+    turn(audited)
     with pytest.raises(RegistrationRefused, match=reason) as caught:
-        door.run()
-    assert door.versions() == []
+        audited.run()
+    assert audited.versions() == []
     assert not any(person in str(caught.value) for person in PEOPLE)
 
 
-def test_every_reason_is_said_at_once(door: Door) -> None:
-    door.edit("validate", passed=False)
-    door.edit("audit", passed=False)
-    door.willing.clear()
+def test_every_reason_is_said_at_once(audited: Audited) -> None:
+    audited.edit("validate", passed=False)
+    audited.edit("audit", passed=False)
+    audited.willing.clear()
     with pytest.raises(RegistrationRefused, match=r"validation.*audit.*3 people"):
-        door.run()
+        audited.run()
 
 
 def test_a_report_that_says_nothing_is_no_evidence() -> None:
@@ -434,27 +436,29 @@ def test_a_report_that_says_nothing_is_no_evidence() -> None:
     assert objections(replace(evidence, validation=passed, audit=passed)) == []
 
 
-def test_held_out_people_may_withdraw_without_closing_the_door(door: Door) -> None:
-    door.willing.discard(PEOPLE[3])
-    assert door.run()["version"] == 1
+def test_held_out_people_may_withdraw_without_closing_the_gate(audited: Audited) -> None:
+    audited.willing.discard(PEOPLE[3])
+    assert audited.run()["version"] == 1
 
 
-def test_a_withdrawal_after_registration_is_refused_and_marked_on_the_version(door: Door) -> None:
-    door.run()
-    door.willing.discard(PEOPLE[0])
+def test_a_withdrawal_after_registration_is_refused_and_marked_on_the_version(
+    audited: Audited,
+) -> None:
+    audited.run()
+    audited.willing.discard(PEOPLE[0])
     with pytest.raises(RegistrationRefused, match=r"readmission/1 is registered, but 1 people"):
-        door.run()
-    registry = Registry.open(door.params.stores.registry)
+        audited.run()
+    registry = Registry.open(audited.params.stores.registry)
     assert registry.find("readmission", "1").tags["withdrawn"] == "1"
-    door.willing.add(PEOPLE[0])
-    door.run()
+    audited.willing.add(PEOPLE[0])
+    audited.run()
     assert registry.find("readmission", "1").tags["withdrawn"] == "0"
 
 
-def test_an_earlier_stage_that_did_not_run_is_named(door: Door) -> None:
+def test_an_earlier_stage_that_did_not_run_is_named(audited: Audited) -> None:
     workspace.report_path("audit").unlink()
     with pytest.raises(NotFound, match=r"reports/audit\.json"):
-        door.run()
+        audited.run()
 
 
 @pytest.mark.parametrize(
@@ -480,38 +484,38 @@ def test_the_gate_promotes_only_what_is_declared(
 
 @pytest.mark.parametrize("how", ["DVC says so", "the folder", "it was trained in one"])
 def test_an_experiments_model_is_candidate_at_most_whoever_approves(
-    door: Door, monkeypatch: pytest.MonkeyPatch, how: str
+    audited: Audited, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     if how == "DVC says so":
         monkeypatch.setenv("DVC_EXP_NAME", "tried")
     elif how == "the folder":
         monkeypatch.setattr(facts, "in_experiment", lambda: True)
     else:
-        door.edit("train", experiment=True)
-    report = door.run()
+        audited.edit("train", experiment=True)
+    report = audited.run()
     assert report["aliases"] == ["candidate"]
     assert report["reasons"] == ["it is an experiment's"]
     monkeypatch.delenv("DVC_EXP_NAME", raising=False)
-    assert door.run()["aliases"] == ["candidate"], "applied, and looked at again"
-    asked = replace(door.params.registration, promote="approval", approvers=("ruth",))
-    params = replace(door.params, registration=asked)
+    assert audited.run()["aliases"] == ["candidate"], "applied, and looked at again"
+    asked = replace(audited.params.registration, promote="approval", approvers=("ruth",))
+    params = replace(audited.params, registration=asked)
     assert approval.waiting(params) is None
     with pytest.raises(ApprovalRefused, match="it is an experiment's"):
         approval.approve(params, "readmission/1", by="ruth", reason=None, now=NOW)
 
 
-def test_a_model_below_the_gate_is_candidate_alone_and_says_why(door: Door) -> None:
-    door.edit("train", metrics={"auc": {"value": 0.5, "private": False}})
-    report = door.run()
+def test_a_model_below_the_gate_is_candidate_alone_and_says_why(audited: Audited) -> None:
+    audited.edit("train", metrics={"auc": {"value": 0.5, "private": False}})
+    report = audited.run()
     assert report["aliases"] == ["candidate"]
     assert report["reasons"] == ["auc 0.5000 is below min_auc 0.55"]
 
 
-def test_no_key_or_mail_is_in_the_registry_or_its_files(door: Door) -> None:
-    door.run()
-    with sqlite3.connect(door.root / "mlflow.db") as store:
+def test_no_key_or_mail_is_in_the_registry_or_its_files(audited: Audited) -> None:
+    audited.run()
+    with sqlite3.connect(audited.root / "mlflow.db") as store:
         assert store.execute("SELECT count(*) FROM model_versions").fetchone() == (1,)
-    looked = [door.root / "mlflow.db", *(door.root / "mlruns").rglob("*")]
+    looked = [audited.root / "mlflow.db", *(audited.root / "mlruns").rglob("*")]
     files = [path for path in looked if path.is_file()]
     assert len(files) > 10
     for path in files:

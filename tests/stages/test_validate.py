@@ -1,4 +1,4 @@
-"""validate: each way that data can break its declarations stops the road, without its values."""
+"""validate: data that breaks its declarations stops the pipeline, without its values."""
 
 import copy
 import datetime as dt
@@ -370,11 +370,11 @@ def test_neither_report_nor_error_nor_log_holds_a_value(
     with caplog.at_level(logging.DEBUG), pytest.raises(ValidationFailed) as refused:
         run(declared(), now=NOW)
     assert [each for each in caplog.records if each.name.startswith("great_expectations")] == []
-    told = str(refused.value) + Path("reports/validate.json").read_text() + caplog.text
-    told += "".join(capfd.readouterr())
-    assert "days" in told
+    message = str(refused.value) + Path("reports/validate.json").read_text() + caplog.text
+    message += "".join(capfd.readouterr())
+    assert "days" in message
     for value in ("eve@", "Eve", "5550123", "example.org"):
-        assert value not in told
+        assert value not in message
 
 
 def test_answers_hold_no_value_even_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:

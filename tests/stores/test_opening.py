@@ -341,7 +341,7 @@ def test_an_experiments_folder_uses_the_stores_of_its_workspace(
     assert list(Path().iterdir()) == []
 
 
-def test_an_experiment_in_the_workspace_is_known_by_what_dvc_tells_its_stages(
+def test_an_experiment_in_the_workspace_is_known_by_what_dvc_gives_its_stages(
     used: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not in_experiment()

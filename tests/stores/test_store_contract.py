@@ -7,7 +7,7 @@ import pytest
 from pyroaring import BitMap
 
 from lethe.core.outcomes import Traces
-from lethe.people.references import read_sealed, traces_to_bytes
+from lethe.people.references import reference_from_bytes, traces_to_bytes
 from lethe.stores.dvc.store import DvcStore
 from lethe.stores.registry.registry import Registry
 from lethe.stores.registry.store import RegistryStore
@@ -73,12 +73,12 @@ class TestRequests(StoreContract):
                     kind="erase",
                     purpose=None,
                     reference=key.encode(),
-                    sealed=traces_to_bytes(Traces(key, None)),
+                    encrypted=traces_to_bytes(Traces(key, None)),
                     received_at=NOW,
                     due_at=NOW,
                 )
             yield Made(
-                RequestsStore(requests, lambda r: _key(r.sealed)),
+                RequestsStore(requests, lambda r: _key(r.encrypted)),
                 Person(Traces("ada", None)),
                 Person(Traces("bo", None)),
                 Person(Traces("nobody", None)),
@@ -137,6 +137,6 @@ def _damage(database: Path) -> None:
     database.write_bytes(b"no database " * 4096)
 
 
-def _key(sealed: bytes | None) -> str | None:
-    found = read_sealed(sealed) if sealed else None
+def _key(encrypted: bytes | None) -> str | None:
+    found = reference_from_bytes(encrypted) if encrypted else None
     return found.key if isinstance(found, Traces) else None

@@ -33,7 +33,7 @@ from lethe.ledger.ledger import Ledger
 from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
 from lethe.privacy.plan import Plan
 from lethe.privacy.planning import plan_from
-from lethe.sweep import run as walk
+from lethe.sweep import run as sweeping
 from lethe.sweep.grid import grid, numbers
 from lethe.sweep.points import Network, Point, charged_points, free_points
 from lethe.sweep.report import render_sweep, sweep_csv, sweep_report
@@ -226,7 +226,7 @@ def test_rows_without_a_person_are_each_one(params: Params, folder: Path) -> Non
     assert len(from_files(params, Path("public"), seed=1).people) == 160
 
 
-def test_the_column_that_tells_people_apart_can_be_named(params: Params) -> None:
+def test_the_column_that_says_whose_a_row_is_can_be_named(params: Params) -> None:
     _rows().rename(columns={"id": "who"}).to_parquet("a.parquet")
     assert len(from_files(params, Path("a.parquet"), person="who", seed=1).people) == 40
 
@@ -338,7 +338,7 @@ def test_an_interrupted_training_is_given_back_and_nothing_after_it_runs(
     with pytest.raises(KeyboardInterrupt):
         points_of(params, ledger, FakeTrainer(params, interrupted), plans)
     assert states(ledger) == ["void"]
-    assert "before anything of this point was told" in ledger.runs()[0].reason
+    assert "before anything of this point was shown" in ledger.runs()[0].reason
 
 
 def test_a_training_that_diverged_stays_charged(params: Params, ledger: Ledger) -> None:
@@ -420,7 +420,7 @@ def test_a_free_point_that_diverges_says_so_and_the_next_one_runs(params: Params
     assert (first.problem, second.problem, second.aucs) == ("diverged", None, (0.6,))
 
 
-# What it tells
+# What it shows
 
 
 def _report(aucs: list[float], reference: float | None, kind: str = "generated") -> dict[str, Any]:
@@ -495,7 +495,7 @@ def test_a_free_sweep_writes_table_and_plots_and_makes_no_store(folder: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--stand-in", "generated", "--charged"], "either --stand-in or --charged"),
         (["--charged", "--people", "500"], "--people and --person are of a stand-in"),
@@ -505,25 +505,25 @@ def test_a_free_sweep_writes_table_and_plots_and_makes_no_store(folder: Path) ->
         (["--auc", "0.4"], "--auc 0.4"),
     ],
 )
-def test_options_that_contradict_are_refused(folder: Path, words: list[str], told: str) -> None:
+def test_options_that_contradict_are_refused(folder: Path, words: list[str], message: str) -> None:
     declared(folder)
     error = CliRunner().invoke(app, ["sweep", *words]).exception
     assert isinstance(error, ParamsInvalid)
-    assert told in str(error)
+    assert message in str(error)
 
 
 @pytest.fixture
 def ready(params: Params, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Params:
-    """A workspace that was walked up to validate, and nobody has withdrawn."""
+    """A workspace that was run up to validate, and nobody has withdrawn."""
     write_json(workspace.report_path("validate"), {"passed": True})
     write_whole(workspace.SUBJECTS, BitMap([1]).serialize())
-    monkeypatch.setattr(walk, "count_withdrawn", lambda params, people, now: 0)
+    monkeypatch.setattr(sweeping, "count_withdrawn", lambda params, people, now: 0)
     return params
 
 
-def charge(params: Params, agree: walk.Agree, **wanted: Any) -> dict[str, Any]:
+def charge(params: Params, agree: sweeping.Agree, **wanted: Any) -> dict[str, Any]:
     plans = grid(params, **(wanted or {"noise_multipliers": [8.0, 4.0], "clips": [0.7]}))
-    return walk.sweep_charged(params, plans, repeats=1, now=NOW, console=QUIET, agree=agree)
+    return sweeping.sweep_charged(params, plans, repeats=1, now=NOW, console=QUIET, agree=agree)
 
 
 def test_a_charged_sweep_shows_its_price_charges_it_and_keeps_no_model(
@@ -556,7 +556,7 @@ def test_who_does_not_agree_spends_nothing(ready: Params, ledger: Ledger) -> Non
     assert not workspace.report_path("sweep").exists()
 
 
-def test_the_command_spends_nothing_unless_told_to(
+def test_the_command_spends_nothing_unless_asked_to(
     ready: Params, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lethe.cli.sweep.load_params", lambda path: ready)
@@ -564,15 +564,15 @@ def test_the_command_spends_nothing_unless_told_to(
     asked = CliRunner().invoke(app, words)
     assert "Nothing was spent" in str(asked.exception)
     assert ledger.runs() == []
-    told = CliRunner().invoke(app, [*words, "--yes"])
-    assert told.exit_code == 0, told.output
+    message = CliRunner().invoke(app, [*words, "--yes"])
+    assert message.exit_code == 0, message.output
     assert states(ledger) == ["settled"]
 
 
 def test_nobody_who_withdrew_is_swept(
     ready: Params, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(walk, "count_withdrawn", lambda params, people, now: 2)
+    monkeypatch.setattr(sweeping, "count_withdrawn", lambda params, people, now: 2)
     with pytest.raises(TrainingRefused, match="2 people in the shards have withdrawn"):
         charge(ready, lambda price: None)
     assert ledger.runs() == []
@@ -594,7 +594,7 @@ def test_what_was_paid_for_is_kept_when_a_later_point_is_interrupted(
         return 0.6
 
     trainer = FakeTrainer(ready, look)
-    monkeypatch.setattr(walk, "_network", lambda params: trainer)
+    monkeypatch.setattr(sweeping, "_network", lambda params: trainer)
     with pytest.raises(KeyboardInterrupt):
         charge(ready, lambda price: None)
     assert states(ledger) == ["settled", "void"]

@@ -136,7 +136,7 @@ class Killed(Exception):
 
 
 def test_a_resumed_training_goes_on_with_the_clip_it_had(tmp_path: Path) -> None:
-    """Everybody drawn and next to no noise: both walk the same way."""
+    """Everybody drawn and next to no noise: both move the same way."""
     plan = replace(
         PLAN,
         steps=8,

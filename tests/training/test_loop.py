@@ -147,7 +147,7 @@ def test_every_engine_trains_the_same_model(engine: str) -> None:
     torch.testing.assert_close(weights(other), weights(plain), rtol=1e-4, atol=1e-6)
 
 
-def test_progress_is_told_nothing_of_the_data() -> None:
+def test_progress_gets_nothing_of_the_data() -> None:
     seen: list[tuple[int, int]] = []
     run(model(), progress=lambda *words: seen.append(words))
     assert seen == [(1, 3), (2, 3), (3, 3)]

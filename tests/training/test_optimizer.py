@@ -75,7 +75,7 @@ def by_torch(declared: Optimizer) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("declared", DECLARED, ids=repr)
-def test_every_optimizer_walks_as_pytorchs_own(declared: Optimizer) -> None:
+def test_every_optimizer_moves_as_pytorchs_own(declared: Optimizer) -> None:
     network, expected = model(), by_torch(declared)
     updater = Updater(network, declared, STEPS)
     for own, after in zip(gradients(), expected, strict=True):

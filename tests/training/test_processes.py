@@ -148,7 +148,7 @@ def test_an_accident_of_one_process_ends_all_and_leaves_the_charge(
     assert not workspace.MODEL.exists()
     assert not list(workspace.TEMPORARY.iterdir())
     assert set(psutil.Process().children()) <= earlier, "a process is left behind"
-    assert "4711" not in capfd.readouterr().err  # what it held is nobody's to read
+    assert "4711" not in capfd.readouterr().err  # nobody may read what it held
     monkeypatch.delenv("ACCIDENT")
     alone = replace(unlucky, parallel=Parallel(processes=1))  # how many is no part of the request
     (before,) = _runs()

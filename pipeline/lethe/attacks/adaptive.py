@@ -34,7 +34,7 @@ _NEAR = 1e-3  # of the clip: a norm so near it may be counted either way
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
-def walking(plan: Plan, steps: int) -> Plan:
+def moving_clip(plan: Plan, steps: int) -> Plan:
     """The plan with a clip that grows by about half over a replay of so many steps.
 
     How the clip is made of the noisy count is post-processing; another rate and quantile
@@ -42,8 +42,8 @@ def walking(plan: Plan, steps: int) -> Plan:
     """
     if plan.adaptive is None:
         return plan
-    walk = replace(plan.adaptive, quantile=0.9, learning_rate=1 / steps)
-    return replace(plan, adaptive=walk)
+    moving = replace(plan.adaptive, quantile=0.9, learning_rate=1 / steps)
+    return replace(plan, adaptive=moving)
 
 
 def count_noise(plan: Plan, clips: Floats, within: Floats) -> Floats:
@@ -59,11 +59,11 @@ def count_noise(plan: Plan, clips: Floats, within: Floats) -> Floats:
     return noise / plan.adaptive.count_noise
 
 
-def check_walk(noises: Sequence[Floats]) -> Check:
+def check_clip_moves(noises: Sequence[Floats]) -> Check:
     """The noise that whole trainings had in the counts their clips followed."""
     every = np.concatenate(noises)
     return improbable(
-        "loop.clip_walk",
+        "loop.clip_moves",
         [variance_p(every), mean_p(every), shape_p(every)] if len(every) else [0.0],
         meaning="the clip follows the noisy count, and nothing else of the people",
     )

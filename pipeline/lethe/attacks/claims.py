@@ -1,7 +1,7 @@
 """Does what was written down agree: plan, ledger, manifest, model and report?
 
 Everything is computed anew from the plan's fields and the shards: an accountant, a
-ledger or a trainer that was told something else contradicts it.
+ledger or a trainer that was given something else contradicts it.
 """
 
 import math

@@ -227,7 +227,7 @@ def check_noise(step_of: StepOf, plan: Plan, data: PersonData) -> list[Check]:
 def _grid_checks(released: Sequence[Sequence[Tensor]], step: float) -> list[Check]:
     """Discrete noise: is everything a whole number of the one step that the plan's fields give?
 
-    A float32 tells it within half a standard deviation, where it is finer than the grid.
+    A float32 shows it within half a standard deviation, where it is finer than the grid.
     """
     values = np.concatenate([flat(tensors).float().numpy() for tensors in released])
     exact = values.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Membership inference: can the model's losses tell who was in training?
+"""Membership inference: do the model's losses show who was in training?
 
 The attacker holds a person's records and the released model and guesses "in" where the
 person's mean loss is low (Yeom et al. 2018, arXiv:1709.01604). Whatever rule it uses, an
@@ -78,7 +78,7 @@ class Reached:
             threshold=epsilon,
             false_alarm_rate=CONTRADICTION_ALPHA,
             kind="at most",
-            meaning="no loss threshold tells members better than the claimed epsilon allows",
+            meaning="no loss threshold finds members better than the claimed epsilon allows",
         )
 
 

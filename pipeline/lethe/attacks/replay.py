@@ -131,7 +131,7 @@ def released_sums(
     admission: Admission | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Release:
-    """Trains `model` for `steps` under `plan` and tells what each step released.
+    """Trains `model` for `steps` under `plan` and returns what each step released.
 
     Args:
         processes: over how many the run that is audited was trained; threads play them.

@@ -77,7 +77,7 @@ def check_loop(
             [*tensors, pairwise_correlation_p(own.sums / scale)] if len(own.sums) else [0.0],
             meaning="every layer of the run's model gets the plan's noise in every step",
         ),
-        *([] if plan.adaptive is None else [adaptive.check_walk([counted, alone])]),
+        *([] if plan.adaptive is None else [adaptive.check_clip_moves([counted, alone])]),
     ]
 
 
@@ -91,7 +91,7 @@ def _quiet_checks(
     # So low a rate would draw nobody in a replay that ends; the run's own is checked above.
     rate = max(plan.sample_rate, 1 / 64)
     quiet = replace(plan, noise_multiplier=replay.QUIET, sample_rate=rate)
-    quiet = adaptive.walking(quiet, steps)
+    quiet = adaptive.moving_clip(quiet, steps)
     records = min(plan.records_per_person, _MOST_RECORDS)
     made, lengths = replay.made_up_people(
         people, records=records, clip_norm=plan.clip_norm, spare=16
@@ -141,20 +141,20 @@ def _quiet_checks(
 
 
 def _loud_checks(plan: Plan, *, processes: int) -> list[Check]:
-    """The plan's own noise, for two numbers of people, in coordinates that are nobody's.
+    """The plan's own noise, for two numbers of people, in coordinates in which no person is.
 
     One of them comes twice: two runs under one key would be alike.
     """
     steps, spare = 40, 256
     records = min(plan.records_per_person, _MOST_RECORDS)
-    walking = adaptive.walking(plan, steps)
+    moving_clip = adaptive.moving_clip(plan, steps)
     runs = []
     for people in (1, 1, 256):
         made, _ = replay.made_up_people(
             people, records=records, clip_norm=plan.clip_norm, spare=spare
         )
         found = replay.released_sums(
-            walking,
+            moving_clip,
             made,
             replay.TwoHeads(people + spare),
             replay.output_as_loss,

@@ -90,7 +90,7 @@ def status(
 @erase.command(epilog='Example: lethe erase extend r-5f1c --reason "many systems to search"')
 def extend(
     request_id: Annotated[str, typer.Argument(help="The request.")],
-    reason: Annotated[str, typer.Option(help="Why; the person must be told it.")],
+    reason: Annotated[str, typer.Option(help="Why; you must say it to the person.")],
     params_file: ParamsFile = PARAMS,
 ) -> None:
     """Extend a deadline by the two further months of Art. 12(3), within the first month."""
@@ -118,7 +118,7 @@ def run(
     if dry_run:
         say(erasure_service.forecast(params, now=now()))
         return
-    summary = erasure_service.run(params, clock=now, tell=say)
+    summary = erasure_service.run(params, clock=now, report=say)
     for request_id, number in summary.closed.items():
         say(f"{request_id}: closed, receipt {number}.")
     for request_id, other in summary.joined.items():
@@ -128,8 +128,8 @@ def run(
     if not any((summary.closed, summary.joined, summary.waiting, summary.problems)):
         say("Nothing to do.")
     if summary.problems:
-        told = "; ".join(f"{each}: {why}" for each, why in summary.problems.items())
-        raise RequestsOpen(f"{len(summary.problems)} requests stay open. {told}")
+        listed = "; ".join(f"{each}: {why}" for each, why in summary.problems.items())
+        raise RequestsOpen(f"{len(summary.problems)} requests stay open. {listed}")
 
 
 @erase.command(epilog="Example: lethe erase verify")

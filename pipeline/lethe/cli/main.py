@@ -338,7 +338,7 @@ def main() -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             _fail(DiskFull("No space is left on the device that the run writes to. Free some."))
         _internal(error)
-    except Exception as error:  # noqa: BLE001 - the last door: a message may hold a value of a person
+    except Exception as error:  # noqa: BLE001 - the last chance: a message may hold a value of a person
         _internal(error)
 
 

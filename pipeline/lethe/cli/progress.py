@@ -23,7 +23,7 @@ _STATES = {"finished": "done", "skipped": "unchanged", "failed": "failed"}
 
 
 class _Progress:
-    """One line a stage: what it is doing, how long it took, and its one telling number."""
+    """One line a stage: what it is doing, how long it took, and its most important number."""
 
     def __init__(self) -> None:
         self.state = dict.fromkeys(STAGES, "waiting")

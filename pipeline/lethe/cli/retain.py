@@ -29,7 +29,7 @@ def retain(
         say_json(found) if as_json else say(retention_service.render_forecast(found))
         return
     summary = retention_service.run(
-        params, clock=now, tell=lambda said: None if as_json else say(said)
+        params, clock=now, report=lambda said: None if as_json else say(said)
     )
     if as_json:
         say_json(vars(summary))
@@ -43,5 +43,5 @@ def retain(
         if not any((summary.closed, summary.waiting, summary.problems)):
             say("Nothing is past its retention.")
     if summary.problems:
-        told = "; ".join(f"{each}: {why}" for each, why in summary.problems.items())
-        raise RetentionOpen(f"What is past its retention has not left everywhere yet. {told}")
+        listed = "; ".join(f"{each}: {why}" for each, why in summary.problems.items())
+        raise RetentionOpen(f"What is past its retention has not left everywhere yet. {listed}")

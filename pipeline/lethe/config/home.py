@@ -39,7 +39,7 @@ def is_copy(root: Path | None = None) -> bool:
 
 
 def in_experiment(root: Path | None = None) -> bool:
-    """Whether this is an experiment of DVC: by the folder, or by what DVC tells its stages."""
+    """Whether this is an experiment of DVC: by the folder, or by what DVC gives its stages."""
     root = (root or Path.cwd()).absolute()
     return _outside(root, EXPERIMENTS) != root or any(map(os.environ.get, _EXPERIMENT))
 

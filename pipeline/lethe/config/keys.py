@@ -152,7 +152,7 @@ def create_key_file(path: Path) -> None:
 def derive(key: bytes, purpose: str) -> bytes:
     """A 32-byte key for one purpose: HKDF-SHA256 (RFC 5869) of the master key.
 
-    Guarantees: keys of different purposes tell nothing of one another or of the master key.
+    Guarantees: keys of different purposes reveal nothing of one another or of the master key.
     """
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=f"lethe/{purpose}".encode()).derive(
         key
@@ -160,7 +160,7 @@ def derive(key: bytes, purpose: str) -> bytes:
 
 
 def key_id(key: bytes) -> str:
-    """A public name of a key, 16 hexadecimal digits; it tells keys apart and nothing else."""
+    """A public name of a key, 16 hexadecimal digits, by which to distinguish keys and no more."""
     return hmac.digest(key, b"lethe/key-id", "sha256")[:8].hex()
 
 

@@ -180,8 +180,9 @@ def _fields_at(location: Sequence[int | str]) -> list[str]:
 
 
 def resolve_secret(value: str) -> str:
-    """`env:NAME` → that environment variable; anything else as it is. In a walk, a relative
-    address is HOME's.
+    """`env:NAME` → that environment variable; anything else as it is.
+
+    In the worktree of a run, a relative address is HOME's.
 
     Raises:
         ParamsInvalid: the variable is not set.

@@ -34,7 +34,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, config=CLOSED)
 class Subject:
-    """Which table has one row a person, its key, and how few people stop the road."""
+    """Which table has one row a person, its key, and how few people stop the pipeline."""
 
     table: str
     key: str
@@ -147,10 +147,10 @@ class Registration:
 
 
 @dataclass(frozen=True, kw_only=True, config=CLOSED)
-class LapsedModels:
+class ExpiredModels:
     """What becomes of a model in use that learned from rows whose time is over since.
 
-    `retrain`: `next_training` keeps it until the road trains the next one anyway, so that
+    `retrain`: `next_training` keeps it until the next training happens anyway, so that
         retention spends nobody's budget by itself; `automatic` trains anew if that has not
         happened `delay_days` after the rows left.
     """
@@ -166,10 +166,10 @@ class Erasure:
     `delay_days`: how long requests are gathered before one retraining ends them all; people
         who remain pay for each retraining. At most 25: a request has a month.
     `retrain`: `automatic`, or `manual` to withdraw the models that somebody was in and leave
-        it to a person to walk the road anew.
+        it to a person to run the pipeline again.
     `retention`: the same of rows past their retention, for which nobody asked.
     """
 
     delay_days: int = Field(default=0, ge=0, le=25)
     retrain: Literal["automatic", "manual"] = "automatic"
-    retention: LapsedModels = Field(default_factory=LapsedModels)
+    retention: ExpiredModels = Field(default_factory=ExpiredModels)

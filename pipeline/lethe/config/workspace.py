@@ -1,4 +1,4 @@
-"""Where the road keeps its files, and how a file gets there whole or not at all.
+"""Where the pipeline keeps its files, and how a file gets there whole or not at all.
 
 The names below are `dvc.yaml`'s; nothing else spells them out.
 """

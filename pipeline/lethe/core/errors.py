@@ -102,7 +102,7 @@ class AuditContradiction(LetheError):
 
 
 class RegistrationRefused(LetheError):
-    """A condition of the registry's door does not hold."""
+    """A condition of the registration gate does not hold."""
 
     exit_code = 25
 
@@ -144,7 +144,7 @@ class StoreUnavailable(LetheError):
 
 
 class PromotionRefused(LetheError):
-    """What a walk made cannot become what its workspace releases; nothing was changed there."""
+    """What a run made cannot become what its workspace releases; nothing was changed there."""
 
     exit_code = 34
 
@@ -180,7 +180,7 @@ class ErasureRefused(LetheError):
 
 
 class WalkEnded(LetheError):
-    """What a stage in a pod starts from is not there, or not what it was; its walk is over."""
+    """What a stage in a pod starts from is not there, or not what it was; its run is over."""
 
     exit_code = 35
 

@@ -99,10 +99,10 @@ def checked(kind: TypeAdapter[T], data: Mapping[str, Any], *, of: str) -> T:
             f"{'.'.join(str(part)[:40] for part in each['loc']) or 'it'}: {each['msg']}"
             for each in found[:_COMPLAINTS]
         ]
-        told = "; ".join(complaints)
+        reason = "; ".join(complaints)
     except (ParamsInvalid, ValueError, RecursionError) as error:
-        told = str(error)
-    raise FileDamaged(f"{of} is not as Lethe writes it ({told}). {RESTORE}")
+        reason = str(error)
+    raise FileDamaged(f"{of} is not as Lethe writes it ({reason}). {RESTORE}")
 
 
 RESTORE = "Bring it back (git, or dvc pull), or make it anew with lethe run."

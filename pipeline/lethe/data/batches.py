@@ -73,7 +73,8 @@ def person_data(
     absent = len(admitted) - sum(len(part) for part in parts)
     if absent:
         raise TrainingRefused(
-            f"{absent} people are admitted but in no shard. Run the road from pseudonymize again."
+            f"{absent} people are admitted but in no shard. Run the pipeline from pseudonymize "
+            "again."
         )
     tokens = np.concatenate([part.tokens for part in parts])
     order = np.argsort(tokens)

@@ -90,9 +90,9 @@ def generalize(
 
 def outside_domain(rejected: Mapping[str, int]) -> ValueOutsideDomain:
     """The error that names the columns and counts of what lay outside, and no value."""
-    told = ", ".join(f"{name} ({count})" for name, count in sorted(rejected.items()))
+    listed = ", ".join(f"{name} ({count})" for name, count in sorted(rejected.items()))
     return ValueOutsideDomain(
-        f"Values outside their declared domain, by column (count): {told}. Widen the domain in "
+        f"Values outside their declared domain, by column (count): {listed}. Widen the domain in "
         "params.yaml, name them under missing, or declare outside: null or clip."
     )
 

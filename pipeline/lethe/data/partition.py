@@ -1,7 +1,7 @@
 """Which shard a person is in, and who is held out: keyed hashes of the canonical key.
 
 Both depend on the person's own key and a secret alone, so nobody moves when others
-come or go, and nobody outside can tell from a key where its person is.
+come or go, and nobody outside can see from a key where its person is.
 """
 
 import hashlib

@@ -1,1 +1,1 @@
-"""What each person has spent, and the one door to spending more; it knows no person."""
+"""What each person has spent, and the only way to spend more; it knows no person."""

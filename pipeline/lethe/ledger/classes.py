@@ -17,7 +17,7 @@ from lethe.privacy.events import leaves
 from lethe.privacy.renyi import ORDERS, best_order, conversion, epsilon_of, rdp_vector
 
 _BLOCK = 2_048  # classes priced at a time: what is in work stays in the processor's cache
-_BITS = 62  # runs that one number tells apart
+_BITS = 62  # runs that one number distinguishes
 _EXACT = 256  # histories whose PLD is worked out; beyond them RDP, which is never less, stands in
 
 Tokens = npt.NDArray[np.uint32]
@@ -245,7 +245,7 @@ def as_array(tokens: BitMap) -> Tokens:
 
 
 def _distinct(bitmaps: Iterable[BitMap]) -> list[BitMap]:
-    """Equal bitmaps once: retraining the same people tells nobody apart twice."""
+    """Equal bitmaps once: retraining the same people distinguishes nobody twice."""
     kept: list[BitMap] = []
     for bitmap in bitmaps:
         if bitmap not in kept:

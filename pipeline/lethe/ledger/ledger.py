@@ -1,4 +1,4 @@
-"""The ledger: what every person has spent, and the only door to spending more.
+"""The ledger: what every person has spent, and the only way to spend more.
 
 A run is *reserved* before any noise is drawn, *settled* before anything of it is
 released, or *void* with a reason where nothing was. Reserved and settled runs count.

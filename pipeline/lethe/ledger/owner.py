@@ -10,7 +10,7 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True)
 class Owner:
-    """A process, told apart from a later one of the same number by when it started.
+    """A process, distinguished by its start from a later one of the same number.
 
     `host` is `name/machine/boot/namespace`: process numbers mean something only within
     one namespace of one boot of one machine.

@@ -78,7 +78,7 @@ def subject_lineage(params: Params, key: str) -> dict[str, Any]:
     models = []
     for version in _registry(params).versions():
         md5 = version.tags.get("manifest_md5")
-        if md5 is None:  # not of this road: a server's other models name no manifest
+        if md5 is None:  # not of this pipeline: a server's other models name no manifest
             continue
         # One that was rewritten in an erasure is found by the model that it is of.
         manifest = history.manifest(md5) or history.manifest_of(version.tags.get("model_md5"))

@@ -29,7 +29,7 @@ class Reference:
         return json.dumps({"column": self.column, "value": self.value}, sort_keys=True).encode()
 
 
-def read_sealed(content: bytes) -> Reference | Traces:
+def reference_from_bytes(content: bytes) -> Reference | Traces:
     """What was kept with a request: what it said, or since it was looked up, what was found."""
     data = json.loads(content)
     if "value" in data:
@@ -43,7 +43,7 @@ def traces_to_bytes(traces: Traces) -> bytes:
 
 
 @dataclass(frozen=True)
-class Lapse:
+class Expiry:
     """Whom a day's rows past their time were about, kept encrypted until all of it is done.
 
     `tokens`: people who stay, and of whose records some went. `people`: who leave whole.
@@ -57,12 +57,12 @@ class Lapse:
         """The tokens of those who leave whole."""
         return BitMap(each.token for each in self.people if each.token is not None)
 
-    def joined(self, later: "Lapse") -> "Lapse":
+    def joined(self, later: "Expiry") -> "Expiry":
         """Both together; what was found of a person at first stays."""
         known = {each.key for each in self.people}
         fresh = tuple(each for each in later.people if each.key not in known)
         people = (*self.people, *fresh)
-        return Lapse((self.tokens | later.tokens) - Lapse(people=people).leaving, people)
+        return Expiry((self.tokens | later.tokens) - Expiry(people=people).leaving, people)
 
     def to_bytes(self) -> bytes:
         tokens = base64.b64encode(self.tokens.serialize()).decode()
@@ -70,9 +70,9 @@ class Lapse:
         return json.dumps({"tokens": tokens, "people": people}, sort_keys=True).encode()
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> "Lapse":
+    def from_bytes(cls, content: bytes) -> "Expiry":
         data = json.loads(content)
-        people = (read_sealed(json.dumps(each).encode()) for each in data["people"])
+        people = (reference_from_bytes(json.dumps(each).encode()) for each in data["people"])
         return cls(
             BitMap.deserialize(base64.b64decode(data["tokens"])),
             tuple(each for each in people if isinstance(each, Traces)),

@@ -14,7 +14,7 @@ import pandas as pd
 from lethe.config.params import Params
 from lethe.core.outcomes import Traces
 from lethe.people.consents import Decisions
-from lethe.people.references import Lapse, read_sealed
+from lethe.people.references import Expiry, reference_from_bytes
 from lethe.stores.opening import open_ledger, open_requests, open_vault
 from lethe.stores.requests.requests import OPEN, RETENTION, Request
 from lethe.stores.source.find_people import keys_spelled, subjects_by
@@ -108,7 +108,7 @@ def restore(vault: Vault, requests: Iterable[Request]) -> None:
 
 
 def concerns(request: Request, params: Params) -> bool:
-    """Whether a request of a person is about what this road does."""
+    """Whether a request of a person is about what this pipeline does."""
     if request.kind == RETENTION:
         return False
     return request.purpose is None or request.purpose == params.purpose
@@ -121,14 +121,14 @@ def _asked(params: Params, vault: Vault, requests: Iterable[Request]) -> set[str
     said: list[str] = []
     for request in requests:
         if request.kind == RETENTION:
-            if request.sealed is None or "seen" in request.marks:
+            if request.encrypted is None or "seen" in request.marks:
                 continue  # they are gone; who is there is back
-            lapse = Lapse.from_bytes(vault.unseal(request.sealed, about=request.request_id))
-            keys |= {each.key for each in lapse.people}
+            expiry = Expiry.from_bytes(vault.decrypt(request.encrypted, about=request.request_id))
+            keys |= {each.key for each in expiry.people}
             continue
-        if request.sealed is None or not concerns(request, params):
+        if request.encrypted is None or not concerns(request, params):
             continue
-        about = read_sealed(vault.unseal(request.sealed, about=request.request_id))
+        about = reference_from_bytes(vault.decrypt(request.encrypted, about=request.request_id))
         if isinstance(about, Traces):
             keys.add(about.key)
         elif about.column is None:

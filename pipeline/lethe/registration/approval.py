@@ -1,6 +1,6 @@
 """Promotion by a named person: which version waits, and what an approval changes.
 
-`registration.promote: approval` leaves the version that the registry's door let in as
+`registration.promote: approval` leaves the version that the gate let in as
 candidate. One of the declared approvers makes it champion, unless somebody in it has withdrawn
 since, or it waits for more than a person's word.
 """

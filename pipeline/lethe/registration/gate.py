@@ -1,4 +1,4 @@
-"""What the registry's door looks at, and what it says about it; no store, no file."""
+"""What the registration gate looks at, and what it says about it; no store, no file."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ WITHDRAWN = "withdrawn"  # tag: how many people of the version have withdrawn si
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that the door looks at, gathered beforehand; counts, hashes and prices."""
+    """Everything that the gate looks at, gathered beforehand; counts, hashes and prices."""
 
     validation: Mapping[str, Any]
     audit: Mapping[str, Any]
@@ -40,7 +40,7 @@ class Evidence:
 
 
 def objections(evidence: Evidence) -> list[str]:
-    """Every reason against registering; none if the door is open.
+    """Every reason against registering; none if the gate is open.
 
     Default deny: what a report does not say is not so.
     """
@@ -112,8 +112,8 @@ class Gate:
         if tag == "open":
             return cls()
         try:
-            told = json.loads(tag)
-            return cls(tuple(told["reasons"]), tuple(told["waits_for"]))
+            data = json.loads(tag)
+            return cls(tuple(data["reasons"]), tuple(data["waits_for"]))
         except (ValueError, KeyError, TypeError):
             parts = tag.split("; ")
         waits = [part for part in parts if part.startswith(_WAITED)]

@@ -1,6 +1,6 @@
 """Pictures of what privacy costs, as PNG: spending by class, and accuracy against epsilon.
 
-Colours are of Okabe and Ito (2008), which colour-blind people tell apart; shapes and
+Colours are of Okabe and Ito (2008), which colour-blind people can distinguish; shapes and
 hatching say the same once more, for print.
 """
 

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from lethe.core.errors import LetheError, RequestsOpen
 from lethe.core.outcomes import Outcome, Result, Traces
-from lethe.people.references import Reference, read_sealed
+from lethe.people.references import Reference, reference_from_bytes
 from lethe.rights.receipt_facts import in_words, receipt_facts
 from lethe.rights.receipts import Signer
 from lethe.rights.right import EACH_STORE, Do, Right, Step
@@ -22,7 +22,7 @@ from lethe.rights.services import CaseServices
 from lethe.stores.requests.requests import OPEN, Mark, Request, Requests
 from lethe.stores.store import Holds, Person, Store
 
-STAYS = "only its use for this purpose ends"
+ONLY_USE_ENDS = "only its use for this purpose ends"
 
 
 @dataclass
@@ -133,15 +133,15 @@ class Case(Generic[Services, Summary]):
     def person(self, request: Request) -> Person:
         """Whom a request is about, as stores are asked about them."""
         models = request.marks["found"].content["models"] if "found" in request.marks else []
-        stays = self.rights[request.kind].stays
-        return Person(self.traces(request), stays=stays, models=tuple(models))
+        keeps_records = self.rights[request.kind].keeps_records
+        return Person(self.traces(request), keeps_records=keeps_records, models=tuple(models))
 
     def forget(self, store: Store, batch: Sequence[Request]) -> None:
         """Takes people out of one store; what stands in the way of one is no reason for others."""
         waiting: deque[tuple[Request, Person]] = deque()
         for request in batch:
             person = self.person(request)
-            if person.stays:
+            if person.keeps_records:
                 self.mark(request, store.name, [_kept(store)])
             else:
                 waiting.append((request, person))
@@ -264,19 +264,19 @@ class Case(Generic[Services, Summary]):
 
 def about(services: CaseServices, request: Request) -> Reference | Traces:
     """What an open request keeps of its person: what was said, or since then found."""
-    if request.sealed is None:
+    if request.encrypted is None:
         raise ValueError("an open request keeps what leads to its person")
-    return read_sealed(services.unseal(request.sealed, about=request.request_id))
+    return reference_from_bytes(services.decrypt(request.encrypted, about=request.request_id))
 
 
 def look_into(stores: Sequence[Store], people: Sequence[Person]) -> list[list[Outcome]]:
     """A fresh look into every store, of each person one list; each store is asked once."""
     found: list[list[Outcome]] = [[] for _ in people]
     for store in stores:
-        asked = [p for p in people if not (p.stays and store.holds is Holds.PEOPLE)]
+        asked = [p for p in people if not (p.keeps_records and store.holds is Holds.PEOPLE)]
         seen = iter(store.look(asked) if asked else [])
         for person, theirs in zip(people, found, strict=True):
-            kept = person.stays and store.holds is Holds.PEOPLE
+            kept = person.keeps_records and store.holds is Holds.PEOPLE
             theirs += [_kept(store)] if kept else next(seen)
     return found
 
@@ -289,4 +289,4 @@ def _forgetting(store: Store) -> Do:
 
 
 def _kept(store: Store) -> Outcome:
-    return Outcome(store.name, Result.KEPT, reason=STAYS)
+    return Outcome(store.name, Result.KEPT, reason=ONLY_USE_ENDS)

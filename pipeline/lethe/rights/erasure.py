@@ -115,7 +115,7 @@ class Erasure(Case[ErasureServices, ErasureSummary]):
         for request in requests:
             person = self.person(request)
             try:
-                if not person.stays and person.traces.token is not None:
+                if not person.keeps_records and person.traces.token is not None:
                     self.services.remember(person.traces, now=self.clock())
                 self.mark(request, "remembered")
             except LetheError as error:
@@ -238,8 +238,10 @@ _STEPS = (
     RETIRED,
 )
 ERASE = Right("erase", "to be erased", "erased", _STEPS)
-WITHDRAW = Right("withdraw", "to withdraw consent", "left out of training", _STEPS, stays=True)
-OBJECT = Right("object", "to object to the use", "left out of training", _STEPS, stays=True)
+WITHDRAW = Right(
+    "withdraw", "to withdraw consent", "left out of training", _STEPS, keeps_records=True
+)
+OBJECT = Right("object", "to object to the use", "left out of training", _STEPS, keeps_records=True)
 ASKED: Mapping[str, Right] = {right.kind: right for right in (ERASE, WITHDRAW, OBJECT)}
 
 

@@ -13,7 +13,7 @@ from lethe.config.params import Params
 from lethe.core.errors import Busy, ParamsInvalid, SourceUnavailable
 from lethe.core.files import write_whole
 from lethe.core.outcomes import OPEN_ENDS, Traces
-from lethe.people.references import read_sealed
+from lethe.people.references import reference_from_bytes
 from lethe.people.suppression import concerns, restore
 from lethe.rights import receipt_files
 from lethe.rights.case import look_into
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    params: Params, *, clock: Callable[[], dt.datetime], tell: Callable[[str], None]
+    params: Params, *, clock: Callable[[], dt.datetime], report: Callable[[str], None]
 ) -> ErasureSummary:
     """Carries every open request out, and leaves new receipts in `receipts/`.
 
@@ -47,11 +47,11 @@ def run(
         summary = ErasureSummary()
         if any(r.state == OPEN and concerns(r, params) for r in everything):
             stores = _stores(params, vault, requests, clock)
-            summary = Erasure(params, stores, requests, signer, clock=clock, report=tell).run()
+            summary = Erasure(params, stores, requests, signer, clock=clock, report=report).run()
         try:
             requests.overwrite(now=clock())
         except (Busy, SourceUnavailable) as error:  # nothing waits for it but the next run
-            tell(str(error))
+            report(str(error))
         if receipts := requests.receipts():  # those of a run that was ended before this, too
             receipt_files.write_missing(receipts, workspace.RECEIPTS)
             write_whole(workspace.RECEIPTS / receipt_files.PUBLIC_KEY, signer.public_pem)
@@ -108,8 +108,10 @@ def verify(params: Params, request_id: str | None, *, now: dt.datetime) -> dict[
             traces = _traces(vault, request)
             if traces is not None:
                 models = request.marks["found"].content["models"] if request.marks else []
-                stays = ASKED[request.kind].stays
-                sought[request.request_id] = Person(traces, stays=stays, models=tuple(models))
+                keeps_records = ASKED[request.kind].keeps_records
+                sought[request.request_id] = Person(
+                    traces, keeps_records=keeps_records, models=tuple(models)
+                )
         findings = 0
         if sought:
             for asked, seen in zip(sought, look_into(stores, list(sought.values())), strict=True):
@@ -162,9 +164,9 @@ def _first_due(requests: list[Request]) -> dt.datetime:
 
 
 def _traces(vault: Vault, request: Request) -> Traces | None:
-    if request.sealed is None:
+    if request.encrypted is None:
         return None
-    about = read_sealed(vault.unseal(request.sealed, about=request.request_id))
+    about = reference_from_bytes(vault.decrypt(request.encrypted, about=request.request_id))
     return about if isinstance(about, Traces) else None
 
 

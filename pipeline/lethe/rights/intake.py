@@ -46,7 +46,7 @@ def receive(
         KeyInvalid, VaultMismatch: the vault does not open.
     """
     right = ASKED[kind]
-    purpose = params.purpose if right.stays else None
+    purpose = params.purpose if right.keeps_records else None
     made = []
     with (
         open_vault(params) as vault,
@@ -61,7 +61,7 @@ def receive(
                     kind=kind,
                     purpose=purpose,
                     reference=vault.reference(f"{kind} {purpose} ".encode() + content),
-                    sealed=vault.seal(content, about=request_id),
+                    encrypted=vault.encrypt(content, about=request_id),
                     received_at=now,
                     due_at=right.deadline(now),
                 )

@@ -19,7 +19,7 @@ class Known:
 
     people: dict[str, Traces] = field(default_factory=dict)
     joined: dict[str, str] = field(default_factory=dict)  # → the request that answers it
-    ambiguous: dict[str, str] = field(default_factory=dict)  # → why nobody is told by it
+    ambiguous: dict[str, str] = field(default_factory=dict)  # → why it identifies nobody
 
 
 class LookUp:
@@ -71,7 +71,7 @@ class LookUp:
         return found
 
     def _identified(self, requests: Iterable[Request], found: Known) -> dict[str, Traces]:
-        """What leads to each person; what leads to several of them is told, and left out."""
+        """What leads to each person; what leads to several of them is reported, and left out."""
         known: dict[str, Traces] = {}
         asked: dict[str, Reference] = {}
         for request in requests:
@@ -119,17 +119,21 @@ class LookUp:
         there = look_into(
             self._services.stores,
             [
-                Person(traces, stays=self._rights[each.kind].stays, models=tuple(models))
+                Person(
+                    traces,
+                    keeps_records=self._rights[each.kind].keeps_records,
+                    models=tuple(models),
+                )
                 for each, traces, (models, _) in zip(requests, people, in_models, strict=True)
             ],
         )
         for each, traces, (models, live), seen in zip(
             requests, people, in_models, there, strict=True
         ):
-            sealed = self._services.seal(traces_to_bytes(traces), about=each.request_id)
+            encrypted = self._services.encrypt(traces_to_bytes(traces), about=each.request_id)
             self._requests.resolve(
                 each.request_id,
-                sealed=sealed,
+                encrypted=encrypted,
                 entry=entries[each.request_id],
                 found={
                     "stores": [outcome.to_data() for outcome in seen],

@@ -1,6 +1,6 @@
 """What a receipt says, worked out of a request's marks; for a program and for a reader.
 
-Three looks decide what is told of a store: what was there at first, what was done, and that
+Three looks decide what is said of a store: what was there at first, what was done, and that
 nothing is there any more. What was there and is gone was erased, even if a crash between took
 the count of the deed.
 """
@@ -200,7 +200,7 @@ def _settle(
         return done
     if seen is not None and seen.result == Result.KEPT:
         return seen
-    # The deed was done by a run that ended before it could tell.
+    # The deed was done by a run that ended before it could record it.
     looked = there or Outcome(store, Result.ABSENT)
     if done is not None and done.result == Result.KEPT:
         return done
@@ -241,12 +241,12 @@ def _kept_by_lethe(outcomes: Iterable[Outcome], *, suppressed: bool) -> list[dic
 
 def _said(store: Mapping[str, Any]) -> str:
     outcome = Outcome.from_data(store)
-    told = f". {outcome.reason}" if outcome.reason else ""
+    reason = f". {outcome.reason}" if outcome.reason else ""
     if outcome.result != Result.ERASED:
-        return f"{_SAID[outcome.result]}{told}"
+        return f"{_SAID[outcome.result]}{reason}"
     shown = ", ".join(map(_short, outcome.places[:4]))
     more = f" and {len(outcome.places) - 4} more" if len(outcome.places) > 4 else ""
-    return f"erased: {outcome.count}" + (f" ({shown}{more})" if shown else "") + told
+    return f"erased: {outcome.count}" + (f" ({shown}{more})" if shown else "") + reason
 
 
 def _short(place: str) -> str:

@@ -5,9 +5,9 @@ the spend of people who leave whole → source → vault → make the shards ane
 replace → retire → verify → receipt. What a day finds is one request of its own in the table of
 requests, with one receipt; what finds nothing leaves nothing.
 
-A model in use that learned from such rows is no row. By default it stays until the road trains
+A model in use that learned from such rows is no row. By default it stays until the pipeline trains
 the next one anyway, and the request waits for that: else a single row a day would spend
-everybody's budget. See `params.LapsedModels`.
+everybody's budget. See `params.ExpiredModels`.
 """
 
 import datetime as dt
@@ -19,14 +19,14 @@ from typing import Any
 from lethe.config.params import Params
 from lethe.core.errors import LetheError, RetentionOpen
 from lethe.core.outcomes import Outcome, Result
-from lethe.people.references import Lapse
+from lethe.people.references import Expiry
 from lethe.rights.case import Case, CaseSummary
 from lethe.rights.receipt_facts import in_words
 from lethe.rights.receipts import Signer
 from lethe.rights.right import EACH_STORE, Right, Step
 from lethe.rights.services import RetentionServices
 from lethe.stores.requests.requests import RETENTION, Mark, Request, Requests
-from lethe.stores.source.expire import Lapsed
+from lethe.stores.source.expire import ExpiredRows
 from lethe.stores.store import Ending, Person, Store
 
 IDLE = "rows that it was trained on passed their retention; it was not in use"
@@ -62,7 +62,7 @@ class Retention(Case[RetentionServices, RetentionSummary]):
         summary = RetentionSummary()
         super().__init__([RETAIN], services, requests, signer, summary, clock=clock, report=report)
         self._models = params.erasure.retention
-        self._lapsed = Lapsed()
+        self._expired = ExpiredRows()
         self._now = clock()
 
     def run(self) -> RetentionSummary:
@@ -88,10 +88,10 @@ class Retention(Case[RetentionServices, RetentionSummary]):
     def _look(self) -> None:
         """One request for what is found today, or for what a run that ended had found."""
         self._now = self.clock()
-        self._lapsed = self.services.lapsed(as_of=self._now)
-        self.summary.undated = self._lapsed.undated
+        self._expired = self.services.expired(as_of=self._now)
+        self.summary.undated = self._expired.undated
         begun = [r for r in self.open() if not self.has_come_to(REMADE.name, r)]
-        if not begun and not self._lapsed:
+        if not begun and not self._expired:
             return
         steps = self.steps()
         for request in begun or [self._receive()]:
@@ -110,7 +110,7 @@ class Retention(Case[RetentionServices, RetentionSummary]):
             kind=RETENTION,
             purpose=None,
             reference=secrets.token_bytes(32),  # like no other: nobody asks for it twice
-            sealed=self.services.seal(Lapse().to_bytes(), about=request_id),
+            encrypted=self.services.encrypt(Expiry().to_bytes(), about=request_id),
             received_at=self._now,
             due_at=RETAIN.deadline(self._now),
         )
@@ -119,28 +119,28 @@ class Retention(Case[RetentionServices, RetentionSummary]):
         """Notes whose rows are past, with what a run that ended may have deleted already."""
         if self.services.rows.name in request.marks:
             return  # what comes up from now on is the next request's
-        known = self._lapse(request)
-        lapse = known.joined(self.services.lapse(self._lapsed))
-        if "found" in request.marks and lapse == known:
+        known = self._expiry(request)
+        expiry = known.joined(self.services.expiry(self._expired))
+        if "found" in request.marks and expiry == known:
             return
         self.requests.unmark(request.request_id, "remembered")
         self.requests.resolve(
             request.request_id,
-            sealed=self.services.seal(lapse.to_bytes(), about=request.request_id),
+            encrypted=self.services.encrypt(expiry.to_bytes(), about=request.request_id),
             entry=None,
             found={
-                "stores": [_there(request, self._lapsed).to_data()],
+                "stores": [_there(request, self._expired).to_data()],
                 "models": [],
                 "live": [],
                 "as_of": self._now.isoformat(),
-                "people": len(lapse.people),
+                "people": len(expiry.people),
             },
             now=self._now,
         )
 
     def remember(self, batch: Sequence[Request]) -> None:
         for request in batch:
-            for each in self._lapse(request).people:
+            for each in self._expiry(request).people:
                 self.services.remember(each, now=self._now)
             self.mark(request, "remembered")
 
@@ -150,11 +150,11 @@ class Retention(Case[RetentionServices, RetentionSummary]):
             done: list[Outcome] = []
             if store is self.services.rows:
                 done.append(
-                    self.services.erase_lapsed(
-                        self._lapsed, as_of=self._now, about=request.request_id
+                    self.services.erase_expired(
+                        self._expired, as_of=self._now, about=request.request_id
                     )
                 )
-            people = [Person(each) for each in self._lapse(request).people]
+            people = [Person(each) for each in self._expiry(request).people]
             for theirs in store.forget(people) if people else ():
                 done += theirs
             self.mark_or_raise(request, store.name, done)
@@ -173,12 +173,12 @@ class Retention(Case[RetentionServices, RetentionSummary]):
 
     def remake(self, waiting: Sequence[Request]) -> None:
         """New shards, before the old ones go; only then is it known which models are older."""
-        lapses = {request.request_id: self._lapse(request) for request in waiting}
-        if any(lapse.tokens or lapse.people for lapse in lapses.values()):
+        expiries = {request.request_id: self._expiry(request) for request in waiting}
+        if any(expiry.tokens or expiry.people for expiry in expiries.values()):
             self.services.remake()
         for request in waiting:
-            lapse = lapses[request.request_id]
-            models = self.services.outdated(lapse) if lapse.tokens or lapse.people else []
+            expiry = expiries[request.request_id]
+            models = self.services.outdated(expiry) if expiry.tokens or expiry.people else []
             live = [version for version in self.services.in_use() if version in models]
             self.mark(request, "remade", more={"models": models, "live": live})
 
@@ -188,9 +188,9 @@ class Retention(Case[RetentionServices, RetentionSummary]):
             models, live = _models(request)
             idle = [version for version in models if version not in live]
             done = [self.services.end(version, Ending(reason=IDLE)) for version in idle]
-            lapse = self._lapse(request)
-            if lapse.tokens or lapse.people:
-                done += self.services.purge_lapsed(lapse, retired=idle)
+            expiry = self._expiry(request)
+            if expiry.tokens or expiry.people:
+                done += self.services.purge_expired(expiry, retired=idle)
             self.mark_or_report(request, "history", done)
 
     def replace_models(self, waiting: Sequence[Request]) -> None:
@@ -246,7 +246,7 @@ class Retention(Case[RetentionServices, RetentionSummary]):
             ending = Ending(became["replaced_by"], became["reason"])
             done = [self.services.end(version, ending) for version in live]
             if live:
-                done += self.services.purge_lapsed(self._lapse(request), retired=live)
+                done += self.services.purge_expired(self._expiry(request), retired=live)
             self.mark_or_report(request, "retired", done)
 
     # ------------------------------------------------------------------ proof
@@ -255,17 +255,17 @@ class Retention(Case[RetentionServices, RetentionSummary]):
         """One look for all: at what must be gone by now, and of models at what was retired."""
         if not batch:
             return
-        lapse, ended = Lapse(), []
+        expiry, ended = Expiry(), []
         for request in batch:
-            own = self._lapse(request)
+            own = self._expiry(request)
             if "seen" in request.marks:  # whoever left may be back, and may be
-                own = Lapse(own.tokens | own.leaving)
-            lapse = lapse.joined(own)
+                own = Expiry(own.tokens | own.leaving)
+            expiry = expiry.joined(own)
             models, live = _models(request)
             ended += [m for m in models if m not in live or "retired" in request.marks]
         as_of = max(_as_of(request) for request in batch)
         ids = [request.request_id for request in batch]
-        seen = self.services.look_lapsed(lapse, as_of=as_of, about=ids, models=ended)
+        seen = self.services.look_expired(expiry, as_of=as_of, about=ids, models=ended)
         if left := [outcome for outcome in seen if outcome.still_there]:
             self._do_again(batch, left)
             raise RetentionOpen(in_words(left))
@@ -298,10 +298,10 @@ class Retention(Case[RetentionServices, RetentionSummary]):
         super().problem(request, problem)
         self.summary.waiting.pop(request.request_id, None)
 
-    def _lapse(self, request: Request) -> Lapse:
-        if request.sealed is None:
+    def _expiry(self, request: Request) -> Expiry:
+        if request.encrypted is None:
             raise ValueError("an open request keeps what leads to its people")
-        return Lapse.from_bytes(self.services.unseal(request.sealed, about=request.request_id))
+        return Expiry.from_bytes(self.services.decrypt(request.encrypted, about=request.request_id))
 
 
 REMADE = Step("remade", Retention.remake)
@@ -331,12 +331,12 @@ def _alike(version: str, others: Iterable[str]) -> bool:
     return version.rpartition("/")[0] in {other.rpartition("/")[0] for other in others}
 
 
-def _there(request: Request, lapsed: Lapsed) -> Outcome:
+def _there(request: Request, expired: ExpiredRows) -> Outcome:
     """What the source has past its time, with what a run before had found."""
     before = request.marks.get("found")
     known = Outcome.from_data(before.content["stores"][0]) if before else None
-    count = sum([*lapsed.rows.values(), *lapsed.blanked.values(), len(lapsed.people)])
-    places = {*lapsed.rows, *lapsed.blanked}
+    count = sum([*expired.rows.values(), *expired.blanked.values(), len(expired.people)])
+    places = {*expired.rows, *expired.blanked}
     if known is not None:
         count, places = max(count, known.count), {*places, *known.places}
     if not count:

@@ -14,11 +14,11 @@ from lethe.rights.receipts import Signer
 from lethe.rights.retention import Retention, RetentionSummary
 from lethe.stores.opening import open_requests, open_vault
 from lethe.stores.requests.requests import OPEN, RETENTION
-from lethe.stores.source.expire import look_for_lapsed
+from lethe.stores.source.expire import look_for_expired
 
 
 def run(
-    params: Params, *, clock: Callable[[], dt.datetime], tell: Callable[[str], None]
+    params: Params, *, clock: Callable[[], dt.datetime], report: Callable[[str], None]
 ) -> RetentionSummary:
     """Takes out what is past its retention, and leaves new receipts in `receipts/`.
 
@@ -35,7 +35,7 @@ def run(
         open_requests(params) as requests,
     ):
         stores = RetentionStores(params, vault, requests, Path.cwd(), clock=clock)
-        summary = Retention(params, stores, requests, signer, clock=clock, report=tell).run()
+        summary = Retention(params, stores, requests, signer, clock=clock, report=report).run()
         if receipts := requests.receipts():
             receipt_files.write_missing(receipts, workspace.RECEIPTS)
             write_whole(workspace.RECEIPTS / receipt_files.PUBLIC_KEY, signer.public_pem)
@@ -50,7 +50,7 @@ def forecast(params: Params, *, now: dt.datetime) -> dict[str, Any]:
         `people` who leave whole; `open`: how many earlier days wait for something; `models`:
         what is declared for models in use, and `cost` of a training if one may be started.
     """
-    lapsed = look_for_lapsed(params, as_of=now)
+    expired = look_for_expired(params, as_of=now)
     with open_requests(params) as requests:
         waiting = [r for r in requests.all(state=OPEN) if r.kind == RETENTION]
     cost: str | None = None
@@ -62,10 +62,10 @@ def forecast(params: Params, *, now: dt.datetime) -> dict[str, Any]:
             found = stores.cost([])
         cost = None if found is None else str(found)
     return {
-        "rows": lapsed.rows,
-        "blanked": lapsed.blanked,
-        "undated": lapsed.undated,
-        "people": len(lapsed.people),
+        "rows": expired.rows,
+        "blanked": expired.blanked,
+        "undated": expired.undated,
+        "people": len(expired.people),
         "open": len(waiting),
         "models": params.erasure.retention.retrain,
         "cost": cost,
@@ -88,8 +88,8 @@ def render_forecast(found: dict[str, Any]) -> str:
 
 
 def undated(counts: dict[str, int]) -> list[str]:
-    """What is told of rows whose time cannot be known."""
+    """What is said of rows whose time cannot be known."""
     return [
-        f"{table}: {count} rows have no date that can be read, so they never lapse; give them one."
+        f"{table}: {count} rows have no date that can be read, so they never expire; give them one."
         for table, count in counts.items()
     ]

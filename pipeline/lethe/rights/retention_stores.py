@@ -8,7 +8,7 @@ from pyroaring import BitMap
 
 from lethe.config import workspace
 from lethe.core.outcomes import Outcome, Result, Traces
-from lethe.people.references import Lapse
+from lethe.people.references import Expiry
 from lethe.rights.workspace_stores import WorkspaceStores
 from lethe.runs.stages import run_stages
 from lethe.stores.dvc.expire import purge_versions, verify_versions
@@ -16,7 +16,7 @@ from lethe.stores.dvc.repro import History
 from lethe.stores.dvc.verify import verify_history
 from lethe.stores.registry.store import name_of
 from lethe.stores.registry.tags import RUN_ID
-from lethe.stores.source.expire import Lapsed, erase_lapsed, look_for_lapsed, verify_lapsed
+from lethe.stores.source.expire import ExpiredRows, erase_expired, look_for_expired, verify_expired
 from lethe.stores.store import Ending, Holds, Person, Store
 
 
@@ -27,19 +27,19 @@ class RetentionStores(WorkspaceStores):
     def rows(self) -> Store:
         return self.source
 
-    def lapsed(self, *, as_of: dt.datetime) -> Lapsed:
-        return look_for_lapsed(self._params, as_of=as_of)
+    def expired(self, *, as_of: dt.datetime) -> ExpiredRows:
+        return look_for_expired(self._params, as_of=as_of)
 
-    def lapse(self, lapsed: Lapsed) -> Lapse:
+    def expiry(self, expired: ExpiredRows) -> Expiry:
         """Whom it is about: by token who stays, with all that leads to them who leaves."""
-        tokens = self._vault.lookup(sorted(lapsed.keys - set(lapsed.people)))
-        people = [Traces(key, None) for key in lapsed.people]
+        tokens = self._vault.lookup(sorted(expired.keys - set(expired.people)))
+        people = [Traces(key, None) for key in expired.people]
         for store in self.stores if people else ():
             people = store.trace(people)
-        return Lapse(BitMap(tokens[tokens >= 0].astype(np.uint32)), tuple(people))
+        return Expiry(BitMap(tokens[tokens >= 0].astype(np.uint32)), tuple(people))
 
-    def erase_lapsed(self, lapsed: Lapsed, *, as_of: dt.datetime, about: str) -> Outcome:
-        return erase_lapsed(self._params, as_of=as_of, known=lapsed.keys, about=about)
+    def erase_expired(self, expired: ExpiredRows, *, as_of: dt.datetime, about: str) -> Outcome:
+        return erase_expired(self._params, as_of=as_of, known=expired.keys, about=about)
 
     def remake(self) -> None:
         """Makes the current shards anew, from a source that has lost what is past its time.
@@ -49,7 +49,7 @@ class RetentionStores(WorkspaceStores):
         """
         run_stages(self._root, ["pseudonymize"])
 
-    def outdated(self, lapse: Lapse) -> list[str]:
+    def outdated(self, expiry: Expiry) -> list[str]:
         """Versions whose training charged any of these people, on other shards than today's."""
         data = History(self._root).out_md5(workspace.SHARDS)
         runs = self._charged()
@@ -57,7 +57,7 @@ class RetentionStores(WorkspaceStores):
         for version in self.registry.versions():
             learned = runs.get(str(version.tags.get(RUN_ID)), BitMap())
             older = version.tags.get("data_md5") != data
-            if learned & lapse.leaving or (older and learned & lapse.tokens):
+            if learned & expiry.leaving or (older and learned & expiry.tokens):
                 found.append(name_of(version))
         return found
 
@@ -72,49 +72,49 @@ class RetentionStores(WorkspaceStores):
     def end(self, version: str, ending: Ending) -> Outcome:
         return self.registry.end(version, ending)
 
-    def purge_lapsed(self, lapse: Lapse, *, retired: Sequence[str]) -> list[Outcome]:
+    def purge_expired(self, expiry: Expiry, *, retired: Sequence[str]) -> list[Outcome]:
         """Takes older versions of these people's shards, and people who leave, out of DVC."""
         done: list[Outcome] = []
-        if lapse.leaving:
+        if expiry.leaving:
             ended = {version: Ending() for version in retired}
             serving = tuple(self.in_use())
-            people = [Person(each, serving=serving, ended=ended) for each in lapse.people]
+            people = [Person(each, serving=serving, ended=ended) for each in expiry.people]
             for store in self.stores:
                 if store.holds is Holds.COPIES:
                     done += _once(store.forget(people))
         return done + purge_versions(
             self._root,
-            lapse.tokens | lapse.leaving,
+            expiry.tokens | expiry.leaving,
             models=self.registry.ended_hashes(retired),
             serving=self._serving(),
         )
 
-    def look_lapsed(
-        self, lapse: Lapse, *, as_of: dt.datetime, about: Sequence[str], models: Sequence[str]
+    def look_expired(
+        self, expiry: Expiry, *, as_of: dt.datetime, about: Sequence[str], models: Sequence[str]
     ) -> list[Outcome]:
         """A fresh look into every store; what is still there has a count, or a reason.
 
         Args:
             models: versions that must be gone.
         """
-        seen = [verify_lapsed(self._params, as_of=as_of, about=each) for each in about]
-        people = [Person(each) for each in lapse.people]
+        seen = [verify_expired(self._params, as_of=as_of, about=each) for each in about]
+        people = [Person(each) for each in expiry.people]
         if people:
             for store in self.stores:
                 if store.holds is Holds.PEOPLE:
                     seen += [outcome for theirs in store.look(people) for outcome in theirs]
             seen += verify_history(
                 self._root,
-                lapse.leaving,
-                traces=_all_of(lapse.people),
+                expiry.leaving,
+                traces=_all_of(expiry.people),
                 models=self.registry.ended_hashes(models),
                 serving=self._serving(),
                 skip=self._other_stores(),
             )
-        if lapse.tokens:
+        if expiry.tokens:
             seen += verify_versions(
                 self._root,
-                lapse.tokens,
+                expiry.tokens,
                 models=self.registry.ended_hashes(models),
                 serving=self._serving(),
                 skip=self._other_stores(),
@@ -137,7 +137,7 @@ def _once(answers: Iterable[list[Outcome]]) -> list[Outcome]:
 
 def _all_of(people: Iterable[Traces]) -> Traces:
     """What leads to any of them; keys of digits alone are in any file by chance."""
-    telling = []
+    identifying = []
     for each in people:
-        telling += [*each.identifiers, *([] if each.key.isdigit() else [each.key])]
-    return Traces("", None, tuple(telling))
+        identifying += [*each.identifiers, *([] if each.key.isdigit() else [each.key])]
+    return Traces("", None, tuple(identifying))

@@ -41,8 +41,8 @@ class Right:
     """A right that people have, or that the law gives them unasked.
 
     `asked` and `did` are how receipts say what was asked, and what came of it where anything
-    was done. `stays`: the person's own records stay, and only a use for training ends, so it is
-    asked for a purpose. `look`: the last look before a receipt; without it every store is
+    was done. `keeps_records`: the person's own records stay, and only a use for training ends,
+    so it is asked for a purpose. `look`: the last look before a receipt; without it every store is
     looked into for the person.
     """
 
@@ -50,6 +50,6 @@ class Right:
     asked: str
     did: str
     steps: tuple[Step, ...]
-    stays: bool = False
+    keeps_records: bool = False
     deadline: Callable[[dt.datetime], dt.datetime] = due
     look: Look | None = None

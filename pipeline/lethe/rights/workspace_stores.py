@@ -18,7 +18,7 @@ from lethe.core.errors import (
 from lethe.core.files import read_json
 from lethe.core.outcomes import Traces
 from lethe.ledger.ledger import Ledger
-from lethe.people.references import Reference, read_sealed
+from lethe.people.references import Reference, reference_from_bytes
 from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
 from lethe.privacy.planning import plan_from
 from lethe.rights.services import Retraining, RetrainingCost
@@ -73,17 +73,17 @@ class WorkspaceStores:
             self.registry,
         ]
 
-    def seal(self, content: bytes, *, about: str) -> bytes:
-        return self._vault.seal(content, about=about)
+    def encrypt(self, content: bytes, *, about: str) -> bytes:
+        return self._vault.encrypt(content, about=about)
 
-    def unseal(self, sealed: bytes, *, about: str) -> bytes:
-        return self._vault.unseal(sealed, about=about)
+    def decrypt(self, encrypted: bytes, *, about: str) -> bytes:
+        return self._vault.decrypt(encrypted, about=about)
 
     def _about(self, request: Request) -> str | None:
         """Whose key a person's request leads to, once they were looked up."""
-        if request.sealed is None or request.kind == RETENTION:
+        if request.encrypted is None or request.kind == RETENTION:
             return None
-        found = read_sealed(self.unseal(request.sealed, about=request.request_id))
+        found = reference_from_bytes(self.decrypt(request.encrypted, about=request.request_id))
         return found.key if isinstance(found, Traces) else None
 
     def people(self, references: Sequence[Reference]) -> list[list[str]]:

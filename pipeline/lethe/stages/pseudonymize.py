@@ -36,7 +36,7 @@ def pseudonymize(records: pa.Table, *, tokens: np.ndarray, held_out: np.ndarray)
     """Records by token instead of by subject.
 
     Guarantees: no column of the result holds a subject's key; records of who has NO_TOKEN
-        are absent; sorted by (token, rank), so the order tells nothing of the source's.
+        are absent; sorted by (token, rank), so the order reveals nothing of the source's.
     Shapes: records (n) with `subject`, `rank` and more; tokens uint32 (n,), held_out bool
         (n,) → `token`, `held_out`, `rank` and more, at most n.
     """

@@ -1,8 +1,8 @@
-"""register: the only door to the registry.
+"""register: the only way into the registry.
 
 Opens for a model that is validated, settled, audited and within budget, whose people have
 all agreed to this day, and whose every hash agrees with what ran. Otherwise it says each
-reason. Walked through again for the same training, it registers nothing, but looks anew at
+reason. Run again for the same training, it registers nothing, but looks anew at
 who has withdrawn. What still has subject keys ends here.
 """
 
@@ -45,7 +45,7 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
     try:
         return _register(params, now)
     finally:
-        # However it ends: the next walk reads the source again anyway.
+        # However it ends: the next run reads the source again anyway.
         workspace.remove_scratch()
 
 
@@ -88,7 +88,7 @@ def _register(params: Params, now: dt.datetime) -> dict[str, Any]:
 
 
 def _refuse_rolled_back(params: Params, registry: Registry) -> None:
-    """Also where nothing is registered: it is what every walk comes by."""
+    """Also where nothing is registered, since every run comes to this place."""
     from lethe.registration.rollback import refuse_rolled_back
     from lethe.stores.opening import open_ledger
 
@@ -103,7 +103,7 @@ def _first_time(
     manifest: bytes,
     withdrawn: int,
 ) -> Version:
-    # Not at the top: a walk that registers nothing needs no torch.
+    # Not at the top: a run that registers nothing needs no torch.
     from lethe.privacy.plan import Plan
     from lethe.registration.facts import release_of
     from lethe.stores.opening import open_ledger
@@ -162,4 +162,4 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise NotFound(f"{path} does not exist. Walk the road up to here: lethe run.") from None
+        raise NotFound(f"{path} does not exist. Run the pipeline up to here: lethe run.") from None

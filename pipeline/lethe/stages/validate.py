@@ -1,4 +1,4 @@
-"""validate: holds the shards against the declarations; one failed expectation stops the road.
+"""validate: holds the shards against the declarations; one failed expectation stops the pipeline.
 
 A Great Expectations suite built from `params.yaml`, in two parts: what holds row by row is
 asked of a few shards at a time, so that memory is bounded; what holds only of all shards

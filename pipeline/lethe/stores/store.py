@@ -35,14 +35,14 @@ class Ending:
 class Person:
     """Whom a store is asked about, and which model versions go with them.
 
-    `stays`: the person's own records stay, and only what was made of them goes. `models`:
+    `keeps_records`: the person's own records stay, and only what was made of them goes. `models`:
     versions (`NAME/NUMBER`) that learned from the person and must be gone in the end.
     `serving`: versions in use, which work on until they are ended. `ended`: versions that end
     now.
     """
 
     traces: Traces
-    stays: bool = False
+    keeps_records: bool = False
     models: tuple[str, ...] = ()
     serving: tuple[str, ...] = ()
     ended: Mapping[str, Ending] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Store(ABC):
     """One store. Whatever it is asked may be asked again: what was done is found done.
 
     Guarantees (each held by the contract suite): what `look` calls absent leads to the person
-        no more, as far as `unseen` says that it can tell; nobody else is touched by `forget`;
+        no more, as far as `unseen` says that it can see; nobody else is touched by `forget`;
         an outcome names nobody.
 
     Raises (every method):

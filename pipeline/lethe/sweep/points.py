@@ -1,7 +1,7 @@
 """Trains the points of a sweep: free on a stand-in, or reserved, settled and charged on people.
 
 The order is the same as in train: nothing is drawn for a person before the ledger has the
-reservation, and no number of a point is told before it is settled.
+reservation, and no number of a point is shown before it is settled.
 """
 
 import datetime as dt
@@ -30,7 +30,7 @@ from lethe.training.evaluate import evaluate
 from lethe.training.loop import Session, Task, train, train_plain
 from lethe.training.trainer import Progress, Reserved
 
-Watch = Callable[[Plan, int], Progress | None]  # told of each training before it begins
+Watch = Callable[[Plan, int], Progress | None]  # called before each training begins
 
 
 class Reservation(Reserved, Protocol):
@@ -145,7 +145,7 @@ def charged_points(
     """Trains each plan on the people in the shards, each time reserved before and settled after.
 
     Guarantees: what is refused by the budget draws nothing and is not charged; a training that
-        ends before its number is known is voided, unless it diverged, which tells something;
+        ends before its number is known is voided, unless it diverged, which reveals something;
         no number is given before its run is settled.
     """
     held_out = held_out_records(paths, network.encoder)
@@ -173,7 +173,7 @@ def charged_points(
             paid = (*point.runs, reservation.run_id)
             point = replace(point, left_out=reservation.left_out, runs=paid)
             try:
-                with _voided_unless_told(ledger, reservation.run_id):
+                with _voided_unless_shown(ledger, reservation.run_id):
                     auc = network.auc(plan, data, held_out, reservation, watch(plan, number))
             except NotFinite:
                 ledger.settle(reservation.run_id)
@@ -197,7 +197,7 @@ def refuse_unmeasurable(held_out: RecordData, encoder: Encoder) -> None:
 def _reserve(
     ledger: Spending, release: Release, budget: Budget, request: str, now: dt.datetime
 ) -> Reservation:
-    """A reservation of which nothing was told: a new one, or that of a sweep that was killed."""
+    """A reservation of which nothing was shown: a new one, or that of a sweep that was killed."""
     attempt = 0
     while True:
         reservation = ledger.reserve(
@@ -205,21 +205,21 @@ def _reserve(
         )
         if not reservation.resumed or reservation.state == "reserved":
             return reservation
-        attempt += 1  # that one was settled and its number told: this is a release of its own
+        attempt += 1  # that one was settled and its number shown: this is a release of its own
 
 
 @contextmanager
-def _voided_unless_told(ledger: Spending, run_id: str) -> Iterator[None]:
-    told = False
+def _voided_unless_shown(ledger: Spending, run_id: str) -> Iterator[None]:
+    shown = False
     try:
         yield
-        told = True
+        shown = True
     except NotFinite:
-        told = True  # that it diverged is shown
+        shown = True  # that it diverged is shown
         raise
     finally:
-        if not told:
-            ledger.void(run_id, "the sweep ended before anything of this point was told")
+        if not shown:
+            ledger.void(run_id, "the sweep ended before anything of this point was shown")
 
 
 def _request(release: Release, paths: Sequence[Path], training: Training, number: int) -> str:

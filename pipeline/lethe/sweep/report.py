@@ -39,7 +39,7 @@ def sweep_report(
         of the reference, or of the best point where there is none; `charged`, what the people
         paid for all of it, or null. Every metric says whether it is private.
     """
-    private = tried.kind != "charged"  # nobody's private data is in a stand-in
+    private = tried.kind != "charged"  # a stand-in has no private data
     delta = points[0].plan.delta
     listed = [_point(point, private) for point in points]
     paid = [point.plan.event for point in points for _ in point.runs]
@@ -76,7 +76,7 @@ def sweep_report(
 
 
 def render_sweep(report: Mapping[str, Any]) -> str:
-    """A table by epsilon and clip, which one is enough, and what this can and cannot tell."""
+    """A table by epsilon and clip, which one is enough, and what this can and cannot show."""
     mark = "" if report["data"]["private"] else " (not private)"
     lines = [
         f"On {report['data']['words']}; AUC on {report['data']['held_out_people']:,} held-out "
@@ -95,18 +95,18 @@ def render_sweep(report: Mapping[str, Any]) -> str:
                 ("clip_norm", 2),
             )
         )
-        auc, told = point["auc"], []
+        auc, cells = point["auc"], []
         if auc is not None:
-            told.append(
+            cells.append(
                 f"{auc['value']:>7.4f}  {min(auc['repeats']):.4f}..{max(auc['repeats']):.4f}"
             )
         if point["problem"]:
-            told.append(point["problem"])
+            cells.append(point["problem"])
         if point["left_out"]:
-            told.append(f"{point['left_out']:,} people left out")
+            cells.append(f"{point['left_out']:,} people left out")
         if point == enough:
-            told.append("<- enough")
-        lines.append(f"  {row}  {'  '.join(told)}")
+            cells.append("<- enough")
+        lines.append(f"  {row}  {'  '.join(cells)}")
     lines += ["", _conclusion(report)]
     if report["charged"] is not None:
         paid = report["charged"]
@@ -132,7 +132,7 @@ def sweep_csv(report: Mapping[str, Any]) -> str:
     ]
     for point in report["points"]:
         auc = point["auc"]
-        told = (
+        cells = (
             ["", "", ""]
             if auc is None
             else [f"{x:.6f}" for x in (auc["value"], min(auc["repeats"]), max(auc["repeats"]))]
@@ -141,7 +141,7 @@ def sweep_csv(report: Mapping[str, Any]) -> str:
             f"{point[name]:.6g}"
             for name in ("epsilon_pld", "epsilon_rdp", "noise_multiplier", "clip_norm")
         ]
-        lines.append(",".join([*numbers, *told, point["problem"] or ""]))
+        lines.append(",".join([*numbers, *cells, point["problem"] or ""]))
     return "\n".join(lines) + "\n"
 
 

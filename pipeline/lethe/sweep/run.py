@@ -166,7 +166,7 @@ def _written(
 
 @contextmanager
 def _watched(console: Console, plans: Sequence[Plan], repeats: int) -> Iterator[Watch]:
-    """A bar over all steps of all trainings; it tells steps alone."""
+    """A bar over all steps of all trainings; it shows steps alone."""
     steps = sum(plan.steps for plan in plans) * repeats
     with Bar(*Bar.get_default_columns(), TimeElapsedColumn(), console=console) as bar:
         task = bar.add_task("sweep", total=steps)

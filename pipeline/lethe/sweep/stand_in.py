@@ -1,8 +1,8 @@
 """People to try a plan on who are nobody: invented from the declarations, or declared public.
 
 What is invented has the declared columns, domains and number of records, and a label that
-follows from a planted linear model of a strength that the caller guesses. It can tell what so
-much noise does to a signal of that strength, with so many people and features. It cannot tell
+follows from a planted linear model of a strength that the caller guesses. It can show what so
+much noise does to a signal of that strength, with so many people and features. It cannot show
 how strong the signal in the real data is, nor what in it is not linear: the curve's shape is
 worth more than its height.
 """
@@ -81,7 +81,7 @@ def from_files(params: Params, path: Path, *, person: str | None = None, seed: i
     Args:
         path: a Parquet or CSV file, or a folder of them, with the source's feature columns and
             the label, in the source's own values; made as coarse as declared here.
-        person: the column that tells people apart; `subject.key` if the file has it, else
+        person: the column that says whose a row is; `subject.key` if the file has it, else
             every row is a person.
         seed: who of them is held out.
 

@@ -5,7 +5,7 @@ owner, and goes when the run's model is complete. It holds weights and the optim
 state, as JSON and safetensors, and no key; steps after it are done again, with new draws and
 new noise.
 
-Why that costs nothing more: of the steps that are done again only one telling is released,
+Why that costs nothing more: of the steps that are done again only one result is released,
 since the other died with its process. What is left of the other is that it was killed. So
 a run may be killed for any reason that does not depend on its draws or noise: power, an
 operator, memory (which `physical_batch` bounds, however many people are drawn). A training

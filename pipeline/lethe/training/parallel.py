@@ -43,7 +43,7 @@ _MESSAGE_BYTES = 1024
 
 @dataclass(frozen=True)
 class Admission:
-    """What a helper is told of the reservation."""
+    """What a helper knows of the reservation."""
 
     run_id: str
     admitted: BitMap
@@ -62,7 +62,7 @@ class Leader:
         return self._wire.size
 
     def begin(self, words: Mapping[str, Any], admitted: BitMap) -> None:
-        """Tells the helpers what is trained, and for whom it is reserved."""
+        """Sends the helpers what is trained, and for whom it is reserved."""
         text, people = json.dumps(words).encode(), admitted.serialize()
         self._say(_BEGIN, len(text), len(people))
         for content in (text, people):

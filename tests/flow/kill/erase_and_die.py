@@ -36,12 +36,12 @@ def one_run(killed: int) -> None:
     erasure_service.run(
         load_params(),
         clock=lambda: dt.datetime.now(dt.UTC),
-        tell=lambda said: print(said, flush=True),
+        report=lambda said: print(said, flush=True),
     )
 
 
 def until_one_ends(one: Callable[[int], None]) -> None:
-    """Forks one run after another, each told how many were killed before it."""
+    """Forks one run after another, each with the number that were killed before it."""
     killed = 0
     while True:
         process = os.fork()

@@ -20,12 +20,12 @@ def one_run(killed: int) -> None:
     for name in ("receive", "mark", "resolve", "close"):
         setattr(Requests, name, dying(getattr(Requests, name)))
     if killed == 3:
-        RetentionStores.erase_lapsed = dying(RetentionStores.erase_lapsed)  # type: ignore[method-assign]
+        RetentionStores.erase_expired = dying(RetentionStores.erase_expired)  # type: ignore[method-assign]
     RetentionStores.remake = once(RetentionStores.remake)  # type: ignore[method-assign]
     summary = retention_service.run(
         load_params(),
         clock=lambda: dt.datetime.now(dt.UTC),
-        tell=lambda said: print(said, flush=True),
+        report=lambda said: print(said, flush=True),
     )
     print("waiting", len(summary.waiting), "problems", summary.problems, flush=True)
 

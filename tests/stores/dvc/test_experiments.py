@@ -28,10 +28,10 @@ from tests.past_pipeline import (
     forget_source,
     git,
     holders,
-    make_road,
+    make_pipeline,
     people,
     results,
-    walk,
+    run_pipeline,
 )
 
 WHERE = """
@@ -43,12 +43,12 @@ with open({log!r}, "a") as log:
 
 @pytest.fixture(scope="session")
 def tried_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A road that was run once, and an experiment of DVC with one person more, run with --temp."""
-    root = make_road(tmp_path_factory.mktemp("tried") / "road")
+    """A pipeline that was run once, and an experiment of DVC with one person more, by --temp."""
+    root = make_pipeline(tmp_path_factory.mktemp("tried") / "pipeline")
     with (root / "stand_in.py").open("a") as code:
         code.write(WHERE.format(log=str(root.parent / "where")))
     people(root, BO, CLEO)
-    walk(root)
+    run_pipeline(root)
     commit(root, "First")
     (root.parent / "where").unlink()
     people(root, ADA, BO, DAN)
@@ -60,7 +60,7 @@ def tried_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tried(tried_template: Path, tmp_path: Path) -> Path:
-    root = tmp_path / "road"
+    root = tmp_path / "pipeline"
     shutil.copytree(tried_template, root, symlinks=True)
     return root
 

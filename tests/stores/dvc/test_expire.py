@@ -21,18 +21,18 @@ from tests.past_pipeline import (
     git,
     out,
     results,
+    run_pipeline,
     tokens_in,
-    walk,
 )
 
 NEWER = "a-row-in-time"
 
 
 def remake(root: Path) -> str:
-    """Ada's old row lapses and another of hers stays; the road makes the shards anew."""
+    """Ada's old row expires and another of hers stays; the pipeline makes the shards anew."""
     text = (root / "source").read_text()
     (root / "source").write_text(text.replace(WARDS[ADA], NEWER))
-    walk(root, "pseudonymize")
+    run_pipeline(root, "pseudonymize")
     dvc(root, "push", "--quiet")
     return out(root, workspace.SHARDS)
 
@@ -114,7 +114,7 @@ def test_people_stay_in_the_manifests_of_models_that_stay(past: Path) -> None:
 def test_who_was_only_held_out_takes_no_model_along(past: Path) -> None:
     text = (past / "source").read_text()
     (past / "source").write_text(text.replace(WARDS[EVE], NEWER))
-    walk(past, "pseudonymize")
+    run_pipeline(past, "pseudonymize")
     model = {p.name: p.read_bytes() for p in (past / "model").iterdir()}
     assert results(purge_versions(past, BitMap([EVE])))["cache"] == "erased"
     assert {p.name: p.read_bytes() for p in (past / "model").iterdir()} == model
@@ -126,12 +126,12 @@ def test_repro_trains_anew_and_pull_works_here_and_on_other_branches(past: Path)
     shutil.rmtree(past / ".dvc" / "cache")
     dvc(past, "pull")
     assert tokens_in(past / workspace.SUBJECTS) == BitMap([ADA, BO, CLEO, EVE])
-    walk(past)
+    run_pipeline(past)
     assert NEWER in (past / "model" / "model.json").read_text()
     git(past, "switch", "--quiet", "--discard-changes", "side")
     shutil.rmtree(past / "data")
     dvc(past, "pull", "--force")
-    walk(past)  # the branch forgot its shards, and makes them anew
+    run_pipeline(past)  # the branch forgot its shards, and makes them anew
 
 
 def test_another_worktree_loses_its_old_shards(past: Path) -> None:

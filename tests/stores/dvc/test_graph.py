@@ -1,4 +1,4 @@
-"""`lethe compile`: what the scheduler is told of the pipeline is what `dvc.yaml` says."""
+"""`lethe compile`: what the scheduler knows of the pipeline is what `dvc.yaml` says."""
 
 import json
 from typing import Any

@@ -15,7 +15,7 @@ from lethe.stores.dvc.git import INDEX, committed_locks
 from lethe.stores.dvc.lookup import WORKSPACE, Lookup, look_up
 from lethe.stores.dvc.manifest import Manifest, NotAManifest
 from lethe.stores.dvc.purge import purge_history
-from tests.past_pipeline import ADA, BO, DAN, EVE, git, out, people, walk
+from tests.past_pipeline import ADA, BO, DAN, EVE, git, out, people, run_pipeline
 
 
 def test_a_person_is_found_in_every_version_of_every_branch(past: Path) -> None:
@@ -42,7 +42,7 @@ def test_who_is_held_out_is_in_data_and_in_no_model(past: Path) -> None:
 
 def test_what_is_not_committed_yet_is_found_too(past: Path) -> None:
     people(past, BO, DAN)
-    walk(past, "pseudonymize")
+    run_pipeline(past, "pseudonymize")
     assert [each.commit for each in look_up(past, DAN).datasets][-1] == WORKSPACE
 
 

@@ -22,8 +22,8 @@ from tests.past_pipeline import (
     out,
     people,
     results,
+    run_pipeline,
     tokens_in,
-    walk,
 )
 
 
@@ -78,7 +78,7 @@ def test_status_pull_and_repro_work_afterwards_and_make_the_same_shards(past: Pa
     assert tokens_in(past / workspace.SUBJECTS) == BitMap([BO, CLEO, EVE])
     assert list((past / "model").iterdir()) == []
     people(past, BO, CLEO, EVE)
-    walk(past)
+    run_pipeline(past)
     assert out(past, workspace.SHARDS) == data
     assert tokens_in(past / workspace.MANIFEST) == BitMap([BO, CLEO])
     assert (past / "model" / "model.json").exists()
@@ -96,7 +96,7 @@ def test_the_only_person_of_a_shard_leaves_an_empty_shard(past: Path) -> None:
     assert tokens_in(past / workspace.SUBJECTS) == BitMap([BO, EVE])
     people(past, BO, EVE)
     data = out(past, workspace.SHARDS)
-    walk(past)
+    run_pipeline(past)
     assert out(past, workspace.SHARDS) == data
 
 

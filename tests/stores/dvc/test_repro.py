@@ -1,4 +1,4 @@
-"""The road under DVC, walked with stand-in stages, and what its history can tell."""
+"""The pipeline under DVC, run with stand-in stages, and what its history can show."""
 
 import hashlib
 import json
@@ -30,9 +30,9 @@ STAND_IN = f"""
 import json, pathlib, shutil, sys, time
 stage = sys.argv[1]
 with open("ran.log", "a") as log: log.write(stage + "\\n")
-told = pathlib.Path("told")
-if told.exists():
-    name, what, number = told.read_text().split()
+order = pathlib.Path("order")
+if order.exists():
+    name, what, number = order.read_text().split()
     if name == stage and what == "exit": sys.exit(int(number))
     if name == stage and what == "sleep": time.sleep(float(number))
 source = pathlib.Path("source").read_text()
@@ -78,11 +78,11 @@ def _git(root: Path, *words: str) -> str:
 
 
 @pytest.fixture
-def road(tmp_path: Path) -> Path:
-    return _make_road(tmp_path / "road")
+def pipeline(tmp_path: Path) -> Path:
+    return _make_pipeline(tmp_path / "pipeline")
 
 
-def _make_road(root: Path) -> Path:
+def _make_pipeline(root: Path) -> Path:
     """The project's own dvc.yaml with stand-ins for the stages, in a git repository."""
     (root / ".dvc").mkdir(parents=True)
     copied = (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "params.yaml")
@@ -94,14 +94,14 @@ def _make_road(root: Path) -> Path:
     (root / "source").write_text("yes")
     _git(root, "init", "--quiet", "--initial-branch=main")
     _git(root, "add", "--all")
-    _git(root, "commit", "--quiet", "--message", "The road")
+    _git(root, "commit", "--quiet", "--message", "The pipeline")
     return root
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A road that was walked once: a walk takes seconds, a copy of it none."""
-    root = _make_road(tmp_path_factory.mktemp("template") / "road")
+    """A pipeline that was run once: a run takes seconds, a copy of it none."""
+    root = _make_pipeline(tmp_path_factory.mktemp("template") / "pipeline")
     events = list(History(root).repro())
     assert [e.kind for e in events] == ["started", "finished"] * len(STAGES), events
     assert [e.stage for e in events[::2]] == list(STAGES)
@@ -111,9 +111,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def walked(template: Path, tmp_path: Path) -> Path:
-    shutil.copytree(template, tmp_path / "walked", symlinks=True)
-    return tmp_path / "walked"
+def finished(template: Path, tmp_path: Path) -> Path:
+    shutil.copytree(template, tmp_path / "finished", symlinks=True)
+    return tmp_path / "finished"
 
 
 def _ran(root: Path) -> list[str]:
@@ -124,12 +124,12 @@ def _summary(events: Iterator[StageEvent]) -> dict[str, str]:
     return {event.stage: event.kind for event in events}
 
 
-def test_second_run_looks_at_the_source_and_the_door_and_repeats_nothing_else(
-    walked: Path,
+def test_second_run_looks_at_the_source_and_the_gate_and_repeats_nothing_else(
+    finished: Path,
 ) -> None:
-    assert not (walked / "data" / "minimized").exists()
-    before = (walked / "dvc.lock").read_bytes()
-    assert _summary(History(walked).repro()) == {
+    assert not (finished / "data" / "minimized").exists()
+    before = (finished / "dvc.lock").read_bytes()
+    assert _summary(History(finished).repro()) == {
         "minimize": "finished",
         "consent": "finished",
         "pseudonymize": "skipped",
@@ -139,37 +139,37 @@ def test_second_run_looks_at_the_source_and_the_door_and_repeats_nothing_else(
         "audit": "skipped",
         "register": "finished",
     }
-    assert _ran(walked) == ["minimize", "consent", "register"]
-    assert (walked / "dvc.lock").read_bytes() == before
+    assert _ran(finished) == ["minimize", "consent", "register"]
+    assert (finished / "dvc.lock").read_bytes() == before
 
 
-def test_a_changed_source_is_seen_though_no_file_changed(walked: Path) -> None:
-    (walked / "source").write_text("withdrawn")
-    list(History(walked).repro(["train"]))
-    assert _ran(walked) == list(STAGES[: STAGES.index("train") + 1])
+def test_a_changed_source_is_seen_though_no_file_changed(finished: Path) -> None:
+    (finished / "source").write_text("withdrawn")
+    list(History(finished).repro(["train"]))
+    assert _ran(finished) == list(STAGES[: STAGES.index("train") + 1])
 
 
-def test_a_raised_budget_trains_nobody_again(walked: Path) -> None:
-    text = (walked / "params.yaml").read_text()
-    (walked / "params.yaml").write_text(text.replace("epsilon: 4.0", "epsilon: 5.0"))
-    list(History(walked).repro(["train"]))
-    assert _ran(walked) == ["minimize", "consent", "budget"]
+def test_a_raised_budget_trains_nobody_again(finished: Path) -> None:
+    text = (finished / "params.yaml").read_text()
+    (finished / "params.yaml").write_text(text.replace("epsilon: 4.0", "epsilon: 5.0"))
+    list(History(finished).repro(["train"]))
+    assert _ran(finished) == ["minimize", "consent", "budget"]
 
 
-def test_what_has_subject_keys_never_reaches_dvcs_cache(walked: Path) -> None:
+def test_what_has_subject_keys_never_reaches_dvcs_cache(finished: Path) -> None:
     dvc = [sys.executable, "-m", "dvc"]
-    list(History(walked).repro(["consent"]))  # register took what the first walk left
-    assert (walked / "data" / "consented").exists()
-    subprocess.run([*dvc, "commit", "--force"], cwd=walked, check=True, capture_output=True)
+    list(History(finished).repro(["consent"]))  # register took what the first run left
+    assert (finished / "data" / "consented").exists()
+    subprocess.run([*dvc, "commit", "--force"], cwd=finished, check=True, capture_output=True)
     hashes = {
         out["md5"]
         for stage in ("minimize", "consent")
-        for out in History(walked).lock()["stages"][stage]["outs"]
+        for out in History(finished).lock()["stages"][stage]["outs"]
         if out["path"].startswith("data/")
     }
     keyed = f"{SECRET} yes".encode()
     hashes |= {hashlib.md5(keyed).hexdigest()}
-    files = [path for path in (walked / ".dvc").rglob("*") if path.is_file()]
+    files = [path for path in (finished / ".dvc").rglob("*") if path.is_file()]
     assert len(files) > 5
     for path in files:
         assert SECRET.encode() not in path.read_bytes(), path
@@ -196,17 +196,17 @@ def test_dvc_yaml_has_the_stages_and_meta_that_a_scheduler_needs() -> None:
         assert set(stage["meta"]) == set(META)
 
 
-def test_a_folder_is_held_against_what_was_recorded_of_it(walked: Path) -> None:
-    history = History(walked)
+def test_a_folder_is_held_against_what_was_recorded_of_it(finished: Path) -> None:
+    history = History(finished)
     md5 = history.out_md5(workspace.MODEL)
-    model = walked / workspace.MODEL
+    model = finished / workspace.MODEL
     assert content_md5(model) == md5
     assert history.used_md5("train", workspace.SHARDS) == history.out_md5(workspace.SHARDS)
     assert history.used_md5("train", Path("nothing")) is None
-    (walked / "model" / "more").write_text("x")
+    (finished / "model" / "more").write_text("x")
     assert content_md5(model) != md5
-    (walked / "model" / "more").unlink()
-    (walked / "model" / "model.json").write_text("swapped")
+    (finished / "model" / "more").unlink()
+    (finished / "model" / "model.json").write_text("swapped")
     assert content_md5(model) != md5
 
 
@@ -221,75 +221,75 @@ def test_no_stage_depends_on_files_of_code() -> None:
 
 @pytest.mark.parametrize("stage", ["pseudonymize", "validate", "budget", "train", "audit"])
 def test_another_digest_repeats_its_stage_and_no_other_that_gets_the_same(
-    walked: Path, stage: str
+    finished: Path, stage: str
 ) -> None:
-    digests = json.loads((walked / "behaviour.json").read_text())
-    (walked / "behaviour.json").write_text(json.dumps(digests | {stage: "0" * 64}))
-    list(History(walked).repro())
-    assert set(_ran(walked)) == {"minimize", "consent", stage, "register"}
+    digests = json.loads((finished / "behaviour.json").read_text())
+    (finished / "behaviour.json").write_text(json.dumps(digests | {stage: "0" * 64}))
+    list(History(finished).repro())
+    assert set(_ran(finished)) == {"minimize", "consent", stage, "register"}
 
 
-def test_a_failed_stage_is_told_with_its_exit_code(road: Path) -> None:
-    (road / "told").write_text("validate exit 22")
-    events = list(History(road).repro())
+def test_a_failed_stage_is_reported_with_its_exit_code(pipeline: Path) -> None:
+    (pipeline / "order").write_text("validate exit 22")
+    events = list(History(pipeline).repro())
     assert (events[-1].kind, events[-1].stage, events[-1].exit_code) == ("failed", "validate", 22)
-    assert "budget" not in _ran(road)
+    assert "budget" not in _ran(pipeline)
 
 
-def test_a_missing_parameter_fails_its_stage_and_says_which(road: Path) -> None:
-    text = (road / "params.yaml").read_text()
-    (road / "params.yaml").write_text(re.sub(r"^audit:.*$", "", text, flags=re.MULTILINE))
-    last = list(History(road).repro())[-1]
+def test_a_missing_parameter_fails_its_stage_and_says_which(pipeline: Path) -> None:
+    text = (pipeline / "params.yaml").read_text()
+    (pipeline / "params.yaml").write_text(re.sub(r"^audit:.*$", "", text, flags=re.MULTILINE))
+    last = list(History(pipeline).repro())[-1]
     assert (last.kind, last.stage) == ("failed", "audit")
     assert "audit" in last.message
 
 
-def test_a_broken_dvc_yaml_is_an_error_of_one_line(road: Path) -> None:
-    (road / "dvc.yaml").write_text("stages: [")
+def test_a_broken_dvc_yaml_is_an_error_of_one_line(pipeline: Path) -> None:
+    (pipeline / "dvc.yaml").write_text("stages: [")
     with pytest.raises(LetheError, match="dvc repro ended with") as caught:
-        list(History(road).repro())
+        list(History(pipeline).repro())
     assert "\n" not in str(caught.value)
 
 
-def test_a_second_walk_at_once_is_told_that_the_workspace_is_busy(road: Path) -> None:
-    (road / "told").write_text("minimize sleep 30")
-    first = History(road).repro()
+def test_a_second_run_at_once_ends_because_the_workspace_is_busy(pipeline: Path) -> None:
+    (pipeline / "order").write_text("minimize sleep 30")
+    first = History(pipeline).repro()
     assert next(first).kind == "started"
     with pytest.raises(Busy, match="Another run holds this workspace"):
-        list(History(road).repro())
+        list(History(pipeline).repro())
     first.close()
 
 
-def test_leaving_a_walk_early_ends_the_stage_that_runs(road: Path) -> None:
-    (road / "told").write_text("minimize sleep 30")
-    walk = History(road).repro()
-    assert next(walk) == StageEvent("started", "minimize")
+def test_leaving_a_run_early_ends_the_stage_that_runs(pipeline: Path) -> None:
+    (pipeline / "order").write_text("minimize sleep 30")
+    running = History(pipeline).repro()
+    assert next(running) == StageEvent("started", "minimize")
     began = time.monotonic()
-    walk.close()
+    running.close()
     assert time.monotonic() - began < 10
-    (road / "told").unlink()
-    assert [e.kind for e in History(road).repro(["minimize"])] == ["started", "finished"]
+    (pipeline / "order").unlink()
+    assert [e.kind for e in History(pipeline).repro(["minimize"])] == ["started", "finished"]
 
 
-def test_targets_and_single_run_no_more_than_asked(walked: Path) -> None:
-    list(History(walked).repro(["validate"], single=True, force=True))
-    assert _ran(walked) == ["validate"]
+def test_targets_and_single_run_no_more_than_asked(finished: Path) -> None:
+    list(History(finished).repro(["validate"], single=True, force=True))
+    assert _ran(finished) == ["validate"]
 
 
-def test_lock_has_the_md5s_that_md5sum_says(walked: Path) -> None:
-    history = History(walked)
-    assert history.lock_bytes() == (walked / "dvc.lock").read_bytes()
+def test_lock_has_the_md5s_that_md5sum_says(finished: Path) -> None:
+    history = History(finished)
+    assert history.lock_bytes() == (finished / "dvc.lock").read_bytes()
     assert set(history.lock()["stages"]) == set(STAGES)
-    plan = hashlib.md5((walked / "data" / "plan.json").read_bytes()).hexdigest()
+    plan = hashlib.md5((finished / "data" / "plan.json").read_bytes()).hexdigest()
     assert history.out_md5(workspace.PLAN) == plan
     assert history.out_md5(Path("data/nothing")) is None
 
 
-def test_manifest_is_read_from_the_cache_and_checked(walked: Path) -> None:
-    history = History(walked)
+def test_manifest_is_read_from_the_cache_and_checked(finished: Path) -> None:
+    history = History(finished)
     md5 = history.out_md5(workspace.MANIFEST)
     assert md5 is not None
-    (walked / workspace.MANIFEST).unlink()
+    (finished / workspace.MANIFEST).unlink()
     assert history.read_manifest(md5) == BitMap([12])
     path = history.cached(md5)
     path.chmod(0o644)
@@ -302,30 +302,30 @@ def test_manifest_is_read_from_the_cache_and_checked(walked: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "x" * 32])
-def test_what_is_not_an_md5_is_not_looked_up_as_a_path(walked: Path, name: str) -> None:
+def test_what_is_not_an_md5_is_not_looked_up_as_a_path(finished: Path, name: str) -> None:
     with pytest.raises(NotFound):
-        History(walked).cached(name)
+        History(finished).cached(name)
 
 
-def test_cache_elsewhere_is_found(walked: Path, tmp_path: Path) -> None:
-    (walked / ".dvc" / "cache").rename(tmp_path / "shared")
-    (walked / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {tmp_path / 'shared'}\n")
-    md5 = History(walked).out_md5(workspace.MANIFEST)
-    assert History(walked).read_manifest(md5 or "") == BitMap([12])
+def test_cache_elsewhere_is_found(finished: Path, tmp_path: Path) -> None:
+    (finished / ".dvc" / "cache").rename(tmp_path / "shared")
+    (finished / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {tmp_path / 'shared'}\n")
+    md5 = History(finished).out_md5(workspace.MANIFEST)
+    assert History(finished).read_manifest(md5 or "") == BitMap([12])
 
 
-def test_git_state_names_the_commit_and_sees_changed_code_only(walked: Path) -> None:
-    history = History(walked)
+def test_git_state_names_the_commit_and_sees_changed_code_only(finished: Path) -> None:
+    history = History(finished)
     state = history.git_state()
-    assert state.commit == _git(walked, "rev-parse", "HEAD")
+    assert state.commit == _git(finished, "rev-parse", "HEAD")
     assert not state.dirty
-    _git(walked, "add", "--force", "dvc.lock", "reports")
-    _git(walked, "commit", "--quiet", "--message", "What ran")
-    (walked / "dvc.lock").write_text("schema: '2.0'\n")
-    (walked / "reports" / "train.json").write_text("{}\n")
-    (walked / "untracked").write_text("x")
+    _git(finished, "add", "--force", "dvc.lock", "reports")
+    _git(finished, "commit", "--quiet", "--message", "What ran")
+    (finished / "dvc.lock").write_text("schema: '2.0'\n")
+    (finished / "reports" / "train.json").write_text("{}\n")
+    (finished / "untracked").write_text("x")
     assert not history.git_state().dirty
-    (walked / "params.yaml").write_text("purpose: other\n")
+    (finished / "params.yaml").write_text("purpose: other\n")
     assert history.git_state().dirty
 
 

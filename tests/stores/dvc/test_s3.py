@@ -39,7 +39,7 @@ def s3(endpoint: str) -> Iterator[Any]:
 
 @pytest.fixture
 def bucket(s3: Any, endpoint: str, past: Path) -> str:
-    """An empty bucket that the road is told of as its remote `far`, beside its own."""
+    """An empty bucket that the pipeline has as its remote `far`, beside its own."""
     s3.create_bucket(Bucket="far")
     with (past / ".dvc" / "config").open("a") as config:
         config.write(

@@ -133,7 +133,7 @@ def _cell(root: Path, value: str) -> str:
         lambda root: _text(root, "a.txt", b"seen: ADA QUILL, twice"),
         lambda root: _text(root, "a.csv.gz", gzip.compress(b"name\nAda Quill\n")),
         lambda root: _text(root, "a.json", b'["42"]'),
-        lambda root: _cell(root, "told by Ada Quill"),
+        lambda root: _cell(root, "written by Ada Quill"),
         lambda root: _cell(root, "42"),
     ],
 )

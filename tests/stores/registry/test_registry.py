@@ -236,17 +236,17 @@ def test_a_module_of_the_users_own_travels_too(
         carry_code(tmp_path / "other", own_module="absent_module")
 
 
-def test_a_model_registered_in_a_walk_lies_in_its_home_and_serves_when_the_walk_is_gone(
+def test_a_model_registered_in_a_worktree_lies_in_its_home_and_serves_when_that_is_gone(
     release: Release, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    walk = here / ".lethe" / "walks" / "run-1"
-    walk.mkdir(parents=True)
-    shutil.copytree(here / "model", walk / "model")
-    monkeypatch.chdir(walk)
+    worktree = here / ".lethe" / "walks" / "run-1"
+    worktree.mkdir(parents=True)
+    shutil.copytree(here / "model", worktree / "model")
+    monkeypatch.chdir(worktree)
     made = Registry.open(resolve_secret(URL)).register(release)
-    assert sorted(path.name for path in walk.iterdir()) == ["model"], "nothing of MLflow's"
+    assert sorted(path.name for path in worktree.iterdir()) == ["model"], "nothing of MLflow's"
     monkeypatch.chdir(here)
-    shutil.rmtree(walk)
+    shutil.rmtree(worktree)
     folder = mlflow_folder(Registry.open(URL), made)
     assert folder.is_relative_to(here / "mlruns")
     assert (folder / "artifacts" / "model" / "weights.safetensors").exists()

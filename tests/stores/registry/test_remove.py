@@ -23,7 +23,7 @@ from lethe.core.outcomes import Traces
 from lethe.registration.serving import input_columns, output_columns
 from lethe.stores.registry import remove
 from lethe.stores.registry.registry import Registry, Release, Version
-from lethe.stores.registry.remove import retire, tombstone, tombstones
+from lethe.stores.registry.remove import find_tombstone, find_tombstones, retire
 from lethe.stores.registry.tags import RUN_ID
 from lethe.stores.registry.verify import Wanted, verify_registries, verify_registry
 from lethe.training.models import Description
@@ -126,18 +126,20 @@ def test_a_retired_version_leaves_nothing_but_its_tombstone(here: Path, registry
     assert [path for path in (here / "mlruns").rglob("*.safetensors")]
 
 
-def test_what_it_answers_for_stays_and_says_what_replaced_it_and_when(registry: Registry) -> None:
+def test_its_accountability_record_remains_and_says_what_replaced_it_and_when(
+    registry: Registry,
+) -> None:
     retire(registry, "readmission", 1, replaced_by=2, now=NOW)
-    stone = tombstone(registry, "readmission", 1)
-    assert stone is not None
-    assert (stone.status, stone.replaced_by, stone.done) == ("retired", 2, True)
-    assert stone.retired_at == "2026-11-24T09:30:00+00:00"
+    tombstone = find_tombstone(registry, "readmission", 1)
+    assert tombstone is not None
+    assert (tombstone.status, tombstone.replaced_by, tombstone.done) == ("retired", 2, True)
+    assert tombstone.retired_at == "2026-11-24T09:30:00+00:00"
     kept = {name: value for name, value in FACTS.items() if name not in ("gate", "not_private")}
-    assert stone.facts == kept
-    assert dt.datetime.fromisoformat(stone.registered_at).tzinfo is not None
-    assert tombstones(registry, "readmission") == [stone]
-    assert tombstone(registry, "readmission", 2) is None
-    assert tombstones(registry, "another") == []
+    assert tombstone.facts == kept
+    assert dt.datetime.fromisoformat(tombstone.registered_at).tzinfo is not None
+    assert find_tombstones(registry, "readmission") == [tombstone]
+    assert find_tombstone(registry, "readmission", 2) is None
+    assert find_tombstones(registry, "another") == []
 
 
 def test_aliases_turn_to_the_replacement_before_anything_goes(
@@ -179,9 +181,9 @@ def test_cut_at_any_step_it_ends_the_same_when_done_again(
             retire(registry, "readmission", 1, replaced_by=2, now=NOW)
     again = Registry.open(URL)
     retire(again, "readmission", 1, replaced_by=2, now=NOW + dt.timedelta(days=1))
-    stone = tombstone(again, "readmission", 1)
-    assert stone is not None
-    assert stone.done
+    tombstone = find_tombstone(again, "readmission", 1)
+    assert tombstone is not None
+    assert tombstone.done
     for ours in (old.run, old.logged_model):
         assert rows(here, ours) == {"registered_model_tags"}
         assert [path for path in (here / "mlruns").rglob("*") if ours in path.as_posix()] == []
@@ -189,13 +191,13 @@ def test_cut_at_any_step_it_ends_the_same_when_done_again(
 
 def test_retired_twice_changes_nothing(here: Path, registry: Registry) -> None:
     retire(registry, "readmission", 1, replaced_by=2, now=NOW)
-    stone = tombstone(registry, "readmission", 1)
+    tombstone = find_tombstone(registry, "readmission", 1)
     again = retire(registry, "readmission", 1, replaced_by=2, now=NOW + dt.timedelta(days=9))
     assert again.result == "absent"
-    assert tombstone(registry, "readmission", 1) == stone
+    assert find_tombstone(registry, "readmission", 1) == tombstone
 
 
-def test_a_withdrawn_model_is_replaced_by_nothing_and_says_why(
+def test_a_model_retired_for_none_is_replaced_by_nothing_and_says_why(
     here: Path, registry: Registry
 ) -> None:
     old = registry.find("readmission", "1")
@@ -207,10 +209,10 @@ def test_a_withdrawn_model_is_replaced_by_nothing_and_says_why(
         reason="the budget allows no training",
         now=NOW,
     )
-    stone = tombstone(registry, "readmission", 1)
-    assert stone is not None
-    assert (stone.status, stone.replaced_by) == ("retired", None)
-    assert stone.reason == "the budget allows no training"
+    tombstone = find_tombstone(registry, "readmission", 1)
+    assert tombstone is not None
+    assert (tombstone.status, tombstone.replaced_by) == ("retired", None)
+    assert tombstone.reason == "the budget allows no training"
     assert rows(here, old.run) == {"registered_model_tags"}
     for alias in ("@champion", "@candidate"):
         with pytest.raises(NotFound):
@@ -254,28 +256,28 @@ def test_the_fresh_look_sees_what_is_left_in_tables_and_folders(
         before = store.execute("SELECT * FROM tags").fetchall()
     old = registry.find("readmission", "1")
     retire(registry, "readmission", 1, replaced_by=2, now=NOW)
-    stone = tombstone(registry, "readmission", 1)
-    assert stone is not None
-    assert verify_registry(registry, [stone]).result == "absent"
+    tombstone = find_tombstone(registry, "readmission", 1)
+    assert tombstone is not None
+    assert verify_registry(registry, [tombstone]).result == "absent"
     shutil.copytree(here / "kept", here / "mlruns", dirs_exist_ok=True)
-    seen = verify_registry(registry, [stone])
+    seen = verify_registry(registry, [tombstone])
     assert seen.result == "present"
-    assert set(seen.places) == set(stone.artifacts)
-    for place in stone.artifacts:
+    assert set(seen.places) == set(tombstone.artifacts)
+    for place in tombstone.artifacts:
         folder = remove.local_folder(place)
         assert folder is not None
         shutil.rmtree(folder)
     row = next(each for each in before if old.run in each)
     with sqlite3.connect(here / "mlflow.db") as store:
         store.execute(f"INSERT INTO tags VALUES ({','.join('?' * len(row))})", row)
-    assert verify_registry(registry, [stone]).places == ("tags.run_uuid",)
+    assert verify_registry(registry, [tombstone]).places == ("tags.run_uuid",)
 
 
 def test_the_fresh_look_sees_a_version_that_still_serves(registry: Registry) -> None:
     retire(registry, "readmission", 1, replaced_by=2, now=NOW)
-    stone = tombstone(registry, "readmission", 1)
-    assert stone is not None
-    seen = verify_registry(registry, [replace(stone, version=2)])
+    tombstone = find_tombstone(registry, "readmission", 1)
+    assert tombstone is not None
+    seen = verify_registry(registry, [replace(tombstone, version=2)])
     assert seen.places == ("model_versions readmission/2",)
 
 
@@ -362,18 +364,18 @@ def test_on_a_server_a_version_is_gone_once_its_garbage_collector_ran(
     done = retire(registry, "readmission", 1, replaced_by=2, now=NOW)
     assert done.result == "present"
     assert registry.find("readmission", "@champion").version == 2
-    stone = tombstone(registry, "readmission", 1)
-    assert stone is not None
-    assert verify_registry(registry, [stone]).places == (first.run,)
+    tombstone = find_tombstone(registry, "readmission", 1)
+    assert tombstone is not None
+    assert verify_registry(registry, [tombstone]).places == (first.run,)
     assert not [
         path
         for path in artifacts.rglob("*")
         if path.is_file() and {first.run, first.logged_model} & set(path.parts)
     ], "files are removed at once; what waits for the collector is rows"
-    told = str(done.reason).partition("run: mlflow ")[2].split()
+    message = str(done.reason).partition("run: mlflow ")[2].split()
     subprocess.run(
         [
-            *(sys.executable, "-m", "mlflow", *told),
+            *(sys.executable, "-m", "mlflow", *message),
             *("--backend-store-uri", f"sqlite:///{here}/served/mlflow.db"),
             *("--artifacts-destination", f"{here}/served/artifacts"),
         ],
@@ -382,10 +384,10 @@ def test_on_a_server_a_version_is_gone_once_its_garbage_collector_ran(
         env=os.environ | {"MLFLOW_TRACKING_URI": served},
     )
     assert retire(registry, "readmission", 1, replaced_by=2, now=NOW).result == "erased"
-    seen = verify_registry(registry, [stone], traces=ADA)
+    seen = verify_registry(registry, [tombstone], traces=ADA)
     assert (seen.result, seen.reason) == (
         "absent",
-        "as MLflow's server tells; its files were not opened",
+        "as MLflow's server says; its files were not opened",
     )
     registry.tag(registry.find("readmission", str(second.version)), "asked_by", "Ada Quill")
     assert verify_registry(registry, traces=ADA).places == ("readmission/2 tag asked_by",)
@@ -418,22 +420,22 @@ def test_artifacts_in_a_bucket_go_too_and_are_looked_for_there(
     registry.client.create_experiment("readmission", artifact_location=bucket)
     register(registry), register(registry, run_id="run-2")
     assert retire(registry, "readmission", 1, replaced_by=2, now=NOW).result == "erased"
-    stone = tombstone(registry, "readmission", 1)
-    assert stone is not None
-    assert all(place.startswith(bucket) for place in stone.artifacts)
-    seen = verify_registry(registry, [stone], traces=ADA)
+    tombstone = find_tombstone(registry, "readmission", 1)
+    assert tombstone is not None
+    assert all(place.startswith(bucket) for place in tombstone.artifacts)
+    seen = verify_registry(registry, [tombstone], traces=ADA)
     assert (seen.result, seen.reason) == (
         "absent",
         "files of models that stay are beyond this machine and were not opened",
     )
-    left = stone.artifacts[0]
+    left = tombstone.artifacts[0]
     get_artifact_repository(left).log_artifact(str(here / "model" / "model.json"))
-    assert verify_registry(registry, [stone]).places == (left,)
+    assert verify_registry(registry, [tombstone]).places == (left,)
     monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://127.0.0.1:1")
-    assert "does not answer" in str(verify_registry(registry, [stone]).reason)
+    assert "does not answer" in str(verify_registry(registry, [tombstone]).reason)
 
 
-def test_several_people_are_told_apart_and_what_stands_there_by_chance_is_nobody(
+def test_several_people_are_distinguished_and_what_stands_there_by_chance_is_nobody(
     registry: Registry,
 ) -> None:
     registry.tag(registry.find("readmission", "2"), "asked_by", "Ada Quill")
@@ -463,9 +465,9 @@ def test_on_postgresql_a_retired_version_leaves_nothing_too(here: Path, postgres
                     for row in connection.execute(f'SELECT * FROM "{name}"').fetchall()
                 )
             ] == ["registered_model_tags"]
-    stone = tombstone(registry, "readmission", 1)
-    assert stone is not None
-    assert verify_registry(registry, [stone]).result == "absent"
+    tombstone = find_tombstone(registry, "readmission", 1)
+    assert tombstone is not None
+    assert verify_registry(registry, [tombstone]).result == "absent"
     traces = Traces(key="P-0004711", token=12)
     registry.tag(registry.find("readmission", str(second.version)), "asked_by", traces.key)
     assert verify_registry(registry, traces=traces).places == ("model_version_tags.value",)

@@ -9,38 +9,40 @@ from lethe.config.keys import load_key
 from lethe.core.outcomes import Traces
 from lethe.rights.workspace_stores import WorkspaceStores
 from lethe.stores.registry.registry import Registry
-from lethe.stores.registry.remove import retire, tombstone
+from lethe.stores.registry.remove import find_tombstone, retire
 from lethe.stores.requests.requests import Requests
 from lethe.stores.store import Person
 from lethe.stores.vault.vault import Vault
-from tests.stages.test_register import NOW, Door, door, here, prepared
+from tests.stages.test_register import NOW, Audited, audited, here, prepared
 
-__all__ = ["door", "here", "prepared"]
+__all__ = ["audited", "here", "prepared"]
 ADA = Traces("P-0004711", None, ("ada@example.org",))
 BO = Traces("P-0004712", None, ("bo@example.org",))
 
 
 @pytest.fixture
-def found(door: Door, monkeypatch: pytest.MonkeyPatch) -> Any:
+def found(audited: Audited, monkeypatch: pytest.MonkeyPatch) -> Any:
     """What a look into the registry says, for people and the versions that must be gone."""
-    door.run()
-    monkeypatch.setattr(door.ledger, "runs", lambda: [], raising=False)
+    audited.run()
+    monkeypatch.setattr(audited.ledger, "runs", lambda: [], raising=False)
     with (
-        Vault.open(door.params.stores.vault, load_key(door.params.stores)) as vault,
+        Vault.open(audited.params.stores.vault, load_key(audited.params.stores)) as vault,
         Requests.open("sqlite://") as requests,
     ):
-        stores = WorkspaceStores(door.params, vault, requests, Path.cwd(), clock=lambda: NOW)
+        stores = WorkspaceStores(audited.params, vault, requests, Path.cwd(), clock=lambda: NOW)
         yield lambda *people: [seen for (seen,) in stores.registry.look(people)]
 
 
-def test_nobody_is_in_the_registry_of_a_walk(found: Any) -> None:
+def test_nobody_is_in_the_registry_of_a_run(found: Any) -> None:
     assert [each.result for each in found(Person(ADA))] == ["absent"]
 
 
-def test_who_was_written_into_mlflow_is_found_and_told_apart(door: Door, found: Any) -> None:
-    registry = Registry.open(door.params.stores.registry)
+def test_who_was_written_into_mlflow_is_found_and_distinguished(
+    audited: Audited, found: Any
+) -> None:
+    registry = Registry.open(audited.params.stores.registry)
     registry.tag(registry.find("readmission", "1"), "asked_by", "Ada@example.org")
-    ada, bo, leaves = found(Person(ADA), Person(BO), Person(ADA, stays=True))
+    ada, bo, leaves = found(Person(ADA), Person(BO), Person(ADA, keeps_records=True))
     assert (ada.result, bo.result, leaves.result) == (
         "present",
         "absent",
@@ -49,14 +51,16 @@ def test_who_was_written_into_mlflow_is_found_and_told_apart(door: Door, found: 
     assert "model_version_tags.value" in ada.places
 
 
-def test_a_version_that_came_back_is_found_for_whom_it_had_to_go(door: Door, found: Any) -> None:
-    registry = Registry.open(door.params.stores.registry)
+def test_a_version_that_came_back_is_found_for_whom_it_had_to_go(
+    audited: Audited, found: Any
+) -> None:
+    registry = Registry.open(audited.params.stores.registry)
     retire(registry, "readmission", 1, replaced_by=None, reason="somebody was erased", now=NOW)
     gone = ("readmission/1",)
     assert found(Person(ADA, models=gone))[0].result == "absent"
-    stone = tombstone(registry, "readmission", 1)
-    assert stone is not None
-    Path(stone.artifacts[0].removeprefix("file://")).mkdir(parents=True)
+    tombstone = find_tombstone(registry, "readmission", 1)
+    assert tombstone is not None
+    Path(tombstone.artifacts[0].removeprefix("file://")).mkdir(parents=True)
     ada, bo = found(Person(ADA, models=gone), Person(BO))
-    assert ada.places == (stone.artifacts[0],)
+    assert ada.places == (tombstone.artifacts[0],)
     assert bo.result == "absent"

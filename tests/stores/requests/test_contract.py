@@ -37,7 +37,7 @@ def receive(requests: Requests, request_id: str, reference: bytes = b"ada") -> R
         kind="erase",
         purpose=None,
         reference=reference,
-        sealed=b"sealed " + reference,
+        encrypted=b"encrypted " + reference,
         received_at=NOW,
         due_at=DUE,
     )
@@ -60,12 +60,12 @@ def test_a_request_is_kept_as_it_came(requests: Requests, url: str) -> None:
     made = receive(requests, "r1")
     assert made == requests.find("r1")
     assert (made.state, made.received_at, made.due_at) == (OPEN, NOW, DUE)
-    assert made.sealed == b"sealed ada"
+    assert made.encrypted == b"encrypted ada"
     with Requests.open(url) as again:
         assert again.all() == [made]
     with pytest.raises(NotFound, match="erase status"):
         requests.find("r2")
-    assert "sealed" not in repr(made)
+    assert "encrypted" not in repr(made)
 
 
 def test_the_same_reference_is_one_request_while_it_is_open(requests: Requests) -> None:
@@ -91,18 +91,20 @@ def test_a_closed_request_keeps_nothing_that_leads_to_the_person(
     requests: Requests, url: str
 ) -> None:
     receive(requests, "r1")
-    requests.resolve("r1", sealed=b"sealed traces", entry=b"entry", found={"live": []}, now=NOW)
+    requests.resolve(
+        "r1", encrypted=b"encrypted traces", entry=b"entry", found={"live": []}, now=NOW
+    )
     assert requests.find("r1").marks["found"].content == {"live": []}
     requests.stays_open("r1", "a remote is silent")
     requests.close("r1", receipt, verified={}, now=DUE)
     closed = requests.find("r1")
     assert (closed.state, closed.closed_at, closed.problem) == (CLOSED, DUE, None)
-    assert (closed.sealed, closed.entry) == (None, b"entry")
+    assert (closed.encrypted, closed.entry) == (None, b"entry")
     assert requests.all(state=OPEN) == []
     if url.startswith("sqlite"):  # freed pages too
         content = Path(url.removeprefix("sqlite:///")).read_bytes()
-        assert b"sealed traces" not in content
-        assert b"sealed ada" not in content
+        assert b"encrypted traces" not in content
+        assert b"encrypted ada" not in content
 
 
 def test_a_joined_request_names_the_one_that_answers_it(requests: Requests) -> None:
@@ -110,7 +112,7 @@ def test_a_joined_request_names_the_one_that_answers_it(requests: Requests) -> N
     receive(requests, "r2", b"ada's address")
     requests.join("r2", "r1", now=NOW)
     joined = requests.find("r2")
-    assert (joined.state, joined.joined_to, joined.sealed) == (JOINED, "r1", None)
+    assert (joined.state, joined.joined_to, joined.encrypted) == (JOINED, "r1", None)
 
 
 def test_receipts_are_one_chain_and_one_a_request(requests: Requests) -> None:
@@ -135,7 +137,7 @@ def test_a_request_whose_receipt_cannot_be_made_stays_open(requests: Requests) -
     with pytest.raises(OSError, match="no key"):
         requests.close("r1", fails, verified={}, now=NOW)
     assert requests.find("r1").state == OPEN
-    assert requests.find("r1").sealed == b"sealed ada"
+    assert requests.find("r1").encrypted == b"encrypted ada"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lethe.stores.search.automaton import CASED, AnyOf, literal, odd_letter, pattern_of
-from lethe.stores.search.needles import Needles, Sweep
+from lethe.stores.search.needles import Needles, TextSearch
 from lethe.stores.source.mentions import Terms
 
 VALUES = (
@@ -104,14 +104,14 @@ def test_what_says_nothing_names_nobody() -> None:
     assert Terms.of(["-", " ", "(?)", "½"]) is None
 
 
-def test_bytes_are_told_apart_whatever_they_are() -> None:
+def test_bytes_are_recognized_whatever_they_are() -> None:
     sought = AnyOf.of_bytes([bytes([0, 255, 10]), "é".encode()])
     assert sought.is_in(b"x\x00\xff\ny")
     assert sought.is_in("café".encode())
     assert not sought.is_in(b"\x00\xfe\n")
 
 
-def test_a_sweep_tells_each_person_of_their_own_files() -> None:
+def test_a_search_reports_each_person_in_their_own_files() -> None:
     import gzip
 
     people = [
@@ -127,15 +127,15 @@ def test_a_sweep_tells_each_person_of_their_own_files() -> None:
         "both": b"Bo Larkspur" + b" " * 2**23 + b'"42"',
         "none": b"42",
     }
-    sweep = Sweep(people)
-    told: dict[str, list[int]] = {name: [] for name in files}
+    search = TextSearch(people)
+    message: dict[str, list[int]] = {name: [] for name in files}
     for name, content in files.items():
-        sweep.add(content, told[name].append)
-    sweep.flush()
-    assert told == {"letter": [0], "packed": [0, 3], "json": [1], "both": [1, 3], "none": []}
+        search.add(content, message[name].append)
+    search.flush()
+    assert message == {"letter": [0], "packed": [0, 3], "json": [1], "both": [1, 3], "none": []}
     for name, content in files.items():
         alone = [number for number, each in enumerate(people) if each.in_bytes(content)]
-        assert told[name] == alone
+        assert message[name] == alone
 
 
 def test_usual_letters_are_not_odd() -> None:

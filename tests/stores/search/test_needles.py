@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from lethe.core.outcomes import Traces
-from lethe.stores.search.needles import Sweep, needles
+from lethe.stores.search.needles import TextSearch, needles
 from lethe.stores.source.mentions import terms_of
 
 PARAMS = b'purpose: reading\nname: "reading"\nbranches: [main, "readers"]\nfolder: reading-room\n'
@@ -16,15 +16,15 @@ PARAMS = b'purpose: reading\nname: "reading"\nbranches: [main, "readers"]\nfolde
 def test_an_ordinary_word_is_a_key_only_where_keys_are(word: str) -> None:
     sought = needles(Traces(word, 7))
     assert sought and not sought.in_bytes(PARAMS) and not sought.in_text("reading")
-    sweep = Sweep([sought])
-    told: list[int] = []
-    sweep.add(PARAMS, told.append)
-    sweep.flush()
-    assert told == []
+    search = TextSearch([sought])
+    message: list[int] = []
+    search.add(PARAMS, message.append)
+    search.flush()
+    assert message == []
     column = pa.chunked_array([["ada", word]])
-    assert sweep.in_column(column, of_subjects=True) == {0}
-    assert sweep.in_column(column) == set()  # a feature's value is nobody's key
-    assert sweep.in_column(pa.chunked_array([[f"{word}s", None]]), of_subjects=True) == set()
+    assert search.in_column(column, of_subjects=True) == {0}
+    assert search.in_column(column) == set()  # a feature's value is no person's key
+    assert search.in_column(pa.chunked_array([[f"{word}s", None]]), of_subjects=True) == set()
 
 
 @pytest.mark.parametrize("key", ["P-0017", "ada@example.org", "AB12", "Ada Quill", "7c1f9e02"])

@@ -42,17 +42,17 @@ def test_what_a_closed_request_dropped_is_in_no_file(
     postgres_server: Server,  # noqa: F811
     postgres_url: str,  # noqa: F811
 ) -> None:
-    sealed = [os.urandom(900) for _ in range(3)]
-    heads = [each[:40] for each in sealed]
+    encrypted = [os.urandom(900) for _ in range(3)]
+    heads = [each[:40] for each in encrypted]
     url = postgres_url.replace("postgresql:", "postgresql+psycopg:")
     with Requests.open(url) as requests:
-        for number, each in enumerate(sealed):
+        for number, each in enumerate(encrypted):
             requests.receive(
                 f"r{number}",
                 kind="erase",
                 purpose=None,
                 reference=each[:32],
-                sealed=each,
+                encrypted=each,
                 received_at=NOW,
                 due_at=NOW,
             )
@@ -87,7 +87,7 @@ def test_whom_the_vault_forgot_is_in_no_file(
     assert lies_in(postgres_server, postgres_url, *ada, *bo) == [False, False, True, True]
 
 
-def test_deleted_rows_that_a_reader_still_needs_are_told_and_not_taken_for_gone(
+def test_deleted_rows_that_a_reader_still_needs_are_reported_and_not_taken_for_gone(
     postgres_url: str,  # noqa: F811
 ) -> None:
     rows(postgres_url, "CREATE TABLE kept (value int); INSERT INTO kept VALUES (1), (2)")

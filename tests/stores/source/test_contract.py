@@ -132,10 +132,10 @@ def test_no_statement_names_what_is_not_declared_for_use(make: Make) -> None:
         list(source.answers(params, NOW))
         source.answer_problems(params, NOW)
         source.retention(params, NOW)
-    told = " ".join(sent)
-    assert "reader_id" in told and "days" in told
+    message = " ".join(sent)
+    assert "reader_id" in message and "days" in message
     for never in ("shoe_size", "secret", "email", "name", "remark", "*"):
-        assert never not in told.replace("count(*)", "").replace("COUNT(*)", ""), never
+        assert never not in message.replace("count(*)", "").replace("COUNT(*)", ""), never
 
 
 def test_a_record_of_nobody_stops_the_run(make: Make) -> None:
@@ -161,21 +161,21 @@ def test_a_purpose_nobody_was_asked_about_is_refused_with_the_nearest(make: Make
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"tables__readers__unused": []}, "readers.shoe_size is not declared"),
         ({"tables__readers__unused": ["shoe_size", "hat"]}, "readers.hat is declared but absent"),
         (
-            {"tables__shelves": {"columns": {}, "about": "nobody"}},
-            "'shelves' is declared but absent",
+            {"tables__racks": {"columns": {}, "about": "nobody"}},
+            "'racks' is declared but absent",
         ),
     ],
 )
 def test_what_differs_from_the_declarations_is_named(
-    make: Make, change: dict[str, Any], told: str
+    make: Make, change: dict[str, Any], message: str
 ) -> None:
     params = declare(make(), **change)
-    with Source.open(params) as source, pytest.raises(SchemaMismatch, match=told):
+    with Source.open(params) as source, pytest.raises(SchemaMismatch, match=message):
         source.check(params)
 
 
@@ -244,7 +244,7 @@ def test_known_names_are_words_of_the_columns_that_name_people(make: Make) -> No
 
 
 def test_a_null_or_repeated_subject_key_is_refused(tmp_path: Path) -> None:
-    """Only a source without constraints can hold one; counts are told, keys are not."""
+    """Only a source without constraints can hold one; counts are shown, keys are not."""
     people = rows()["readers"]
     folder = build("csv", tmp_path, rows() | {"readers": [*people, people[0]]}, None)
     params = declare(folder)
@@ -315,8 +315,8 @@ def test_a_wrong_password_is_one_line_without_it(
     wrong = url.replace("invented-for-tests", "hunter2")
     with pytest.raises(SourceUnavailable) as caught:
         Source.open(declare(wrong))
-    told = str(caught.value)
-    assert "hunter2" not in told and "lethe:" not in told and "\n" not in told
+    message = str(caught.value)
+    assert "hunter2" not in message and "lethe:" not in message and "\n" not in message
 
 
 def test_dtypes_do_not_depend_on_the_chunk(make: Make) -> None:

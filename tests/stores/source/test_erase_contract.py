@@ -185,7 +185,7 @@ def test_a_cascade_may_not_delete_what_is_retained(make: Make) -> None:
 
 
 def test_a_shell_keeps_what_the_law_keeps_linked(make: Make) -> None:
-    """Where the link cannot be null, the person's row stays under a key that tells nothing."""
+    """Where the link cannot be null, the person's row stays under a key that reveals nothing."""
     parish = make(bills=BILLS_BOUND)
     params = declare(
         parish.url,
@@ -304,8 +304,8 @@ def test_what_looks_like_a_link_and_is_none_stops_the_run_with_its_name(make: Ma
     assert str(caught.value).startswith(f"{listed} looks like a link")
     assert verify_source(params, Traces("1", None)).result == "unreachable"
     assert parish.everything() == before
-    told = {"tables__circles__unused": unused, "tables__circles__not_links": names}
-    assert erase(declare(parish.url, **told)).result == "erased"
+    message = {"tables__circles__unused": unused, "tables__circles__not_links": names}
+    assert erase(declare(parish.url, **message)).result == "erased"
 
 
 def test_a_link_declared_without_a_foreign_key_is_followed_whatever_its_type(make: Make) -> None:
@@ -390,7 +390,7 @@ def test_a_materialized_view_is_computed_anew(
     assert set(verify_source(params, found).places) == {"called", "people.name"}
 
 
-def test_a_role_that_may_only_read_is_told_so(
+def test_a_role_that_may_only_read_is_named(
     postgres_urls: Callable[[], str],  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -452,8 +452,8 @@ def test_a_row_about_two_people_that_says_more_than_that_needs_a_declaration(mak
     with pytest.raises(ErasureRefused, match=r"friendships has rows about somebody else"):
         erase(declare(parish.url, **change))
     assert parish.everything() == before
-    told = {"action": "delete", "shared": "delete"}
-    erase(declare(parish.url, **change, tables__friendships__erase=told))
+    message = {"action": "delete", "shared": "delete"}
+    erase(declare(parish.url, **change, tables__friendships__erase=message))
     assert parish.rows("friendships") == []
 
 
@@ -523,7 +523,7 @@ def test_nothing_that_is_said_holds_a_value_of_the_person(make: Make) -> None:
 def test_a_writer_who_adds_a_row_meanwhile_is_not_missed(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other writer comes between the walk and the deletions."""
+    """The other writer comes between the trace and the deletions."""
     import lethe.stores.source.erase as erasure
 
     parish = make()
@@ -590,7 +590,7 @@ def test_columns_that_cannot_be_null_need_a_value(make: Make) -> None:
     if not parish.sqlite:
         with pytest.raises(ErasureRefused, match=r"bills\.cents is to be blanked and cannot be"):
             erase(declare(parish.url, tables__bills__erase=retain))
-    told = retain | {"replace": {"cents": 0, "sent_to": "nobody"}}
-    erase(declare(parish.url, tables__bills__erase=told))
+    message = retain | {"replace": {"cents": 0, "sent_to": "nobody"}}
+    erase(declare(parish.url, tables__bills__erase=message))
     blanked = [row for row in parish.rows("bills") if row[1] is None]
     assert [row[3:5] for row in blanked] == [("nobody", 0), ("nobody", 0)]

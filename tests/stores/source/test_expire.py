@@ -12,7 +12,7 @@ from lethe.config.params import Params
 from lethe.core.errors import ErasureRefused, ValueOutsideDomain
 from lethe.core.outcomes import Outcome
 from lethe.stores.source.compact import compact_source
-from lethe.stores.source.expire import erase_lapsed, look_for_lapsed, verify_lapsed
+from lethe.stores.source.expire import erase_expired, look_for_expired, verify_expired
 from tests import library
 from tests.postgres import postgres_server, postgres_urls  # noqa: F401
 from tests.traps import NOW, ROWS, SCHEMA, Parish, declare, sqlite_url
@@ -43,15 +43,15 @@ def make(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def retain(params: Params) -> Outcome:
-    keys = look_for_lapsed(params, as_of=NOW).keys
-    return erase_lapsed(params, as_of=NOW, known=keys, about="1")
+    keys = look_for_expired(params, as_of=NOW).keys
+    return erase_expired(params, as_of=NOW, known=keys, about="1")
 
 
 def test_what_is_past_goes_with_its_own_rows_and_links_to_it_are_cut(make: Make) -> None:
     parish = make()
     before = parish.everything()
     params = declare(parish.url, tables__visits__retention=VISITS)
-    found = look_for_lapsed(params, as_of=NOW)
+    found = look_for_expired(params, as_of=NOW)
     assert (found.rows, found.blanked, found.undated) == ({"visits": 3, "bills": 1}, {}, {})
     assert (found.keys, found.people) == ({"1", "2"}, ())
     done = retain(params)
@@ -74,34 +74,34 @@ def test_again_finds_nothing_and_changes_nothing(make: Make) -> None:
     params = declare(parish.url, tables__visits__retention=VISITS)
     retain(params)
     compact_source(params)
-    assert verify_lapsed(params, as_of=NOW, about="1").result == "absent"
+    assert verify_expired(params, as_of=NOW, about="1").result == "absent"
     state = parish.everything()
-    assert not look_for_lapsed(params, as_of=NOW)
+    assert not look_for_expired(params, as_of=NOW)
     assert retain(params).result == "absent"
     assert parish.everything() == state
 
 
-def test_a_killed_call_is_told_by_the_next_and_space_is_overwritten_before_it_verifies(
+def test_a_killed_call_is_reported_by_the_next_and_space_is_overwritten_before_it_verifies(
     make: Make,
 ) -> None:
     parish = make()
     params = declare(parish.url, tables__visits__retention=VISITS)
     done = retain(params)
-    seen = verify_lapsed(params, as_of=NOW, about="1")
+    seen = verify_expired(params, as_of=NOW, about="1")
     assert (seen.result, "waits to be overwritten" in (seen.reason or "")) == (
         "present",
         True,
     )
     assert retain(params) == done, "what the killed one did"
     compact_source(params)
-    assert verify_lapsed(params, as_of=NOW, about="1").result == "absent"
+    assert verify_expired(params, as_of=NOW, about="1").result == "absent"
     assert retain(params).result == "absent"
 
 
 def test_a_fresh_look_counts_what_is_still_there(make: Make) -> None:
     parish = make()
     params = declare(parish.url, tables__visits__retention=VISITS)
-    seen = verify_lapsed(params, as_of=NOW, about="1")
+    seen = verify_expired(params, as_of=NOW, about="1")
     assert (seen.result, seen.count, seen.places) == ("present", 4, ("bills", "visits"))
 
 
@@ -123,7 +123,7 @@ def test_undated_rows_are_counted_and_stay(make: Make) -> None:
     parish = make()
     parish.run("UPDATE visits SET day = NULL WHERE person_id = 1 AND number = 1")
     params = declare(parish.url, tables__visits__retention=VISITS)
-    found = look_for_lapsed(params, as_of=NOW)
+    found = look_for_expired(params, as_of=NOW)
     assert (found.rows["visits"], found.undated) == (2, {"visits": 1})
     retain(params)
     assert [row[:2] for row in parish.rows("visits")] == [(1, 1), (1, 3), (2, 2), (3, 1)]
@@ -139,12 +139,12 @@ def test_a_date_that_cannot_be_read_is_undated(
         "UPDATE visits SET day = 1262304000 WHERE person_id = 1 AND number = 2",
     )
     params = declare(parish.url, tables__visits__retention=VISITS)
-    assert look_for_lapsed(params, as_of=NOW).undated == {"visits": 2}
+    assert look_for_expired(params, as_of=NOW).undated == {"visits": 2}
     retain(params)
     assert [row[:2] for row in parish.rows("visits")][:2] == [(1, 1), (1, 2)]
 
 
-def test_a_text_that_postgresql_cannot_read_as_a_date_stops_it_and_is_not_told(
+def test_a_text_that_postgresql_cannot_read_as_a_date_stops_it_and_is_not_shown(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     postgres_urls: Callable[[], str],  # noqa: F811
@@ -154,8 +154,8 @@ def test_a_text_that_postgresql_cannot_read_as_a_date_stops_it_and_is_not_told(
     parish.run("UPDATE visits SET day = 'last spring' WHERE person_id = 1 AND number = 1")
     params = declare(parish.url, tables__visits__retention=VISITS)
     for attempt in (
-        lambda: look_for_lapsed(params, as_of=NOW),
-        lambda: erase_lapsed(params, as_of=NOW, known=frozenset(), about="1"),
+        lambda: look_for_expired(params, as_of=NOW),
+        lambda: erase_expired(params, as_of=NOW, known=frozenset(), about="1"),
     ):
         with pytest.raises(ValueOutsideDomain) as refused:
             attempt()
@@ -179,14 +179,14 @@ def test_declared_columns_are_blanked_once_and_the_row_stays(make: Make) -> None
             (*row[:4], None, None, row[6]) if row[:2] in past else row for row in ROWS["visits"]
         ]
     }
-    assert not look_for_lapsed(params, as_of=NOW)
+    assert not look_for_expired(params, as_of=NOW)
 
 
 def test_what_the_law_keeps_loses_its_columns_first_and_goes_when_the_law_ends(make: Make) -> None:
     parish = make()
     before = parish.everything()
     params = declare(parish.url, tables__bills__retention={"days": 2000, "by": "issued"})
-    found = look_for_lapsed(params, as_of=NOW)
+    found = look_for_expired(params, as_of=NOW)
     assert (found.rows, found.blanked) == ({"bills": 1}, {"bills": 2})
     done = retain(params)
     assert parish.everything() == before | {
@@ -198,7 +198,7 @@ def test_what_the_law_keeps_loses_its_columns_first_and_goes_when_the_law_ends(m
     }
     (kept,) = done.retained
     assert (kept["table"], kept["count"], kept["until"]) == ("bills", 2, "2030-12-31")
-    assert not look_for_lapsed(params, as_of=NOW)
+    assert not look_for_expired(params, as_of=NOW)
 
 
 def test_a_shared_row_goes_with_the_last_that_points_at_it(make: Make) -> None:
@@ -222,8 +222,8 @@ def test_a_link_that_cannot_be_cut_stops_it_before_anything_is_changed(make: Mak
     with pytest.raises(ErasureRefused, match="findings point at rows of visits that are past"):
         retain(declare(parish.url, **change))
     assert parish.everything() == before
-    told = {"action": "delete", "shared": "delete"}
-    retain(declare(parish.url, **change, tables__findings__erase=told))
+    message = {"action": "delete", "shared": "delete"}
+    retain(declare(parish.url, **change, tables__findings__erase=message))
     assert [row[0] for row in parish.rows("findings")] == [2, 4]
 
 
@@ -240,12 +240,12 @@ def test_who_has_anything_left_in_time_stays_and_who_has_not_leaves_whole(make: 
         },
     }
     # Without another retention everybody whose own row is past leaves; Dov's has no date.
-    found = look_for_lapsed(declare(parish.url, **change), as_of=NOW)
+    found = look_for_expired(declare(parish.url, **change), as_of=NOW)
     assert (found.people, found.undated) == (("1", "2", "3"), {"people": 1})
     parish.run("UPDATE visits SET day = '2025-01-01' WHERE person_id = 1")
     parish.run("UPDATE visits SET day = NULL WHERE person_id = 2")
     params = declare(parish.url, **change, tables__visits__retention=VISITS)
-    assert look_for_lapsed(params, as_of=NOW).people == ("1",)
+    assert look_for_expired(params, as_of=NOW).people == ("1",)
 
 
 def test_rows_that_came_in_meanwhile_are_not_taken_before_it_is_known_whose_they_are(
@@ -254,15 +254,15 @@ def test_rows_that_came_in_meanwhile_are_not_taken_before_it_is_known_whose_they
     parish = make()
     params = declare(parish.url, tables__visits__retention=VISITS)
     before = parish.everything()
-    done = erase_lapsed(params, as_of=NOW, known=frozenset({"1"}), about="1")
+    done = erase_expired(params, as_of=NOW, known=frozenset({"1"}), about="1")
     assert (done.result, parish.everything()) == ("unreachable", before)
 
 
 def test_rows_about_nobody_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     params = library.declare(library.build("sqlite", tmp_path, library.rows(), None))
-    found = look_for_lapsed(params, as_of=library.NOW)
-    assert found.rows == {"loans": 1}, "an old branch of the library is nobody's data"
+    found = look_for_expired(params, as_of=library.NOW)
+    assert found.rows == {"loans": 1}, "an old branch of the library is no person's data"
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -271,10 +271,10 @@ def test_files_lose_what_is_past_and_keep_the_rest(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     params = library.declare(library.build(kind, tmp_path, library.rows(), None))
-    keys = look_for_lapsed(params, as_of=library.NOW).keys
-    done = erase_lapsed(params, as_of=library.NOW, known=keys, about="1")
+    keys = look_for_expired(params, as_of=library.NOW).keys
+    done = erase_expired(params, as_of=library.NOW, known=keys, about="1")
     assert (keys, done.places) == ({"7"}, ("loans: 1 deleted",))
-    assert verify_lapsed(params, as_of=library.NOW, about="1").result == "absent"
+    assert verify_expired(params, as_of=library.NOW, about="1").result == "absent"
     if kind == "csv":
         with gzip.open(tmp_path / "csv" / "loans.csv.gz", "rt", newline="") as file:
             assert [row[0] for row in csv.reader(file)] == ["loan_id", "101", "102", "104"]

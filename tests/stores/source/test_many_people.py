@@ -77,7 +77,7 @@ def test_several_people_leave_together_as_each_would_alone(make: Make, keyed: bo
     assert {each.result for each in verify_sources(params, people)} == {"absent"}
 
 
-def test_who_is_left_is_told_of_that_person_alone(make: Make) -> None:
+def test_who_is_left_is_reported_of_that_person_alone(make: Make) -> None:
     parish = make()
     params = declare(parish.url)
     people = traces_of(params, [("1", None), ("3", None)])

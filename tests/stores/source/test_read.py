@@ -55,7 +55,7 @@ def test_a_file_that_is_no_database_is_one_clear_line(tmp_path: Path) -> None:
         "postgresql://me:hunter2@127.0.0.1:1/db",
     ],
 )
-def test_a_source_that_cannot_be_opened_tells_no_credentials(url: str) -> None:
+def test_a_source_that_cannot_be_opened_shows_no_credentials(url: str) -> None:
     with pytest.raises(SourceUnavailable) as caught:
         Source.open(declare(url))
     assert "hunter2" not in str(caught.value) and "me:" not in str(caught.value)
@@ -196,7 +196,7 @@ def test_none_and_na_in_a_csv_file_are_words_and_only_emptiness_is_null(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("content", "error", "told"),
+    ("content", "error", "message"),
     [
         (b"town,number,kind,opened_at\nAby,1,main\n", SourceUnavailable, "line 2: 3 fields.* 4"),
         (b"town,number,kind,opened_at\na,b,c,d,Secretname\n", SourceUnavailable, "5 fields"),
@@ -207,12 +207,12 @@ def test_none_and_na_in_a_csv_file_are_words_and_only_emptiness_is_null(tmp_path
     ],
 )
 def test_a_broken_csv_file_is_named_and_its_content_is_not(
-    tmp_path: Path, content: bytes, error: type[Exception], told: str
+    tmp_path: Path, content: bytes, error: type[Exception], message: str
 ) -> None:
     folder = _folder(tmp_path)
     (folder / "branches.csv").write_bytes(content)
     params = declare(f"csv:{folder}")
-    with pytest.raises(error, match=told) as caught, Source.open(params) as source:
+    with pytest.raises(error, match=message) as caught, Source.open(params) as source:
         source.check(params)
     assert "branches.csv" in str(caught.value) and "Secretname" not in str(caught.value)
     assert not list(TEMPORARY.glob("*"))

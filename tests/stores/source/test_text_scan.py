@@ -141,7 +141,7 @@ def test_a_text_that_is_no_utf8_hides_nobody(parish: Parish) -> None:
     assert verify_source(params, somebody).places == ("letters.body",)
 
 
-def test_what_is_told_of_many_is_what_is_told_of_each(parish: Parish) -> None:
+def test_what_is_reported_of_many_is_what_is_reported_of_each(parish: Parish) -> None:
     params = declare(parish.url)
     people = [*everybody(params, 5), Traces("1", None, ("Ada Quill",)), Traces("77", None)]
     together = verify_sources(params, people)
@@ -236,7 +236,7 @@ def test_every_stored_object_and_file_is_read_once_for_all(
     assert all(any(outcome.count for outcome in each) for each in together)
 
 
-def test_each_person_is_told_of_what_is_theirs_alone(past: Path) -> None:
+def test_of_each_person_only_what_is_theirs_is_reported(past: Path) -> None:
     forget_source(past)
     pq.write_table(
         pa.table({"ward": ["Ada Quill's", "room of Bo", "42"]}), past / "data" / "more.parquet"

@@ -116,7 +116,7 @@ def test_wrong_key_is_refused_even_if_the_database_says_it_is_right(vault: Vault
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         ("DELETE FROM vault_keys WHERE name = 'identity'", "identity"),
         ("UPDATE vault SET capacity = capacity * 2", "does not open"),
@@ -125,9 +125,9 @@ def test_wrong_key_is_refused_even_if_the_database_says_it_is_right(vault: Vault
         ("UPDATE vault SET schema = 4", "Update Lethe"),
     ],
 )
-def test_damage_is_seen_at_opening(vault: Vault, url: str, damage: str, told: str) -> None:
+def test_damage_is_seen_at_opening(vault: Vault, url: str, damage: str, message: str) -> None:
     change(url, damage)
-    with pytest.raises(VaultMismatch, match=told):
+    with pytest.raises(VaultMismatch, match=message):
         Vault.open(url, KEY)
 
 
@@ -255,14 +255,14 @@ def test_row_that_a_backup_brought_back_can_be_forgotten_again(vault: Vault, url
 def test_what_a_request_remembers_opens_for_that_request_alone_and_after_a_rotation(
     vault: Vault, url: str
 ) -> None:
-    sealed = vault.seal(b"ada@example.org", about="request 1")
-    assert b"ada" not in sealed
-    assert sealed != vault.seal(b"ada@example.org", about="request 1")
+    encrypted = vault.encrypt(b"ada@example.org", about="request 1")
+    assert b"ada" not in encrypted
+    assert encrypted != vault.encrypt(b"ada@example.org", about="request 1")
     with pytest.raises(VaultMismatch, match="request 2"):
-        vault.unseal(sealed, about="request 2")
+        vault.decrypt(encrypted, about="request 2")
     vault.rotate(NEW_KEY)
     with Vault.open(url, NEW_KEY) as rotated:
-        assert rotated.unseal(sealed, about="request 1") == b"ada@example.org"
+        assert rotated.decrypt(encrypted, about="request 1") == b"ada@example.org"
 
 
 def test_vault_of_the_first_schema_is_migrated_and_keeps_its_suppressions(

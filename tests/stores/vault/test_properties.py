@@ -1,4 +1,4 @@
-"""A token tells nothing: neither who, nor when they came."""
+"""A token reveals nothing: neither who, nor when they came."""
 
 from pathlib import Path
 

@@ -91,7 +91,7 @@ def test_file_that_is_no_database_is_refused_and_kept(
     assert path.read_bytes() == content
 
 
-def test_overwritten_pages_are_told_as_damage(path: Path) -> None:
+def test_overwritten_pages_are_reported_as_damage(path: Path) -> None:
     with Vault.open(url(path), KEY) as vault:
         vault.tokens([f"person {number}" for number in range(2_000)])
     content = bytearray(path.read_bytes())
@@ -126,7 +126,7 @@ def test_address_of_no_vault_is_refused(address: str) -> None:
         Vault.open(address, KEY)
 
 
-def test_server_that_does_not_answer_is_told_without_its_password() -> None:
+def test_server_that_does_not_answer_is_named_without_its_password() -> None:
     with pytest.raises(SourceUnavailable, match="does not answer") as refused:
         Vault.open("postgresql+psycopg://lethe:hidden-word@127.0.0.1:1/vault", KEY)
     assert "hidden-word" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""Noise whose last bits tell nothing: a discrete Gaussian on one public grid.
+"""Noise whose last bits reveal nothing: a discrete Gaussian on one public grid.
 
 The clipped sum is rounded to whole numbers of a grid's steps, and whole numbers from the
 discrete Gaussian law are added. What is released is a step times a whole number, whatever

@@ -1,7 +1,7 @@
 """Who is drawn for a step: Poisson sampling over persons, from a cryptographic generator.
 
 The generator is AES-256 in counter mode under a key from the operating system: what it
-gives cannot be told from random without the key, and the key is never written down.
+gives cannot be distinguished from random without the key, and the key is never written down.
 No seed of a file, no state of numpy or torch has a part in it.
 """
 

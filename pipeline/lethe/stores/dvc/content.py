@@ -1,7 +1,7 @@
 """What one file says about people: which tokens are in it, and the file without some of them.
 
-Knows the two forms in which the road keeps tokens: Parquet with a `token` column, and Roaring
-bitmaps. Told apart by their bytes, since DVC's objects have no names.
+Knows the two forms in which the pipeline keeps tokens: Parquet with a `token` column, and Roaring
+bitmaps. Recognized by their bytes, since DVC's objects have no names.
 """
 
 import io

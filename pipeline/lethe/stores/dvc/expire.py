@@ -1,10 +1,10 @@
 """Older versions of shards leave DVC: they may hold rows whose time is over.
 
-A shard does not say when its rows lapse. So once the road has made the current version without
-them, every other version that has one of the people whose rows lapsed goes, out of every cache,
+A shard does not say when its rows expire. So once the pipeline has made the current version without
+them, every other version that has one of the people whose rows expired goes, out of every cache,
 run-cache, temporary folder, worktree and remote, and with it every model that learned from one
 and does not serve. Another branch or worktree has empty shards then, and makes them anew when
-its road is walked. Manifests stay as they are: the people are still known, and a model that stays
+its pipeline is run. Manifests stay as they are: the people are still known, and a model that stays
 must name exactly whom it learned from.
 """
 
@@ -40,7 +40,7 @@ def purge_versions(
 
     Args:
         root: the workspace, whose shards were made after the rows went.
-        tokens: whose rows lapsed.
+        tokens: whose rows expired.
         models: hashes (the registry's tag `model_md5`) of retired models that go as well.
         serving: likewise of models that stay until they are replaced.
 
@@ -98,7 +98,7 @@ class _Versions(Purge):
             before=before,
             holding=other_version,
         )
-        stages = [*made, *(run for shelf in found.shelves for run in shelf.runs.values())]
+        stages = [*made, *(run for surveyed in found.stores for run in surveyed.runs.values())]
         found.models |= {
             model
             for stage in stages

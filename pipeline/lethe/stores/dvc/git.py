@@ -291,7 +291,7 @@ def commit_lock(root: Path, branch: str, content: bytes, *, message: str = _MESS
 
 
 def committer(root: Path) -> Mapping[str, str]:
-    """What git needs to be told of who commits; nothing where its settings say so."""
+    """What git needs to know of who commits; nothing where its settings say so."""
     known = all(git(root, "config", "--get", f"user.{each}") for each in ("name", "email"))
     return {} if known else _COMMITTER
 

@@ -40,13 +40,13 @@ def verify_inputs(root: Path, stage: str) -> None:
     Raises:
         FileDamaged: names each input that has other bytes; nothing of them was loaded.
     """
-    road = root / "dvc.yaml"
+    pipeline = root / "dvc.yaml"
     try:
         made = parse_lock((root / LOCK).read_bytes())
-        needs = read_stages(road).get(stage, {}).get("deps", ())
+        needs = read_stages(pipeline).get(stage, {}).get("deps", ())
     except FileNotFoundError:
         return  # nothing was ever pulled without the two
-    left_out = uncached(road)
+    left_out = uncached(pipeline)
     for path, md5, maker in _named(made):
         place = root / path
         read = path not in left_out and any(meets(need, path) for need in needs)

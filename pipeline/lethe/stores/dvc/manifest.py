@@ -54,7 +54,7 @@ class Manifest:
         if self._count > 1 << 16 or end > self._size:
             raise NotAManifest("it ends too early")
         self._offsets: int | None = None
-        self._walked: list[int] = []
+        self._ends: list[int] = []
         if self._flags is None or self._count >= _OFFSETS_FROM:
             self._offsets = end
             end += 4 * self._count
@@ -62,7 +62,7 @@ class Manifest:
                 end = self._start(self._count - 1) + self._length(self._count - 1)
         else:
             for container in range(self._count):
-                self._walked.append(end)
+                self._ends.append(end)
                 end += self._length(container)
         if end != self._size:
             raise NotAManifest("its length is not what its header says")
@@ -113,7 +113,7 @@ class Manifest:
 
     def _start(self, container: int) -> int:
         if self._offsets is None:
-            return self._walked[container]
+            return self._ends[container]
         return self._u32(self._offsets + 4 * container)
 
     def _length(self, container: int) -> int:

@@ -79,7 +79,7 @@ class FolderObjects:
         self.base = base
 
     def objects(self) -> list[Object]:
-        with _told(self.name):
+        with _as_users_error(self.name):
             return [
                 Object(Path(folder, name).relative_to(self.base).as_posix())
                 for folder, _, names in os.walk(self.base, onerror=_raise)
@@ -90,12 +90,12 @@ class FolderObjects:
         return self.base / stored.key
 
     def read(self, stored: Object) -> bytes:
-        with _told(self.name):
+        with _as_users_error(self.name):
             return self.path(stored).read_bytes()
 
     def write(self, key: str, content: bytes) -> None:
         target = self.base / key
-        with _told(self.name):
+        with _as_users_error(self.name):
             target.parent.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(prefix=_STAGED, dir=target.parent)
             staged = Path(name)
@@ -110,7 +110,7 @@ class FolderObjects:
                 staged.unlink(missing_ok=True)
 
     def remove(self, stored: Iterable[Object]) -> None:
-        with _told(self.name):
+        with _as_users_error(self.name):
             for each in stored:
                 self.path(each).unlink(missing_ok=True)
                 for parent in self.path(each).parents:
@@ -150,7 +150,7 @@ class BucketObjects:
         self._keeps_versions: bool | None = None
 
     def objects(self) -> list[Object]:
-        with _told(self.name):
+        with _as_users_error(self.name):
             return list(self._versions() if self._versioned() else self._latest())
 
     def read(self, stored: Object) -> bytes:
@@ -166,16 +166,16 @@ class BucketObjects:
                 content: bytes = await body.read()
             return content
 
-        with _told(self.name):
+        with _as_users_error(self.name):
             content: bytes = sync(self._fs.loop, get)
             return content
 
     def write(self, key: str, content: bytes) -> None:
-        with _told(self.name):
+        with _as_users_error(self.name):
             self._call("put_object", Key=f"{self._prefix}{key}", Body=content)
 
     def remove(self, stored: Iterable[Object]) -> None:
-        with _told(self.name):
+        with _as_users_error(self.name):
             for each in stored:
                 version = {"VersionId": each.version} if each.version else {}
                 self._call("delete_object", Key=f"{self._prefix}{each.key}", **version)
@@ -232,7 +232,7 @@ def open_caches(roots: Iterable[Path]) -> list[FolderObjects]:
 
 
 def remote_names(root: Path) -> list[str]:
-    """Every remote that DVC is told of, used by default or not."""
+    """Every remote that DVC is configured with, used by default or not."""
     return sorted(read_settings(root).get("remote", {}))
 
 
@@ -276,13 +276,13 @@ def _raise(error: OSError) -> None:
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
+def _as_users_error(name: str) -> Iterator[None]:
     """Whatever keeps a store from answering, by its kind: a message may hold a credential."""
     try:
         yield
     except _failures() as error:
         raise StoreUnavailable(
-            f"{name} does not answer ({_kind(error)}). The next sweep tries again."
+            f"{name} does not answer ({_kind(error)}). The next run tries again."
         ) from None
 
 

@@ -11,22 +11,22 @@ from lethe.stores.dvc.objects import open_caches
 from lethe.stores.dvc.survey import md5_of
 
 
-def outputs(road: Path) -> set[str]:
+def outputs(pipeline: Path) -> set[str]:
     """Everything that the stages of a `dvc.yaml` make, by path."""
     return {
         path
-        for stage in read_stages(road).values()
+        for stage in read_stages(pipeline).values()
         for kind in ("outs", "metrics", "plots")
         for entry in stage.get(kind, ())
         for path in ([entry] if isinstance(entry, str) else entry)
     }
 
 
-def uncached(road: Path) -> set[str]:
+def uncached(pipeline: Path) -> set[str]:
     """The outputs of a `dvc.yaml` that DVC does not keep, by path."""
     return {
         path
-        for stage in read_stages(road).values()
+        for stage in read_stages(pipeline).values()
         for kind in ("outs", "metrics", "plots")
         for entry in stage.get(kind, ())
         if isinstance(entry, dict)

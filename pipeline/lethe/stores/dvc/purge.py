@@ -40,8 +40,8 @@ from lethe.stores.dvc.objects import (
     open_remote,
     remote_names,
 )
-from lethe.stores.dvc.survey import Shelf, Survey, md5_of, survey
-from lethe.stores.dvc.worktree import EMPTIED, Replacement, Worktree, folder_object, told_lock
+from lethe.stores.dvc.survey import StoreSurvey, Survey, md5_of, survey
+from lethe.stores.dvc.worktree import EMPTIED, Replacement, Worktree, folder_object, updated_lock
 
 JOURNAL = workspace.STATE / "purge.json"
 
@@ -134,16 +134,16 @@ class Purge:
         self._remove_half_written()
         self.plan()
         _write_journal(self.root, self.replaced, self.found.gone, written=False)
-        for shelf in self.found.shelves:
-            self._write_new(shelf)
+        for surveyed in self.found.stores:
+            self._write_new(surveyed)
         _write_journal(self.root, self.replaced, self.found.gone, written=True)
         outcomes = [self._rewritten(place) for place in self.places]
         if branches := self._turn_branches():
             outcomes.append(branches)
         outcomes.append(self._clear_temporary())
         self._remove_all()
-        for shelf in self.found.shelves:
-            outcomes += self._outcomes(shelf)
+        for surveyed in self.found.stores:
+            outcomes += self._outcomes(surveyed)
         if all(not each.is_open for each in outcomes):
             (self.root / JOURNAL).unlink(missing_ok=True)
         return outcomes
@@ -157,7 +157,7 @@ class Purge:
     def plan(self) -> None:
         """What each output in use becomes; made from the stores' own bytes."""
         for old, new in list(self.replaced.items()):  # of a purge that was cut
-            if not any(shelf.having(new.md5) for shelf in self.found.shelves):
+            if not any(surveyed.having(new.md5) for surveyed in self.found.stores):
                 del self.replaced[old]
             elif self.found.touched(new.md5):
                 self._replace(new.md5)
@@ -205,22 +205,22 @@ class Purge:
         self.replaced[old] = Replacement(new, size)
         return self.replaced[old]
 
-    def _write_new(self, shelf: Shelf) -> None:
+    def _write_new(self, surveyed: StoreSurvey) -> None:
         """Gives a store the new for each old that it has: files first, then folders."""
-        have = {each.md5 for each in shelf.objects if not each.marker}
+        have = {each.md5 for each in surveyed.objects if not each.marker}
         pairs = sorted(self.replaced.items(), key=lambda pair: pair[1].md5.endswith(".dir"))
         try:
             if have & self.found.models:  # what a lock names in their place
                 for md5, content in EMPTIED.items():
                     if md5 not in have:
-                        shelf.store.write(key_of(md5), content)
+                        surveyed.store.write(key_of(md5), content)
             for old, new in pairs:
                 if old in have and new.md5 not in have:
                     made = self.written.get(new.md5) or self.found.fetch(new.md5)
                     if made is not None:
-                        shelf.store.write(key_of(new.md5), made)
+                        surveyed.store.write(key_of(new.md5), made)
         except StoreUnavailable as error:
-            shelf.failed = str(error)
+            surveyed.failed = str(error)
 
     def _rewritten(self, place: Worktree) -> Outcome:
         store = "workspace" if place.root == self.root.resolve() else f"worktree {place.root.name}"
@@ -243,11 +243,11 @@ class Purge:
         turned: list[str] = []
         failed: list[str] = []
         for branch, content in self.branches.items():
-            told = told_lock(
+            updated = updated_lock(
                 content.decode(), self.replaced, gone=self.found.gone, models=self.found.models
             )
-            if told != content.decode():
-                done = commit_lock(self.root, branch, told.encode())
+            if updated != content.decode():
+                done = commit_lock(self.root, branch, updated.encode())
                 (turned if done else failed).append(branch.removeprefix("refs/heads/"))
         if failed:
             reason = f"{len(failed)} branches moved meanwhile, or git refuses to commit"
@@ -273,30 +273,30 @@ class Purge:
         return _outcome(store, removed, unreadable)
 
     def _remove_all(self) -> None:
-        """Phase by phase over all stores, so that what tells of the rest goes last."""
+        """Phase by phase over all stores, so that what names the rest goes last."""
         if self.busy:
             reason = "; ".join(self.busy.values())
-            for shelf in self.found.shelves:
-                shelf.failed = shelf.failed or reason
+            for surveyed in self.found.stores:
+                surveyed.failed = surveyed.failed or reason
         self._leave_linked()
         for phase in range(3):
-            for shelf in self.found.shelves:
-                doomed = [o for o in self._doomed(shelf) if self._phase(o) == phase]
-                if shelf.failed is None and doomed:
+            for surveyed in self.found.stores:
+                doomed = [o for o in self._doomed(surveyed) if self._phase(o) == phase]
+                if surveyed.failed is None and doomed:
                     try:
-                        shelf.store.remove(doomed)
-                        shelf.removed += [each.md5 or each.key for each in doomed]
+                        surveyed.store.remove(doomed)
+                        surveyed.removed += [each.md5 or each.key for each in doomed]
                     except StoreUnavailable as error:
-                        shelf.failed = str(error)
+                        surveyed.failed = str(error)
 
-    def _doomed(self, shelf: Shelf) -> list[Object]:
+    def _doomed(self, surveyed: StoreSurvey) -> list[Object]:
         gone = self.found.gone
         runs = [
             stored
-            for stored, made in shelf.runs.items()
+            for stored, made in surveyed.runs.items()
             if gone & {*made.outs.values(), *made.deps.values()}
         ]
-        return [each for each in shelf.objects if each.md5 in gone] + runs + shelf.stray
+        return [each for each in surveyed.objects if each.md5 in gone] + runs + surveyed.stray
 
     def _phase(self, stored: Object) -> int:
         """Run-cache entries and folders, then models' files, then what has the tokens."""
@@ -306,38 +306,38 @@ class Purge:
 
     def _leave_linked(self) -> None:
         """Leaves what has a hard link in an unknown place, where it could not be followed."""
-        folders = [s for s in self.found.shelves if isinstance(s.store, FolderObjects)]
-        for shelf in folders:
-            if shelf.failed is not None or not isinstance(shelf.store, FolderObjects):
+        folders = [s for s in self.found.stores if isinstance(s.store, FolderObjects)]
+        for surveyed in folders:
+            if surveyed.failed is not None or not isinstance(surveyed.store, FolderObjects):
                 continue
             others = [
                 other.store.path(each)
                 for other in folders
-                if other is not shelf and isinstance(other.store, FolderObjects)
+                if other is not surveyed and isinstance(other.store, FolderObjects)
                 for each in self._doomed(other)
             ]
-            linked = shelf.store.linked_elsewhere(self._doomed(shelf), others)
+            linked = surveyed.store.linked_elsewhere(self._doomed(surveyed), others)
             if linked:
-                shelf.failed = (
-                    f"{len(linked)} objects of {shelf.store.name} have hard links outside of the "
-                    "known worktrees, which would keep the person. Purge there, or remove them: "
-                    "find -samefile names them."
+                surveyed.failed = (
+                    f"{len(linked)} objects of {surveyed.store.name} have hard links outside of "
+                    "the known worktrees, which would keep the person. Purge there, or remove "
+                    "them: find -samefile names them."
                 )
 
-    def _outcomes(self, shelf: Shelf) -> Iterable[Outcome]:
-        store = shelf.store
+    def _outcomes(self, surveyed: StoreSurvey) -> Iterable[Outcome]:
+        store = surveyed.store
         damaged = [
             each.key
-            for each in shelf.unreadable
-            if (each.md5 or each.key) not in shelf.removed  # by its name, which others bear out
+            for each in surveyed.unreadable
+            if (each.md5 or each.key) not in surveyed.removed  # by its name, which others bear out
         ]
-        runs = [each for each in shelf.removed if each.startswith("runs/")]
-        rest = [each for each in shelf.removed if not each.startswith("runs/")]
+        runs = [each for each in surveyed.removed if each.startswith("runs/")]
+        rest = [each for each in surveyed.removed if not each.startswith("runs/")]
         if store.run_cache is None:
-            return [_outcome(store.name, shelf.removed, damaged, shelf.failed)]
+            return [_outcome(store.name, surveyed.removed, damaged, surveyed.failed)]
         return [
-            _outcome(store.name, rest, damaged, shelf.failed),
-            _outcome(store.run_cache, runs, (), shelf.failed),
+            _outcome(store.name, rest, damaged, surveyed.failed),
+            _outcome(store.run_cache, runs, (), surveyed.failed),
         ]
 
 

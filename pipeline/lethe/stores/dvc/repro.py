@@ -1,4 +1,4 @@
-"""DVC and git: what was made from what, where its bytes are, and walking the road.
+"""DVC and git: what was made from what, where its bytes are, and running the pipeline.
 
 The only module that knows DVC's files and command. Objects are looked up by their md5 in
 DVC's cache; what a past commit used is read from its `dvc.lock`.
@@ -64,13 +64,13 @@ class History:
         force: bool = False,
         single: bool = False,
     ) -> Generator[StageEvent, None, None]:
-        """Runs what changed of the road, telling what becomes of each stage as it does.
+        """Runs what changed of the pipeline, and yields what becomes of each stage at once.
 
-        A stage that fails ends the walk with its `failed` event. Leaving the iteration early
+        A stage that fails ends the run with its `failed` event. Leaving the iteration early
         ends DVC and the stage that is running, and waits for both.
 
         Args:
-            targets: stages to reach; the whole road by default.
+            targets: stages to reach; the whole pipeline by default.
             force: run even what did not change.
             single: run the targets alone, not what they depend on.
 
@@ -91,7 +91,7 @@ class History:
             start_new_session=True,  # so that it can be ended together with the stage it runs
         )
         try:
-            yield from _told(process)
+            yield from _events(process)
         finally:
             end_group(process)
             if process.stdout is not None:
@@ -149,7 +149,7 @@ class History:
     def git_state(self) -> GitState:
         """The commit that is checked out, and whether tracked files differ from it.
 
-        What the road itself writes (`dvc.lock`, reports) and untracked files do not count.
+        What the pipeline itself writes (`dvc.lock`, reports) and untracked files do not count.
         """
         commit = self._git("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
         if commit is None:
@@ -187,7 +187,7 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _told(process: subprocess.Popen[str]) -> Iterator[StageEvent]:
+def _events(process: subprocess.Popen[str]) -> Iterator[StageEvent]:
     """The events in what `dvc repro` prints."""
     running: str | None = None
     failed: StageEvent | None = None

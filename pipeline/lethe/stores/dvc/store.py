@@ -87,7 +87,7 @@ class DvcStore(Store):
             [
                 Sought(
                     BitMap() if each.traces.token is None else BitMap([each.traces.token]),
-                    None if each.stays else searchable(each.traces),
+                    None if each.keeps_records else searchable(each.traces),
                     frozenset(self._versions.ended_hashes(each.models)),
                 )
                 for each in people

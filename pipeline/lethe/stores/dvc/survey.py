@@ -24,7 +24,7 @@ Entries = list[dict[str, Any]]  # of a folder: {md5, relpath} each
 
 
 @dataclass
-class Shelf:
+class StoreSurvey:
     """One store as it was found; `failed` says why it could not be looked through."""
 
     store: Objects
@@ -43,7 +43,7 @@ class Shelf:
 class Survey:
     """Hashes by what is to become of them."""
 
-    shelves: list[Shelf]
+    stores: list[StoreSurvey]
     held: set[str] = field(default_factory=set)  # files that have a token
     folders: dict[str, Entries] = field(default_factory=dict)
     models: set[str] = field(default_factory=set)  # model outputs that go
@@ -51,9 +51,9 @@ class Survey:
 
     def fetch(self, md5: str) -> bytes | None:
         """An object's bytes from wherever they are."""
-        for shelf in self.shelves:
-            for stored in shelf.having(md5):
-                content = shelf.store.read(stored)
+        for surveyed in self.stores:
+            for stored in surveyed.having(md5):
+                content = surveyed.store.read(stored)
                 if md5_of(content) == md5.removesuffix(".dir"):  # else it is damaged there
                     return content
         return None
@@ -88,16 +88,16 @@ def survey(
     verdicts: dict[str, bool] = {}
     for store in stores:
         if isinstance(store, tuple):
-            found.shelves.append(Shelf(_Closed(store[0]), failed=store[1]))
+            found.stores.append(StoreSurvey(_Closed(store[0]), failed=store[1]))
             continue
-        shelf = Shelf(store)
-        found.shelves.append(shelf)
+        surveyed = StoreSurvey(store)
+        found.stores.append(surveyed)
         try:
-            _look(shelf, judged, verdicts, found.folders)
+            _look(surveyed, judged, verdicts, found.folders)
         except StoreUnavailable as error:
-            shelf.failed = str(error)
+            surveyed.failed = str(error)
     found.held = {md5 for md5, held in verdicts.items() if held}
-    stages = [*made, *(run for shelf in found.shelves for run in shelf.runs.values())]
+    stages = [*made, *(run for surveyed in found.stores for run in surveyed.runs.values())]
     found.models = set(models) | {
         model
         for stage in stages
@@ -135,42 +135,42 @@ def decide(found: Survey, stages: Iterable[Made], before: Collection[str]) -> No
 
 
 def _look(
-    shelf: Shelf,
+    surveyed: StoreSurvey,
     judged: Callable[[bytes | Path, str | None], bool],
     verdicts: dict[str, bool],
     folders: dict[str, Entries],
 ) -> None:
-    shelf.objects = shelf.store.objects()
-    for stored in shelf.objects:
+    surveyed.objects = surveyed.store.objects()
+    for stored in surveyed.objects:
         md5 = stored.md5
         if stored.marker or (md5 in verdicts or md5 in folders):
             continue
         if stored.is_half_written:
-            shelf.stray.append(stored)
+            surveyed.stray.append(stored)
             continue
         if stored.is_run:
             try:
-                shelf.runs[stored] = parse_run(shelf.store.read(stored))
+                surveyed.runs[stored] = parse_run(surveyed.store.read(stored))
             except LetheError as error:
                 if isinstance(error, StoreUnavailable):
                     raise
-                shelf.unreadable.append(stored)
+                surveyed.unreadable.append(stored)
         elif md5 is not None and md5.endswith(".dir"):
-            entries = entries_of(shelf.store.read(stored))
+            entries = entries_of(surveyed.store.read(stored))
             if entries is None:
-                shelf.unreadable.append(stored)
+                surveyed.unreadable.append(stored)
             else:
                 folders[md5] = entries
         else:
             try:
-                held = judged(_source(shelf.store, stored), md5)
+                held = judged(_source(surveyed.store, stored), md5)
             except Unreadable:
-                shelf.unreadable.append(stored)
+                surveyed.unreadable.append(stored)
                 continue
             if md5 is not None:
                 verdicts[md5] = held
             elif held:
-                shelf.stray.append(stored)
+                surveyed.stray.append(stored)
 
 
 def _source(store: Objects, stored: Object) -> bytes | Path:

@@ -89,7 +89,7 @@ def forget_unnamed(root: Path, lock: bytes) -> int:
     """Takes from the remotes what one lock names and no other does; how many objects.
 
     A model is found by whom it was trained on only through a lock that names both. So what a
-    walk left on the remotes goes when the last lock goes that names it.
+    run left on the remotes goes when the last lock goes that names it.
 
     Raises:
         StoreUnavailable: a remote does not answer.

@@ -20,7 +20,7 @@ from lethe.stores.dvc.git import Made, committed_locks, git_objects, parse_run, 
 from lethe.stores.dvc.objects import FolderObjects, Object, Objects
 from lethe.stores.dvc.purge import open_stores
 from lethe.stores.dvc.worktree import STAGING, Worktree
-from lethe.stores.search.needles import Sweep, needles
+from lethe.stores.search.needles import TextSearch, needles
 
 _SQLITE = b"SQLite format 3\0"  # databases are stores of their own, which look by themselves
 _LEFT_OUT = (".git", ".venv", ".venv-airflow", "__pycache__")
@@ -132,7 +132,7 @@ class Verification:
         self.people = people
         self.tokens = BitMap().union(*(each.tokens for each in people))
         self.known = None if known is None else known | self.tokens
-        self.sweep = Sweep([needles(each.traces) for each in people])
+        self.search = TextSearch([needles(each.traces) for each in people])
         self.serving = serving
         self.roots = worktrees(root)
         self.stores = open_stores(root, self.roots)
@@ -140,8 +140,8 @@ class Verification:
     def outcomes(self, skip: Iterable[Path]) -> list[list[Outcome]]:
         """Of each of the people, one a store."""
         looks = [*self.at_stores(), *self.at_worktrees([path.resolve() for path in skip])]
-        git = self.at_git() if self.sweep else None
-        self.sweep.flush()
+        git = self.at_git() if self.search else None
+        self.search.flush()
         return [
             [each.outcome(number) for each in looks]
             + ([git.outcome(number)] if git is not None and needles(each.traces) else [])
@@ -201,12 +201,12 @@ class Verification:
         """
         held = held_of(content, self.tokens)
         found = {number for number, each in enumerate(self.people) if each.tokens & held}
-        for name, column in texts(content) if self.sweep else ():
-            found |= self.sweep.in_column(column, of_subjects=name == "subject")
+        for name, column in texts(content) if self.search else ():
+            found |= self.search.in_column(column, of_subjects=name == "subject")
         return found
 
     def _look_into(self, content: bytes, name: str, look: _Look) -> None:
-        """Notes who is in a file; whose values are in its bytes is noted once the sweep is done."""
+        """Notes who is in a file; whose values are in its bytes is noted when the search ends."""
         try:
             found = self.who_is_in(content)
             if self.known is not None and everybody_in(content) - self.known:
@@ -219,12 +219,12 @@ class Verification:
         self._sweep(content, name, look, found)
 
     def _sweep(self, content: bytes, name: str, look: _Look, known: set[int]) -> None:
-        def tell(number: int) -> None:
+        def found_in(number: int) -> None:
             if number not in known:
                 known.add(number)
                 look.note(number, name)
 
-        self.sweep.add(content, tell)
+        self.search.add(content, found_in)
 
     def at_worktrees(self, skip: list[Path]) -> list[_Look]:
         looks = []

@@ -1,4 +1,4 @@
-"""One worktree as an erasure meets it: held against runs, rewritten, its lock told.
+"""One worktree as an erasure meets it: held against runs, rewritten, its lock updated.
 
 Files are replaced, never written into: a hard link or reflink of the old file, in DVC's cache
 or in another worktree, keeps its own bytes.
@@ -27,7 +27,9 @@ from lethe.stores.dvc.survey import Entries, md5_of
 
 STAGING = workspace.STATE / "staging"  # what train keeps until it is published
 _TRAIN_LOCK = workspace.STATE / "train.lock"
-_STAGING_LOCK = workspace.STATE / "staging.lock"  # which trainings share, those of walks too
+_STAGING_LOCK = (
+    workspace.STATE / "staging.lock"
+)  # which trainings share, those in other worktrees too
 _TEMPORARY = (workspace.MINIMIZED, workspace.CONSENTED, workspace.TEMPORARY)
 _DVC_TEMPORARY = Path(".dvc/tmp")
 
@@ -51,7 +53,7 @@ class Worktree:
         Raises:
             Busy: a run is under way in it.
         """
-        busy = f"A run is under way in {self.root.name}. The next sweep continues."
+        busy = f"A run is under way in {self.root.name}. The next run continues."
         with ExitStack() as held:
             held.enter_context(_dvc_lock(self.root, busy))
             held.enter_context(locks.held(self.root / _TRAIN_LOCK, busy=busy))
@@ -67,7 +69,7 @@ class Worktree:
             return ()
 
     def people_files(self) -> list[Path]:
-        """The files of the road that have tokens in them."""
+        """The files of the pipeline that have tokens in them."""
         files = sorted((self.root / workspace.SHARDS).glob("*.parquet"))
         named = (workspace.SUBJECTS, workspace.MANIFEST)
         return files + [self.root / path for path in named if (self.root / path).is_file()]
@@ -109,9 +111,9 @@ class Worktree:
             for path in (self.root / workspace.MODEL, manifest):
                 if path.exists():
                     changed.append(path.relative_to(self.root).as_posix())
-            # The lock, then the manifest, tell that the model must go: they outlive it.
+            # The lock, then the manifest, say that the model must go: they outlive it.
             self.empty(workspace.MODEL, workspace.MANIFEST)
-        if self._tell(replaced, gone, models):
+        if self._update(replaced, gone, models):
             changed.append(LOCK.as_posix())
         return changed
 
@@ -125,15 +127,17 @@ class Worktree:
         place.mkdir()
         write_whole(self.root / listed, NOBODY)
 
-    def _tell(self, replaced: Mapping[str, Replacement], gone: set[str], models: set[str]) -> bool:
+    def _update(
+        self, replaced: Mapping[str, Replacement], gone: set[str], models: set[str]
+    ) -> bool:
         try:
             content = (self.root / LOCK).read_text(encoding="utf-8")
         except FileNotFoundError:
             return False
-        told = told_lock(content, replaced, gone=gone, models=models)
-        if told == content:
+        updated = updated_lock(content, replaced, gone=gone, models=models)
+        if updated == content:
             return False
-        write_whole(self.root / LOCK, told.encode())
+        write_whole(self.root / LOCK, updated.encode())
         return True
 
     def clear_temporary(self, tokens: BitMap) -> tuple[list[str], list[str]]:
@@ -142,7 +146,7 @@ class Worktree:
         Raises:
             Busy: a run trains, and keeps its checkpoint here; nothing was removed.
         """
-        busy = "A run trains. The next sweep continues."
+        busy = "A run trains. The next run continues."
         with locks.held(self.root / _STAGING_LOCK, busy=busy):
             return self._clear_temporary(tokens)
 
@@ -168,7 +172,7 @@ class Worktree:
         return [path.relative_to(self.root).as_posix() for path in removed], unreadable
 
 
-def told_lock(
+def updated_lock(
     content: str, replaced: Mapping[str, Replacement], *, gone: set[str], models: set[str]
 ) -> str:
     """`dvc.lock` with new hashes for old; without stages of which an output is lost.

@@ -238,7 +238,7 @@ class Registry:
             return known
         place = None  # MLflow's own choice: a server's, or `mlruns/` here
         if is_copy() and not self._url.startswith(("http://", "https://", "databricks")):
-            place = str(home() / "mlruns" / name)  # what is here ends with the walk
+            place = str(home() / "mlruns" / name)  # what is here ends with the run
         made: str = self._client.create_experiment(name, artifact_location=place)
         return made
 

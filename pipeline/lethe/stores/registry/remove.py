@@ -1,4 +1,4 @@
-"""Retiring a model version: it serves no more, and nothing is left of it but what it answers for.
+"""Retiring a model version: it serves no more, and only its accountability record remains.
 
 The order: aliases turn to the replacement; what must stay is written down (a tag of the
 registered model, `retired.VERSION`, where MLflow shows it); then the version, its logged model
@@ -32,7 +32,7 @@ _CHAMPION = "champion"
 RETIRED = "retired"  # before, "withdrawn" where nothing took its place
 _PREFIX = "retired."
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
-# What a version still answers for; none of it is about one person.
+# The accountability record of a version; none of it is about one person.
 ACCOUNTED = (
     *("accountant", "adjacency", "audit", "clip_norm", "data_md5", "delta", "dvc_lock_md5"),
     *("engine", "epsilon_pld", "epsilon_rdp", "git_commit", "git_dirty", "ledger_head"),
@@ -44,7 +44,7 @@ ACCOUNTED = (
 
 @dataclass(frozen=True)
 class Tombstone:
-    """What stays of a version that is gone.
+    """The accountability record of a version that is gone.
 
     `replaced_by` is none where nothing took its place; `reason` says why; `facts` are its tags in
     `ACCOUNTED`; `runs` and `logged_models` are MLflow's ids and `artifacts` its places, by which
@@ -94,20 +94,24 @@ def retire(
     return _remove(registry, model, version, successor=successor, reason=reason, now=now)
 
 
-def tombstone(registry: Registry, model: str, version: int) -> Tombstone | None:
-    """What stays of a version that was retired; None if it was not."""
-    return next((each for each in tombstones(registry, model) if each.version == version), None)
+def find_tombstone(registry: Registry, model: str, version: int) -> Tombstone | None:
+    """The record of a version that was retired; None if it was not."""
+    return next(
+        (each for each in find_tombstones(registry, model) if each.version == version), None
+    )
 
 
 def retired_version(registry: Registry, model: str, version: str) -> Version | None:
-    """A version that is gone, as far as it still answers: its facts, and its status."""
-    stone = tombstone(registry, model, int(version)) if version.isdigit() else None
-    if stone is None:
+    """A version that is gone, by its accountability record: its facts, and its status."""
+    tombstone = find_tombstone(registry, model, int(version)) if version.isdigit() else None
+    if tombstone is None:
         return None
-    return Version(model, stone.version, stone.status, (), stone.facts, run="", logged_model="")
+    return Version(
+        model, tombstone.version, tombstone.status, (), tombstone.facts, run="", logged_model=""
+    )
 
 
-def tombstones(registry: Registry, model: str) -> list[Tombstone]:
+def find_tombstones(registry: Registry, model: str) -> list[Tombstone]:
     """Every version of a model that is gone, by number."""
     with quiet():
         try:
@@ -127,27 +131,27 @@ def _remove(
     reason: str,
     now: dt.datetime,
 ) -> Outcome:
-    stone = tombstone(registry, model, version)
-    if stone is not None and stone.done:
-        return Outcome(STORE, Result.ABSENT, reason=f"{model}/{version} was {stone.status}")
+    tombstone = find_tombstone(registry, model, version)
+    if tombstone is not None and tombstone.done:
+        return Outcome(STORE, Result.ABSENT, reason=f"{model}/{version} was {tombstone.status}")
     try:
         found = registry.find(model, str(version))
     except NotFound:
-        if stone is None:
+        if tombstone is None:
             raise
     else:
         _turn_aliases(registry, found, successor)
-        if stone is None:
-            stone = _describe(registry, found, successor, reason, now)
-            _write(registry, stone)
+        if tombstone is None:
+            tombstone = _describe(registry, found, successor, reason, now)
+            _write(registry, tombstone)
         _delete_version(registry, found)
-    if stone is None:  # unreachable: either there is a version or a tombstone
+    if tombstone is None:  # unreachable: either there is a version or a tombstone
         raise NotFound(f"Model {model} has no version {version}.")
-    left = _collect(registry, stone)
-    places = (f"{model}/{version}", *stone.runs, *stone.logged_models)
+    left = _collect(registry, tombstone)
+    places = (f"{model}/{version}", *tombstone.runs, *tombstone.logged_models)
     if left:
         return Outcome(STORE, Result.PRESENT, 0, places, left)
-    _write(registry, Tombstone(**{**vars(stone), "done": True}))
+    _write(registry, Tombstone(**{**vars(tombstone), "done": True}))
     return Outcome(STORE, Result.ERASED, len(places), places)
 
 
@@ -229,39 +233,39 @@ def _delete_version(registry: Registry, found: Version) -> None:
         registry.client.delete_model_version(found.model, version)
 
 
-def _collect(registry: Registry, stone: Tombstone) -> str | None:
+def _collect(registry: Registry, tombstone: Tombstone) -> str | None:
     """Removes artifacts and rows; why not, where MLflow does not let a client."""
     with quiet():
         store = _get_store(registry.url)
-        for place in stone.artifacts:
+        for place in tombstone.artifacts:
             _remove_artifacts(place, registry.url)
-        for model in stone.logged_models:
+        for model in tombstone.logged_models:
             _ignoring_absent(store.delete_logged_model, model)
-        for run in stone.runs:
+        for run in tombstone.runs:
             _ignoring_absent(store.delete_run, run)
         if not hasattr(store, "_hard_delete_run"):
-            if not any(is_there(store.get_run, run) for run in stone.runs):
+            if not any(is_there(store.get_run, run) for run in tombstone.runs):
                 return None
             return (
                 "MLflow's server marks deletions and does not remove on a client's word. On it, "
-                f"run: mlflow gc --run-ids {','.join(stone.runs)} "
-                f"--logged-model-ids {','.join(stone.logged_models)}"
+                f"run: mlflow gc --run-ids {','.join(tombstone.runs)} "
+                f"--logged-model-ids {','.join(tombstone.logged_models)}"
             )
-        for model in stone.logged_models:
+        for model in tombstone.logged_models:
             _ignoring_absent(store._hard_delete_logged_model, model)
-        for run in stone.runs:
+        for run in tombstone.runs:
             _ignoring_absent(store._hard_delete_run, run)
-        _remove_rest(store.engine, stone)
+        _remove_rest(store.engine, tombstone)
     return None
 
 
-def _remove_rest(engine: sa.Engine, stone: Tombstone) -> None:
+def _remove_rest(engine: sa.Engine, tombstone: Tombstone) -> None:
     """What even the collector leaves: links of runs to models, and where a version's files lay."""
     metadata = sa.MetaData()
     metadata.reflect(engine, only=["inputs", "input_tags", "model_versions"])
     inputs, tags = metadata.tables["inputs"], metadata.tables["input_tags"]
     versions = metadata.tables["model_versions"]
-    ids = [*stone.runs, *stone.logged_models]
+    ids = [*tombstone.runs, *tombstone.logged_models]
     links = inputs.c.source_id.in_(ids) | inputs.c.destination_id.in_(ids)
     with engine.begin() as connection:
         linked = sa.select(inputs.c.input_uuid).where(links)
@@ -269,7 +273,7 @@ def _remove_rest(engine: sa.Engine, stone: Tombstone) -> None:
         connection.execute(inputs.delete().where(links))
         connection.execute(
             versions.update()
-            .where(versions.c.name == stone.model, versions.c.version == stone.version)
+            .where(versions.c.name == tombstone.model, versions.c.version == tombstone.version)
             .values(storage_location=None)
         )
     if engine.dialect.name == "sqlite":  # else deleted rows stay in free pages
@@ -315,10 +319,12 @@ def local_folder(place: str) -> Path | None:
     return None
 
 
-def _write(registry: Registry, stone: Tombstone) -> None:
-    text = json.dumps(asdict(stone), sort_keys=True)
+def _write(registry: Registry, tombstone: Tombstone) -> None:
+    text = json.dumps(asdict(tombstone), sort_keys=True)
     with quiet():
-        registry.client.set_registered_model_tag(stone.model, f"{_PREFIX}{stone.version}", text)
+        registry.client.set_registered_model_tag(
+            tombstone.model, f"{_PREFIX}{tombstone.version}", text
+        )
 
 
 def _from_json(text: str) -> Tombstone:

@@ -10,7 +10,7 @@ from pyroaring import BitMap
 from lethe.core.errors import StoreUnavailable
 from lethe.core.outcomes import Outcome, Result, Traces
 from lethe.stores.registry.registry import Registry, Version
-from lethe.stores.registry.remove import STORE, retire, tombstone
+from lethe.stores.registry.remove import STORE, find_tombstone, retire
 from lethe.stores.registry.tags import RUN_ID
 from lethe.stores.registry.verify import Wanted, verify_registries
 from lethe.stores.store import Ending, Held, Holds, Person, Store
@@ -58,13 +58,17 @@ class RegistryStore(Store):
     def look(self, people: Sequence[Person]) -> list[list[Outcome]]:
         """Versions that were trained on somebody, what is left of those that went, and traces."""
         models = {model for each in people for model in each.models}
-        stones = {model: tombstone(self._registry, *_parts(model)) for model in models}
+        tombstones = {model: find_tombstone(self._registry, *_parts(model)) for model in models}
         looked = verify_registries(
             self._registry,
             [
                 Wanted(
-                    tuple(stone for model in each.models if (stone := stones[model]) is not None),
-                    None if each.stays else each.traces,
+                    tuple(
+                        tombstone
+                        for model in each.models
+                        if (tombstone := tombstones[model]) is not None
+                    ),
+                    None if each.keeps_records else each.traces,
                 )
                 for each in people
             ],
@@ -119,8 +123,10 @@ class RegistryStore(Store):
         return {version.tags["model_md5"] for version in wanted}
 
     def ended_hashes(self, versions: Collection[str]) -> set[str]:
-        stones = [tombstone(self._registry, *_parts(version)) for version in versions]
-        return {s.facts["model_md5"] for s in stones if s is not None and "model_md5" in s.facts}
+        tombstones = [find_tombstone(self._registry, *_parts(version)) for version in versions]
+        return {
+            s.facts["model_md5"] for s in tombstones if s is not None and "model_md5" in s.facts
+        }
 
     def manifest_became(self, versions: Collection[str], *, model: str, manifest: str) -> None:
         for version in self.versions():

@@ -20,7 +20,7 @@ from lethe.stores.registry.registry import Registry, quiet
 from lethe.stores.registry.remove import STORE, Tombstone, is_there, local_folder
 from lethe.stores.search.needles import Needles, needles
 
-_STONES = "registered_model_tags"  # where tombstones are; they name what is gone
+_TOMBSTONES = "registered_model_tags"  # where tombstones are; they name what is gone
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Wanted:
         among MLflow's numbers, hashes and ids by chance."""
         if self.traces is None:
             return needles(None)
-        told = (self.traces.key, *self.traces.identifiers)
-        words = tuple(value for value in told if not value.strip().isdigit())
+        reason = (self.traces.key, *self.traces.identifiers)
+        words = tuple(value for value in reason if not value.strip().isdigit())
         return Needles(needles(Traces("", None, words)).anywhere, ())
 
 
@@ -52,9 +52,9 @@ def verify_registries(registry: Registry, people: Sequence[Wanted]) -> list[Outc
     be looked into from here is `unreachable`, with the reason. One look serves all as long as
     it finds nothing; where it does, each person gets one of their own.
     """
-    stones = tuple({(s.model, s.version): s for each in people for s in each.gone}.values())
+    tombstones = tuple({(s.model, s.version): s for each in people for s in each.gone}.values())
     values = {value for each in people for value in each.needles.anywhere}
-    together = _look(registry, stones, Needles(tuple(sorted(values)), ()))
+    together = _look(registry, tombstones, Needles(tuple(sorted(values)), ()))
     if len(people) < 2 or together.result == Result.ABSENT:
         return [together] * len(people)
     return [_look(registry, each.gone, each.needles) for each in people]
@@ -68,13 +68,13 @@ def verify_registry(
     return outcome
 
 
-def _look(registry: Registry, stones: Sequence[Tombstone], sought: Needles) -> Outcome:
+def _look(registry: Registry, tombstones: Sequence[Tombstone], sought: Needles) -> Outcome:
     url = _database(registry.url)
     if url is None:
-        return _through_server(registry, stones, sought)
+        return _through_server(registry, tombstones, sought)
     engine = sa.create_engine(_driver(url), poolclass=sa.NullPool, hide_parameters=True)
     try:
-        found = list(_rows(engine, stones, sought))
+        found = list(_rows(engine, tombstones, sought))
         folders = _artifact_folders(engine)
     except sa.exc.DBAPIError as error:
         kind = type(error.orig).__name__
@@ -84,11 +84,13 @@ def _look(registry: Registry, stones: Sequence[Tombstone], sought: Needles) -> O
     if url.get_backend_name() == "sqlite" and url.database and sought:
         found += _free_pages(Path(url.database), sought)
     try:
-        artifacts = dict.fromkeys(place for stone in stones for place in stone.artifacts)
+        artifacts = dict.fromkeys(
+            place for tombstone in tombstones for place in tombstone.artifacts
+        )
         found += [place for place in artifacts if _exists(place, registry.url)]
     except Exception as error:  # noqa: BLE001 - whatever a storage raises, it is no answer
-        told = f"where artifacts are kept does not answer ({type(error).__name__})"
-        return Outcome(STORE, Result.UNREACHABLE, reason=told)
+        reason = f"where artifacts are kept does not answer ({type(error).__name__})"
+        return Outcome(STORE, Result.UNREACHABLE, reason=reason)
     away = [place for place in folders if local_folder(place) is None]
     if sought:
         for place in folders:
@@ -102,8 +104,8 @@ def _outcome(found: Sequence[str], reason: str | None = None) -> Outcome:
     if not found:
         return Outcome(STORE, Result.ABSENT, reason=reason)
     places = tuple(sorted(set(found)))
-    told = f"something is still in {len(places)} places"
-    return Outcome(STORE, Result.PRESENT, len(places), places, told)
+    reason = f"something is still in {len(places)} places"
+    return Outcome(STORE, Result.PRESENT, len(places), places, reason)
 
 
 def _database(url: str) -> sa.URL | None:
@@ -114,27 +116,31 @@ def _database(url: str) -> sa.URL | None:
     return made if made.get_backend_name() in ("sqlite", "postgresql") else None
 
 
-def _through_server(registry: Registry, stones: Sequence[Tombstone], sought: Needles) -> Outcome:
-    """What a server tells of its database. Files of artifacts are behind it: those of retired
-    versions it was told to remove, and others are not opened."""
+def _through_server(
+    registry: Registry, tombstones: Sequence[Tombstone], sought: Needles
+) -> Outcome:
+    """What a server shows of its database. Files of artifacts are behind it: those of retired
+    versions it had to remove, and others are not opened."""
     client = registry.client
     try:
         with quiet():
             found = [
-                f"model_versions {stone.model}/{stone.version}"
-                for stone in stones
-                if is_there(client.get_model_version, stone.model, str(stone.version))
+                f"model_versions {tombstone.model}/{tombstone.version}"
+                for tombstone in tombstones
+                if is_there(client.get_model_version, tombstone.model, str(tombstone.version))
             ]
-            found += [r for stone in stones for r in stone.runs if is_there(client.get_run, r)]
+            found += [
+                r for tombstone in tombstones for r in tombstone.runs if is_there(client.get_run, r)
+            ]
             if sought:
-                found += [place for place, text in _told(registry) if sought.in_text(text)]
+                found += [place for place, text in _texts(registry) if sought.in_text(text)]
     except MlflowException as error:
-        told = f"MLflow's server does not answer ({error.error_code})"
-        return Outcome(STORE, Result.UNREACHABLE, reason=told)
-    return _outcome(found, "as MLflow's server tells; its files were not opened")
+        reason = f"MLflow's server does not answer ({error.error_code})"
+        return Outcome(STORE, Result.UNREACHABLE, reason=reason)
+    return _outcome(found, "as MLflow's server says; its files were not opened")
 
 
-def _told(registry: Registry) -> Iterator[tuple[str, str]]:
+def _texts(registry: Registry) -> Iterator[tuple[str, str]]:
     """Every text that people can have written into MLflow: (where, text)."""
     client = registry.client
     for version in registry.versions():
@@ -163,19 +169,21 @@ def _driver(url: sa.URL) -> sa.URL:
     return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
 
 
-def _rows(engine: sa.Engine, stones: Sequence[Tombstone], sought: Needles) -> Iterator[str]:
+def _rows(engine: sa.Engine, tombstones: Sequence[Tombstone], sought: Needles) -> Iterator[str]:
     """Tables and columns with a gone version's id, or a trace of the person."""
-    ids = {each for stone in stones for each in (*stone.runs, *stone.logged_models)}
+    ids = {each for tombstone in tombstones for each in (*tombstone.runs, *tombstone.logged_models)}
     metadata = sa.MetaData()
     metadata.reflect(engine)
     with engine.connect() as connection:
         for column in (each for table in metadata.sorted_tables for each in table.columns):
             if isinstance(column.type, sa.String | sa.JSON):
-                kept = column.table.name == _STONES  # what is to be kept of the versions that went
+                kept = (
+                    column.table.name == _TOMBSTONES
+                )  # what is to be kept of the versions that went
                 yield from _in_column(connection, column, set() if kept else ids, sought)
         versions = metadata.tables.get("model_versions")
         if versions is not None:
-            yield from _versions(connection, versions, stones)
+            yield from _versions(connection, versions, tombstones)
 
 
 def _in_column(
@@ -195,16 +203,16 @@ def _in_column(
 
 
 def _versions(
-    connection: sa.Connection, versions: sa.Table, stones: Sequence[Tombstone]
+    connection: sa.Connection, versions: sa.Table, tombstones: Sequence[Tombstone]
 ) -> Iterator[str]:
-    for stone in stones:
+    for tombstone in tombstones:
         row = connection.execute(
             sa.select(versions.c.current_stage).where(
-                versions.c.name == stone.model, versions.c.version == stone.version
+                versions.c.name == tombstone.model, versions.c.version == tombstone.version
             )
         ).scalar_one_or_none()
         if row not in (None, "Deleted_Internal"):  # MLflow keeps the number, marked
-            yield f"model_versions {stone.model}/{stone.version}"
+            yield f"model_versions {tombstone.model}/{tombstone.version}"
 
 
 def _artifact_folders(engine: sa.Engine) -> list[str]:

@@ -33,7 +33,7 @@ REQUESTS = sa.Table(
     sa.Column("closed_at", sa.String(40)),
     # Keyed or encrypted by the vault; the first two are null once the request is closed.
     sa.Column("reference", sa.LargeBinary, index=True),
-    sa.Column("sealed", sa.LargeBinary),
+    sa.Column("sealed", sa.LargeBinary, key="encrypted"),
     sa.Column("entry", sa.LargeBinary),  # the suppression's: a lost vault gets it back from here
 )
 MARKS = sa.Table(

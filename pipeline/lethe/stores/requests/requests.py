@@ -41,7 +41,7 @@ class Mark:
 class Request:
     """One request as it stands.
 
-    `sealed` is what leads to the person, encrypted by the vault; None once closed.
+    `encrypted` is what leads to the person, encrypted by the vault; None once closed.
     `entry` stands for the person in a suppression; None until it was looked up, and of what
     nobody asked for.
     """
@@ -56,7 +56,7 @@ class Request:
     joined_to: str | None
     problem: str | None
     closed_at: dt.datetime | None
-    sealed: bytes | None = field(repr=False)
+    encrypted: bytes | None = field(repr=False)
     entry: bytes | None = field(repr=False)
     marks: Mapping[str, Mark] = field(default_factory=dict)
 
@@ -130,7 +130,7 @@ class Requests:
         kind: str,
         purpose: str | None,
         reference: bytes,
-        sealed: bytes,
+        encrypted: bytes,
         received_at: dt.datetime,
         due_at: dt.datetime,
     ) -> Request:
@@ -151,7 +151,7 @@ class Requests:
                         due_at=_iso(due_at),
                         state=OPEN,
                         reference=reference,
-                        sealed=sealed,
+                        encrypted=encrypted,
                     )
                 )
             return _find(connection, there or request_id)
@@ -184,7 +184,7 @@ class Requests:
             NotFound, ParamsInvalid: no such request; closed, extended before, or no reason.
         """
         if not reason.strip():
-            raise ParamsInvalid("An extension needs its reason: the person must be told it.")
+            raise ParamsInvalid("An extension needs its reason: you must say it to the person.")
 
         def work(connection: sa.Connection) -> Request:
             request = _find(connection, request_id)
@@ -200,7 +200,7 @@ class Requests:
         self,
         request_id: str,
         *,
-        sealed: bytes,
+        encrypted: bytes,
         entry: bytes | None,
         found: Mapping[str, Any],
         now: dt.datetime,
@@ -208,7 +208,7 @@ class Requests:
         """Replaces what the request says of its person by what was found, and marks that."""
 
         def work(connection: sa.Connection) -> None:
-            _set(connection, request_id, sealed=sealed, entry=entry)
+            _set(connection, request_id, encrypted=encrypted, entry=entry)
             _mark(connection, request_id, "found", found, now)
 
         transact(self._engine, work, write=True)
@@ -306,7 +306,7 @@ class Requests:
         return transact(self._engine, work, write=False)
 
 
-_DROPPED: dict[str, Any] = {"reference": None, "sealed": None}
+_DROPPED: dict[str, Any] = {"reference": None, "encrypted": None}
 
 
 def _find(connection: sa.Connection, request_id: str) -> Request:
@@ -329,7 +329,7 @@ def _request(connection: sa.Connection, row: Any) -> Request:
         joined_to=row.joined_to,
         problem=row.problem,
         closed_at=dt.datetime.fromisoformat(row.closed_at) if row.closed_at else None,
-        sealed=None if row.sealed is None else bytes(row.sealed),
+        encrypted=None if row.encrypted is None else bytes(row.encrypted),
         entry=None if row.entry is None else bytes(row.entry),
         marks={
             mark.step: Mark(dt.datetime.fromisoformat(mark.at), json.loads(mark.content))

@@ -34,7 +34,7 @@ class RequestsStore(Store):
 
     def look(self, people: Sequence[Person]) -> list[list[Outcome]]:
         """Whether a request that ended still leads to anybody: nobody can say to whom."""
-        ended = [r for r in self._requests.all() if r.state != OPEN and r.sealed is not None]
+        ended = [r for r in self._requests.all() if r.state != OPEN and r.encrypted is not None]
         if not ended:
             return [[self._kept()] for _ in people]
         reason = f"{len(ended)} requests that ended still lead to somebody"

@@ -1,4 +1,4 @@
-"""Looks for any number of values in one sweep over memory: RE2, by way of Arrow.
+"""Looks for any number of values in one pass over memory: RE2, by way of Arrow.
 
 A regular expression of Python's tries value after value at every place; RE2 steps once a byte
 however many there are. It has no look-around, so what it says is where to look more closely.

@@ -64,10 +64,10 @@ class Needles:
         )
 
 
-class Sweep:
+class TextSearch:
     """Looks for several people in many files: small ones together, large ones alone.
 
-    Guarantees: whoever `in_bytes` finds in a file is told of it once `flush` has returned; each
+    Guarantees: whoever `in_bytes` finds in a file is reported once `flush` has returned; each
         file's bytes are gone over once for all people.
     """
 
@@ -81,25 +81,25 @@ class Sweep:
     def __bool__(self) -> bool:
         return any(self._people)
 
-    def add(self, content: bytes, tell: Callable[[int], None]) -> None:
-        """A file, and whom to tell the places of the people who are in it."""
+    def add(self, content: bytes, report: Callable[[int], None]) -> None:
+        """A file, and what to call with the place of each person who is in it."""
         if not self:
             return
         unpacked = _unpacked(content)
         if unpacked is not None:
-            self.add(unpacked, tell)
-        self._waiting.append((content, tell))
+            self.add(unpacked, report)
+        self._waiting.append((content, report))
         self._size += len(content)
         if self._size >= _AT_ONCE:
             self.flush()
 
     def flush(self) -> None:
         for place in self._sought.places([content for content, _ in self._waiting]):
-            content, tell = self._waiting[place]
+            content, report = self._waiting[place]
             lowered = content.lower()
             for number, needles in enumerate(self._people):
                 if any(needle in lowered for needle in needles.spelled):
-                    tell(number)
+                    report(number)
         self._waiting, self._size = [], 0
 
     def in_column(self, column: pa.ChunkedArray, *, of_subjects: bool = False) -> set[int]:

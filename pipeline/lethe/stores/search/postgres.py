@@ -91,8 +91,8 @@ def forget_statistics_if_empty(connection: sa.Connection, table: str) -> None:
 
 _KNOWN = sa.text(
     "SELECT tablename, attname FROM pg_stats WHERE schemaname = current_schema() AND "
-    "(most_common_vals::text::text[] && :told OR histogram_bounds::text::text[] && :told)"
-).bindparams(sa.bindparam("told", type_=sa.ARRAY(sa.Text())))
+    "(most_common_vals::text::text[] && :values OR histogram_bounds::text::text[] && :values)"
+).bindparams(sa.bindparam("values", type_=sa.ARRAY(sa.Text())))
 
 
 def in_statistics(
@@ -102,6 +102,6 @@ def in_statistics(
 
     As far as the role may read them: what it may not, `pg_stats` does not show.
     """
-    found = connection.execute(_KNOWN, {"told": list(values)})
+    found = connection.execute(_KNOWN, {"values": list(values)})
     among = set(columns)
     return [place for table, column in found if (place := (table, column)) in among]

@@ -73,5 +73,5 @@ def check_linked(reader: Reader, params: Params) -> None:
     if strays:
         raise SubjectKeyInvalid(
             f"{strays} rows of {base} link to no row of {params.subject.table}. Mend or remove "
-            "them: whose they are cannot be told."
+            "them: it cannot be known whose they are."
         )

@@ -114,7 +114,7 @@ def source_engine(params: Params, *, writing: bool, path: Path | None = None) ->
         path: a SQLite file in place of `source.url`: a folder's private copy.
 
     Raises:
-        SourceUnavailable: no such file, URL or driver; never tells credentials.
+        SourceUnavailable: no such file, URL or driver; never shows credentials.
         ErasureRefused: `writing` to a database that erasing does not know.
     """
     if path is not None:

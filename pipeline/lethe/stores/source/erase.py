@@ -16,7 +16,7 @@ from lethe.stores.source.erase_plan import Plan, Planner
 from lethe.stores.source.graph import Graph
 from lethe.stores.source.mentions import Mentioned, terms_of
 from lethe.stores.source.rewrite_files import Folder, folder_of
-from lethe.stores.source.trace import Walk
+from lethe.stores.source.trace import RowTrace
 from lethe.stores.source.writer import Row, Writer, open_writer
 
 STORE = "source"
@@ -52,8 +52,8 @@ def erase_from_source(
     """
 
     def planned(writer: Writer) -> Plan:
-        walk = Walk(writer, params, traces.key, now=now).run()
-        planner = Planner(writer, params, walk, traces.key, now=now)
+        trace = RowTrace(writer, params, traces.key, now=now).run()
+        planner = Planner(writer, params, trace, traces.key, now=now)
         return planner.make(terms_of(traces), mentioned=mentioned)
 
     return carry_out(params, planned, about=traces.key, compact=compact)

@@ -15,10 +15,10 @@ from lethe.core.errors import ErasureRefused
 from lethe.core.values import canonical_text
 from lethe.stores.source.graph import Edge
 from lethe.stores.source.mentions import Mentioned, Terms, mentions, searched
-from lethe.stores.source.trace import Walk
+from lethe.stores.source.trace import RowTrace
 from lethe.stores.source.writer import Row, Writer
 
-ERASED = "erased"  # where text must stand and nothing may be told
+ERASED = "erased"  # where text must stand and nothing may be revealed
 
 Identity = tuple[Any, ...]
 
@@ -49,15 +49,15 @@ class Plan:
 
 
 class Planner:
-    """Turns a walk into a plan; reads, and writes nothing but the person's shell."""
+    """Turns a trace into a plan; reads, and writes nothing but the person's shell."""
 
     def __init__(
-        self, writer: Writer, params: Params, walk: Walk, key: str, *, now: dt.datetime
+        self, writer: Writer, params: Params, trace: RowTrace, key: str, *, now: dt.datetime
     ) -> None:
         self._writer = writer
         self._graph = writer.graph
         self._params = params
-        self._walk = walk
+        self._trace = trace
         self._key = key
         self._now = now
         self._new_key: Any = None
@@ -73,21 +73,21 @@ class Planner:
         Raises:
             ErasureRefused: a row that is to stay points at one that goes, and cannot be cut off.
         """
-        for row in self._walk.rows():
-            if self._walk.goes(row):
+        for row in self._trace.rows():
+            if self._trace.goes(row):
                 self._delete(row)
             else:
                 self.plan.keep.setdefault(row.table, {})[row.identity] = row
-        for rows in self._walk.doomed.values():
+        for rows in self._trace.doomed.values():
             for row in rows.values():
                 self._delete(row)
-        if self._walk.new_key:
-            for row in self._walk.subject_rows:
+        if self._trace.new_key:
+            for row in self._trace.subject_rows:
                 self._new_key = self._shell(row)
         for rows in self.plan.keep.values():
             for row in rows.values():
                 self._keep(row)
-        for found in self._walk.neighbours.values():
+        for found in self._trace.neighbours.values():
             for row, edges in found.values():
                 self._cut_neighbour(row, edges)
         self._shared()
@@ -97,7 +97,7 @@ class Planner:
         return self.plan
 
     def _shell(self, row: Row) -> Any:
-        """The key under which the person's row stays, telling nothing."""
+        """The key under which the person's row stays; it reveals nothing."""
         facts = self._graph.facts(row.table, self._graph.key)
         if not facts.generated:
             return surrogate(row.values[self._graph.key], facts.type)
@@ -159,9 +159,9 @@ class Planner:
         erase = self._params.tables[because].erase
         if erase is None or erase.days is None:
             return
-        since = self._walk.since(row) if row.table == because else None
+        since = self._trace.since(row) if row.table == because else None
         end = min(self._now, since or self._now) + dt.timedelta(days=erase.days)
-        # The year's end, since a day could be told from the row's own.
+        # The year's end, since a day would reveal the row's own.
         until = f"{end.year}-12-31"
         known = self.plan.retained.setdefault(
             table, {"table": table, "basis": erase.basis, "until": until, "count": 0}
@@ -259,7 +259,7 @@ class Planner:
             if facts.unique and column not in changed and not facts.generated:
                 raise ErasureRefused(
                     f"{row.table} keeps the person's row under another key, but its {column} is "
-                    "unique and tells whose it was. Add it to erase.columns."
+                    "unique and reveals whose it was. Add it to erase.columns."
                 )
 
     def _shared(self) -> None:

@@ -25,14 +25,14 @@ from lethe.stores.source.erase import STORE, carry_out
 from lethe.stores.source.erase_plan import ERASED, Plan, Planner
 from lethe.stores.source.graph import Edge
 from lethe.stores.source.rewrite_files import readable
-from lethe.stores.source.trace import Walk, until_column
+from lethe.stores.source.trace import RowTrace, until_column
 from lethe.stores.source.writer import Row, Writer, open_writer
 
 _NOBODY = "\x00"  # no key is spelled so: these rows are sought by their dates, not by a person
 
 
 @dataclass(frozen=True)
-class Lapsed:
+class ExpiredRows:
     """What is past its time; counts but for `keys` and `people`, which are never shown.
 
     `rows`: how many go, by table. `blanked`: how many lose what only retention kept, by
@@ -65,7 +65,7 @@ class _Rule:
         return sa.or_(*(each for each in (self.goes, self.blanks) if each is not None))
 
 
-def look_for_lapsed(params: Params, *, as_of: dt.datetime) -> Lapsed:
+def look_for_expired(params: Params, *, as_of: dt.datetime) -> ExpiredRows:
     """Counts what is past its time, and finds whose it is; changes nothing.
 
     Raises:
@@ -88,7 +88,7 @@ def look_for_lapsed(params: Params, *, as_of: dt.datetime) -> Lapsed:
         subject = _subject_rule(writer, params, as_of)
         if subject is not None:
             undated[params.subject.table] = _count(writer, subject[0], subject[2])
-        return Lapsed(
+        return ExpiredRows(
             rows={name: n for name, n in found["rows"].items() if n},
             blanked={name: n for name, n in found["blanked"].items() if n},
             undated={name: n for name, n in undated.items() if n},
@@ -97,7 +97,7 @@ def look_for_lapsed(params: Params, *, as_of: dt.datetime) -> Lapsed:
         )
 
 
-def erase_lapsed(
+def erase_expired(
     params: Params, *, as_of: dt.datetime, known: frozenset[str], about: str
 ) -> Outcome:
     """Takes everything past its time out of the source, as the tables' `erase` declares.
@@ -122,19 +122,19 @@ def erase_lapsed(
     def planned(writer: Writer) -> Plan:
         rules = _rules(writer, params, as_of)
         with _readable_dates():
-            walk = _LapsedRows(writer, params, rules, now=as_of).run()
+            trace = _ExpiredTrace(writer, params, rules, now=as_of).run()
             keys = set(_keys(writer, params, rules))
         if not keys <= known:
             raise Busy("Rows past their retention came in meanwhile; try again.")
-        return Planner(writer, params, walk, _NOBODY, now=as_of).make(None)
+        return Planner(writer, params, trace, _NOBODY, now=as_of).make(None)
 
     return carry_out(params, planned, about=about, compact=False)
 
 
-def verify_lapsed(params: Params, *, as_of: dt.datetime, about: str) -> Outcome:
+def verify_expired(params: Params, *, as_of: dt.datetime, about: str) -> Outcome:
     """A fresh look for what is past its time: whatever was done before is not believed."""
     try:
-        left = look_for_lapsed(params, as_of=as_of)
+        left = look_for_expired(params, as_of=as_of)
         marks = Marks()
         waiting = marks.tables
     except LetheError as error:
@@ -153,18 +153,18 @@ def verify_lapsed(params: Params, *, as_of: dt.datetime, about: str) -> Outcome:
     return Outcome(STORE, Result.ABSENT)
 
 
-class _LapsedRows(Walk):
+class _ExpiredTrace(RowTrace):
     """The rows past their time, what goes along with them, and what must be cut off."""
 
     def __init__(
         self, writer: Writer, params: Params, rules: Sequence[_Rule], *, now: dt.datetime
     ) -> None:
         super().__init__(writer, params, _NOBODY, now=now)
-        self.new_key = False  # nobody's own row is among them
+        self.new_key = False  # no person's own row is among them
         self._rules = rules
         self._decided: dict[tuple[str, tuple[Any, ...]], bool] = {}
 
-    def run(self) -> "_LapsedRows":
+    def run(self) -> "_ExpiredTrace":
         for rule in self._rules:
             for condition, goes in ((rule.goes, True), (rule.blanks, False)):
                 if condition is None:
@@ -173,20 +173,20 @@ class _LapsedRows(Walk):
                 rows = list(self._writer.where(rule.table, condition, also=also))
                 self._decided |= {(row.table, row.identity): goes for row in rows}
                 self._add(rows)
-        self._walk_on()
+        self._follow_all()
         return self
 
     def goes(self, row: Row) -> bool:
         decided = self._decided.get((row.table, row.identity))
         return super().goes(row) if decided is None else decided
 
-    def _walk_own(self, rows: Sequence[Row]) -> None:
+    def _follow_own(self, rows: Sequence[Row]) -> None:
         if going := [row for row in rows if self.goes(row)]:
-            super()._walk_own(going)
+            super()._follow_own(going)
 
-    def _walk_other(self, rows: Sequence[Row], owned: bool) -> None:
+    def _follow_other(self, rows: Sequence[Row], owned: bool) -> None:
         if going := [row for row in rows if not owned or self.goes(row)]:
-            super()._walk_other(going, owned)
+            super()._follow_other(going, owned)
 
     def _is_mine(self, row: Row) -> bool:
         return False  # all that leads through a row that goes was found before
@@ -213,7 +213,7 @@ def _readable_dates() -> Iterator[None]:
 
 def _rules(writer: Writer, params: Params, as_of: dt.datetime) -> list[_Rule]:
     """Of every table but the subject's, whose people leave whole, and those without `erase`,
-    whose rows are nobody's."""
+    whose rows belong to nobody."""
     found = []
     for name, declared in params.tables.items():
         known = name != params.subject.table and name in writer.graph.tables
@@ -333,9 +333,9 @@ def _people(writer: Writer, params: Params, as_of: dt.datetime) -> Iterator[str]
             if alive is not None:
                 conditions.append(key.not_in(alive))
     erase = params.tables[table.name].erase
-    if erase is not None and erase.action == "anonymize":  # a shell tells of nobody any more
-        telling = [column for column in erase.columns if column != params.subject.key]
-        conditions.append(_not_blank(table, telling, erase.replace))
+    if erase is not None and erase.action == "anonymize":  # a shell reveals nobody any more
+        identifying = [column for column in erase.columns if column != params.subject.key]
+        conditions.append(_not_blank(table, identifying, erase.replace))
     elif erase is not None and erase.action == "retain":
         by = until_column(params, table.name)
         if by is None or erase.days is None:

@@ -25,7 +25,8 @@ def residue(writer: Writer, params: Params, people: Mapping[Any, Terms]) -> bool
     """Whether values of the people lie in the source's SQLite file, but in no row of it.
 
     A value that a row still has, as part of somebody else's longer one or kept by law, is
-    not told from its own residue, and does not count. One pass over the file for all of them.
+    not distinguished from its own residue, and does not count. One pass over the file for all
+    of them.
     """
     if writer.graph.dialect != "sqlite" or not people:
         return False

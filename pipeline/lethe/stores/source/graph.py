@@ -57,7 +57,7 @@ class ColumnFacts:
 class TableFacts:
     """A table as the database describes it.
 
-    `identity` names the columns, or the database's own row number, that tell rows apart.
+    `identity` names the columns, or the database's own row number, that distinguish rows.
     """
 
     columns: Mapping[str, ColumnFacts]
@@ -162,7 +162,7 @@ def read_graph(connection: sa.Connection, params: Params) -> Graph:
 def look_alikes(params: Params, graph: Graph) -> list[str]:
     """Columns named like a link to a person (`patient_id`, `PatientId`, `old_patientid`) that
     no foreign key and no declaration explains; as `table.column`, in order."""
-    whole, parts = _telling_names(params, graph)
+    whole, parts = _identifying_names(params, graph)
     explained = {(edge.child, column) for edge in graph.edges for column in edge.columns}
     explained |= graph.carrying
     found = []
@@ -174,13 +174,13 @@ def look_alikes(params: Params, graph: Graph) -> list[str]:
                 continue
             name = _plain(column)
             own_key = facts.primary == {column}
-            telling = name in {n for names in whole.values() for n in names} and not own_key
-            if telling or any(part in name for part in parts):
+            identifying = name in {n for names in whole.values() for n in names} and not own_key
+            if identifying or any(part in name for part in parts):
                 found.append(f"{table}.{column}")
     return found
 
 
-def _telling_names(params: Params, graph: Graph) -> tuple[dict[str, set[str]], set[str]]:
+def _identifying_names(params: Params, graph: Graph) -> tuple[dict[str, set[str]], set[str]]:
     """Names that point at a person's row as a whole, by table, and those that do inside others.
 
     The first are every known link's and the keys of people's tables; the second the
@@ -200,15 +200,15 @@ def _telling_names(params: Params, graph: Graph) -> tuple[dict[str, set[str]], s
     key = _plain(params.subject.key)
     stems = {_singular(_plain(params.subject.table)), *(key.removesuffix(end) for end in _KEYS)}
     whole.setdefault(params.subject.table, set()).update(stems)
-    stems = {stem for stem in stems if _telling(stem)}
+    stems = {stem for stem in stems if _identifies(stem)}
     parts = {stem + end for stem in stems for end in (*_KEYS, "ref", "fk")} | {key}
     return (
-        {table: {n for n in names if _telling(n)} for table, names in whole.items()},
-        {name for name in parts if _telling(name)},
+        {table: {n for n in names if _identifies(n)} for table, names in whole.items()},
+        {name for name in parts if _identifies(name)},
     )
 
 
-def _telling(name: str) -> bool:
+def _identifies(name: str) -> bool:
     return name not in _GENERIC and len(name) >= _SHORTEST
 
 

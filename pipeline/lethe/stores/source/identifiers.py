@@ -11,9 +11,9 @@ from lethe.core.outcomes import Traces
 from lethe.core.text import folded
 from lethe.core.values import canonical_text
 from lethe.stores.source.alike import may_be_one_of
-from lethe.stores.source.mentions import is_telling
+from lethe.stores.source.mentions import is_identifying
 from lethe.stores.source.rewrite_files import readable
-from lethe.stores.source.trace import Walk
+from lethe.stores.source.trace import RowTrace
 from lethe.stores.source.writer import AT_ONCE, Row, Writer, open_writer
 
 _ANY_TIME = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)  # nothing here depends on what is past
@@ -32,8 +32,8 @@ def traces_of(params: Params, people: Sequence[tuple[str, int | None]]) -> list[
     every table.
 
     Guarantees: an identifier that anybody else's row has in the same column (a shared phone,
-        a common name), or that is too short to be told from chance, is not among them. One
-        pass over a table for up to 500 different values of a column.
+        a common name), or that is so short that it can stand there by chance, is not
+        among them. One pass over a table for up to 500 different values of a column.
 
     Raises:
         SourceUnavailable, Busy, SchemaMismatch, ErasureRefused: see `open_writer`.
@@ -48,8 +48,8 @@ def _identifiers(writer: Writer, params: Params, keys: Iterable[str]) -> dict[st
     said: dict[str, dict[str, dict[Said, int]]] = defaultdict(dict)  # table → key → in how many
     for key in keys:
         found[key] = {}
-        walk = Walk(writer, params, key, now=_ANY_TIME, also_identifiers=True).run()
-        for table, rows in walk.mine.items():
+        trace = RowTrace(writer, params, key, now=_ANY_TIME, also_identifiers=True).run()
+        for table, rows in trace.mine.items():
             said[table][key] = _said(params, table, rows.values())
     for table, theirs in said.items():
         anybodys = _count(writer, table, {each for own in theirs.values() for each in own})
@@ -61,7 +61,7 @@ def _identifiers(writer: Writer, params: Params, keys: Iterable[str]) -> dict[st
 
 
 def _said(params: Params, table: str, rows: Iterable[Row]) -> dict[Said, int]:
-    """Telling values of the rows, and in how many of them each is."""
+    """Identifying values of the rows, and in how many of them each is."""
     columns = params.tables[table].columns
     named = tuple(name for name, column in columns.items() if column.names_people)
     single = [name for name, column in columns.items() if column.role == "identifier"]
@@ -72,7 +72,7 @@ def _said(params: Params, table: str, rows: Iterable[Row]) -> dict[Said, int]:
             if not names or any(value is None for value in values):
                 continue
             texts = tuple(canonical_text(value) for value in values)
-            if is_telling(" ".join(texts), names_people=names == named):
+            if is_identifying(" ".join(texts), names_people=names == named):
                 found[names, texts] += 1
     return found
 

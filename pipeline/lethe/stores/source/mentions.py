@@ -32,7 +32,7 @@ Who = TypeVar("Who", bound=Hashable)
 Mentioned = Mapping[str, Sequence[Row]]  # by table; where none is given, all rows are looked at
 
 
-def is_telling(value: str, *, names_people: bool = False) -> bool:
+def is_identifying(value: str, *, names_people: bool = False) -> bool:
     """Whether a value can be looked for in text: an e-mail address, a number of seven digits
     or more, a full name, words with a number (an address), a code of letters and digits.
 
@@ -56,7 +56,7 @@ def is_telling(value: str, *, names_people: bool = False) -> bool:
 class Terms:
     """What names one person: as a pattern, and as what finds where it may match.
 
-    `pattern` is for a text that is folded; `likes` are for a database, `filters` for a sweep
+    `pattern` is for a text that is folded; `likes` are for a database, `filters` for one pass
     over memory.
 
     Guarantees: word-bounded (another address that contains theirs is not theirs), in any
@@ -71,7 +71,7 @@ class Terms:
 
     @classmethod
     def of(cls, values: Iterable[str]) -> "Terms | None":
-        """Terms for values that `is_telling` lets through; None without any."""
+        """Terms for values that `is_identifying` lets through; None without any."""
         said = {value.strip() for value in values if any(c.isalpha() or c.isdigit() for c in value)}
         distinct = sorted(said, key=len)[::-1]
         if not distinct:
@@ -102,12 +102,12 @@ class Terms:
 
 
 def terms_of(traces: Traces) -> Terms | None:
-    """What names the person: their identifiers, and their key if it can be told from chance.
+    """What names the person: their identifiers, and their key if it cannot stand there by chance.
 
     A request's own words are looked for as well, but no ordinary word: it names nobody.
     """
     said = [value for value in traces.identifiers if not is_ordinary_word(value)]
-    return Terms.of([*said, *([traces.key] if is_telling(traces.key) else [])])
+    return Terms.of([*said, *([traces.key] if is_identifying(traces.key) else [])])
 
 
 def _is_number(value: str) -> bool:

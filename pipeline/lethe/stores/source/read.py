@@ -27,7 +27,7 @@ from lethe.stores.source.schema import TableInfo, check_schema, may_be_read
 
 _NAME_WORD = re.compile(r"[^\W\d_]{3,}")
 # Words that are in names (The, Van) and in nearly every sentence; removing them would
-# leave nothing of a text and tell nobody apart.
+# leave nothing of a text and distinguish nobody.
 _STOP_WORDS = (
     "and are but can for from had has have her him his not she that the they this was were who "
     "with you"
@@ -39,7 +39,7 @@ class RecordChunk:
     """Some records, as the source has them; all parts have one index.
 
     `subject`: canonical keys. `order`: `records.latest_by` (UTC, float64 or text; null
-    without one). `row_key`: tells a person's records of one `order` apart, the same way on
+    without one). `row_key`: distinguishes a person's records of one `order`, the same way on
     every read. `values`: raw values by `Params.taken_columns()` name. `at`: for each column
     of `age_at`, the days on which the age counts, as they were written.
     """
@@ -67,7 +67,7 @@ class Source:
         """Connects and begins the snapshot.
 
         Raises:
-            SourceUnavailable: absent, or does not answer; never tells credentials.
+            SourceUnavailable: absent, or does not answer; never shows credentials.
         """
         return cls(Reader(params), params)
 

@@ -28,7 +28,7 @@ class Reader:
         """Connects.
 
         Raises:
-            SourceUnavailable: absent, or does not answer; never tells credentials.
+            SourceUnavailable: absent, or does not answer; never shows credentials.
         """
         url = resolve_secret(params.source.url)
         kind, _, folder = url.partition(":")

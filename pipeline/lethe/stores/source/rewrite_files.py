@@ -124,14 +124,14 @@ def _kept_lines(file: IO[str], deleted: set[int], changed: Changes) -> Iterator[
     """Records as they stand in the file; only changed ones are spelled anew."""
     lines: list[str] = []
 
-    def told() -> Iterator[str]:
+    def noted() -> Iterator[str]:
         for line in file:
             lines.append(line)
             yield line
 
     names: list[str] = []
     number = 0
-    for row in csv.reader(told(), strict=True):
+    for row in csv.reader(noted(), strict=True):
         raw = "".join(lines)
         lines.clear()
         if not names:

@@ -11,7 +11,7 @@ from lethe.stores.source.erase import STORE, erase_from_source
 from lethe.stores.source.identifiers import traces_of
 from lethe.stores.source.mentions import Mentioned, find_mentions
 from lethe.stores.source.rewrite_files import readable
-from lethe.stores.source.trace import Walk
+from lethe.stores.source.trace import RowTrace
 from lethe.stores.source.verify import verify_sources
 from lethe.stores.source.writer import open_writer
 from lethe.stores.store import Held, Person, Store
@@ -62,10 +62,12 @@ class SourceStore(Store):
             open_writer(self._params, writing=False, path=path) as writer,
         ):
             key = person.traces.key
-            walk = Walk(writer, self._params, key, now=self._clock(), also_identifiers=True).run()
+            trace = RowTrace(
+                writer, self._params, key, now=self._clock(), also_identifiers=True
+            ).run()
             return [
                 Held(table, tuple(dict(row.values) for row in rows.values()))
-                for table, rows in sorted(walk.mine.items())
+                for table, rows in sorted(trace.mine.items())
                 if rows
             ]
 

@@ -15,7 +15,7 @@ from lethe.stores.source.queries import read_times
 from lethe.stores.source.writer import Row, Writer
 
 
-class Walk:
+class RowTrace:
     """The rows that lead to one person.
 
     A row is the person's if its table's own chain of links ends at them, or ends nowhere and
@@ -59,7 +59,7 @@ class Walk:
         """The person's rows, in the order in which they were found."""
         return [row for found in self.mine.values() for row in found.values()]
 
-    def run(self) -> "Walk":
+    def run(self) -> "RowTrace":
         """Finds everything.
 
         Raises:
@@ -67,17 +67,17 @@ class Walk:
         """
         found = self._writer.subject(self._key, also=self._also(self._graph.subject))
         self._add(found)
-        self._walk_on()
-        self._walk_from_key()
-        self._walk_on()
+        self._follow_all()
+        self._follow_key()
+        self._follow_all()
         return self
 
-    def _walk_on(self) -> None:
+    def _follow_all(self) -> None:
         while self._owned or self._others:
             if self._owned:
-                self._walk_own(self._owned.popleft())
+                self._follow_own(self._owned.popleft())
             else:
-                self._walk_other(*self._others.popleft())
+                self._follow_other(*self._others.popleft())
 
     def has(self, row: Row) -> bool:
         return row.identity in self.mine.get(row.table, {}) or row.identity in self.doomed.get(
@@ -128,7 +128,7 @@ class Walk:
         ]
         return (*([by] if by else []), *named)
 
-    def _walk_from_key(self) -> None:
+    def _follow_key(self) -> None:
         """Rows that name the key but lead to no row: left by a deletion without foreign keys."""
         goes = not self.subject_rows or any(map(self.goes, self.subject_rows))
         for edge in self._graph.edges:
@@ -154,13 +154,13 @@ class Walk:
         self.neighbours.get(row.table, {}).pop(row.identity, None)
         self._others.append(([row], False))
 
-    def _walk_own(self, rows: Sequence[Row]) -> None:
+    def _follow_own(self, rows: Sequence[Row]) -> None:
         """Rows whose own chain leads through rows that are the person's."""
         for edge in self._graph.into[rows[0].table]:
             if self._graph.own.get(edge.child) == edge and edge.child != self._graph.subject:
                 self._add(self._writer.children(edge, rows, also=self._also(edge.child)))
 
-    def _walk_other(self, rows: Sequence[Row], owned: bool) -> None:
+    def _follow_other(self, rows: Sequence[Row], owned: bool) -> None:
         """Rows that point at them along another link, so may be about somebody else."""
         going = [row for row in rows if not owned or self.goes(row)]
         staying = [row for row in rows if owned and not self.goes(row)]

@@ -164,7 +164,7 @@ def _known(
         if column.role == "identifier" and not _kept_text(params, table, name)
     ]
     keys = [each for each in writer.graph.carrying if not _kept_key(params, *each)]
-    told = {
+    lines = {
         n: tuple(form for value in terms[n].values for form in spellings(value))
         if n in terms
         else ()
@@ -172,7 +172,7 @@ def _known(
     }
     for columns, said in (
         (keys, {number: (traces.key,) for number, traces in people.items()}),
-        (named, told),
+        (named, lines),
     ):
         everybody = [value for values in said.values() for value in values]
         if in_statistics(writer.connection, columns, everybody):  # seldom: then whose it is

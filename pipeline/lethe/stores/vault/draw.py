@@ -54,6 +54,6 @@ def uniform_below(limit: int, count: int) -> np.ndarray:
 
 
 def distinct(values: np.ndarray) -> np.ndarray:
-    """Each value once, in the order of first occurrence: sorted tokens would tell who came when."""
+    """Each value once, by first occurrence: sorted tokens would reveal who came when."""
     _, first = np.unique(values, return_index=True)
     return values[np.sort(first)]

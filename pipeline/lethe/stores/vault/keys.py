@@ -28,26 +28,26 @@ def token_bytes(token: int) -> bytes:
     return token.to_bytes(4, "big")
 
 
-def seal(key: bytes, content: bytes, about: bytes) -> bytes:
+def encrypt(key: bytes, content: bytes, about: bytes) -> bytes:
     """Encrypts under a data key, bound to what it is about."""
     nonce = os.urandom(_NONCE)
     return nonce + AESGCM(key).encrypt(nonce, content, about)
 
 
-def unseal(key: bytes, sealed: bytes, about: bytes, *, told: str) -> bytes:
-    """What `seal` was given.
+def decrypt(key: bytes, encrypted: bytes, about: bytes, *, damage: str) -> bytes:
+    """What `encrypt` was given.
 
     Raises:
-        VaultMismatch: it was changed, is about something else or under another key; `told`
+        VaultMismatch: it was changed, is about something else or under another key; `damage`
             says what it was.
     """
     try:
-        return AESGCM(key).decrypt(sealed[:_NONCE], sealed[_NONCE:], about)
+        return AESGCM(key).decrypt(encrypted[:_NONCE], encrypted[_NONCE:], about)
     except (InvalidTag, ValueError):
-        raise VaultMismatch(DAMAGED.format(told)) from None
+        raise VaultMismatch(DAMAGED.format(damage)) from None
 
 
-def seal_identities(key: bytes, tokens: list[int], subjects: list[str]) -> list[bytes]:
+def encrypt_identities(key: bytes, tokens: list[int], subjects: list[str]) -> list[bytes]:
     """Encrypts every subject's key, bound to its token: swapped rows do not open."""
     encrypt = AESGCM(key).encrypt
     random = os.urandom(_NONCE * len(tokens))
@@ -59,11 +59,11 @@ def seal_identities(key: bytes, tokens: list[int], subjects: list[str]) -> list[
 
 
 def open_identity(key: bytes, token: int, identity: bytes) -> str:
-    told = f"token {token} is not as written"
+    damage = f"token {token} is not as written"
     try:
-        return unseal(key, identity, token_bytes(token), told=told).decode()
+        return decrypt(key, identity, token_bytes(token), damage=damage).decode()
     except UnicodeDecodeError:
-        raise VaultMismatch(DAMAGED.format(told)) from None
+        raise VaultMismatch(DAMAGED.format(damage)) from None
 
 
 def check_identities(
@@ -123,7 +123,7 @@ def wrapped(
     """Rows of the data keys, encrypted under the master key."""
     wrap = derive(key, "vault/wrap")
     return [
-        {"name": name, "wrapped": seal(wrap, value, _bound(vault_id, capacity, name))}
+        {"name": name, "wrapped": encrypt(wrap, value, _bound(vault_id, capacity, name))}
         for name, value in keys.items()
     ]
 
@@ -150,11 +150,11 @@ def unlock(connection: sa.Connection, key: bytes) -> tuple[bytes, int, dict[str,
     wrapped_keys = {row.name: bytes(row.wrapped) for row in connection.execute(sa.select(KEYS))}
     wrap = derive(key, "vault/wrap")
     keys = {
-        name: unseal(
+        name: decrypt(
             wrap,
             wrapped_keys.get(name, b""),
             _bound(vault_id, capacity, name),
-            told=f"its key {name!r} does not open",
+            damage=f"its key {name!r} does not open",
         )
         for name in DATA_KEYS
     }

@@ -31,13 +31,13 @@ from lethe.stores.vault.keys import (
     ROTATED,
     SECRETS,
     check_identities,
+    decrypt,
+    encrypt,
+    encrypt_identities,
     open_identity,
     renewed,
-    seal,
-    seal_identities,
     token_bytes,
     unlock,
-    unseal,
     wrapped,
 )
 
@@ -130,10 +130,10 @@ class Vault:
                 missing = [(key, entry) for key, entry in missing if key not in known]
                 tokens = draw(connection, len(missing), self._capacity, self._retired).tolist()
                 subjects = [key for key, _ in missing]
-                sealed = seal_identities(self._keys["identity"], tokens, subjects)
+                encrypted = encrypt_identities(self._keys["identity"], tokens, subjects)
                 lookups = [entry for _, entry in missing]
                 database.insert_subjects(
-                    connection, list(zip(tokens, lookups, sealed, strict=True))
+                    connection, list(zip(tokens, lookups, encrypted, strict=True))
                 )
             known.update(zip(subjects, tokens, strict=True))
         return np.fromiter(map(known.__getitem__, keys), dtype=np.uint32, count=len(keys))
@@ -198,7 +198,7 @@ class Vault:
             return reveals.read(connection, reveals_key(self._keys))
 
     def entries(self, keys: Sequence[str], *, purpose: str | None = None) -> list[bytes]:
-        """What stands for each subject in a suppression: it tells nothing without the key.
+        """What stands for each subject in a suppression: it reveals nothing without the key.
 
         Args:
             purpose: of a suppression for that purpose alone; None for all of them.
@@ -218,7 +218,7 @@ class Vault:
         self.suppress_entries(dict.fromkeys(self.entries(keys, purpose=purpose), now))
 
     def suppress_entries(self, entries: Mapping[bytes, dt.datetime]) -> None:
-        """The same by what stands for the subjects, which needs nobody's key."""
+        """The same by what stands for the subjects, which needs no subject key."""
         with self._transaction(write=True) as connection:
             suppressions.suppress(connection, entries)
 
@@ -276,21 +276,23 @@ class Vault:
         return keyed_hashes(secret, [key.encode() for key in keys])
 
     def reference(self, content: bytes) -> bytes:
-        """What tells two requests about one person together: it tells nothing without the key."""
+        """What shows that two requests are about one person: it reveals nothing without the key."""
         return keyed_hashes(derive(self._keys["suppression"], "reference"), [content])[0]
 
-    def seal(self, content: bytes, *, about: str) -> bytes:
+    def encrypt(self, content: bytes, *, about: str) -> bytes:
         """Encrypts what a pending request must remember; it outlives a rotation."""
-        return seal(derive(self._keys["suppression"], "request"), content, about.encode())
+        return encrypt(derive(self._keys["suppression"], "request"), content, about.encode())
 
-    def unseal(self, sealed: bytes, *, about: str) -> bytes:
-        """What `seal` was given.
+    def decrypt(self, encrypted: bytes, *, about: str) -> bytes:
+        """What `encrypt` was given.
 
         Raises:
             VaultMismatch: it is about something else, changed, or of another vault.
         """
         key = derive(self._keys["suppression"], "request")
-        return unseal(key, sealed, about.encode(), told=f"what request {about} holds was changed")
+        return decrypt(
+            key, encrypted, about.encode(), damage=f"what request {about} holds was changed"
+        )
 
     def forget(self, keys: Sequence[str]) -> int:
         """Removes the subjects' rows, and them from the log of reveals, with the reasons.

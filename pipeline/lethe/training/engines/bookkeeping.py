@@ -61,7 +61,7 @@ class _Tape:
         if any(x.shape[:1] != (self.rows,) for x in (*tensors, output)):
             raise TrainingRefused(
                 f"Layer {kind} does not keep the records along its first axis; a person's share "
-                "in it cannot be told apart."
+                "in it cannot be separated."
             )
         kept = tuple(x.detach() if isinstance(x, Tensor) else x for x in inputs)
         versions = tuple(x._version for x in tensors)
@@ -84,7 +84,7 @@ class BookkeepingEngine:
         owned = [place for places in self._places.values() for place in places]
         if len(owned) != len(set(owned)):
             raise TrainingRefused(
-                "Two layers share a parameter; the bookkeeping engine cannot tell their shares "
+                "Two layers share a parameter; the bookkeeping engine cannot separate their shares "
                 "apart. Use engine: functional."
             )
         self._widest = 0

@@ -1,4 +1,4 @@
-"""The whole road on real records: time, memory, and accuracy with and without privacy."""
+"""The whole pipeline on real records: time, memory, and accuracy with and without privacy."""
 
 import os
 import resource
@@ -52,9 +52,9 @@ def measure(encounters: Path) -> list[Row]:
             os.chdir(here)
     auc = trained["metrics"]["auc"]["value"]
     return [
-        ("the road on real records, s", f"{first:.0f}", "≤ 300"),
+        ("the pipeline on real records, s", f"{first:.0f}", "≤ 300"),
         ("peak memory of its largest process, GiB", f"{peak:.2f}", "≤ 3"),
-        ("the road again, nothing changed, s", f"{again:.0f}", ""),
+        ("the pipeline again, nothing changed, s", f"{again:.0f}", ""),
         ("person-level epsilon (PLD), delta 1e-5", f"{trained['epsilon']:.4f}", "≤ 1.0"),
         ("AUC on held-out people", f"{auc:.4f}", "≥ 0.648"),
         ("the same network without privacy", f"{plain:.4f}", ""),
