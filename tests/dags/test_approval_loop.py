@@ -58,7 +58,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
             folder / "airflow",
             home,
             LETHE_BIN=str(tools),
-            LETHE_SWEEP=NEVER,  # the older name of LETHE_POLL  # the older name of LETHE_POLL  # the older name of LETHE_POLL
+            LETHE_SWEEP=NEVER,  # the older name of LETHE_POLL
             LETHE_TRAIN_SCHEDULE="",
             LETHE_RETAIN_SCHEDULE="",
             LETHE_NOTIFY_WEBHOOK=address,
