@@ -35,7 +35,7 @@ from lethe.config.params import Params, load_params, resolve_secret
 from lethe.data.partition import held_out, shard_of
 from lethe.ledger.ledger import Ledger
 from lethe.privacy.planning import plan_from
-from lethe.stores.registry.registry import Registry, Release
+from lethe.stores.registry.registry import NewVersion, Registry
 from lethe.stores.registry.tags import RUN_ID
 from lethe.stores.vault.vault import Vault
 
@@ -285,7 +285,7 @@ def _register(params: Params, manifest: bytes, hashes: dict[str, str], version: 
         "model_md5": hashes["model"],
     }
     made = registry.register(
-        Release(
+        NewVersion(
             name=params.registration.name,
             folder=Path("model"),
             inputs=["age"],

@@ -13,8 +13,8 @@ on by itself from the step that failed, so most reasons (a store that did not an
 database, another run in the workspace) need nobody. Look when the same reason is there after an
 hour, or `lethe erase status` in the workspace says OVERDUE:
 
-- exit code 36: a request stays open for the reason given. Mend the store that it names; there is no
-  need to clear the task.
+- exit code 36: a request stays open for the reason given. Correct the store that it names; there is
+  no need to clear the task.
 - 29, shown as skipped: another `lethe erase run` is under way. Nothing to do.
 - any other: `docs/exit-codes.md`; usually a key or an address that this machine lacks.
 

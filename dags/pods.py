@@ -184,7 +184,7 @@ class LethePod(KubernetesPodOperator):
             code = exit_code(self.remote_pod, self.base_container_name)
             if code in _OWN_WORDS and code not in _PASSING:
                 raise AirflowFailException(
-                    f"Ended with {code}, which trying again does not mend: docs/exit-codes.md."
+                    f"Ended with {code}, which trying again does not correct: docs/exit-codes.md."
                 ) from error
             raise
 

@@ -13,7 +13,7 @@ step; `docs/exit-codes.md` explains every exit code.
 - *open*: somebody changed `params.yaml`, `dvc.yaml` or code in the workspace and did not commit it.
   Ask them which is meant; commit it or `git restore` it.
 - *minimize, consent, pseudonymize*: the source or the vault did not answer, or is not as declared;
-  or an erasure came between them and took what they had made. Mend it and start again.
+  or an erasure came between them and took what they had made. Correct it and start again.
 - *validate*: the data is not what it was declared to be. Nothing was trained. Ask who owns the
   source.
 - *budget*: people have too little left. Nobody loses anything by waiting; raise no limit at night.

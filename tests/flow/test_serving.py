@@ -20,7 +20,7 @@ from lethe.core.files import digests
 from lethe.data.encoding import Encoder
 from lethe.data.generalize import generalize
 from lethe.registration.serving import LetheModel, Predictor, input_columns, output_columns
-from lethe.stores.registry.registry import Registry, Release
+from lethe.stores.registry.registry import NewVersion, Registry
 from lethe.training.models import Architecture, build_model
 from tests.stores.registry.test_registry import PROJECT, RECORD, here, prepared, release
 
@@ -168,7 +168,9 @@ def _raw() -> pd.DataFrame:
     )
 
 
-def test_a_machine_without_lethe_can_serve_it(here: Path, release: Release, tmp_path: Path) -> None:
+def test_a_machine_without_lethe_can_serve_it(
+    here: Path, release: NewVersion, tmp_path: Path
+) -> None:
     registry = Registry.open(f"sqlite:///{here / 'mlflow.db'}")
     registry.alias(registry.register(release), "candidate")
     elsewhere = tmp_path / "elsewhere"

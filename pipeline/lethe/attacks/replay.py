@@ -35,7 +35,7 @@ _MOST_COORDINATES = 100_000  # looked at in each of the real model's steps
 
 
 @dataclass(frozen=True)
-class Release:
+class ReleasedSteps:
     """What a replayed training gave out.
 
     Shapes: sums [steps, coordinates], in the order of the model's parameters; `per_tensor`
@@ -130,7 +130,7 @@ def released_sums(
     processes: int = 1,
     admission: Admission | None = None,
     on_step: Callable[[int], None] | None = None,
-) -> Release:
+) -> ReleasedSteps:
     """Trains `model` for `steps` under `plan` and returns what each step released.
 
     Args:
@@ -165,7 +165,7 @@ def released_sums(
     clips = np.full(len(rows), plan.clip_norm)
     if plan.adaptive is not None:
         clips[: len(trained.clips)] = trained.clips[: len(rows)]
-    return Release(np.array(rows).reshape(len(rows), sum(sizes)), sizes, trained, clips)
+    return ReleasedSteps(np.array(rows).reshape(len(rows), sum(sizes)), sizes, trained, clips)
 
 
 def noise_multiplier(plan: Plan) -> float:

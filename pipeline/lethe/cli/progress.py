@@ -113,7 +113,8 @@ def _facts(params: Params, reports: dict[str, dict[str, Any]]) -> list[tuple[str
         ),
         (
             "on terms",
-            f"{trained['adjacency']}; {trained['sampling']}, q={plan['sample_rate']:g}; "
+            f"{trained['adjacency']}; {trained['sampling']}, "
+            f"sample rate {plan['sample_rate']:g}; "
             f"{plan['steps']} steps; {plan['noise']} noise, multiplier "
             f"{plan['noise_multiplier']:.3f}; "
             f"at most {plan['records_per_person']} records a person",

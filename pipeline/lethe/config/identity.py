@@ -37,7 +37,7 @@ def read_identity() -> str | None:
         return None
     if not _FORM.fullmatch(found):
         raise ParamsInvalid(
-            f"{IDENTITY} does not hold an identity (32 hexadecimal digits). Bring it back: "
+            f"{IDENTITY} does not hold an identity (32 hexadecimal digits). Restore it: "
             f"`git restore {IDENTITY}`."
         )
     return found

@@ -56,7 +56,7 @@ def load_receipt_key(stores: Stores) -> bytes:
     if not path.exists():
         raise KeyInvalid(
             f"No key to sign receipts with: {path} does not exist and ${RECEIPT_ENVIRONMENT} is "
-            "not set. Run lethe key, or bring back the key of the earlier receipts."
+            "not set. Run lethe key, or restore the key of the earlier receipts."
         )
     return read_key_file(path)
 
@@ -74,7 +74,7 @@ def read_key_file(path: Path) -> bytes:
     except FileNotFoundError:
         raise KeyInvalid(
             f"No key: {path} does not exist and ${ENVIRONMENT} is not set. Run lethe key for a "
-            "new vault, or bring back the key of the old one."
+            "new vault, or restore the key of the old one."
         ) from None
     except OSError as error:
         if error.errno == errno.ELOOP:

@@ -112,7 +112,7 @@ def read_module(file: Path, package: str = "") -> Module:
         try:
             tree = ast.parse(file.read_bytes())
         except (SyntaxError, ValueError):
-            raise ParamsInvalid(f"{file.name} is not Python. Mend it.") from None
+            raise ParamsInvalid(f"{file.name} is not Python. Correct it.") from None
         done, imports = written_out(tree)
     names = frozenset(name for each in imports for name in _imported(each, package))
     return Module(hashlib.sha256(done.encode()).digest(), names)

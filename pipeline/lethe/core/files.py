@@ -105,7 +105,7 @@ def checked(kind: TypeAdapter[T], data: Mapping[str, Any], *, of: str) -> T:
     raise FileDamaged(f"{of} is not as Lethe writes it ({reason}). {RESTORE}")
 
 
-RESTORE = "Bring it back (git, or dvc pull), or make it anew with lethe run."
+RESTORE = "Restore it (git, or dvc pull), or make it anew with lethe run."
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -115,7 +115,7 @@ class Database:
                 return self.invalid(self.damaged)
             case "lacking":
                 return self.invalid(
-                    f"The {self.name} lacks a table or column of its own. Bring back its backup."
+                    f"The {self.name} lacks a table or column of its own. Restore its backup."
                 )
             case "silent":
                 return SourceUnavailable(

@@ -238,7 +238,7 @@ def _numbers(
     infinite = int(np.isinf(numbers).sum())
     if infinite:
         raise NotFinite(
-            f"Column {name!r} has {infinite} infinite values. Mend the source, or name them "
+            f"Column {name!r} has {infinite} infinite values. Correct the source, or name them "
             "under missing."
         )
     if column.type == "integer":

@@ -43,7 +43,7 @@ def _keyed_hash(keys: pd.Series, *, secret: bytes, purpose: bytes) -> np.ndarray
     """A 64-bit keyed BLAKE2b of every key; the purpose separates uses of one secret."""
     if keys.isna().any():
         raise SubjectKeyInvalid(
-            f"{int(keys.isna().sum())} records have no subject key. Mend the source's links."
+            f"{int(keys.isna().sum())} records have no subject key. Correct the source's links."
         )
     codes, uniques = pd.factorize(keys)
     digests = b"".join(

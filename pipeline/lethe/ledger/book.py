@@ -189,7 +189,7 @@ def _manifest(connection: sa.Connection, row: Any) -> BitMap:
     query = sa.select(SPENDS.c.eligible).where(SPENDS.c.run_id == row.run_id)
     stored = bytes(connection.execute(query).scalar_one())
     if hashlib.sha256(stored).hexdigest() != row.manifest_sha256:
-        raise LedgerInvalid(f"The manifest of run {row.run_id} was changed. Bring back a backup.")
+        raise LedgerInvalid(f"The manifest of run {row.run_id} was changed. Restore a backup.")
     return BitMap.deserialize(stored)
 
 
@@ -225,5 +225,5 @@ def _record(row: Any, entry: Any, eligible: BitMap) -> RunRecord:
 def _broken(position: int) -> LedgerInvalid:
     return LedgerInvalid(
         f"The ledger's chain is broken at entry {position}: rows were changed, added or removed. "
-        "Bring back a backup."
+        "Restore a backup."
     )

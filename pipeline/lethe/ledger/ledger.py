@@ -294,7 +294,7 @@ class Ledger:
             if found != chain or run_id not in book.runs:
                 raise LedgerInvalid(
                     f"The ledger has {len(book.chains)} entries and no longer contains run "
-                    f"{run_id} as of entry {rows}: it was rolled back or replaced. Bring back the "
+                    f"{run_id} as of entry {rows}: it was rolled back or replaced. Restore the "
                     "newest copy."
                 )
 

@@ -95,7 +95,7 @@ def _coded(chunk: pd.DataFrame, words: Sequence[str], as_of: dt.datetime | None)
     if unknown or unnamed:
         raise ConsentInvalid(
             f"{unknown} consent answers are neither yes nor no, {unnamed} have no subject or no "
-            "time. Mend them, or declare the answers under consent.yes and consent.no."
+            "time. Correct them, or declare the answers under consent.yes and consent.no."
         )
     coded = pd.DataFrame({"subject": chunk["subject"].astype("str"), "time": time, "code": code})
     return coded if as_of is None else coded.loc[time <= as_of]
@@ -133,7 +133,7 @@ def read_decisions(
     if problems:
         counts = ", ".join(f"{n} {_PROBLEMS[what]}" for what, n in sorted(problems.items()))
         raise ConsentInvalid(
-            f"Rows of the consent table {params.consent.table!r} do not hold ({counts}). Mend "
+            f"Rows of the consent table {params.consent.table!r} do not hold ({counts}). Correct "
             "them in the source, or declare other answers under consent.yes and consent.no, and "
             "purposes under consent.other_purposes, or under consent.every_purpose if a refusal "
             "for them ends consent for all."

@@ -40,11 +40,6 @@ def epsilon_pld(events: Sequence[dp.DpEvent], delta: float) -> float:
     return _by_pld(_key(events), _checked_delta(delta))
 
 
-def epsilon(event: dp.DpEvent, delta: float, accountant: Accountant) -> float:
-    """Epsilon of one event by the accountant of that name."""
-    return _ACCOUNTANTS[accountant]([event], delta)
-
-
 def dp_sgd_event(sample_rate: float, steps: int, noise_multiplier: float) -> dp.DpEvent:
     """The event of `steps` Poisson-sampled Gaussian steps."""
     step = dp.PoissonSampledDpEvent(sample_rate, dp.GaussianDpEvent(noise_multiplier))

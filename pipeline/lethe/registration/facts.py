@@ -14,14 +14,14 @@ from lethe.registration.gate import GATE, Evidence, closed_gate
 from lethe.registration.serving import input_columns, output_columns
 from lethe.reports.card import model_card
 from lethe.stores.dvc.repro import GitState, History
-from lethe.stores.registry.registry import NOT_PRIVATE, Release
+from lethe.stores.registry.registry import NOT_PRIVATE, NewVersion
 from lethe.stores.registry.tags import RUN_ID
 from lethe.training.models import Description
 
 
 def release_of(
     params: Params, evidence: Evidence, history: History, *, ledger_rows: int, ledger_head: str
-) -> Release:
+) -> NewVersion:
     """What is registered of a model that the gate let in.
 
     Raises:
@@ -45,7 +45,7 @@ def release_of(
     described = Description.read(workspace.MODEL)
     described.require(params.training.model, params.training.hidden)
     card = model_card(tags, measured, input_columns(described.encoder))
-    return Release(
+    return NewVersion(
         name=params.registration.name,
         folder=workspace.MODEL,
         inputs=input_columns(described.encoder),

@@ -27,7 +27,7 @@ _LISTED = 20  # classes of a table; the rest are one line
 _EXACT = 256  # classes whose PLD is worked out; for the rest RDP, which is never less
 
 
-class Book(Protocol):
+class LedgerView(Protocol):
     """What this needs of a ledger."""
 
     def classes(
@@ -62,7 +62,7 @@ def spending(params: Params, *, key: str | None = None) -> dict[str, Any]:
 
 
 def budget_report(
-    ledger: Book,
+    ledger: LedgerView,
     budget: Budget,
     *,
     people: BitMap | None = None,
@@ -217,7 +217,7 @@ def _token(params: Params, key: str) -> int | None:
     return token if token >= 0 else None
 
 
-def _never_charged(ledger: Book, drawn: BitMap | None) -> int:
+def _never_charged(ledger: LedgerView, drawn: BitMap | None) -> int:
     """A number that stands for nobody, so that who is unknown is looked at like anybody else."""
     used = BitMap.union(drawn or BitMap(), *(each.members for each in ledger.classes()))
     return next(number for number in count() if number not in used)

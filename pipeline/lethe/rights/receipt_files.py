@@ -97,7 +97,7 @@ def check_stored(params: Params, keys: Sequence[Path], *, head: str | None) -> s
     if lost:
         raise ReceiptInvalid(
             f"{len(lost)} closed requests have no receipt any more, among them {min(lost)}: "
-            "receipts were cut off. Bring back the newest copy of the ledger's database."
+            "receipts were cut off. Restore the newest copy of the ledger's database."
         )
     paths = list(keys) or [receipt_key_file(params.stores).with_name(PUBLIC_KEY)]
     known = [read_public_key(path) for path in paths]

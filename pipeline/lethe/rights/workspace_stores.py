@@ -36,7 +36,7 @@ from lethe.stores.store import Store
 from lethe.stores.vault.store import VaultStore
 from lethe.stores.vault.vault import Vault
 
-# What trying again does not mend: without a new model the old one is retired.
+# What trying again does not correct: without a new model the old one is retired.
 _FINAL = (TooFewSubjects, NobodyConsents, BudgetExceeded, AuditContradiction, TrainingRefused)
 _FINAL_CODES = frozenset(error.exit_code for error in _FINAL)
 

@@ -112,7 +112,7 @@ def _refuse_nan(values: pd.DataFrame, columns: Mapping[str, Column]) -> None:
             wrong = sum(isinstance(v, float | Decimal) and v != v for v in values[name])
             if wrong:
                 raise NotFinite(
-                    f"Column {name!r} has {wrong} values that are NaN. Mend the source: where "
+                    f"Column {name!r} has {wrong} values that are NaN. Correct the source: where "
                     "there is no value, null says so."
                 )
 

@@ -123,6 +123,6 @@ def _people(names: list[str]) -> pd.Index:
 def _subjects(records: pa.Table) -> pd.Index:
     if records["subject"].null_count:
         raise SubjectKeyInvalid(
-            f"{records['subject'].null_count} records have no subject. Mend the source's links."
+            f"{records['subject'].null_count} records have no subject. Correct the source's links."
         )
     return pd.Index(records["subject"].to_pandas(), dtype="str")

@@ -54,7 +54,7 @@ IDENTIFIERS = (
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Expected:
     """Whether one expectation holds; `column` is None if it is of the whole table."""
 
     name: str
@@ -123,7 +123,7 @@ def _pattern(column: Column) -> str:
 
 
 @dataclass
-class Facts:
+class ShardFacts:
     """What is counted over all shards; numbers of people and records only."""
 
     columns: Sequence[str]
@@ -210,16 +210,16 @@ class Suite:
             asked = (config.type, config.kwargs.get("column"))
             self._held[asked] = self._held.get(asked, True) and bool(answer.success)
 
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[Expected]:
         return [
-            Outcome(name, column, success)
+            Expected(name, column, success)
             for (name, column), success in sorted(
                 self._held.items(), key=lambda item: (item[0][1] or "", item[0][0])
             )
         ]
 
 
-def validate(paths: Sequence[Path], listed: BitMap, params: Params) -> list[Outcome]:
+def validate(paths: Sequence[Path], listed: BitMap, params: Params) -> list[Expected]:
     """Every expectation of the declarations and whether the shards meet it.
 
     Guarantees: what is returned names expectations and columns, never a value.
@@ -229,7 +229,7 @@ def validate(paths: Sequence[Path], listed: BitMap, params: Params) -> list[Outc
     """
     columns = {name: column for name, (_, column) in params.taken_columns().items()}
     names = ["token", "held_out", "rank", *columns]
-    facts = Facts(list(columns))
+    facts = ShardFacts(list(columns))
     with _quiet():
         suite = Suite()
         in_order = [gxe.ExpectTableColumnsToMatchOrderedList(column_list=names)]
@@ -267,7 +267,9 @@ def _distinct(frame: pd.DataFrame, columns: Mapping[str, Column]) -> pd.DataFram
     )
 
 
-def _batches(paths: Sequence[Path], names: Sequence[str], facts: Facts) -> Iterator[pd.DataFrame]:
+def _batches(
+    paths: Sequence[Path], names: Sequence[str], facts: ShardFacts
+) -> Iterator[pd.DataFrame]:
     """The shards, counted one by one, and a few in one frame to ask of: asking is dear."""
     waiting: list[pd.DataFrame] = []
     rows = 0
@@ -325,6 +327,6 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
     if failed:
         raise ValidationFailed(
             f"{len(failed)} of {len(outcomes)} expectations failed: {', '.join(failed)}. "
-            f"{report_path('validate')} lists all; mend the source or the declarations."
+            f"{report_path('validate')} lists all; correct the source or the declarations."
         )
     return report

@@ -137,7 +137,7 @@ def _identify(params: Params, *, create: bool) -> str | None:
     if carried is None and identity is not None:
         raise LedgerInvalid(
             f"stores.ledger has no identity, and {IDENTITY} says that this workspace's has one: "
-            "it is an older copy, or another's. Bring back the newest. If this is the newest that "
+            "it is an older copy, or another's. Restore the newest. If this is the newest that "
             f"is left, remove {IDENTITY}: the ledger is then taken as it is."
         )
     if carried is not None and identity not in (None, carried):
@@ -183,7 +183,7 @@ def _claim_vault(url: str, ledger: str, identity: str) -> None:
     if _carried(url, VAULT) is None and _carried(ledger, VAULT) is not None:
         raise VaultMismatch(
             "stores.vault has no identity, and this workspace's has one: it is an older copy, or "
-            "another's. Bring back the newest."
+            "another's. Restore the newest."
         )
     if _claim(url, VAULT, identity) != identity:
         raise _foreign_vault()

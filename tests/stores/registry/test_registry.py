@@ -15,7 +15,7 @@ from lethe.core.errors import NotFound, ParamsInvalid
 from lethe.data.encoding import Encoder
 from lethe.registration.serving import input_columns, output_columns
 from lethe.stores.registry.bundle import carry_code
-from lethe.stores.registry.registry import NOT_PRIVATE, Registry, Release, Version
+from lethe.stores.registry.registry import NOT_PRIVATE, NewVersion, Registry, Version
 from lethe.stores.registry.tags import RUN_ID
 from lethe.training.models import Architecture, Description, build_model
 from tests.conftest import PROJECT
@@ -90,9 +90,9 @@ def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 @pytest.fixture
-def release(here: Path) -> Release:
+def release(here: Path) -> NewVersion:
     encoder = Description.read(here / "model").encoder
-    return Release(
+    return NewVersion(
         name="readmission",
         folder=Path("model"),
         inputs=input_columns(encoder),
@@ -108,7 +108,7 @@ def release(here: Path) -> Release:
 
 
 def test_a_version_carries_its_tags_and_is_found_by_number_alias_and_training(
-    release: Release,
+    release: NewVersion,
 ) -> None:
     registry = Registry.open(URL)
     made = registry.register(release)
@@ -123,7 +123,7 @@ def test_a_version_carries_its_tags_and_is_found_by_number_alias_and_training(
     assert registry.metrics(found) == {"epsilon_pld": 0.9, f"auc{NOT_PRIVATE}": 0.65}
 
 
-def test_an_alias_moves_to_the_newer_version(release: Release) -> None:
+def test_an_alias_moves_to_the_newer_version(release: NewVersion) -> None:
     registry = Registry.open(URL)
     first = registry.register(release)
     registry.alias(first, "champion")
@@ -133,7 +133,7 @@ def test_an_alias_moves_to_the_newer_version(release: Release) -> None:
     assert registry.find("readmission", "@champion").version == 2
 
 
-def test_a_status_tag_says_more_than_mlflows_own(release: Release) -> None:
+def test_a_status_tag_says_more_than_mlflows_own(release: NewVersion) -> None:
     registry = Registry.open(URL)
     made = registry.register(release)
     registry.tag(made, "status", "retired")
@@ -141,17 +141,17 @@ def test_a_status_tag_says_more_than_mlflows_own(release: Release) -> None:
 
 
 def test_metrics_that_no_noise_protects_are_marked_in_name_and_tag(
-    here: Path, release: Release
+    here: Path, release: NewVersion
 ) -> None:
     Registry.open(URL).register(release)
     with sqlite3.connect(here / "mlflow.db") as store:
         tags = dict(store.execute("SELECT key, value FROM tags"))
     assert tags[f"metric.auc{NOT_PRIVATE}.private"] == "false"
-    assert tags["metric.epsilon.private"] == "true"
+    assert tags["metric.epsilon_pld.private"] == "true"
 
 
 def test_what_an_interrupted_attempt_left_is_replaced(
-    release: Release, monkeypatch: pytest.MonkeyPatch
+    release: NewVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = Registry.open(URL)
 
@@ -173,7 +173,7 @@ def test_what_an_interrupted_attempt_left_is_replaced(
     assert [m.model_id for m in client.search_logged_models([experiment])] == [made.logged_model]
 
 
-def test_absent_names_versions_and_aliases_are_not_found(release: Release) -> None:
+def test_absent_names_versions_and_aliases_are_not_found(release: NewVersion) -> None:
     registry = Registry.open(URL)
     assert registry.versions("readmission") == []
     with pytest.raises(NotFound):
@@ -186,7 +186,7 @@ def test_absent_names_versions_and_aliases_are_not_found(release: Release) -> No
         registry.find("other", "1")
 
 
-def test_a_missing_model_registers_nothing(release: Release) -> None:
+def test_a_missing_model_registers_nothing(release: NewVersion) -> None:
     registry = Registry.open(URL)
     with pytest.raises(NotFound, match="lethe train"):
         registry.register(replace(release, folder=Path("nowhere")))
@@ -198,7 +198,7 @@ def test_a_quote_cannot_reach_into_a_filter() -> None:
         Registry.open(URL).versions("x' OR name != '")
 
 
-def test_no_example_dataset_or_operator_is_stored(here: Path, release: Release) -> None:
+def test_no_example_dataset_or_operator_is_stored(here: Path, release: NewVersion) -> None:
     Registry.open(URL).register(release)
     names = {path.name for path in (here / "mlruns").rglob("*")}
     assert {"MLmodel", "dvc.lock", "card.md", "weights.safetensors"} <= names
@@ -237,7 +237,7 @@ def test_a_module_of_the_users_own_travels_too(
 
 
 def test_a_model_registered_in_a_worktree_lies_in_its_home_and_serves_when_that_is_gone(
-    release: Release, here: Path, monkeypatch: pytest.MonkeyPatch
+    release: NewVersion, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worktree = here / ".lethe" / "walks" / "run-1"
     worktree.mkdir(parents=True)

@@ -22,7 +22,7 @@ from lethe.core.errors import NotFound, RegistrationRefused
 from lethe.core.outcomes import Traces
 from lethe.registration.serving import input_columns, output_columns
 from lethe.stores.registry import remove
-from lethe.stores.registry.registry import Registry, Release, Version
+from lethe.stores.registry.registry import NewVersion, Registry, Version
 from lethe.stores.registry.remove import find_tombstone, find_tombstones, retire
 from lethe.stores.registry.tags import RUN_ID
 from lethe.stores.registry.verify import Wanted, verify_registries, verify_registry
@@ -67,7 +67,7 @@ def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def register(registry: Registry, **tags: str) -> Version:
     encoder = Description.read(Path("model")).encoder
     return registry.register(
-        Release(
+        NewVersion(
             name="readmission",
             folder=Path("model"),
             inputs=input_columns(encoder),

@@ -147,7 +147,7 @@ def _indexed(root: Path, known: dict[str, Any], state: str) -> dict[str, Any]:
 
 
 def _lenient(content: bytes) -> tuple[Made, ...]:
-    """A committed lock that is no YAML names nothing; it cannot be mended any more."""
+    """A committed lock that is no YAML names nothing; it cannot be corrected any more."""
     try:
         return parse_lock(content)
     except LetheError:

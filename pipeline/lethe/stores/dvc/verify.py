@@ -33,7 +33,7 @@ _TEMPORARY = (
 )
 _UNKNOWN = (
     "these files have tokens that the vault does not know, so nobody can say whose they are: a "
-    "copy with a vault of its own made them, or this vault is an older one. Bring back the newest "
+    "copy with a vault of its own made them, or this vault is an older one. Restore the newest "
     "vault, or delete the files"
 )
 

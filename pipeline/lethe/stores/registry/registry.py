@@ -50,7 +50,7 @@ set_model(LetheModel(model={model!r}, hidden={hidden!r}, sha256={sha256!r}))
 
 
 @dataclass(frozen=True)
-class Release:
+class NewVersion:
     """Everything about a model that is to be registered.
 
     `network` and `hidden`: the model as `params.yaml` declares it, which is what is served.
@@ -112,7 +112,7 @@ class Registry:
         with quiet():
             return cls(MlflowClient(tracking_uri=url, registry_uri=url), url)
 
-    def register(self, release: Release) -> Version:
+    def register(self, release: NewVersion) -> Version:
         """Registers a model version, with everything that is known about it, or nothing.
 
         The version appears last, with all of its tags at once. What an interrupted attempt for
@@ -256,14 +256,14 @@ class Registry:
             by_version.setdefault(int(number), []).append(alias)
         return {number: tuple(sorted(names)) for number, names in by_version.items()}
 
-    def _forget_attempts(self, experiment: str, release: Release) -> None:
+    def _forget_attempts(self, experiment: str, release: NewVersion) -> None:
         condition = f"tags.{RUN_ID} = '{_quotable(release.tags[RUN_ID])}'"
         for run in self._client.search_runs([experiment], condition):
             self._client.delete_run(run.info.run_id)
         for logged in self._client.search_logged_models([experiment], condition):
             self._client.delete_logged_model(logged.model_id)
 
-    def _log_model(self, release: Release, run: str, temporary: Path) -> str:
+    def _log_model(self, release: NewVersion, run: str, temporary: Path) -> str:
         entry = temporary / "served.py"
         served = _SERVED.format(
             model=release.network, hidden=release.hidden, sha256=digests(release.folder)

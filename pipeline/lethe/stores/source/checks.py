@@ -72,6 +72,6 @@ def check_linked(reader: Reader, params: Params) -> None:
     strays = reader.count(statement.where(subject.is_(None)))
     if strays:
         raise SubjectKeyInvalid(
-            f"{strays} rows of {base} link to no row of {params.subject.table}. Mend or remove "
+            f"{strays} rows of {base} link to no row of {params.subject.table}. Correct or remove "
             "them: it cannot be known whose they are."
         )

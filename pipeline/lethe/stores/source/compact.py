@@ -22,7 +22,7 @@ from lethe.core.outcomes import Outcome
 from lethe.stores.search.postgres import forget_statistics_if_empty
 from lethe.stores.source.connect import (
     WAIT_SECONDS,
-    Place,
+    SourcePlace,
     place_of,
     refuse_other_place,
     source_engine,
@@ -53,12 +53,12 @@ class Marks:
         )
 
     @property
-    def place(self) -> Place | None:
+    def place(self) -> SourcePlace | None:
         """Where it was deleted: the fresh look, and what overwrites, must be there too."""
         data = self._content.get("place")
-        return None if data is None else Place.from_data(data)
+        return None if data is None else SourcePlace.from_data(data)
 
-    def refuse_elsewhere(self, here: Place | None) -> None:
+    def refuse_elsewhere(self, here: SourcePlace | None) -> None:
         """Compares places but for the user: another role may end what one began.
 
         Raises:
@@ -83,7 +83,9 @@ class Marks:
             return None
         return Outcome.from_data(found)
 
-    def add(self, key: str, outcome: Outcome, tables: list[str], *, place: Place | None) -> None:
+    def add(
+        self, key: str, outcome: Outcome, tables: list[str], *, place: SourcePlace | None
+    ) -> None:
         """Before the transaction ends: what will then have been done, and where."""
         self._content["outcomes"][self._digest(key)] = outcome.to_data()
         self._content["place"] = None if place is None else place.to_data()

@@ -23,7 +23,7 @@ WAIT_SECONDS = 10  # for a connection, and for others' locks
 
 
 @dataclass(frozen=True)
-class Place:
+class SourcePlace:
     """Where a connection's unqualified table names lead, and as whom; no credential."""
 
     database: str
@@ -42,17 +42,17 @@ class Place:
         return cls(data["database"], tuple(data["schemas"]), data["user"])
 
 
-def place_of(connection: sa.Connection) -> Place | None:
+def place_of(connection: sa.Connection) -> SourcePlace | None:
     """Where a connection stands; None but for PostgreSQL: a file is what its path names."""
     if connection.dialect.name != "postgresql":
         return None
     found = connection.exec_driver_sql(
         "SELECT current_database()::text, current_schemas(false)::text[], current_user::text"
     ).one()
-    return Place(found[0], tuple(found[1]), found[2])
+    return SourcePlace(found[0], tuple(found[1]), found[2])
 
 
-def refuse_other_place(here: Place | None, there: Place | None, *, what: str) -> None:
+def refuse_other_place(here: SourcePlace | None, there: SourcePlace | None, *, what: str) -> None:
     """Compares two connections that must stand at one place.
 
     Raises:
@@ -66,7 +66,7 @@ def refuse_other_place(here: Place | None, there: Place | None, *, what: str) ->
         )
 
 
-def check_one_place(params: Params) -> Place | None:
+def check_one_place(params: Params) -> SourcePlace | None:
     """Where reading and erasing lead, which must be one place.
 
     Raises:
@@ -79,12 +79,12 @@ def check_one_place(params: Params) -> Place | None:
     return here
 
 
-def reading_place(params: Params) -> Place | None:
+def reading_place(params: Params) -> SourcePlace | None:
     """Where the pipeline reads people from."""
     return _place(params, writing=False) if _is_postgresql(params) else None
 
 
-def _place(params: Params, *, writing: bool) -> Place | None:
+def _place(params: Params, *, writing: bool) -> SourcePlace | None:
     engine = source_engine(params, writing=writing)
     try:
         with engine.connect() as connection:
@@ -141,7 +141,7 @@ def source_engine(params: Params, *, writing: bool, path: Path | None = None) ->
         return engine.execution_options(isolation_level="REPEATABLE READ") if known else engine
     except (exc.ArgumentError, ValueError):
         raise SourceUnavailable(
-            "source.url is no SQLAlchemy URL, csv:FOLDER or parquet:FOLDER. Mend it."
+            "source.url is no SQLAlchemy URL, csv:FOLDER or parquet:FOLDER. Correct it."
         ) from None
     except (exc.NoSuchModuleError, ModuleNotFoundError) as error:
         raise SourceUnavailable(
@@ -175,7 +175,7 @@ def _sqlite(path: Path, *, writing: bool) -> sa.Engine:
     """Foreign keys are on, and what is deleted is overwritten."""
     if not path.is_file():
         raise SourceUnavailable(
-            f"The source file {path} does not exist. Build it with `lethe sample`, or mend "
+            f"The source file {path} does not exist. Build it with `lethe sample`, or correct "
             "source.url."
         )
     uri = f"file:{quote(str(path.absolute()))}?mode={'rw' if writing else 'ro'}"

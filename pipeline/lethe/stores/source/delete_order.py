@@ -14,7 +14,7 @@ RowKey = tuple[str, tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
-class Step:
+class DeletionStep:
     """One statement's worth: rows of one table to delete, or links of theirs to null first.
 
     `deferred`: the database must be asked to check its foreign keys at the end.
@@ -26,7 +26,7 @@ class Step:
     deferred: bool = False
 
 
-def in_order(graph: Graph, rows: Mapping[str, Iterable[Row]]) -> Iterator[Step]:
+def in_order(graph: Graph, rows: Mapping[str, Iterable[Row]]) -> Iterator[DeletionStep]:
     """Rows that nothing points at first, then those that these pointed at, and so on.
 
     A circle is broken at a link that can be null; else by constraints that can wait.
@@ -49,7 +49,7 @@ def in_order(graph: Graph, rows: Mapping[str, Iterable[Row]]) -> Iterator[Step]:
             for parent, _ in points.pop(key, ()):
                 pointed[parent].discard(key)
         for table, batch in batches.items():
-            yield Step(table, tuple(batch))
+            yield DeletionStep(table, tuple(batch))
 
 
 Points = dict[RowKey, set[tuple[RowKey, Edge]]]
@@ -79,7 +79,7 @@ def _links(graph: Graph, left: Mapping[RowKey, Row]) -> tuple[Points, Pointed]:
 
 def _break(
     graph: Graph, left: dict[RowKey, Row], points: Points, pointed: Pointed
-) -> Iterator[Step]:
+) -> Iterator[DeletionStep]:
     """Nulls every link within a circle that can be; without one, lets the database wait."""
     circle = _in_circles(left, points)
     edges = {edge for key in circle for parent, edge in points[key] if parent in circle}
@@ -91,7 +91,9 @@ def _break(
         for edge in edges:
             linked = [key for key in circle if any(e == edge for _, e in points[key])]
             if loose[edge] and linked:
-                yield Step(edge.child, tuple(left[key] for key in linked), nulls=loose[edge])
+                yield DeletionStep(
+                    edge.child, tuple(left[key] for key in linked), nulls=loose[edge]
+                )
                 for key in linked:
                     points[key] = {(parent, e) for parent, e in points[key] if e != edge}
     else:
@@ -107,7 +109,7 @@ def _break(
             )
         for table in tables:
             rows = tuple(left.pop(key) for key in circle if key[0] == table)
-            yield Step(table, rows, deferred=can_wait)
+            yield DeletionStep(table, rows, deferred=can_wait)
     for key in left:
         pointed[key] = set()
     for key in left:

@@ -12,7 +12,7 @@ from lethe.core.outcomes import Outcome, Result, Traces
 from lethe.stores.source.compact import REMAINS, Marks, compact_source
 from lethe.stores.source.connect import reading_place, refuse_other_place
 from lethe.stores.source.delete_order import in_order
-from lethe.stores.source.erase_plan import Plan, Planner
+from lethe.stores.source.erase_plan import ErasePlan, Planner
 from lethe.stores.source.graph import Graph
 from lethe.stores.source.mentions import Mentioned, terms_of
 from lethe.stores.source.rewrite_files import Folder, folder_of
@@ -51,7 +51,7 @@ def erase_from_source(
         ErasureRefused, SchemaMismatch: it cannot be done as declared; nothing was changed.
     """
 
-    def planned(writer: Writer) -> Plan:
+    def planned(writer: Writer) -> ErasePlan:
         trace = RowTrace(writer, params, traces.key, now=now).run()
         planner = Planner(writer, params, trace, traces.key, now=now)
         return planner.make(terms_of(traces), mentioned=mentioned)
@@ -60,7 +60,7 @@ def erase_from_source(
 
 
 def carry_out(
-    params: Params, planned: Callable[[Writer], Plan], *, about: str, compact: bool
+    params: Params, planned: Callable[[Writer], ErasePlan], *, about: str, compact: bool
 ) -> Outcome:
     """Plans and does it in one transaction, then overwrites what was deleted.
 
@@ -97,7 +97,7 @@ def carry_out(
     return done
 
 
-def _rewrite(folder: Folder, plan: Plan, graph: Graph) -> None:
+def _rewrite(folder: Folder, plan: ErasePlan, graph: Graph) -> None:
     """The files of what changed; the person's own row last, since it leads to all others."""
 
     def steps(table: str) -> int:
@@ -114,7 +114,7 @@ def _rewrite(folder: Folder, plan: Plan, graph: Graph) -> None:
         )
 
 
-def _erase(writer: Writer, plan: Plan) -> tuple[Outcome, list[str]]:
+def _erase(writer: Writer, plan: ErasePlan) -> tuple[Outcome, list[str]]:
     """Does it; what was done, and the tables that it changed."""
     counts: Counter[tuple[str, str]] = Counter()
     _carry_out(writer, plan, counts)
@@ -133,14 +133,14 @@ def _erase(writer: Writer, plan: Plan) -> tuple[Outcome, list[str]]:
     return outcome, sorted({table for table, _ in counts})
 
 
-def _reported(plan: Plan) -> str | None:
+def _reported(plan: ErasePlan) -> str | None:
     if not plan.reported:
         return None
     listed = ", ".join(f"{where} ({count})" for where, count in sorted(plan.reported.items()))
     return f"Texts about others name the person and are declared to be reported: {listed}."
 
 
-def _carry_out(writer: Writer, plan: Plan, counts: Counter[tuple[str, str]]) -> None:
+def _carry_out(writer: Writer, plan: ErasePlan, counts: Counter[tuple[str, str]]) -> None:
     """Copies under new keys, then changes, then deletes what nothing points at any more."""
     for table in _parents_first(writer, plan):
         for identity, row in plan.moves[table].items():
@@ -171,13 +171,13 @@ def _carry_out(writer: Writer, plan: Plan, counts: Counter[tuple[str, str]]) -> 
         counts[table, "deleted"] += len(deleted)
 
 
-def _what(plan: Plan, row: Row) -> str:
+def _what(plan: ErasePlan, row: Row) -> str:
     if row.identity in plan.unlinked.get(row.table, {}):
         return "unlinked"
     return "redacted" if (row.table, row.identity) in plan.redacted else "anonymized"
 
 
-def _parents_first(writer: Writer, plan: Plan) -> list[str]:
+def _parents_first(writer: Writer, plan: ErasePlan) -> list[str]:
     """Tables of rows that move, each after those that it points at."""
     ordered: list[str] = []
 
@@ -193,7 +193,7 @@ def _parents_first(writer: Writer, plan: Plan) -> list[str]:
     return ordered
 
 
-def _check_kept(writer: Writer, plan: Plan) -> None:
+def _check_kept(writer: Writer, plan: ErasePlan) -> None:
     """A last look before the transaction ends: a trigger may delete what no plan did."""
     for kept in (plan.keep, plan.unlinked):
         for table, known in kept.items():
@@ -203,7 +203,7 @@ def _check_kept(writer: Writer, plan: Plan) -> None:
             if gone:
                 raise ErasureRefused(
                     f"{gone} rows of {table}, which were to stay, would have been deleted by a "
-                    "trigger or a cascade of the source. Nothing was changed; mend the source's "
+                    "trigger or a cascade of the source. Nothing was changed; correct the source's "
                     f"rules, or declare delete for {table}."
                 )
     for table, rows in plan.delete.items():

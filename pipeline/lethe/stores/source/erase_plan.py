@@ -24,7 +24,7 @@ Identity = tuple[Any, ...]
 
 
 @dataclass
-class Plan:
+class ErasePlan:
     """Rows to delete; rows to change, and how; what stays by law.
 
     `moves` are rows whose own key changes: copied under the new one (`moved` are already),
@@ -61,9 +61,9 @@ class Planner:
         self._key = key
         self._now = now
         self._new_key: Any = None
-        self.plan = Plan()
+        self.plan = ErasePlan()
 
-    def make(self, terms: Terms | None, *, mentioned: Mentioned | None = None) -> Plan:
+    def make(self, terms: Terms | None, *, mentioned: Mentioned | None = None) -> ErasePlan:
         """Decides.
 
         Args:

@@ -22,7 +22,7 @@ from lethe.core.values import canonical_text
 from lethe.stores.source import queries
 from lethe.stores.source.compact import Marks
 from lethe.stores.source.erase import STORE, carry_out
-from lethe.stores.source.erase_plan import ERASED, Plan, Planner
+from lethe.stores.source.erase_plan import ERASED, ErasePlan, Planner
 from lethe.stores.source.graph import Edge
 from lethe.stores.source.rewrite_files import readable
 from lethe.stores.source.trace import RowTrace, until_column
@@ -119,7 +119,7 @@ def erase_expired(
         ErasureRefused, SchemaMismatch: it cannot be done as declared; nothing was changed.
     """
 
-    def planned(writer: Writer) -> Plan:
+    def planned(writer: Writer) -> ErasePlan:
         rules = _rules(writer, params, as_of)
         with _readable_dates():
             trace = _ExpiredTrace(writer, params, rules, now=as_of).run()
@@ -206,7 +206,7 @@ def _readable_dates() -> Iterator[None]:
         yield
     except sa.exc.DataError:
         raise ValueOutsideDomain(
-            "The database could not read a date of a column that retention goes by. Mend the "
+            "The database could not read a date of a column that retention goes by. Correct the "
             "source, or declare another column; nothing was changed."
         ) from None
 

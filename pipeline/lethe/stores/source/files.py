@@ -34,7 +34,7 @@ def folder_tables(folder: Path, kind: str) -> dict[str, Path]:
         SchemaMismatch: two files make one table.
     """
     if not folder.is_dir():
-        raise SourceUnavailable(f"The source folder {folder} does not exist. Mend source.url.")
+        raise SourceUnavailable(f"The source folder {folder} does not exist. Correct source.url.")
     tables: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         for suffix in _SUFFIXES[kind]:
@@ -46,7 +46,9 @@ def folder_tables(folder: Path, kind: str) -> dict[str, Path]:
                     )
                 tables[name] = path
     if not tables:
-        raise SourceUnavailable(f"The source folder {folder} has no {kind} file. Mend source.url.")
+        raise SourceUnavailable(
+            f"The source folder {folder} has no {kind} file. Correct source.url."
+        )
     return tables
 
 
@@ -154,7 +156,7 @@ class FolderCopy:
                 if len(row) != width:
                     raise SourceUnavailable(
                         f"{path.name}, line {reader.line_num}: {len(row)} fields where the "
-                        f"header has {width}. Mend the file."
+                        f"header has {width}. Correct the file."
                     )
                 rows.append(tuple(row[position] or None for position in positions))
                 if len(rows) == self._chunk_rows:
@@ -186,7 +188,7 @@ class _Writing:
 def _unreadable(path: Path, kind: str, error: Exception) -> SourceUnavailable:
     # The reader's own words can hold a row, so they are left out.
     return SourceUnavailable(
-        f"{path.name} cannot be read as {kind} ({type(error).__name__}). Mend the file."
+        f"{path.name} cannot be read as {kind} ({type(error).__name__}). Correct the file."
     )
 
 

@@ -325,7 +325,7 @@ def _spelled(table: TableFacts, names: list[str]) -> tuple[str, ...]:
         return tuple(n if n in table.columns else by_name[n.lower()] for n in names)
     except KeyError:
         raise SchemaMismatch(
-            "A foreign key of the source names a column that is not there. Mend the schema."
+            "A foreign key of the source names a column that is not there. Correct the schema."
         ) from None
 
 

@@ -328,7 +328,7 @@ def _refuse_unread(values: pd.Series, read: pd.Series, where: str) -> None:
     if unread:
         raise ValueOutsideDomain(
             f"{where} has {unread} values or more that are no dates which can be read. Declare "
-            "its format (as strptime has it, such as %d/%m/%Y), or mend the source."
+            "its format (as strptime has it, such as %d/%m/%Y), or correct the source."
         )
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import exc
 
 from lethe.config.params import Params, resolve_secret
 from lethe.core.errors import SchemaMismatch, SourceUnavailable, ValueOutsideDomain
-from lethe.stores.source.connect import Place, place_of, source_engine
+from lethe.stores.source.connect import SourcePlace, place_of, source_engine
 from lethe.stores.source.files import FolderCopy
 from lethe.stores.source.schema import TableInfo, may_be_read, outside, reflect
 
@@ -57,7 +57,7 @@ class Reader:
     def engine(self) -> sa.Engine:
         return self._connection.engine
 
-    def place(self) -> Place | None:
+    def place(self) -> SourcePlace | None:
         """Where the database is read; see `place_of`."""
         with database_errors():
             return place_of(self._connection)
@@ -148,7 +148,7 @@ def database_errors(place: str = "") -> Iterator[None]:
     except exc.DataError:
         raise ValueOutsideDomain(
             "The database could not read a value as the declarations need it (a timestamp that is "
-            "none). Mend the source, or declare another column."
+            "none). Correct the source, or declare another column."
         ) from None
     except exc.ProgrammingError as error:
         if getattr(error.orig, "sqlstate", None) == "42501":

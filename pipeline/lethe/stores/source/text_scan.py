@@ -111,7 +111,7 @@ def _stretches(
         end = sa.select(number).where(after).order_by(number).limit(1).offset(rows - 1)
         last = writer.connection.execute(end).scalar()  # none: these are the rest
         stretch = after if last is None else sa.and_(after, number <= last)
-        # Bytes, since a text that is no UTF-8 is for whoever wrote it to mend, not to stop at.
+        # Bytes, since a text that is no UTF-8 is for whoever wrote it to correct, not to stop at.
         made, raw.text_factory = raw.text_factory, bytes
         raw.setlimit(_LENGTH_LIMIT, longest if rows == 1 else min(longest, 4 * _BYTES))
         try:

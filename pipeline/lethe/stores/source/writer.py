@@ -13,7 +13,7 @@ from sqlalchemy import exc
 from lethe.config.params import Params
 from lethe.core.errors import Busy, DiskFull, ErasureRefused, SchemaMismatch, SourceUnavailable
 from lethe.core.values import canonical_text
-from lethe.stores.source.connect import Place, place_of, source_engine
+from lethe.stores.source.connect import SourcePlace, place_of, source_engine
 from lethe.stores.source.forms import key_forms
 from lethe.stores.source.graph import Edge, Graph, read_graph
 
@@ -48,7 +48,7 @@ class Writer:
         self.graph = graph
         self._locking = locking and graph.dialect == "postgresql"
 
-    def place(self) -> Place | None:
+    def place(self) -> SourcePlace | None:
         """Where the database is; see `place_of`."""
         return place_of(self.connection)
 
@@ -317,8 +317,8 @@ def _users_error(error: exc.DBAPIError | sqlite3.Error, so_far: str) -> Exceptio
         return DiskFull(f"The source has no space left for the erasure. {so_far}.")
     if state in ("42P01", "42703") or (code == sqlite3.SQLITE_ERROR and "no such" in str(cause)):
         return SchemaMismatch(
-            f"A declared table or column of the source is gone. {so_far}; mend params.yaml or the "
-            "source."
+            f"A declared table or column of the source is gone. {so_far}; correct params.yaml or "
+            "the source."
         )
     if code == sqlite3.SQLITE_CONSTRAINT or (state or "").startswith("23"):
         diagnosis = getattr(cause, "diag", None)
@@ -331,7 +331,7 @@ def _users_error(error: exc.DBAPIError | sqlite3.Error, so_far: str) -> Exceptio
             f"erasure. {so_far}. Declare another action, or values under replace."
         )
     if isinstance(cause, sqlite3.DatabaseError) and code == sqlite3.SQLITE_NOTADB:
-        return SourceUnavailable("The source file is not a database. Mend source.url.")
+        return SourceUnavailable("The source file is not a database. Correct source.url.")
     return SourceUnavailable(
         f"The source does not answer, or refused the erasure ({kind}). {_unsure(so_far)}. Check "
         "source.url and that the database is up."

@@ -20,7 +20,7 @@ SCHEMA = 3
 SECRETS = ("shard", "holdout")
 ROTATED = ("lookup", "identity")
 DATA_KEYS = (*SECRETS, "suppression", *ROTATED)
-DAMAGED = "The vault is damaged: {}. Bring back its backup; the key stays the same."
+DAMAGED = "The vault is damaged: {}. Restore its backup; the key stays the same."
 _NONCE = 12
 
 
@@ -145,7 +145,7 @@ def unlock(connection: sa.Connection, key: bytes) -> tuple[bytes, int, dict[str,
     if facts[0]["key_id"] != key_id(key):
         raise VaultMismatch(
             f"The vault belongs to key {facts[0]['key_id']}; the key given is {key_id(key)}. "
-            "Bring back the vault's key, or point stores.vault at the vault of this one."
+            "Restore the vault's key, or point stores.vault at the vault of this one."
         )
     wrapped_keys = {row.name: bytes(row.wrapped) for row in connection.execute(sa.select(KEYS))}
     wrap = derive(key, "vault/wrap")

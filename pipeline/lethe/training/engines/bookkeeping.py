@@ -84,8 +84,8 @@ class BookkeepingEngine:
         owned = [place for places in self._places.values() for place in places]
         if len(owned) != len(set(owned)):
             raise TrainingRefused(
-                "Two layers share a parameter; the bookkeeping engine cannot separate their shares "
-                "apart. Use engine: functional."
+                "Two layers share a parameter; the bookkeeping engine cannot separate their "
+                "shares. Use engine: functional."
             )
         self._widest = 0
 
