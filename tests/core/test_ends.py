@@ -121,24 +121,24 @@ subprocess.run([sys.executable, "-c", stage, sys.argv[1]])
 @pytest.mark.parametrize("name", ["dvc", "lethe"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_stage_ends_with_what_it_runs_for(name: str, number: int, tmp_path: Path) -> None:
-    starter, told = tmp_path / name, tmp_path / "told"
+    starter, message = tmp_path / name, tmp_path / "message"
     starter.write_text(STARTER)
     process = subprocess.Popen(
-        [sys.executable, starter, str(told)], stdout=subprocess.PIPE, text=True
+        [sys.executable, starter, str(message)], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     stage = psutil.Process(int(process.stdout.readline()))
     process.send_signal(number)
     process.communicate(timeout=BOUND_S)  # its output is the stage's, too: it waits for that one
     _gone(stage)
-    assert told.read_text() == "unwound"
+    assert message.read_text() == "unwound"
 
 
 def test_a_stage_outlives_any_other_parent(tmp_path: Path) -> None:
     starter = tmp_path / "shell"
     starter.write_text(STARTER)
     process = subprocess.Popen(
-        [sys.executable, starter, str(tmp_path / "told")], stdout=subprocess.PIPE, text=True
+        [sys.executable, starter, str(tmp_path / "message")], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     stage = psutil.Process(int(process.stdout.readline()))

@@ -34,7 +34,7 @@ RETIRED = {
 }
 ALLOWED = {  # what has such a word in it, and why that stays
     r"\b(os|ast)\.walk\(|--walk-reflogs": "Python's and git's own",
-    r"lethe walk|walk (open|wait|promote|close)\b": "a command, which keeps its name",
+    r"lethe walk|\bwalk(\", \"| )(open|wait|promote|close)\b": "a command, which keeps its name",
     r"(\.lethe|refs/lethe)?[\"/ ]+walks\b": "a folder and refs of workspaces that are there",
     r"road\.json": "a file of the version before, which is still read",
     r'Column\("sealed"': "a column of tables that are there",

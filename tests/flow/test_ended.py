@@ -33,9 +33,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 @contextmanager
 def _held(place: Workspace, words: tuple[str, ...], stage: str) -> Iterator[subprocess.Popen[str]]:
     """A command, once the stage that it runs stands before it writes its first file."""
-    told = place.root / "paused"
-    told.unlink(missing_ok=True)
-    environment = {"PYTHONPATH": PAUSE, "PAUSE_STAGE": stage, "PAUSE_FILE": str(told)}
+    message = place.root / "paused"
+    message.unlink(missing_ok=True)
+    environment = {"PYTHONPATH": PAUSE, "PAUSE_STAGE": stage, "PAUSE_FILE": str(message)}
     process = subprocess.Popen(
         words,
         cwd=place.root,
@@ -46,8 +46,8 @@ def _held(place: Workspace, words: tuple[str, ...], stage: str) -> Iterator[subp
         start_new_session=True,
     )
     try:
-        _until(lambda: told.exists() or process.poll() is not None)
-        assert told.exists(), process.stderr and process.stderr.read()
+        _until(lambda: message.exists() or process.poll() is not None)
+        assert message.exists(), process.stderr and process.stderr.read()
         yield process
     finally:
         for each in _family(place):

@@ -157,5 +157,5 @@ def _output_is_broken() -> bool:
 
 def _has_no_reader(descriptor: int) -> bool:
     asked = select.poll()
-    asked.register(descriptor, 0)  # an error is told unasked
+    asked.register(descriptor, 0)  # an error is reported unasked
     return any(event & select.POLLERR for _, event in asked.poll(0))

@@ -102,8 +102,8 @@ def renewed(
     for (token, lookup, _), own in zip(rows, keyed_hashes(old["lookup"], words), strict=True):
         if lookup != own:
             raise _another_person(token)
-    sealed = seal_identities(new["identity"], tokens, people)
-    return list(zip(tokens, keyed_hashes(new["lookup"], words), sealed, strict=True))
+    encrypted = encrypt_identities(new["identity"], tokens, people)
+    return list(zip(tokens, keyed_hashes(new["lookup"], words), encrypted, strict=True))
 
 
 def _another_person(token: int) -> VaultMismatch:
