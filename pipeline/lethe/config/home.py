@@ -18,7 +18,7 @@ import re
 from pathlib import Path
 
 WORKTREES = Path(".lethe/worktrees")
-OLD_WORKTREES = Path(".lethe/worktrees")  # of the version before; what is there is only closed
+OLD_WORKTREES = Path(".lethe/walks")  # of the version before; what is there is only closed
 EXPERIMENTS = Path(".dvc/tmp/exps")
 POD_LOCK = Path(".git/lethe-pod.lock")  # in the folder that a pod works in
 IDENTITY = Path("lethe.id")  # committed: which workspace this is
