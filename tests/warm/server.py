@@ -124,6 +124,9 @@ class Server:
             os.environ.update(environment)
             _draw_anew()
             sys.executable = f"{self.folder}/bin/python"
+            sys.orig_argv = [sys.executable, *words]
+            if first := environment.get("WARM_FIRST"):  # a file, as a `sitecustomize` would be
+                runpy.run_path(first)
             code = run(words, self.binaries)
         except BaseException:  # noqa: BLE001 - a fork must not go on as the server
             import traceback
