@@ -18,6 +18,7 @@ from lethe.stages import behaviour
 from tests.past_pipeline import past, past_template  # noqa: F401
 from tests.released_home import released, released_template  # noqa: F401
 from tests.shared import made_once
+from tests.warm import BIN as BIN
 from tests.warm import warm_environment
 
 PROJECT = Path(__file__).parents[1]

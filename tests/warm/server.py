@@ -2,8 +2,9 @@
 
 Importing PyTorch, MLflow and DVC takes seconds, of each process anew; a fork has them. Each command
 is a process with its own memory, folder, environment, streams, exit code and death, as if it had
-been started. Not the same is what an interpreter decides at its start: a command with a PYTHONPATH
-of its own is started truly, and so is what a test says needs it (`Workspace.started`).
+been started. Two things are not the same. What an interpreter reads at its start: a command with a
+PYTHONPATH or a hash seed of its own is started truly. And whose child it is: it leads a session of
+its own below this process, so tests of how processes end together start those of `BIN`.
 
 Runs no thread and no command's code itself. Ends when its standard input does.
 """
