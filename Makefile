@@ -13,7 +13,7 @@ UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs bench mlflow airflow demo-airflow clean
+.PHONY: help demo test coverage check docs bench mlflow airflow demo-airflow clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,8 +41,20 @@ demo: $(VENV)/ready ## the environment, a sample clinic, the whole pipeline, a s
 	@test -e data/clinic.db || lethe sample
 	@lethe run
 
-test: $(VENV)/ready $(AIRFLOW)/ready ## the environments and every test
-	@OMP_NUM_THREADS=1 python -m pytest -n auto --dist worksteal
+# What walks whole pipelines or starts servers for minutes; FAST=1 leaves it out.
+SLOW := tests/flow tests/dags tests/docs/test_tutorial.py
+PYTEST := pytest -n auto --dist worksteal $(if $(FAST),$(SLOW:%=--ignore=%))
+export OMP_NUM_THREADS ?= 1
+
+test: $(VENV)/ready $(if $(FAST),,$(AIRFLOW)/ready) ## every test; FAST=1 for what answers in three minutes
+	@python -m $(PYTEST)
+
+# Not the schedules: Airflow runs in an environment of its own.
+coverage: $(VENV)/ready ## branch coverage of lethe by every test but the schedules'; FAST=1 as above
+	@coverage erase
+	@coverage run -m $(PYTEST) --ignore=tests/dags
+	@coverage combine --quiet
+	@coverage report
 
 check: $(VENV)/ready ## style, types, and which package may import which
 	@ruff check .

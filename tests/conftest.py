@@ -1,11 +1,9 @@
 """What tests share: a workspace of its own, with a small invented clinic in it."""
 
 import copy
-import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import dataclass
@@ -20,9 +18,10 @@ from lethe.stages import behaviour
 from tests.past_pipeline import past, past_template  # noqa: F401
 from tests.released_home import released, released_template  # noqa: F401
 from tests.shared import made_once
+from tests.warm import BIN as BIN
+from tests.warm import warm_environment
 
 PROJECT = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
 
 
 @dataclass(frozen=True)
@@ -34,15 +33,17 @@ class Workspace:
     def lethe(
         self, *words: str, check: bool = True, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        return self.run(str(BIN / "lethe"), *words, check=check, **environment)
+        return self.run("lethe", *words, check=check, **environment)
 
     def run(
         self, *words: str, check: bool = True, **environment: str
     ) -> subprocess.CompletedProcess[str]:
+        given = self.environment() | environment
+        words = (str(shutil.which(words[0], path=given["PATH"])), *words[1:])
         done = subprocess.run(
             words,
             cwd=self.root,
-            env=self.environment() | environment,
+            env=given,
             capture_output=True,
             text=True,
             timeout=600,
@@ -54,12 +55,8 @@ class Workspace:
         return done
 
     def environment(self) -> dict[str, str]:
-        # MLflow writes where its stores are into the environment of whoever used it: a test that
-        # ran before in this process would send the commands of this one to its own registry.
-        foreign = ("LETHE_", "MLFLOW_")
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-        kept["PATH"] = f"{BIN}{os.pathsep}{kept['PATH']}"
-        return kept | {"OMP_NUM_THREADS": "2", "COLUMNS": "100", "LC_ALL": "C.UTF-8"}
+        """Of a command in it; `lethe`, `dvc` and `python` are forks, as `tests.warm` says."""
+        return warm_environment()
 
     def params(self) -> dict[str, Any]:
         loaded: dict[str, Any] = YAML(typ="safe", pure=True).load(

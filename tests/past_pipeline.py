@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from pyroaring import BitMap
@@ -18,6 +19,7 @@ from ruamel.yaml import YAML
 from lethe.core.outcomes import Outcome
 from lethe.stores.dvc.repro import History
 from tests.shared import made_once
+from tests.warm import warm_bin, warm_environment
 
 PROJECT = Path(__file__).parents[1]
 
@@ -81,9 +83,9 @@ def git(root: Path, *words: str) -> str:
 
 def dvc(root: Path, *words: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", *words],
+        [str(warm_bin() / "dvc"), *words],
         cwd=root,
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        env=os.environ | {"PATH": warm_environment()["PATH"]},
         capture_output=True,
         text=True,
     )
@@ -100,7 +102,8 @@ def people(root: Path, *tokens: int) -> None:
 
 
 def run_pipeline(root: Path, *targets: str) -> None:
-    events = list(History(root).repro(targets or None))
+    with patch.object(sys, "executable", str(warm_bin() / "python")):
+        events = list(History(root).repro(targets or None))
     assert [e for e in events if e.kind == "failed"] == [], events
 
 

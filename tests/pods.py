@@ -15,7 +15,8 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 
-from tests.conftest import BIN, Workspace, copy_workspace
+from tests.conftest import Workspace, copy_workspace
+from tests.warm import BIN, warm_bin
 
 KEYS = ("minimize", "consent", "pseudonymize", "register")  # as meta says; a test compares
 SECRET = ("source", "vault")  # what only these are given, beside the key
@@ -47,23 +48,26 @@ class Cluster:
         self, run: str, stage: str, *, check: bool = True, **environment: str
     ) -> "subprocess.CompletedProcess[str]":
         """One pod from its start to its end; its own folder goes with it."""
-        process = self.start(run, stage, **environment)
+        process = self.start(run, stage, binaries=warm_bin(), **environment)
         said, _ = process.communicate(timeout=300)
         self._gone(run, stage)
         if check and process.returncode:
             raise AssertionError(f"{stage} ended with {process.returncode}\n{said}")
         return subprocess.CompletedProcess(process.args, process.returncode, said, "")
 
-    def start(self, run: str, stage: str, **environment: str) -> "subprocess.Popen[str]":
+    def start(
+        self, run: str, stage: str, *, binaries: Path = BIN, **environment: str
+    ) -> "subprocess.Popen[str]":
+        """One pod; of this environment's own commands where all its processes are to be killed."""
         own = self.folder / "pods" / run / stage
         own.mkdir(parents=True)
         return subprocess.Popen(
             [
-                *(str(BIN / "lethe"), "pod", "stage", stage, "--run", run),
+                *(str(binaries / "lethe"), "pod", "stage", stage, "--run", run),
                 *("--folder", str(self.work(run, stage)), "--watch-seconds", "0.3"),
             ],
             cwd=own,
-            env=self._environment(stage, own) | environment,
+            env=self._environment(stage, own, binaries) | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -106,13 +110,14 @@ class Cluster:
     def _git(self) -> str:
         return str(self.git_remote)
 
-    def _environment(self, stage: str, own: Path) -> dict[str, str]:
+    def _environment(self, stage: str, own: Path, binaries: Path) -> dict[str, str]:
         kept = {k: v for k, v in self.home.environment().items() if not k.startswith("GIT_")}
         given = {
             name: value
             for name, value in self.given.items()
             if stage in KEYS or not name.startswith(("LETHE_SOURCE", "LETHE_VAULT", "LETHE_KEY"))
         }
+        kept["PATH"] = f"{binaries}{os.pathsep}{os.environ['PATH']}"
         return kept | given | {"HOME": str(own), "LETHE_GIT_REMOTE": self._git}
 
     def _gone(self, run: str, stage: str) -> None:

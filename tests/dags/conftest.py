@@ -18,7 +18,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.conftest import BIN, PROJECT
+from tests.conftest import PROJECT
+from tests.warm import BIN
 
 SCRIPT = PROJECT / "infra" / "airflow.sh"
 

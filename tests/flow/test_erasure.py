@@ -6,7 +6,6 @@ What is asserted is what an undisturbed run comes to: one training, one receipt 
 import json
 import shutil
 import sqlite3
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,7 +86,7 @@ def erased(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Era
         "nobody": _ask(workspace, "--email", "nobody@example.org"),
     }
     trained = _report(workspace, "train")["subjects"]
-    said = workspace.run(sys.executable, str(ERASE_AND_DIE)).stdout
+    said = workspace.run("python", str(ERASE_AND_DIE)).stdout
     return Erased(workspace, ada, bo, asked, said, folder / "backup.db", trained - 2)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from lethe.stages import STAGES
 from tests.conftest import Workspace, make_workspace
 
-KILL = str(Path(__file__).parent / "kill")
+KILL = str(Path(__file__).parent / "kill" / "stage_dies.py")
 
 
 def _states(workspace: Workspace) -> list[str]:
@@ -38,7 +38,7 @@ def test_killed_at_every_stage_in_turn_the_pipeline_ends_as_if_it_never_was(tmp_
     for stage in STAGES:
         for at in ("1", "2"):
             ended = workspace.lethe(
-                *("run",), check=False, PYTHONPATH=KILL, KILL_STAGE=stage, KILL_AT=at
+                *("run",), check=False, WARM_FIRST=KILL, KILL_STAGE=stage, KILL_AT=at
             )
             assert ended.returncode != 0, f"{stage} was not killed at write {at}"
             assert f"{stage}:" in ended.stderr

@@ -7,7 +7,6 @@ spent for it.
 import hashlib
 import json
 import sqlite3
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +94,7 @@ def expired(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Ex
     with _vault(workspace) as vault:
         tokens = vault.lookup([stays, goes]).tolist()
     (version,) = _registry(workspace).versions()
-    said = workspace.run(sys.executable, str(RETAIN_AND_DIE)).stdout
+    said = workspace.run("python", str(RETAIN_AND_DIE)).stdout
     return ExpiredRows(workspace, stays, left, gone, tuple(tokens), version.tags["data_md5"], said)
 
 

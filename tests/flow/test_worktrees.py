@@ -8,7 +8,7 @@ from pyroaring import BitMap
 
 from lethe.config.keys import read_key_file
 from lethe.stores.vault.vault import Vault
-from tests.conftest import BIN, Workspace
+from tests.conftest import Workspace
 from tests.past_pipeline import git
 
 
@@ -44,7 +44,7 @@ def test_who_asks_while_a_run_is_under_way_is_neither_registered_nor_promoted(
     assert (home.root / "dvc.lock").read_bytes() == before
 
     home.lethe("erase", "request", "--subject", _trained_on(home))
-    refused = nightly.run(str(BIN / "lethe"), "register", check=False)
+    refused = nightly.lethe("register", check=False)
     assert refused.returncode == 25, refused.stderr
     assert "1 people in it have withdrawn or were erased" in refused.stderr
 

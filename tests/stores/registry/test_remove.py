@@ -29,6 +29,7 @@ from lethe.stores.registry.verify import Wanted, verify_registries, verify_regis
 from lethe.training.models import Description
 from tests.postgres import postgres_server, postgres_url, postgres_urls
 from tests.stores.registry.test_registry import URL, write_model
+from tests.warm import warm_bin
 
 __all__ = ["postgres_server", "postgres_url", "postgres_urls"]
 
@@ -317,6 +318,7 @@ def test_a_server_that_does_not_answer_is_not_called_clean(
 def served(here: Path) -> Iterator[str]:
     """MLflow's own server on the loopback, with its database and its artifacts in `served/`."""
     (here / "served").mkdir()
+    shutil.copy(here / "mlflow.db", here / "served" / "mlflow.db")  # its tables, which are empty
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -375,7 +377,7 @@ def test_on_a_server_a_version_is_gone_once_its_garbage_collector_ran(
     message = str(done.reason).partition("run: mlflow ")[2].split()
     subprocess.run(
         [
-            *(sys.executable, "-m", "mlflow", *message),
+            *(str(warm_bin() / "python"), "-m", "mlflow", *message),
             *("--backend-store-uri", f"sqlite:///{here}/served/mlflow.db"),
             *("--artifacts-destination", f"{here}/served/artifacts"),
         ],

@@ -1,6 +1,6 @@
 """Kills the process, as a power cut would, at a chosen write of a chosen stage.
 
-On the path of the tests' subprocesses only: `KILL_STAGE=train KILL_AT=2` ends that
+Run by `tests.warm` before a command, as its `WARM_FIRST`: `KILL_STAGE=train KILL_AT=2` ends that
 stage at its second write, without a chance to clean up. A stage that writes less often
 is killed when all is written, before anybody hears that it ended well.
 """
@@ -43,7 +43,9 @@ def _die_at_write() -> None:
         count()
         return rename(self, target)
 
-    files.write_whole = write_whole  # before anything else imports it
+    for name, module in list(sys.modules.items()):
+        if name.startswith("lethe.") and getattr(module, "write_whole", None) is whole:
+            module.write_whole = write_whole  # type: ignore[attr-defined]
     Path.rename = renamed  # type: ignore[method-assign]
 
 

@@ -1,0 +1,76 @@
+"""Commands without their imports: one process a worker has them, and forks what tests start."""
+
+import atexit
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+
+from tests.warm.client import decided_at_start
+
+BIN = Path(sys.executable).parent
+_HERE = Path(__file__).parent
+_NAMES = ("lethe", "dvc", "python")
+
+
+@cache
+def warm_bin() -> Path:
+    """A folder with `lethe`, `dvc` and `python`, for a PATH or a `sys.executable`.
+
+    Started at the first call, ended with this process.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="lethe-warm-"))
+    binaries = folder / "bin"
+    binaries.mkdir()
+    program = (
+        f"#!{sys.executable} -IS\n"
+        f"import sys\nsys.path.insert(0, {str(_HERE)!r})\n"
+        f"import client\nclient.main({str(folder)!r}, {str(BIN)!r})\n"
+    )
+    for name in _NAMES:
+        (binaries / name).write_text(program)
+        (binaries / name).chmod(0o755)
+    environment = _start_environment()
+    (folder / "environment").write_text(decided_at_start(environment))
+    process = subprocess.Popen(
+        [sys.executable, str(_HERE / "server.py"), str(folder), str(BIN)],
+        stdin=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+        cwd="/",
+    )
+    atexit.register(_end, process, folder)
+    while not (folder / "socket").exists():
+        if process.poll() is not None:
+            raise RuntimeError(f"The warm process ended with {process.returncode}.")
+        time.sleep(0.05)
+    return binaries
+
+
+def _start_environment() -> dict[str, str]:
+    """What commands are started with: nothing that says where a test's own stores are.
+
+    MLflow writes where its stores are into the environment of whoever used it: a test that ran
+    before in this process would send the commands of this one to its own registry.
+    """
+    foreign = ("LETHE_", "MLFLOW_", "PYTEST_", "COV_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    return kept | {"OMP_NUM_THREADS": "1", "COLUMNS": "100", "LC_ALL": "C.UTF-8"}
+
+
+def warm_environment() -> dict[str, str]:
+    """For a command in a workspace: `lethe`, `dvc` and `python` are found in `warm_bin` first."""
+    path = (str(warm_bin()), str(BIN), os.environ["PATH"])
+    return _start_environment() | {"PATH": os.pathsep.join(path)}
+
+
+def _end(process: "subprocess.Popen[bytes]", folder: Path) -> None:
+    import shutil
+
+    if process.stdin is not None:
+        process.stdin.close()
+    process.wait()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,61 @@
+"""A command of this environment, run by the warm process where there is one for it.
+
+Started as `lethe`, `dvc` or `python`: whoever starts it sees one process like any other. It hands
+on its words, folder, environment and open streams, passes on the signals that ask a process to end,
+and ends as the other one did. Imports as little as it can: it is started thousands of times.
+"""
+
+# ruff: noqa: PTH109, PTH118, PTH119, PTH123
+import os
+import signal
+import socket
+import sys
+
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+_ALIKE = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")  # a fork may have another than its server
+
+
+def main(folder: str, binaries: str) -> None:
+    name = os.path.basename(sys.argv[0])
+    real = os.path.join(binaries, name)
+    words = [name, *sys.argv[1:]]
+    if not _same_start(folder) or (name == "python" and not _known(sys.argv[1:])):
+        os.execv(real, [real, *sys.argv[1:]])
+    warm = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    warm.connect(os.path.join(folder, "socket"))
+    for each in PASSED_ON:
+        signal.signal(each, lambda number, _frame: warm.send(bytes([number])))
+    asked = repr((words, os.getcwd(), dict(os.environ))).encode()
+    with open(os.memfd_create("asked"), "w+b") as file:
+        file.write(asked)
+        file.flush()
+        socket.send_fds(warm, [b"run"], [0, 1, 2, file.fileno()])
+    status = int(warm.recv(16) or b"9")  # without an answer the warm process is gone
+    if os.WIFSIGNALED(status):
+        ended = os.WTERMSIG(status)
+        if ended != signal.SIGKILL:
+            signal.signal(ended, signal.SIG_DFL)
+        os.kill(os.getpid(), ended)
+    os._exit(os.WEXITSTATUS(status))
+
+
+def _same_start(folder: str) -> bool:
+    """Whether a new process would begin as the warm one did."""
+    with open(os.path.join(folder, "environment")) as file:
+        return file.read() == decided_at_start(dict(os.environ))
+
+
+def decided_at_start(environment: "dict[str, str]") -> str:
+    """What an interpreter reads before its first line runs."""
+    return repr(
+        sorted(
+            (name, value)
+            for name, value in environment.items()
+            if name.startswith("PYTHON") and name not in _ALIKE
+        )
+    )
+
+
+def _known(words: "list[str]") -> bool:
+    """A module, or a file: nothing that only a new interpreter can do."""
+    return bool(words) and (words[0] == "-m" or words[0].endswith(".py"))

@@ -1,0 +1,224 @@
+"""A process that has imported what commands import, and forks one for each that is asked for.
+
+Importing PyTorch, MLflow and DVC takes seconds, of each process anew; a fork has them. Each command
+is a process with its own memory, folder, environment, streams, exit code and death, as if it had
+been started. Two things are not the same. What an interpreter reads at its start: a command with a
+PYTHONPATH or a hash seed of its own is started truly. And whose child it is: it leads a session of
+its own below this process, so tests of how processes end together start those of `BIN`.
+
+Runs no thread and no command's code itself. Ends when its standard input does.
+"""
+
+import contextlib
+import gc
+import importlib
+import os
+import pkgutil
+import runpy
+import selectors
+import signal
+import socket
+import sys
+from ast import literal_eval
+from pathlib import Path
+from typing import Any
+
+MODULES = (
+    *("dvc.cli", "dvc.repo.reproduce", "dvc.repo.graph", "dvc.repo.status", "dvc.stage.run"),
+    *("scmrepo.git", "flufl.lock", "zc.lockfile", "networkx", "markdown_it", "faker"),
+    *("torch", "torch._dynamo", "opacus", "sklearn.metrics", "pandas", "pyarrow.dataset"),
+    *("matplotlib.backends.backend_agg", "great_expectations", "presidio_analyzer", "spacy"),
+    *("mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_workspace_store", "alembic.config"),
+    *("mlflow.store.model_registry.sqlalchemy_workspace_store", "dp_accounting.rdp", "psutil"),
+)
+PACKAGES = ("lethe", "dvc.commands")  # with all that is in them
+
+
+def main(folder: str, binaries: str) -> None:
+    for name in MODULES:
+        importlib.import_module(name)
+    for name in PACKAGES:
+        _import_all(name)
+    _read_code()
+    gc.collect()
+    gc.freeze()
+    gate = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    gate.bind(f"{folder}/not-yet")
+    gate.listen(64)
+    Path(folder, "not-yet").rename(Path(folder, "socket"))
+    Server(gate, folder, binaries).serve()
+
+
+def _import_all(package: str) -> None:
+    found = importlib.import_module(package)
+    for each in pkgutil.walk_packages(found.__path__, f"{package}."):
+        if not each.name.endswith("__main__"):
+            importlib.import_module(each.name)
+
+
+def _read_code() -> None:
+    """What `lethe` compares at its start: the code, which is the same for all of them."""
+    from lethe.stages import STAGES, behaviour
+
+    for stage in STAGES:
+        behaviour.own_code().digest(behaviour.modules(stage))
+
+
+class Server:
+    def __init__(self, gate: socket.socket, folder: str, binaries: str) -> None:
+        self.gate, self.folder, self.binaries = gate, folder, binaries
+        self.running: dict[int, socket.socket] = {}  # process id: who asked for it
+        self.selector = selectors.DefaultSelector()
+
+    def serve(self) -> None:
+        woken, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wakes)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self.selector.register(0, selectors.EVENT_READ)
+        self.selector.register(woken, selectors.EVENT_READ)
+        self.selector.register(self.gate, selectors.EVENT_READ)
+        while True:
+            for key, _ in self.selector.select():
+                if key.fileobj == 0:
+                    self._end()
+                    return
+                if key.fileobj == woken:
+                    os.read(woken, 1024)
+                    self._bury()
+                elif key.fileobj is self.gate:
+                    self._begin(self.gate.accept()[0])
+                else:
+                    self._pass_on(key.fileobj)  # type: ignore[arg-type]
+
+    def _begin(self, client: socket.socket) -> None:
+        _, streams, _, _ = socket.recv_fds(client, 16, 4)
+        if len(streams) < 4:  # gone before it asked
+            client.close()
+            return
+        with os.fdopen(streams[3], "rb") as file:
+            file.seek(0)
+            words, cwd, environment = literal_eval(file.read().decode())
+        process = os.fork()
+        if process == 0:
+            self._be(words, cwd, environment, streams[:3])
+        for stream in streams[:3]:
+            os.close(stream)
+        self.running[process] = client
+        self.selector.register(client, selectors.EVENT_READ)
+
+    def _be(self, words: list[str], cwd: str, environment: dict[str, str], at: list[int]) -> None:
+        """In the fork: what was asked for, until it ends."""
+        code = 1
+        try:
+            os.setsid()
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for number, stream in enumerate(at):
+                os.dup2(stream, number)
+                os.close(stream)
+            self.selector.close()
+            self.gate.close()
+            for other in self.running.values():
+                other.close()
+            os.chdir(cwd)
+            os.environ.clear()
+            os.environ.update(environment)
+            _draw_anew()
+            sys.executable = f"{self.folder}/bin/python"
+            sys.orig_argv = [sys.executable, *words]
+            if first := environment.get("WARM_FIRST"):  # a file, as a `sitecustomize` would be
+                runpy.run_path(first)
+            code = run(words, self.binaries)
+        except BaseException:  # noqa: BLE001 - a fork must not go on as the server
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    def _pass_on(self, client: socket.socket) -> None:
+        process = next(number for number, each in self.running.items() if each is client)
+        try:
+            said = client.recv(1)
+        except ConnectionResetError:
+            said = b""
+        if not said:  # whoever asked was killed
+            self.selector.unregister(client)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, said[0] if said else signal.SIGKILL)
+
+    def _bury(self) -> None:
+        while self.running:
+            process, status = os.waitpid(-1, os.WNOHANG)
+            if not process:
+                return
+            client = self.running.pop(process)
+            with contextlib.suppress(KeyError):
+                self.selector.unregister(client)
+            with contextlib.suppress(OSError):
+                client.send(str(status).encode())
+            client.close()
+
+    def _end(self) -> None:
+        for process in self.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+
+def _draw_anew() -> None:
+    """What is random differs from fork to fork, as it does from process to process."""
+    import numpy as np
+
+    np.random.seed()
+    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
+        import torch
+
+        if torch.get_num_threads() != int(threads):
+            torch.set_num_threads(int(threads))
+
+
+def run(words: list[str], binaries: str) -> int:
+    """Runs a command in this process, to what a new one would do when it ends."""
+    import atexit
+    import threading
+
+    code: Any = None
+    try:
+        _call(words, binaries)
+    except SystemExit as ended:
+        code = ended.code
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    except Exception:  # noqa: BLE001 - as an interpreter does at its end
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    return code if isinstance(code, int) else int(code is not None)
+
+
+def _call(words: list[str], binaries: str) -> None:
+    name, *others = words
+    if name == "python" and others[0] == "-m":
+        sys.argv = others[1:]
+        sys.path[0] = str(Path.cwd())
+        runpy.run_module(others[1], run_name="__main__", alter_sys=True)
+    elif name == "python":
+        sys.argv = others
+        sys.path[0] = str(Path(others[0]).absolute().parent)
+        runpy.run_path(others[0], run_name="__main__")
+    else:
+        sys.argv = [f"{binaries}/{name}", *others]
+        sys.path[0] = binaries
+        module = {"lethe": "lethe.cli.main", "dvc": "dvc.cli"}[name]
+        sys.exit(importlib.import_module(module).main())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

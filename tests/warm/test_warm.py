@@ -1,0 +1,114 @@
+"""A command that is forked is, to whoever starts it, a process like any other."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.warm import BIN, warm_bin, warm_environment
+
+SAID = """
+import os, sys
+print(sys.argv[1:], os.getcwd(), os.environ["GIVEN"], sys.stdin.read())
+print("on the other stream", file=sys.stderr)
+sys.exit(7)
+"""
+WAITS = """
+import os, signal, sys, time
+from pathlib import Path
+def ends(number, frame):
+    Path("ended").write_text(signal.Signals(number).name)
+    sys.exit(3)
+signal.signal(signal.SIGTERM, ends)
+Path("began.part").write_text(str(os.getpid()))
+Path("began.part").rename("began")
+time.sleep(600)
+"""
+KILLS = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n"
+AT_END = "import atexit\natexit.register(print, 'at the end')\nraise ValueError('a reason')\n"
+DRAWN = (
+    "import os, random, uuid, numpy\nprint(random.random(), numpy.random.random(), uuid.uuid4())"
+)
+
+
+def _python(tmp_path: Path, program: str, *words: str) -> list[str]:
+    (tmp_path / "program.py").write_text(program)
+    return [str(warm_bin() / "python"), "program.py", *words]
+
+
+def _run(
+    tmp_path: Path, program: str, *words: str, **more: str
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        _python(tmp_path, program, *words),
+        cwd=tmp_path,
+        env=warm_environment() | {"GIVEN": "1"} | more,
+        input="of the input",
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_it_has_its_words_folder_environment_streams_and_exit_code(tmp_path: Path) -> None:
+    done = _run(tmp_path, SAID, "one", "two words")
+    assert done.returncode == 7
+    assert done.stdout == f"['one', 'two words'] {tmp_path} 1 of the input\n"
+    assert done.stderr == "on the other stream\n"
+
+
+def test_what_ends_it_is_seen(tmp_path: Path) -> None:
+    assert _run(tmp_path, KILLS).returncode == -signal.SIGKILL
+
+
+def test_an_error_is_reported_and_what_is_to_be_done_at_the_end_is_done(tmp_path: Path) -> None:
+    done = _run(tmp_path, AT_END)
+    assert (done.returncode, done.stdout) == (1, "at the end\n")
+    assert done.stderr.endswith("ValueError: a reason\n")
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"), [(signal.SIGTERM, 3), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_a_signal_reaches_it(tmp_path: Path, asked: signal.Signals, code: int) -> None:
+    started = subprocess.Popen(_python(tmp_path, WAITS), cwd=tmp_path, env=warm_environment())
+    while not (tmp_path / "began").exists():
+        assert started.poll() is None
+        time.sleep(0.02)
+    running = int((tmp_path / "began").read_text())
+    started.send_signal(asked)
+    assert started.wait() == code
+    assert (tmp_path / "ended").exists() == (asked == signal.SIGTERM)
+    while psutil.pid_exists(running):  # whoever is killed cannot wait for it
+        time.sleep(0.02)
+
+
+def test_what_is_drawn_differs(tmp_path: Path) -> None:
+    one, other = (_run(tmp_path, DRAWN).stdout.split() for _ in range(2))
+    assert not set(one) & set(other)
+
+
+def test_what_only_a_new_interpreter_can_do_is_done_by_one(tmp_path: Path) -> None:
+    parent = "import os\nprint(os.getppid())"
+    forked = _run(tmp_path, parent).stdout
+    anew = _run(tmp_path, parent, PYTHONHASHSEED="7").stdout
+    assert int(anew) == os.getpid()
+    assert forked != anew
+
+
+def test_the_commands_are_those_of_the_environment(tmp_path: Path) -> None:
+    for name in ("lethe", "dvc"):
+        said = [
+            subprocess.run(
+                [str(folder / name), "--help"],
+                cwd=tmp_path,
+                env=warm_environment(),
+                capture_output=True,
+                check=True,
+            ).stdout
+            for folder in (warm_bin(), BIN)
+        ]
+        assert said[0] == said[1]
