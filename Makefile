@@ -41,7 +41,7 @@ demo: $(VENV)/ready ## the environment, a sample clinic, the whole pipeline, a s
 	@test -e data/clinic.db || lethe sample
 	@lethe run
 
-# What walks whole pipelines or starts servers for minutes; FAST=1 leaves it out.
+# What runs whole pipelines or starts servers for minutes; FAST=1 leaves it out.
 SLOW := tests/flow tests/dags tests/docs/test_tutorial.py
 PYTEST := pytest -n auto --dist worksteal $(if $(FAST),$(SLOW:%=--ignore=%))
 export OMP_NUM_THREADS ?= 1

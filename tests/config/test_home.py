@@ -11,10 +11,10 @@ from lethe.config.sections import Stores
 from lethe.core.errors import KeyInvalid
 
 
-@pytest.fixture(params=["worktrees", "walks"])  # the second is the version before's
+@pytest.fixture(params=[".lethe/worktrees", ".lethe/walks"])  # the second is the version before's
 def inside(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The worktree of a run."""
-    made = tmp_path / ".lethe" / request.param / "run-1"
+    made = tmp_path / request.param / "run-1"
     made.mkdir(parents=True)
     return made
 

@@ -490,7 +490,7 @@ def test_an_erasure_looks_into_what_the_version_before_left(released: Home) -> N
     old = _as_before(home, "run-1")
     for root in (home, old.root):
         (root / "source").unlink()
-    assert [path for path in holders(home, token=ADA) if "walks/run-1" in path]
+    assert [path for path in holders(home, token=ADA) if ".lethe/walks/run-1" in path]
     assert home_of(old.root) == home
     assert results(purge_history(home, BitMap([ADA])))["worktree run-1"] == "erased"
     assert holders(home, token=ADA) == []

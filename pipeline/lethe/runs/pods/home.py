@@ -31,7 +31,7 @@ from lethe.stores.dvc.transfer import (
 if TYPE_CHECKING:
     from lethe.runs.promotion import Promoted
 
-STORE = "walks in pods"  # in receipts
+STORE = "runs in pods"  # in receipts
 _PEOPLE = (workspace.SUBJECTS, workspace.MANIFEST)
 
 
