@@ -35,7 +35,7 @@ RETIRED = {
 ALLOWED = {  # what has such a word in it, and why that stays
     r"\b(os|ast)\.walk\(|pkgutil\.walk_packages|--walk-reflogs": "Python's and git's own",
     r"(\.lethe|refs/lethe)[\"/ ]+walks\b": "a folder and refs of workspaces that are there",
-    r"walk\.json|lethe\.walks": "a file and a setting of workspaces that are there",
+    r"walk\.json|lethe\.walks|walks in pods": "a file and a setting of workspaces that are there",
     r"road\.json": "a file of the version before, which is still read",
     r'Column\("sealed"': "a column of tables that are there",
     r"small stone\b|(street|st)\|road\|rd|walker": "words of people's names and addresses",

@@ -31,7 +31,7 @@ from lethe.stores.dvc.transfer import (
 if TYPE_CHECKING:
     from lethe.runs.promotion import Promoted
 
-STORE = "runs in pods"  # in receipts
+STORE = "walks in pods"  # in receipts, and in the marks of requests that are open
 _PEOPLE = (workspace.SUBJECTS, workspace.MANIFEST)
 
 
