@@ -256,7 +256,7 @@ def test_a_toy_goes_through_audit_and_gate_to_the_facts_of_a_version(toy: Params
     assert made.tags["mechanism"] == "noisy-rate"
     assert made.tags["scale"] == "2.0"
     assert (made.tags["noise"], made.tags["sampling"]) == ("laplace", "everybody, without sampling")
-    assert not {"q", "sigma", "clip_norm", "steps"} & set(made.tags)
+    assert not {"sample_rate", "noise_multiplier", "clip_norm", "steps"} & set(made.tags)
     assert Claim.from_data(made.tags).epsilon_rdp == trained["epsilon_rdp"]
     assert "noise solved" not in made.tags["accountant"]
     assert made.inputs == ("stay", "ward")
@@ -316,7 +316,7 @@ def _evidence(params: Params, trained: dict[str, Any], audited: dict[str, Any]) 
         run_plan_digest=record.plan_digest,
         run_manifest_md5=record.manifest_md5,
         largest_spend=spent.epsilon_rdp,
-        budget=params.budget.epsilon,
+        budget_epsilon=params.budget.epsilon,
         manifest_md5=manifest,
         subjects=len(record.eligible),
         withdrawn=0,
