@@ -31,7 +31,7 @@ from ruamel.yaml import YAML
 from benchmarks import source
 from benchmarks.timing import Row
 from lethe.config.keys import load_key
-from lethe.config.params import Params, load_params, resolve_secret
+from lethe.config.params import Params, load_params
 from lethe.data.partition import held_out, shard_of
 from lethe.ledger.ledger import Ledger
 from lethe.privacy.planning import plan_from
@@ -206,7 +206,9 @@ def _mention(database: Path, numbers: list[int]) -> None:
 def _history(root: Path, params: Params, subjects: int) -> None:
     """Vault, shards, manifests and models of every version, oldest first."""
     keys = pd.Series([_key(number) for number in range(subjects)], dtype="str")
-    with Vault.open(resolve_secret(params.stores.vault), load_key(params.stores)) as vault:
+    with Vault.open(
+        params.address(params.stores.vault), load_key(params.stores, params.root)
+    ) as vault:
         tokens = vault.tokens(keys.tolist())
         shards = shard_of(keys, secret=vault.secret("shard"), shards=SHARDS)
         apart = held_out(keys, secret=vault.secret("holdout"), share=params.training.held_out)
@@ -270,7 +272,7 @@ def _shards(
 
 
 def _register(params: Params, manifest: bytes, hashes: dict[str, str], version: int) -> None:
-    with Ledger.open(resolve_secret(params.stores.ledger)) as ledger:
+    with Ledger.open(params.address(params.stores.ledger)) as ledger:
         run = ledger.reserve(
             plan_from(params).release(BitMap.deserialize(manifest)),
             budget=params.budget,
@@ -278,7 +280,7 @@ def _register(params: Params, manifest: bytes, hashes: dict[str, str], version: 
             now=NOW,
         )
         ledger.settle(run.run_id, now=NOW)
-    registry = Registry.open(resolve_secret(params.stores.registry))
+    registry = Registry.open(params.address(params.stores.registry))
     tags = {
         "data_md5": hashes["data/shards"],
         "manifest_md5": hashes["data/manifest.roaring"],

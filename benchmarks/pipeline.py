@@ -81,7 +81,7 @@ def _without_privacy() -> float:
         admitted=BitMap.deserialize(MANIFEST.read_bytes()),
         records_per_person=plan.records_per_person,
     )
-    task = task_of(params.training, plan, encoder, data)
+    task = task_of(params.training, plan, encoder, data, root=params.root)
     model = train_plain(task, params.training.optimizer)
     found = evaluate(model, held_out_records(paths, encoder), classes=len(encoder.classes))
     return found.metrics["auc"]

@@ -74,7 +74,7 @@ class Workspace:
     def compile(self) -> None:
         """What `lethe compile` writes for the stages, without a process."""
         with chdir(self.root):
-            behaviour.write(load_params().training)
+            behaviour.write(load_params())
 
 
 def _small(raw: dict[str, Any]) -> None:

@@ -32,7 +32,8 @@ def page() -> str:
     parts = [
         "# Command line",
         "Every command reads `params.yaml` of the folder it is started in, or the file that "
-        "`--params` names. What went wrong is said on standard error, with "
+        "`--params` names, whose folder is then the workspace. What went wrong is said on standard "
+        "error, with "
         "[an exit code of its own](../exit-codes.md).",
     ]
     group = None

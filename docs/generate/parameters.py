@@ -10,7 +10,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from docs.generate.tables import code, table
-from lethe.config.params import Params
+from lethe.config.params import ROOT, Params
 
 DESCRIPTIONS = Path(__file__).with_name("parameters.yaml")
 
@@ -51,7 +51,7 @@ def _inside(annotation: Any, step: str = "") -> Iterator[tuple[type, str]]:
 
 def fields(kind: Any) -> dict[str, Any]:
     """Key → pydantic's facts of it."""
-    return dict(kind.__pydantic_fields__)
+    return {n: f for n, f in kind.__pydantic_fields__.items() if (kind, n) != (Params, ROOT)}
 
 
 def page() -> str:

@@ -59,7 +59,7 @@ def enrol(folder: Path) -> list[int]:
     """Three people with tokens; the third was never in anything."""
     params = load_params()
     create_key_file(Path(params.stores.key_file))
-    with Vault.open(params.stores.vault, load_key(params.stores)) as vault:
+    with Vault.open(params.stores.vault, load_key(params.stores, params.root)) as vault:
         return [int(token) for token in vault.tokens(KEYS)]
 
 

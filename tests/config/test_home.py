@@ -1,4 +1,4 @@
-"""In a run's worktree relative addresses are HOME's; everywhere else they are as they stand."""
+"""A relative address is the workspace's, and HOME's in a worktree; wherever the process is."""
 
 from pathlib import Path
 
@@ -6,7 +6,6 @@ import pytest
 
 from lethe.config.home import address_at_home, at_home, home, is_copy
 from lethe.config.keys import create_key_file, load_key, receipt_key_file
-from lethe.config.params import resolve_secret
 from lethe.config.sections import Stores
 from lethe.core.errors import KeyInvalid
 
@@ -45,35 +44,34 @@ def here(inside: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_relative_address_is_homes_and_any_other_itself(
     here: Path, monkeypatch: pytest.MonkeyPatch, address: str, expected: str
 ) -> None:
-    assert address_at_home(address) == expected.format(here)
-    monkeypatch.setenv("AN_ADDRESS", address)
-    assert resolve_secret(address) == resolve_secret("env:AN_ADDRESS") == expected.format(here)
-    monkeypatch.chdir(here)
-    assert resolve_secret(address) == resolve_secret("env:AN_ADDRESS") == address
+    walk = Path().absolute()
+    monkeypatch.chdir("/")
+    for root in (here, walk):
+        assert address_at_home(address, root) == expected.format(here)
 
 
 def test_a_folder_below_a_worktree_has_the_same_home(here: Path, inside: Path) -> None:
     below = inside / "clinic"
-    assert home(below) == home() == here
+    assert home(below) == home(Path()) == here
     assert (is_copy(below), is_copy(here), is_copy(inside.parent)) == (
         True,
         False,
         False,
     )
-    assert at_home(Path("/elsewhere")) == Path("/elsewhere")
+    assert at_home(Path("/elsewhere"), below) == Path("/elsewhere")
 
 
 def test_the_keys_are_homes_and_a_worktree_has_none(here: Path) -> None:
     with pytest.raises(KeyInvalid, match="does not exist"):
-        load_key(Stores())
+        load_key(Stores(), Path())
     create_key_file(here / "secrets" / "lethe.key")
-    assert len(load_key(Stores())) == 32
-    assert receipt_key_file(Stores()) == here / "secrets" / "receipts.key"
+    assert len(load_key(Stores(), Path())) == 32
+    assert receipt_key_file(Stores(), Path()) == here / "secrets" / "receipts.key"
     assert not list(Path().iterdir()), "nothing was made in the worktree"
 
 
 def test_a_plain_folder_is_its_own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert home() == tmp_path
-    assert at_home(Path("secrets/lethe.key")) == Path("secrets/lethe.key")
+    assert home(Path()) == tmp_path
+    assert at_home(Path("secrets/lethe.key"), tmp_path) == tmp_path / "secrets/lethe.key"
     assert list(Path().iterdir()) == []

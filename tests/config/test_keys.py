@@ -66,18 +66,18 @@ def test_half_a_key_file_does_not_stay(tmp_path: Path, monkeypatch: pytest.Monke
 def test_key_file_open_to_others_is_refused_with_the_remedy(tmp_path: Path, mode: int) -> None:
     path = key_file(tmp_path, mode=mode)
     with pytest.raises(KeyInvalid, match=f"mode 0{mode:o}.*chmod 600") as refused:
-        load_key(Stores(key_file=str(path)))
+        load_key(Stores(key_file=str(path)), Path())
     assert TEXT[:8] not in str(refused.value)
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o400])
 def test_key_file_of_its_owner_alone_is_read(tmp_path: Path, mode: int) -> None:
-    assert load_key(Stores(key_file=str(key_file(tmp_path, mode=mode)))) == KEY
+    assert load_key(Stores(key_file=str(key_file(tmp_path, mode=mode))), Path()) == KEY
 
 
 def test_missing_key_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(KeyInvalid, match="lethe key"):
-        load_key(Stores(key_file=str(tmp_path / "none.key")))
+        load_key(Stores(key_file="none.key"), tmp_path)
 
 
 def test_link_folder_and_pipe_are_no_key_files(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_malformed_key_is_refused_without_quoting_it(
     if "\0" not in content:
         monkeypatch.setenv("LETHE_KEY", content)  # set but broken does not fall back to a file
         with pytest.raises(KeyInvalid, match=r"\$LETHE_KEY"):
-            load_key(Stores(key_file=str(key_file(tmp_path))))
+            load_key(Stores(key_file=str(key_file(tmp_path))), Path())
 
 
 @pytest.mark.parametrize("text", [TEXT, TEXT.rstrip("="), f" {TEXT}\n"])
@@ -124,7 +124,7 @@ def test_environment_comes_before_the_file(
 ) -> None:
     create_key_file(tmp_path / "lethe.key")
     monkeypatch.setenv("LETHE_KEY", text)
-    assert load_key(Stores(key_file=str(tmp_path / "lethe.key"))) == KEY
+    assert load_key(Stores(key_file="lethe.key"), tmp_path) == KEY
 
 
 def test_key_id_distinguishes_keys_and_is_no_part_of_them() -> None:

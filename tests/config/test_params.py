@@ -187,3 +187,38 @@ def test_secrets_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("LETHE_TEST_URL")
     with pytest.raises(ParamsInvalid, match="LETHE_TEST_URL"):
         resolve_secret("env:LETHE_TEST_URL")
+
+
+# ---------------------------------------------------------------------- the workspace's root
+
+
+def test_the_root_is_the_folder_of_the_file_and_no_key_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path.parent)
+    (tmp_path / "params.yaml").write_bytes((PROJECT / "params.yaml").read_bytes())
+    loaded = load_params(Path(tmp_path.name) / "params.yaml")
+    assert loaded.root == tmp_path
+    for given in ("root", "rooot"):
+        with pytest.raises(ParamsInvalid, match=rf"unknown key '{given}'") as refused:
+            parse_params(RAW | {given: "/"})
+        assert "did you mean 'root'" not in str(refused.value)
+
+
+def test_two_folders_of_one_declaration_are_declared_alike(tmp_path: Path) -> None:
+    one, other = (parse_params(RAW, root=tmp_path / name) for name in ("a", "b"))
+    assert one == other
+    assert str(tmp_path) not in repr(one)
+    assert dataclasses.replace(one, shards=3).root == tmp_path / "a"
+
+
+def test_what_is_declared_is_meant_from_the_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = parse_params(RAW, root=tmp_path)
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("LETHE_TEST_URL", "sqlite:///x.db")
+    assert params.address("env:LETHE_TEST_URL") == f"sqlite:///{tmp_path}/x.db"
+    assert params.address("csv:clinic") == f"csv:{tmp_path}/clinic"
+    assert params.at(Path("model")) == params.at_home(Path("model")) == tmp_path / "model"
+    assert params.home == tmp_path

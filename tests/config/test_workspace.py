@@ -21,9 +21,9 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_folder_replaces_the_old_one_only_when_it_is_whole() -> None:
     target = Path("data/shards")
-    with workspace.whole_directory(target) as folder:
+    with workspace.whole_directory(Path(), target) as folder:
         (folder / "a").write_text("old")
-    with pytest.raises(RuntimeError), workspace.whole_directory(target) as folder:
+    with pytest.raises(RuntimeError), workspace.whole_directory(Path(), target) as folder:
         (folder / "a").write_text("half")
         raise RuntimeError
     assert (target / "a").read_text() == "old"
@@ -31,7 +31,7 @@ def test_a_folder_replaces_the_old_one_only_when_it_is_whole() -> None:
 
 
 def test_what_has_subject_keys_is_its_owners_alone() -> None:
-    with workspace.whole_directory(workspace.MINIMIZED, private=True) as folder:
+    with workspace.whole_directory(Path(), workspace.MINIMIZED, private=True) as folder:
         (folder / "a").write_text("x")
     assert workspace.MINIMIZED.stat().st_mode & 0o777 == 0o700
     assert (workspace.MINIMIZED / "a").stat().st_mode & 0o777 == 0o600
@@ -41,7 +41,7 @@ def test_what_a_killed_run_left_is_not_kept() -> None:
     leftover = workspace.TEMPORARY / "shards"
     leftover.mkdir(parents=True)
     (leftover / "stale").write_text("x")
-    with workspace.whole_directory(Path("data/shards")) as folder:
+    with workspace.whole_directory(Path(), Path("data/shards")) as folder:
         assert not list(folder.iterdir())
 
 
@@ -111,16 +111,16 @@ def _killed(root: Path, *, also: Callable[[], None] = lambda: None) -> None:
 def test_what_a_killed_command_left_goes_with_the_next_one(tmp_path: Path) -> None:
     paths = _keys()
     _killed(tmp_path)
-    assert workspace.remove_leftovers()
+    assert workspace.remove_leftovers(Path())
     assert not any(path.exists() for path in paths)
-    assert not workspace.remove_leftovers()
+    assert not workspace.remove_leftovers(Path())
 
 
 def test_what_a_command_works_with_is_left_alone(tmp_path: Path) -> None:
     paths = _keys()
 
     def look() -> None:
-        assert not workspace.remove_leftovers()
+        assert not workspace.remove_leftovers(Path())
 
     _killed(tmp_path, also=look)
     assert all(path.exists() for path in paths)
@@ -131,18 +131,18 @@ def test_one_that_was_killed_takes_nothing_of_one_at_work(tmp_path: Path) -> Non
     _killed(tmp_path)
 
     def look() -> None:
-        assert not workspace.remove_leftovers()
+        assert not workspace.remove_leftovers(Path())
 
     _killed(tmp_path, also=look)
     assert all(path.exists() for path in paths)
-    assert workspace.remove_leftovers()
+    assert workspace.remove_leftovers(Path())
 
 
 def test_a_stage_that_ended_well_leaves_its_output_for_the_next(tmp_path: Path) -> None:
     paths = _keys()
     with workspace.working(tmp_path):
         pass
-    assert not workspace.remove_leftovers()
+    assert not workspace.remove_leftovers(Path())
     assert all(path.exists() for path in paths)
 
 
@@ -158,6 +158,6 @@ def test_what_is_a_runs_own_ends_with_the_run(
     monkeypatch.chdir(root)
     paths = _keys()
     _killed(root)
-    assert not workspace.remove_leftovers()
+    assert not workspace.remove_leftovers(Path())
     assert all(path.exists() for path in paths)
     assert not list((root / workspace.WORKING).iterdir())

@@ -74,7 +74,7 @@ def test_the_helpers_of_a_training_see_no_key(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     message = "import os, pathlib; pathlib.Path('seen').write_text(repr(dict(os.environ)))"
-    with started(2, [sys.executable, "-c", message]):
+    with started(2, [sys.executable, "-c", message], Path()):
         pass
     seen = Path("seen").read_text()
     assert "WORLD_SIZE" in seen

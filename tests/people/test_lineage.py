@@ -79,7 +79,7 @@ def test_past_versions_and_committed_datasets_are_found_too(audited: Audited) ->
     # ana leaves; a new model is trained without her.
     manifest = BitMap.deserialize(workspace.MANIFEST.read_bytes())
     subjects = BitMap.deserialize(workspace.SUBJECTS.read_bytes())
-    with Vault.open(audited.params.stores.vault, load_key(audited.params.stores)) as vault:
+    with Vault.open(audited.params.stores.vault, load_key(audited.params.stores, Path())) as vault:
         ana = int(vault.lookup([PEOPLE[0]])[0])
     remaining = (manifest - BitMap([ana])).serialize()
     write_whole(workspace.MANIFEST, remaining)

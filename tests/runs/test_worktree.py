@@ -406,19 +406,21 @@ def test_worktrees_of_dead_runs_go_and_what_is_in_use_or_waits_stays(
     (waiting.root / workspace.MINIMIZED / "keys").write_text("ana-4711")
     (home / ".lethe" / "worktrees" / "half").mkdir()
     later = time.time()
-    assert service.sweep(now=later + 0.5 * HOUR) == []
-    assert service.sweep(now=later + 2 * HOUR) == ["half"]
+    assert service.sweep(Path(), now=later + 0.5 * HOUR) == []
+    assert service.sweep(Path(), now=later + 2 * HOUR) == ["half"]
     assert (waiting.root / workspace.MINIMIZED).exists()
-    assert service.sweep(now=later + 1.5 * DAY) == []
+    assert service.sweep(Path(), now=later + 1.5 * DAY) == []
     assert waiting.is_open, "a run may wait that long for a device"
     assert not (waiting.root / workspace.MINIMIZED).exists(), "but keys do not"
     with monkeypatch.context() as patch:
         patch.setattr(service, "close_worktree", _busy)
-        assert service.sweep(now=later + 30 * DAY) == [], "and stands in the way of nobody else"
+        assert service.sweep(Path(), now=later + 30 * DAY) == [], (
+            "and stands in the way of nobody else"
+        )
     with running(waiting.root, "register"):
-        assert service.sweep(now=later + 30 * DAY) == []
-    assert service.sweep(now=later + 30 * DAY, but="waiting") == []
-    assert service.sweep(now=later + 30 * DAY) == ["waiting"]
+        assert service.sweep(Path(), now=later + 30 * DAY) == []
+    assert service.sweep(Path(), now=later + 30 * DAY, but="waiting") == []
+    assert service.sweep(Path(), now=later + 30 * DAY) == ["waiting"]
     assert left(home, "waiting") == left(home, "half") == []
 
 
@@ -468,10 +470,10 @@ def test_what_the_version_before_left_is_swept_and_its_keys_go_first(
     old = _as_before(home, "run-1")
     (old.root / workspace.MINIMIZED).mkdir(parents=True)
     later = time.time()
-    assert service.sweep(now=later + 2 * HOUR) == []
-    assert service.sweep(now=later + 1.5 * DAY) == []
+    assert service.sweep(Path(), now=later + 2 * HOUR) == []
+    assert service.sweep(Path(), now=later + 1.5 * DAY) == []
     assert old.is_open and not (old.root / workspace.MINIMIZED).exists()
-    assert service.sweep(now=later + 30 * DAY) == ["run-1"]
+    assert service.sweep(Path(), now=later + 30 * DAY) == ["run-1"]
     assert not old.folder.exists()
     assert left(home, "run-1") == []
 

@@ -101,9 +101,7 @@ def test_the_same_training_is_one_request_in_every_worktree_and_in_home(
         params = worktrees.enter(run) if run else load_params()  # noqa: F811
         plan = Plan.from_data(read_json(workspace.PLAN))
         paths = shard_paths(workspace.SHARDS)
-        found.add(
-            stage.request_digest(plan.release(eligible_people(paths)), paths, params.training)
-        )
+        found.add(stage.request_digest(plan.release(eligible_people(paths)), paths, params))
     assert len(found) == 1
 
 
@@ -114,11 +112,11 @@ def test_worktrees_train_at_once_and_an_erasure_that_clears_what_they_keep_waits
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"weights")
     home = Worktree(worktrees.home)
-    with stage.alone():
+    with stage.alone(Path()):
         worktrees.enter("run-1")
-        with stage.alone():
+        with stage.alone(Path()):
             worktrees.enter("run-2")
-            with stage.alone(), pytest.raises(Busy, match="A run trains"):
+            with stage.alone(Path()), pytest.raises(Busy, match="A run trains"):
                 home.clear_temporary(BitMap([1]))
     assert checkpoint.exists()
     home.clear_temporary(BitMap([1]))

@@ -26,7 +26,7 @@ MODEL = "def build(features, outputs):\n    from layers import layer\n    return
 
 @pytest.fixture
 def declared() -> Params:
-    return load_params(PROJECT / "params.yaml")
+    return load_params(PROJECT / "params.yaml", root=Path())
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, declared: Params) -> P
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(PROJECT / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    behaviour.write(declared.training)
+    behaviour.write(declared)
     return tmp_path
 
 
@@ -62,7 +62,7 @@ def edit(
 def test_the_committed_digests_are_those_of_the_code(declared: Params) -> None:
     with chdir(PROJECT):
         committed = json.loads(behaviour.FILE.read_text())
-        assert committed == behaviour.digests(declared.training), "run: lethe compile"
+        assert committed == behaviour.digests(declared), "run: lethe compile"
 
 
 @pytest.mark.parametrize(
@@ -72,16 +72,20 @@ def test_the_committed_digests_are_those_of_the_code(declared: Params) -> None:
         ("training/engines/kernels.py", "import torch\n", "import torch  # of tensors\n"),
         ("privacy/plan.py", "\nimport ", "\n# What a training costs.\nimport "),
         ("data/batches.py", "\ndef ", "\n\n\n\n# Rows.\ndef "),
-        ("stages/train.py", "staged = at_home(STAGING) / r", "staged = at_home(STAGING)  /  r"),
+        (
+            "stages/train.py",
+            "staged = params.at_home(STAGING) / r",
+            "staged = params.at_home(STAGING)  /  r",
+        ),
         ("core/files.py", "os.fsync(file.fileno())", "os.fdatasync(file.fileno())"),
     ],
 )
 def test_prose_repeats_nothing_and_charges_nobody(
     edit: Callable[[str, str, str], None], declared: Params, module: str, old: str, new: str
 ) -> None:
-    before = behaviour.digests(declared.training), admission.code_digest()
+    before = behaviour.digests(declared), admission.code_digest()
     edit(module, old, new)
-    assert behaviour.digests(declared.training) == before[0]
+    assert behaviour.digests(declared) == before[0]
     assert module.startswith("core") or admission.code_digest() == before[1]
 
 
@@ -112,9 +116,9 @@ def test_other_behaviour_repeats_what_it_decides(
     repeated: str,
 ) -> None:
     """Of the stages that DVC may skip; the others look each time anyway."""
-    before, recorded = behaviour.digests(declared.training), admission.code_digest()
+    before, recorded = behaviour.digests(declared), admission.code_digest()
     edit(module, old, new)
-    after = behaviour.digests(declared.training)
+    after = behaviour.digests(declared)
     skipped = ("pseudonymize", "validate", "budget", "train", "audit")
     changed = {stage for stage in skipped if after[stage] != before[stage]}
     assert changed - {"pseudonymize"} == set(repeated.split())
@@ -158,12 +162,12 @@ def _edited(path: Path, edit: Callable[[dict[str, str]], object]) -> None:
 def test_code_that_changed_since_compile_stops_every_stage(
     root: Path, declared: Params, stage: str
 ) -> None:
-    behaviour.refuse_changed(declared.training)
+    behaviour.refuse_changed(declared)
     _edited(root / "behaviour.json", lambda digests: digests.update({stage: "0" * 64}))
     with pytest.raises(ParamsInvalid, match=f"code of {stage} changed since lethe compile: run"):
-        behaviour.refuse_changed(declared.training)
-    assert behaviour.write(declared.training) == [stage]
-    behaviour.refuse_changed(declared.training)
+        behaviour.refuse_changed(declared)
+    assert behaviour.write(declared) == [stage]
+    behaviour.refuse_changed(declared)
 
 
 @pytest.mark.parametrize("command", [*STAGES, "run", "check"])
@@ -195,17 +199,17 @@ def test_a_wrong_file_of_digests_is_refused(
 ) -> None:
     edit(root / "behaviour.json")
     with pytest.raises(ParamsInvalid, match=said):
-        behaviour.refuse_changed(declared.training)
+        behaviour.refuse_changed(declared)
 
 
 def test_what_held_once_is_not_taken_for_other_code(
     root: Path, declared: Params, edit: Callable[[str, str, str], None]
 ) -> None:
-    behaviour.refuse_changed(declared.training)
+    behaviour.refuse_changed(declared)
     assert behaviour.HELD.exists()
     edit("training/engines/kernels.py", "import torch\n", "import torch\nX = 1\n")
     with pytest.raises(ParamsInvalid, match="code of train, audit changed"):
-        behaviour.refuse_changed(declared.training)
+        behaviour.refuse_changed(declared)
 
 
 def test_a_pipeline_of_the_version_before_says_what_its_next_run_costs(
@@ -216,14 +220,14 @@ def test_a_pipeline_of_the_version_before_says_what_its_next_run_costs(
     said = "stage train does not depend .* charges everybody once"
     for ask in (behaviour.refuse_changed, behaviour.write):
         with pytest.raises(ParamsInvalid, match=said):
-            ask(declared.training)
+            ask(declared)
 
 
 def test_a_folder_without_a_pipeline_has_nothing_to_skip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, declared: Params
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    behaviour.refuse_changed(declared.training)
+    behaviour.refuse_changed(declared)
 
 
 # ---------------------------------------------------------------------- one's own model
@@ -232,7 +236,8 @@ def test_a_folder_without_a_pipeline_has_nothing_to_skip(
 def test_a_model_of_ones_own_decides_training_and_audit(root: Path, declared: Params) -> None:
     (root / "wards.py").write_text(MODEL)
     (root / "layers.py").write_text("def layer(width):\n    return width\n")
-    own = replace(declared.training, model="wards:build")
+    training = replace(declared.training, model="wards:build")
+    own = replace(declared, training=training, root=root)
     assert behaviour.write(own) == ["train", "audit"]
     request = behaviour.training_digest(own)
     behaviour.refuse_changed(own)
@@ -248,5 +253,6 @@ def test_a_model_of_ones_own_decides_training_and_audit(root: Path, declared: Pa
 def test_a_model_that_is_not_beside_the_declarations_is_refused(
     root: Path, declared: Params
 ) -> None:
+    training = replace(declared.training, model="elsewhere:build")
     with pytest.raises(ParamsInvalid, match="no module elsewhere"):
-        behaviour.write(replace(declared.training, model="elsewhere:build"))
+        behaviour.write(replace(declared, training=training))

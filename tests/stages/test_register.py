@@ -157,11 +157,11 @@ def decided(willing: set[str]) -> Decisions:
 @pytest.fixture
 def audited(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Audited]:
     monkeypatch.delenv("LETHE_KEY", raising=False)
-    params = load_params(PROJECT / "params.yaml")
+    params = load_params(PROJECT / "params.yaml", root=Path())
     create_key_file(Path(params.stores.key_file))
     (here / ".dvc").mkdir()
     (here / ".lethe").mkdir()
-    with Vault.open(params.stores.vault, load_key(params.stores)) as vault:
+    with Vault.open(params.stores.vault, load_key(params.stores, params.root)) as vault:
         tokens = [int(token) for token in vault.tokens(PEOPLE)]
     manifest = BitMap(tokens[:3]).serialize()
     write_whole(workspace.MANIFEST, manifest)
@@ -343,7 +343,7 @@ def _withdraws(audited: Audited) -> None:
 
 
 def _suppressed(audited: Audited) -> None:
-    with Vault.open(audited.params.stores.vault, load_key(audited.params.stores)) as vault:
+    with Vault.open(audited.params.stores.vault, load_key(audited.params.stores, Path())) as vault:
         vault.suppress([PEOPLE[1]], now=NOW)
 
 
@@ -353,12 +353,12 @@ def _asked(audited: Audited) -> None:
 
 
 def _suppressed_for_the_purpose(audited: Audited) -> None:
-    with Vault.open(audited.params.stores.vault, load_key(audited.params.stores)) as vault:
+    with Vault.open(audited.params.stores.vault, load_key(audited.params.stores, Path())) as vault:
         vault.suppress([PEOPLE[1]], now=NOW, purpose=audited.params.purpose)
 
 
 def _forgotten(audited: Audited) -> None:
-    with Vault.open(audited.params.stores.vault, load_key(audited.params.stores)) as vault:
+    with Vault.open(audited.params.stores.vault, load_key(audited.params.stores, Path())) as vault:
         vault.forget([PEOPLE[2]])
 
 
@@ -489,7 +489,7 @@ def test_an_experiments_model_is_candidate_at_most_whoever_approves(
     if how == "DVC says so":
         monkeypatch.setenv("DVC_EXP_NAME", "tried")
     elif how == "the folder":
-        monkeypatch.setattr(facts, "in_experiment", lambda: True)
+        monkeypatch.setattr(facts, "in_experiment", lambda root: True)
     else:
         audited.edit("train", experiment=True)
     report = audited.run()

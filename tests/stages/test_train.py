@@ -284,7 +284,7 @@ def test_without_a_plan_the_next_step_is_named(params: Params) -> None:
 
 
 def test_two_trainings_of_one_workspace_do_not_run_at_once(params: Params) -> None:
-    with stage.alone(), pytest.raises(Busy), stage.alone():
+    with stage.alone(Path()), pytest.raises(Busy), stage.alone(Path()):
         pass
 
 

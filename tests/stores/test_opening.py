@@ -74,7 +74,7 @@ def open_everything(params: Params) -> None:
 def test_the_first_opening_names_the_workspace_and_its_stores(root: Path, params: Params) -> None:
     open_everything(params)
     identity = (root / IDENTITY).read_text().strip()
-    assert len(identity) == 32 and read_identity() == identity
+    assert len(identity) == 32 and read_identity(Path()) == identity
     for name, stores in (("ledger", {"ledger", "vault"}), ("vault", {"vault"})):
         with sqlite3.connect(root / ".lethe" / f"{name}.db") as database:
             rows = database.execute("SELECT store, identity FROM workspace_identity").fetchall()
@@ -230,15 +230,15 @@ def test_a_workspace_of_the_version_before_is_adopted_once_with_one_line(
     assert [r.getMessage() for r in caplog.records if r.name == opening.__name__] == [
         f"Wrote {IDENTITY}, which says whose stores these are. Commit it."
     ]
-    assert read_identity()
+    assert read_identity(Path())
 
 
 def test_the_newest_that_is_left_can_be_taken_as_it_is(used: Path, params: Params) -> None:
-    named = read_identity()
+    named = read_identity(Path())
     _forget_names(used, "ledger")
     (used / IDENTITY).unlink()
     open_everything(params)
-    assert read_identity() == named, "the vault knew"
+    assert read_identity(Path()) == named, "the vault knew"
 
 
 @pytest.mark.parametrize("step", ["open_engine", "_claim", "write_identity", "Vault.open"])
@@ -266,7 +266,7 @@ def test_an_end_at_any_step_is_only_continued(
             with suppress(Killed), attempt(params):
                 pass
     open_everything(params)
-    identity = read_identity()
+    identity = read_identity(Path())
     with sqlite3.connect(root / ".lethe" / "ledger.db") as database:
         rows = database.execute("SELECT DISTINCT identity FROM workspace_identity").fetchall()
     assert rows == [(identity,)]
@@ -275,11 +275,11 @@ def test_an_end_at_any_step_is_only_continued(
 def test_a_new_identity_is_given_knowingly_and_only_to_empty_stores(
     used: Path, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    named = read_identity()
+    named = read_identity(Path())
     git(tmp_path, "clone", "--quiet", str(used), "clone")
     monkeypatch.chdir(tmp_path / "clone")
     begin_anew(params)
-    assert read_identity() not in (None, named)
+    assert read_identity(Path()) not in (None, named)
     open_everything(params)
     with open_vault(params) as vault:
         vault.tokens(["ada"])
@@ -291,7 +291,7 @@ def test_a_new_identity_is_given_knowingly_and_only_to_empty_stores(
         monkeypatch.setattr(Ledger, "head", lambda self: (3, ""))
     with pytest.raises(LedgerInvalid, match="3 entries"):
         begin_anew(params)
-    assert read_identity() == named
+    assert read_identity(Path()) == named
 
 
 def test_a_damaged_identity_is_named(used: Path, params: Params) -> None:
@@ -308,11 +308,11 @@ def test_a_linked_worktree_uses_the_stores_of_the_main_one(
 ) -> None:
     git(used, "worktree", "add", "--quiet", "--detach", str(tmp_path / "linked"))
     monkeypatch.chdir(tmp_path / "linked")
-    assert home() == used
+    assert home(Path()) == used
     open_everything(params)
     assert not Path(".lethe").exists()
     Path(IDENTITY).write_text("0" * 32)  # a branch that began anew
-    assert home() == tmp_path / "linked"
+    assert home(Path()) == tmp_path / "linked"
     with pytest.raises(LedgerInvalid, match="it is not here"):
         open_ledger(params)
 
@@ -322,7 +322,7 @@ def test_a_linked_worktree_of_a_commit_before_the_identity_is_still_homes(
 ) -> None:
     git(used, "worktree", "add", "--quiet", "--detach", str(tmp_path / "linked"), "HEAD~1")
     monkeypatch.chdir(tmp_path / "linked")
-    assert not Path(IDENTITY).exists() and home() == used
+    assert not Path(IDENTITY).exists() and home(Path()) == used
     open_everything(params)
     assert not Path(".lethe").exists()
 
@@ -334,9 +334,9 @@ def test_an_experiments_folder_uses_the_stores_of_its_workspace(
 ) -> None:
     copy = used / ".dvc/tmp/exps" / folder / below
     copy.mkdir(parents=True)
-    assert not in_experiment()
+    assert not in_experiment(Path())
     monkeypatch.chdir(copy)
-    assert in_experiment() and home() == used
+    assert in_experiment(Path()) and home(Path()) == used
     open_everything(params)
     assert list(Path().iterdir()) == []
 
@@ -344,9 +344,9 @@ def test_an_experiments_folder_uses_the_stores_of_its_workspace(
 def test_an_experiment_in_the_workspace_is_known_by_what_dvc_gives_its_stages(
     used: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not in_experiment()
+    assert not in_experiment(Path())
     monkeypatch.setenv("DVC_EXP_BASELINE_REV", "0" * 40)
-    assert in_experiment() and home() == used
+    assert in_experiment(Path()) and home(Path()) == used
 
 
 def test_no_other_module_opens_a_store_without_asking_whose_it_is() -> None:

@@ -81,3 +81,19 @@ def test_what_is_wrong_with_the_users_model_is_named(tmp_path: Path, name: str, 
     (tmp_path / "own_network_b.py").write_text(OWN)
     with pytest.raises(ParamsInvalid, match=said):
         build_model(Architecture(name, (), 6, 1), root=tmp_path)
+
+
+def test_two_workspaces_with_a_module_of_one_name_have_each_its_own(tmp_path: Path) -> None:
+    """Also a package, and whichever was there first."""
+    text = "import torch\nfrom {helper} import WIDTH\n\n\ndef build(features, outputs):\n"
+    text += "    return torch.nn.Linear(features, WIDTH)\n"
+    for width in (1, 2, 3):
+        root = tmp_path / str(width)
+        root.mkdir()
+        (root / "one_name_here.py").write_text(text.format(helper="one_helper"))
+        (root / "one_helper.py").write_text(f"WIDTH = {width}\n")
+    for width in (1, 2, 3, 1):
+        made = build_model(
+            Architecture("one_name_here:build", (), 6, 1), root=tmp_path / str(width)
+        )
+        assert made.weight.shape == (width, 6)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -49,7 +50,7 @@ def leave(ended: Ended) -> NoReturn:
     if words[:1] != [_HELPER]:
         message = closing_sentence(ended, words)
         if words[:1] and words[0] in STAGES:
-            workspace.write_failure(ended.exit_code, message)
+            workspace.write_failure(Path.cwd(), ended.exit_code, message)
         with suppress(OSError):  # the terminal is gone, or nobody reads
             typer.echo(f"lethe: {message}", err=True)
     sys.exit(ended.exit_code)

@@ -22,14 +22,15 @@ def key(
     ] = False,
 ) -> None:
     """Create the key files (0600): the vault's, and the one that signs receipts of erasures."""
-    from lethe.config.home import IDENTITY, at_home
+    from lethe.config.home import IDENTITY
     from lethe.config.keys import create_key_file, read_key_file, receipt_key_file
     from lethe.rights.receipt_files import PUBLIC_KEY
     from lethe.rights.receipts import Signer
     from lethe.stores.opening import begin_anew
 
     params = load_params(params_file)
-    path, receipts = at_home(Path(params.stores.key_file)), receipt_key_file(params.stores)
+    path = params.at_home(Path(params.stores.key_file))
+    receipts = receipt_key_file(params.stores, params.root)
     if path.exists():
         say(f"{path} exists; kept.")
     else:
@@ -97,7 +98,7 @@ def rotate_key(
     from lethe.stores.opening import open_vault
 
     params = load_params(params_file)
-    old = load_key(params.stores)
+    old = load_key(params.stores, params.root)
     if not new_key_file.exists():
         create_key_file(new_key_file)
     with open_vault(params, key=old, create=False) as vault:

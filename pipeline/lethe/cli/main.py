@@ -34,7 +34,7 @@ from lethe.cli.terminal import (
     say_json,
 )
 from lethe.config import workspace
-from lethe.config.params import load_params, resolve_secret
+from lethe.config.params import load_params
 from lethe.core.ends import Ended, raise_on_signals
 from lethe.core.errors import (
     ApprovalRefused,
@@ -59,7 +59,7 @@ app = typer.Typer(
 def _stage(name: str) -> Callable[..., None]:
     def command(params_file: ParamsFile = PARAMS) -> None:
         params = load_params(params_file)
-        behaviour.refuse_changed(params.training)
+        behaviour.refuse_changed(params)
         run_stage(name, params, now=now())
 
     return command
@@ -82,13 +82,13 @@ def budget(
     looks = as_json or subject is not None or plot is not None
     refused: BudgetExceeded | None = None
     if not looks:
-        behaviour.refuse_changed(params.training)
+        behaviour.refuse_changed(params)
         try:
             run_stage("budget", params, now=now())
         except BudgetExceeded as error:  # the table says who, and by how much
             refused, plot = error, None
         else:
-            plot = workspace.PLOTS / "budget.png"
+            plot = params.at(workspace.PLOTS / "budget.png")
     report = spending.spending(params, key=subject)
     if plot is not None:
         from lethe.reports.plots import budget_plot
@@ -133,7 +133,7 @@ def assist(device: Annotated[str, typer.Argument(help="As training.device.")]) -
     """Be one of the further processes of a training; `train` starts it, not a person."""
     from lethe.training import dpsgd_fit
 
-    dpsgd_fit.assist(device)
+    dpsgd_fit.assist(device, Path.cwd())
 
 
 @app.command(rich_help_panel=RUN, epilog="Example: lethe run")
@@ -148,8 +148,8 @@ def run(
     from lethe.runs.worktree import runner_in
 
     params = load_params(params_file)
-    behaviour.refuse_changed(params.training)
-    progress.run(params, runner_in(Path.cwd()), force=force, console=Console())
+    behaviour.refuse_changed(params)
+    progress.run(params, runner_in(params.root), force=force, console=Console())
 
 
 @app.command(rich_help_panel=START, epilog="Example: lethe check")
@@ -160,7 +160,7 @@ def check(params_file: ParamsFile = PARAMS) -> None:
     from lethe.stores.source.read import Source
 
     params = load_params(params_file)
-    behaviour.refuse_changed(params.training)
+    behaviour.refuse_changed(params)
     check_one_place(params)
     with Source.open(params) as source:
         source.check(params)
@@ -169,7 +169,7 @@ def check(params_file: ParamsFile = PARAMS) -> None:
     say(f"{params_file} is sound: {len(params.tables)} tables, {taken}.")
     if unseen:
         say(f"Nobody is looked for, and nobody erased, in: {'; '.join(unseen)}.")
-    for name in unverified_remotes(Path.cwd()):
+    for name in unverified_remotes(params.root):
         say(f"DVC takes remote {name} at its word; run: dvc remote modify {name} verify true")
 
 
@@ -197,10 +197,10 @@ def sample(
 
     params = load_params(params_file)
     if download:
-        encounters = encounters or Path("data/diabetic_data.csv")
+        encounters = encounters or params.at(Path("data/diabetic_data.csv"))
         download_diabetes(encounters, url=url)
     summary = build_clinic(
-        resolve_secret(params.source.url),
+        params.address(params.source.url),
         patients=patients,
         encounters_file=encounters,
         seed=seed,
@@ -220,11 +220,12 @@ def compile_(params_file: ParamsFile = PARAMS) -> None:
     from lethe.stores.dvc.graph import COMPILED, compile_pipeline, read_stages
 
     params = load_params(params_file)
-    stages = read_stages(Path("dvc.yaml"))
+    stages = read_stages(params.at(Path("dvc.yaml")))
     pipeline = compile_pipeline(stages, params.registration.approvers)
-    changed = behaviour.write(params.training)
-    write_json(COMPILED, pipeline)
-    COMPILED.with_name("road.json").unlink(missing_ok=True)  # its name in the version before
+    changed = behaviour.write(params)
+    compiled = params.at(COMPILED)
+    write_json(compiled, pipeline)
+    compiled.with_name("road.json").unlink(missing_ok=True)  # its name in the version before
     say(f"Wrote {len(pipeline['stages'])} stages to {COMPILED}, and their code to behaviour.json.")
     if changed:
         what = f"The code of {', '.join(changed)} changed: {behaviour.consequence(changed)}."
@@ -348,7 +349,7 @@ def main() -> None:
 
 def _fail(error: LetheError) -> None:
     message = " ".join(str(error).split())
-    workspace.write_failure(error.exit_code, message)
+    workspace.write_failure(Path.cwd(), error.exit_code, message)
     typer.echo(f"lethe: error: {message}", err=True)
     sys.exit(error.exit_code)
 
@@ -365,6 +366,6 @@ def _internal(error: Exception) -> None:
         f"internal error {type(error).__name__} at {where}. Set LETHE_TRACEBACK=1 to see it "
         "whole; it may then show personal data."
     )
-    workspace.write_failure(1, message)
+    workspace.write_failure(Path.cwd(), 1, message)
     typer.echo(f"lethe: {message}", err=True)
     sys.exit(1)

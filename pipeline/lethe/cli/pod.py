@@ -63,7 +63,8 @@ def promote(run: Run, params_file: ParamsFile = PARAMS) -> None:
     from lethe.config.params import load_params
     from lethe.runs.pods.home import promote_run
 
-    say_released(promote_run(load_params(params_file), Path.cwd(), _checked(run), now=now()))
+    params = load_params(params_file)
+    say_released(promote_run(params, params.root, _checked(run), now=now()))
 
 
 @pod.command(epilog="Example: lethe pod close --run nightly-7")

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -26,7 +27,8 @@ _STATES = {"finished": "done", "skipped": "unchanged", "failed": "failed"}
 class _Progress:
     """One line a stage: what it is doing, how long it took, and its most important number."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path) -> None:
+        self.root = root
         self.state = dict.fromkeys(STAGES, "waiting")
         self.seconds: dict[str, float] = {}
         self.started = 0.0
@@ -46,7 +48,7 @@ class _Progress:
         """What became of a stage, for a log or a pipe."""
         state = self.state[stage]
         said = [stage, f"{self.seconds[stage]:.1f} s" if stage in self.seconds else ""]
-        said.append(_headline(stage) if state == "done" else state)
+        said.append(_headline(self.root, stage) if state == "done" else state)
         return "  ".join(filter(None, said))
 
     def __rich__(self) -> Table:
@@ -55,7 +57,9 @@ class _Progress:
         for stage, state in self.state.items():
             mark = self.spinner if state == "running" else Text(marks[state])
             took = f"{self.seconds[stage]:5.1f} s" if stage in self.seconds else ""
-            table.add_row(mark, stage, took, _headline(stage) if state == "done" else state)
+            table.add_row(
+                mark, stage, took, _headline(self.root, stage) if state == "done" else state
+            )
         return table
 
 
@@ -65,7 +69,7 @@ def run(params: Params, runner: Runner, *, force: bool, console: Console) -> Non
     Raises:
         StageFailed, Busy: as `Runner.run`.
     """
-    progress = _Progress()
+    progress = _Progress(params.root)
     if console.is_terminal:
         try:
             with Live(progress, console=console, refresh_per_second=8, transient=False):
@@ -86,7 +90,7 @@ def run(params: Params, runner: Runner, *, force: bool, console: Console) -> Non
 def summary(params: Params) -> Panel:
     """What came of the run, in a person's words: who is in it, what it costs, what is next."""
     table = Table.grid(padding=(0, 2))
-    for what, said in _facts(params, {stage: _report(stage) for stage in STAGES}):
+    for what, said in _facts(params, {stage: _report(params.root, stage) for stage in STAGES}):
         table.add_row(Text(what, style="bold"), Text(said))
     title = f"Lethe · {params.purpose}"
     return Panel(table, title=title, title_align="left", expand=False, padding=(1, 2))
@@ -142,9 +146,9 @@ def _attack_in_words(audit: dict[str, Any]) -> str:
     return f"{held}; membership attack AUC {attack['auc']:.3f} (0.5 is a coin; not private)"
 
 
-def _headline(stage: str) -> str:
+def _headline(root: Path, stage: str) -> str:
     """The one number that a stage's report is about."""
-    report = _report(stage)
+    report = _report(root, stage)
     match stage:
         case "minimize":
             return f"{report['records']:,} records, {len(report['columns'])} columns"
@@ -162,8 +166,8 @@ def _headline(stage: str) -> str:
             return f"{report['model']}/{report['version']}"
 
 
-def _report(stage: str) -> dict[str, Any]:
+def _report(root: Path, stage: str) -> dict[str, Any]:
     try:
-        return read_json(workspace.report_path(stage))
+        return read_json(root / workspace.report_path(stage))
     except FileNotFoundError:
         return {}

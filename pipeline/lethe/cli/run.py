@@ -1,5 +1,6 @@
 """`lethe worktree …`: a run in a git worktree of its own, and the one writer that promotes it."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,7 +26,7 @@ def open_(run: Run) -> None:
     """
     from lethe.runs import service
 
-    say(str(service.start(run).root))
+    say(str(service.start(run, Path.cwd()).root))
 
 
 @worktree.command(epilog="Example: lethe worktree wait nightly-7 --seconds 60")
@@ -36,7 +37,7 @@ def wait(
     """Say where an open worktree is, once nothing else holds it, such as an erasure."""
     from lethe.runs import service
 
-    say(str(service.wait(run, seconds=seconds).root))
+    say(str(service.wait(run, Path.cwd(), seconds=seconds).root))
 
 
 @worktree.command(epilog="Example: lethe worktree promote nightly-7")
@@ -74,4 +75,4 @@ def close(run: Run) -> None:
     """
     from lethe.runs import service
 
-    say("Closed." if service.end(run) else "There was no such worktree.")
+    say("Closed." if service.end(run, Path.cwd()) else "There was no such worktree.")

@@ -33,7 +33,7 @@ class Grouped(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         with ended_with_output():
-            if workspace.remove_leftovers():
+            if workspace.remove_leftovers(Path.cwd()):
                 typer.echo("Removed what has subject keys of a command that was killed.", err=True)
             return super().invoke(ctx)
 

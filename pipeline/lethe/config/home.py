@@ -28,26 +28,26 @@ _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)(file:)?([^/:?][^?]*)(.*)", re.DOTA
 _EXPERIMENT = ("DVC_EXP_BASELINE_REV", "DVC_EXP_NAME")  # DVC sets them for an experiment's stages
 
 
-def home(root: Path | None = None) -> Path:
+def home(root: Path) -> Path:
     """The workspace that a folder belongs to; most are their own."""
-    root = (root or Path.cwd()).absolute()
+    root = root.absolute()
     return _main_worktree(_outside(root, WORKTREES, OLD_WORKTREES, EXPERIMENTS))
 
 
-def is_copy(root: Path | None = None) -> bool:
+def is_copy(root: Path) -> bool:
     """Whether a folder belongs to another one's workspace."""
-    return home(root) != (root or Path.cwd()).absolute()
+    return home(root) != root.absolute()
 
 
-def in_experiment(root: Path | None = None) -> bool:
+def in_experiment(root: Path) -> bool:
     """Whether this is an experiment of DVC: by the folder, or by what DVC gives its stages."""
-    root = (root or Path.cwd()).absolute()
+    root = root.absolute()
     return _outside(root, EXPERIMENTS) != root or any(map(os.environ.get, _EXPERIMENT))
 
 
-def of_a_run(root: Path | None = None) -> bool:
+def of_a_run(root: Path) -> bool:
     """Whether a folder is a run's own, a worktree or a pod's: what is in it ends with that run."""
-    root = (root or Path.cwd()).absolute()
+    root = root.absolute()
     return _outside(root, WORKTREES, OLD_WORKTREES) != root or (_top(root) / POD_LOCK).exists()
 
 
@@ -58,21 +58,19 @@ def experiments(root: Path) -> list[Path]:
     return sorted(place for each in folders if ((place := each / below) / ".dvc").is_dir())
 
 
-def at_home(path: Path) -> Path:
-    """A relative path as HOME means it; unchanged outside of copies."""
-    return home() / path if is_copy() and not path.is_absolute() else path
+def at_home(path: Path, root: Path) -> Path:
+    """A path as the workspace of `root` means it: that of HOME in a copy."""
+    return (home(root) if is_copy(root) else root) / path
 
 
-def address_at_home(address: str) -> str:
+def address_at_home(address: str, root: Path) -> str:
     """Likewise the address of a database or of a folder of files."""
-    if not is_copy():
-        return address
     kind, colon, folder = address.partition(":")
     if kind in _FOLDERS and colon:
-        return f"{kind}:{at_home(Path(folder))}"
+        return f"{kind}:{at_home(Path(folder), root)}"
     if found := _SQLITE.fullmatch(address):
         scheme, uri, path, options = found.groups()
-        return f"{scheme}{uri or ''}{at_home(Path(path))}{options}"
+        return f"{scheme}{uri or ''}{at_home(Path(path), root)}{options}"
     return address
 
 

@@ -20,19 +20,19 @@ def new_identity() -> str:
     return secrets.token_hex(16)
 
 
-def identity_file() -> Path:
+def identity_file(root: Path) -> Path:
     """Where the file is, or will be: HOME's in a copy that belongs to it."""
-    return home() / IDENTITY
+    return home(root) / IDENTITY
 
 
-def read_identity() -> str | None:
+def read_identity(root: Path) -> str | None:
     """The workspace's identity; None as long as it has none.
 
     Raises:
         ParamsInvalid: the file is damaged.
     """
     try:
-        found = identity_file().read_text(encoding="ascii", errors="replace").strip()
+        found = identity_file(root).read_text(encoding="ascii", errors="replace").strip()
     except FileNotFoundError:
         return None
     if not _FORM.fullmatch(found):
@@ -43,5 +43,5 @@ def read_identity() -> str | None:
     return found
 
 
-def write_identity(identity: str) -> None:
-    write_whole(identity_file(), f"{identity}\n".encode())
+def write_identity(identity: str, root: Path) -> None:
+    write_whole(identity_file(root), f"{identity}\n".encode())

@@ -26,8 +26,8 @@ ENVIRONMENT = "LETHE_KEY"
 RECEIPT_ENVIRONMENT = "LETHE_RECEIPT_KEY"
 
 
-def load_key(stores: Stores) -> bytes:
-    """The master key, from `$LETHE_KEY` if it is set, else from `stores.key_file`.
+def load_key(stores: Stores, root: Path) -> bytes:
+    """The master key, from `$LETHE_KEY` if it is set, else from the workspace's `stores.key_file`.
 
     Raises:
         KeyInvalid: absent, not 32 bytes in base64url, or a file that others can read.
@@ -35,15 +35,15 @@ def load_key(stores: Stores) -> bytes:
     given = os.environ.get(ENVIRONMENT)
     if given is not None:
         return _decode(given, f"${ENVIRONMENT}")
-    return read_key_file(at_home(Path(stores.key_file)))
+    return read_key_file(at_home(Path(stores.key_file), root))
 
 
-def receipt_key_file(stores: Stores) -> Path:
+def receipt_key_file(stores: Stores, root: Path) -> Path:
     """Where the key that signs receipts lies: beside the master key."""
-    return at_home(Path(stores.key_file)).with_name("receipts.key")
+    return at_home(Path(stores.key_file), root).with_name("receipts.key")
 
 
-def load_receipt_key(stores: Stores) -> bytes:
+def load_receipt_key(stores: Stores, root: Path) -> bytes:
     """The seed of the Ed25519 key that signs receipts, from `$LETHE_RECEIPT_KEY` or its file.
 
     Raises:
@@ -52,7 +52,7 @@ def load_receipt_key(stores: Stores) -> bytes:
     given = os.environ.get(RECEIPT_ENVIRONMENT)
     if given is not None:
         return _decode(given, f"${RECEIPT_ENVIRONMENT}")
-    path = receipt_key_file(stores)
+    path = receipt_key_file(stores, root)
     if not path.exists():
         raise KeyInvalid(
             f"No key to sign receipts with: {path} does not exist and ${RECEIPT_ENVIRONMENT} is "

@@ -6,6 +6,7 @@ itself must agree with (tables, columns, purposes asked) is checked by
 `lethe.stores.source.read`, since that needs the database.
 """
 
+import dataclasses
 import datetime as dt
 import os
 import typing
@@ -20,7 +21,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from lethe.config.checks import check_columns, check_links, check_names, check_privacy, nearest
-from lethe.config.home import address_at_home
+from lethe.config.home import address_at_home, at_home, home
 from lethe.config.sections import (
     CLOSED,
     Audit,
@@ -42,11 +43,18 @@ from lethe.core.errors import ParamsInvalid
 from lethe.core.text import folded
 
 OWN_COLUMNS = frozenset({"subject", "token", "rank", "held_out"})  # the shards' own
+ROOT = "root"  # of Params, and not of the file
 
 
 @dataclass(frozen=True, kw_only=True, config=CLOSED)
 class Params:
-    """All of `params.yaml`."""
+    """All of `params.yaml`, and which workspace declared it.
+
+    Attributes:
+        root: the folder that `params.yaml` is in; every path that is declared, and every name of
+            `lethe.config.workspace`, is meant from there. It is where, not what: no key of the
+            file, and no part of a digest or of a report.
+    """
 
     purpose: str
     source: Source
@@ -64,6 +72,28 @@ class Params:
     stores: Stores = Field(default_factory=Stores)
     parallel: Parallel = Field(default_factory=Parallel)
     erasure: Erasure = Field(default_factory=Erasure)
+    root: Path = dataclasses.field(default=Path(), repr=False, compare=False)
+
+    def at(self, path: Path) -> Path:
+        """A path of this workspace; in a copy, the copy's own."""
+        return self.root / path
+
+    def at_home(self, path: Path) -> Path:
+        """A path of the workspace that this one belongs to; mostly the same."""
+        return at_home(path, self.root)
+
+    def address(self, declared: str) -> str:
+        """A declared address, with its secret, as it is valid from every folder.
+
+        Raises:
+            ParamsInvalid: it is `env:NAME`, and that variable is not set.
+        """
+        return address_at_home(resolve_secret(declared), self.root)
+
+    @property
+    def home(self) -> Path:
+        """The folder of the workspace that this one belongs to; mostly its own."""
+        return home(self.root)
 
     @property
     def label(self) -> tuple[str, str]:
@@ -114,8 +144,11 @@ class Params:
         return self
 
 
-def load_params(path: Path = Path("params.yaml")) -> Params:
+def load_params(path: Path = Path("params.yaml"), *, root: Path | None = None) -> Params:
     """Reads and checks `params.yaml`.
+
+    Args:
+        root: of the workspace; the file's folder by default.
 
     Raises:
         ParamsInvalid: absent, not YAML, an unknown key or an impossible value; names each.
@@ -132,15 +165,17 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         raise ParamsInvalid(f"{path} is not YAML{line}: {error.problem}.") from None
     except (YAMLError, UnicodeDecodeError, OSError) as error:
         raise ParamsInvalid(f"{path} cannot be read as YAML: {type(error).__name__}.") from None
-    return parse_params(raw, name=str(path))
+    return parse_params(raw, name=str(path), root=path.absolute().parent if root is None else root)
 
 
-def parse_params(raw: Any, *, name: str = "params.yaml") -> Params:
+def parse_params(raw: Any, *, name: str = "params.yaml", root: Path = Path()) -> Params:
     """Checks what a YAML reader returned; see `load_params`."""
     if not isinstance(raw, Mapping):
         raise ParamsInvalid(f"{name} must be a mapping of sections, not {type(raw).__name__}.")
+    if ROOT in raw:
+        raise ParamsInvalid(f"{name}: unknown key {ROOT!r}{nearest(ROOT, _fields_at(()))}.")
     try:
-        params = TypeAdapter(Params).validate_python(raw)
+        params = TypeAdapter(Params).validate_python({**raw, ROOT: root})
     except ValidationError as error:
         problems = "; ".join(_problem(detail) for detail in error.errors(include_url=False)[:5])
         raise ParamsInvalid(f"{name}: {problems}.") from None
@@ -176,21 +211,20 @@ def _fields_at(location: Sequence[int | str]) -> list[str]:
                 kind = options[0]
         elif typing.get_origin(kind) is dict:
             kind = typing.get_args(kind)[1]
-    return sorted(getattr(kind, "__dataclass_fields__", {}))
+    known = set(getattr(kind, "__dataclass_fields__", {}))
+    return sorted(known - {ROOT} if kind is Params else known)
 
 
 def resolve_secret(value: str) -> str:
     """`env:NAME` → that environment variable; anything else as it is.
 
-    In the worktree of a run, a relative address is HOME's.
-
     Raises:
         ParamsInvalid: the variable is not set.
     """
     if not value.startswith("env:"):
-        return address_at_home(value)
+        return value
     name = value.removeprefix("env:")
     try:
-        return address_at_home(os.environ[name])
+        return os.environ[name]
     except KeyError:
         raise ParamsInvalid(f"params.yaml asks for ${name}, which is not set. Export it.") from None

@@ -1,6 +1,7 @@
 """Where the pipeline keeps its files, and how a file gets there whole or not at all.
 
-The names below are `dvc.yaml`'s; nothing else spells them out.
+The names below are `dvc.yaml`'s, from the workspace's root; nothing else spells them out, and
+nothing opens them without a root (`Params.at`).
 """
 
 import os
@@ -42,13 +43,14 @@ def shard_name(shard: int) -> str:
 
 
 @contextmanager
-def whole_directory(target: Path, *, private: bool = False) -> Iterator[Path]:
-    """Yields an empty folder that replaces `target` if the block ends well, and goes otherwise.
+def whole_directory(root: Path, path: Path, *, private: bool = False) -> Iterator[Path]:
+    """Yields an empty folder that replaces `path` if the block ends well, and goes otherwise.
 
     Args:
+        root: of the workspace in which `path` lies, and in which the folder is made.
         private: readable by the owner alone (what still has subject keys).
     """
-    staging = TEMPORARY / target.name
+    target, staging = root / path, root / TEMPORARY / path.name
     shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
     staging.mkdir(parents=True, mode=0o700)
     try:
@@ -65,14 +67,14 @@ def whole_directory(target: Path, *, private: bool = False) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def remove_scratch(root: Path = Path()) -> None:
+def remove_scratch(root: Path) -> None:
     """Removes what is between minimize and pseudonymize, and what a killed run left."""
     for path in _WITH_KEYS:
         shutil.rmtree(root / path, ignore_errors=True)
 
 
 @contextmanager
-def working(root: Path = Path()) -> Iterator[None]:
+def working(root: Path) -> Iterator[None]:
     """Marks that a command is at work in the workspace, which may leave what has subject keys.
 
     The mark is a file that the process holds locked: however it dies, the lock is let go of.
@@ -85,7 +87,7 @@ def working(root: Path = Path()) -> Iterator[None]:
             mark.unlink(missing_ok=True)
 
 
-def remove_leftovers(root: Path = Path()) -> bool:
+def remove_leftovers(root: Path) -> bool:
     """Removes what has subject keys of commands that were killed; whether there was any.
 
     Where another command is at work, or the folder is a run's own that ends with the run, it
@@ -106,15 +108,15 @@ def remove_leftovers(root: Path = Path()) -> bool:
     return bool(dead) and found and not of_a_run(root)
 
 
-def write_failure(exit_code: int, message: str) -> None:
+def write_failure(root: Path, exit_code: int, message: str) -> None:
     """Leaves a stage's failure where the run that started it can say it again."""
-    if not Path("params.yaml").exists():
+    if not (root / "params.yaml").exists():
         return  # not a workspace
     with suppress(OSError, DiskFull):  # the message is on stderr already
-        write_json(FAILURE, {"exit_code": exit_code, "message": message})
+        write_json(root / FAILURE, {"exit_code": exit_code, "message": message})
 
 
-def take_failure(root: Path = Path()) -> tuple[int, str] | None:
+def take_failure(root: Path) -> tuple[int, str] | None:
     """The failure that the last stage left, once."""
     try:
         found = read_json(root / FAILURE)

@@ -6,10 +6,9 @@ the vault leads from a subject to a token. Nothing but these three is asked.
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 from lethe.core.errors import NotFound, ParamsInvalid
 from lethe.privacy.claim import Claim
 from lethe.stores.dvc.lookup import Lookup
@@ -73,7 +72,7 @@ def subject_lineage(params: Params, key: str) -> dict[str, Any]:
     """
     with open_vault(params, create=False) as vault:
         token = int(vault.lookup([key])[0])
-    history = Lookup(Path.cwd())
+    history = Lookup(params.root)
     found = history.find(token if token != _NOBODY else _ASKED_FOR_NOBODY)
     models = []
     for version in _registry(params).versions():
@@ -150,7 +149,7 @@ def render_subject(found: dict[str, Any]) -> str:
 
 
 def _registry(params: Params) -> Registry:
-    return Registry.open(resolve_secret(params.stores.registry))
+    return Registry.open(params.address(params.stores.registry))
 
 
 def _claim(tags: Mapping[str, str]) -> Claim | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from pyroaring import BitMap
 
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 from lethe.core.errors import ParamsInvalid
 from lethe.core.outcomes import Traces
 from lethe.core.text import plain
@@ -114,7 +114,7 @@ def refer(params: Params, name: str | None, value: str) -> Reference:
         f"{params.subject.table}.{params.subject.key}",
     ):
         return Reference(None, value)
-    if resolve_secret(params.source.url).partition(":")[0] in ("csv", "parquet"):
+    if params.address(params.source.url).partition(":")[0] in ("csv", "parquet"):
         raise ParamsInvalid(
             "A folder of files is never searched by identifiers. Give the subject's key."
         )

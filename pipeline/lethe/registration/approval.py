@@ -7,9 +7,8 @@ since, or it waits for more than a person's word.
 
 import datetime as dt
 from dataclasses import dataclass
-from pathlib import Path
 
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 from lethe.core.errors import ApprovalRefused, NotFound
 from lethe.people.withdrawn import count_withdrawn
 from lethe.privacy.claim import Claim
@@ -32,7 +31,7 @@ class Waiting:
 
 def waiting(params: Params) -> Waiting | None:
     """The candidate, if all it waits for is an approver's word; None if nothing does."""
-    registry = Registry.open(resolve_secret(params.stores.registry))
+    registry = Registry.open(params.address(params.stores.registry))
     try:
         version = registry.find(params.registration.name, f"@{CANDIDATE}")
     except NotFound:
@@ -66,7 +65,7 @@ def approve(params: Params, name: str, *, by: str, reason: str | None, now: dt.d
             f"{by!r} is not one of registration.approvers "
             f"({', '.join(declared.approvers) or 'there are none'}). Nothing was promoted."
         )
-    registry = Registry.open(resolve_secret(params.stores.registry))
+    registry = Registry.open(params.address(params.stores.registry))
     model, _, number = name.rpartition("/")
     if model != declared.name or not number.isdigit():
         raise NotFound(f"{name!r} is not a version of {declared.name}, such as {declared.name}/1.")
@@ -79,7 +78,7 @@ def approve(params: Params, name: str, *, by: str, reason: str | None, now: dt.d
         )
     if reasons := _gate(version).reasons:
         raise ApprovalRefused(f"{name} cannot be promoted: {'; '.join(reasons)}.")
-    manifest = History(Path.cwd()).read_manifest(version.tags["manifest_md5"])
+    manifest = History(params.root).read_manifest(version.tags["manifest_md5"])
     withdrawn = count_withdrawn(params, manifest, now)
     if withdrawn:
         raise ApprovalRefused(

@@ -34,7 +34,7 @@ def release_of(
     reported: Mapping[str, Mapping[str, Any]] = training.get("metrics", {})
     measured = {**reported, **_attack_metrics(evidence.audit.get("attack", {}))}
     lock = history.lock_bytes() or b""
-    experiment = in_experiment() or training.get("experiment") is True
+    experiment = in_experiment(params.root) or training.get("experiment") is True
     tags = {
         **{name: str(value) for name, value in claim.to_data().items()},
         **_declared_facts(params, evidence),
@@ -44,12 +44,13 @@ def release_of(
         "ledger_head": ledger_head,
         "ledger_rows": str(ledger_rows),
     }
-    described = Description.read(workspace.MODEL)
+    described = Description.read(params.at(workspace.MODEL))
     described.require(params.training.model, params.training.hidden)
     card = model_card(tags, measured, input_columns(described.encoder))
     return NewVersion(
         name=params.registration.name,
-        folder=workspace.MODEL,
+        folder=params.at(workspace.MODEL),
+        root=params.root,
         inputs=input_columns(described.encoder),
         outputs=output_columns(described.encoder),
         tags=tags,

@@ -7,7 +7,7 @@ and the hash of its last entry at registration.
 
 from typing import TYPE_CHECKING
 
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 
 if TYPE_CHECKING:
     from lethe.ledger.ledger import Ledger
@@ -30,7 +30,7 @@ def refuse_rolled_back(
         LedgerInvalid: it was rolled back or replaced.
     """
     if registry is None:
-        url = resolve_secret(params.stores.registry)
+        url = params.address(params.stores.registry)
         from lethe.stores.registry.registry import (  # MLflow takes seconds to import
             Registry,
             exists,

@@ -52,7 +52,7 @@ def spending(params: Params, *, key: str | None = None) -> dict[str, Any]:
     plan = trainer_of(params.training).plan(params)
     with _ledger(params) as ledger:
         refuse_rolled_back(params, ledger)
-        drawn = _drawn_next()
+        drawn = _drawn_next(params)
         if key is None:
             people = None
         else:
@@ -204,14 +204,13 @@ def _ledger(params: Params) -> Ledger:
         return Ledger.open("sqlite://")  # an empty one, in memory
 
 
-def _drawn_next() -> BitMap | None:
+def _drawn_next(params: Params) -> BitMap | None:
     from lethe.data.shards import eligible_people, shard_paths
 
-    return (
-        eligible_people(shard_paths(workspace.SHARDS))
-        if any(workspace.SHARDS.glob("shard-*.parquet"))
-        else None
-    )
+    shards = params.at(workspace.SHARDS)
+    if not any(shards.glob("shard-*.parquet")):
+        return None
+    return eligible_people(shard_paths(shards))
 
 
 def _token(params: Params, key: str) -> int | None:

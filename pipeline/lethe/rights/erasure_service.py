@@ -3,11 +3,10 @@
 import datetime as dt
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lethe.config import workspace
-from lethe.config.home import home, is_copy
+from lethe.config.home import is_copy
 from lethe.config.keys import load_key, load_receipt_key
 from lethe.config.params import Params
 from lethe.core.errors import Busy, ParamsInvalid, SourceUnavailable
@@ -38,9 +37,11 @@ def run(
         Busy: another process does. KeyInvalid: the vault's or the receipts' key is not there.
         ParamsInvalid: this is a copy; people are erased, and models retrained, in its HOME.
     """
-    if is_copy():
-        raise ParamsInvalid(f"This is a copy. Run it in {home()}: it erases from copies as well.")
-    signer = Signer(load_receipt_key(params.stores))  # before anything is erased
+    if is_copy(params.root):
+        raise ParamsInvalid(
+            f"This is a copy. Run it in {params.home}: it erases from copies as well."
+        )
+    signer = Signer(load_receipt_key(params.stores, params.root))  # before anything is erased
     with _opened(params) as (vault, requests):
         everything = requests.all()
         restore(vault, everything)
@@ -53,8 +54,8 @@ def run(
         except (Busy, SourceUnavailable) as error:  # nothing waits for it but the next run
             report(str(error))
         if receipts := requests.receipts():  # those of a run that was ended before this, too
-            receipt_files.write_missing(receipts, workspace.RECEIPTS)
-            write_whole(workspace.RECEIPTS / receipt_files.PUBLIC_KEY, signer.public_pem)
+            receipt_files.write_missing(receipts, params.at(workspace.RECEIPTS))
+            write_whole(params.at(workspace.RECEIPTS / receipt_files.PUBLIC_KEY), signer.public_pem)
     return summary
 
 
@@ -181,12 +182,12 @@ def _stores(
     """Not at the top: who has nothing to do needs neither MLflow nor the accountants."""
     from lethe.rights.workspace_stores import WorkspaceStores
 
-    return WorkspaceStores(params, vault, requests, Path.cwd(), clock=clock)
+    return WorkspaceStores(params, vault, requests, params.root, clock=clock)
 
 
 @contextmanager
 def _opened(params: Params) -> Iterator[tuple[Vault, Requests]]:
-    key = load_key(params.stores)
+    key = load_key(params.stores, params.root)
     with (
         open_vault(params, key=key) as vault,
         open_requests(params) as requests,

@@ -48,7 +48,9 @@ def write_all(params: Params, folder: Path) -> int:
         stored = requests.receipts()
     for each in stored:
         _write(each, folder)
-    write_whole(folder / PUBLIC_KEY, Signer(load_receipt_key(params.stores)).public_pem)
+    write_whole(
+        folder / PUBLIC_KEY, Signer(load_receipt_key(params.stores, params.root)).public_pem
+    )
     return len(stored)
 
 
@@ -99,7 +101,7 @@ def check_stored(params: Params, keys: Sequence[Path], *, head: str | None) -> s
             f"{len(lost)} closed requests have no receipt any more, among them {min(lost)}: "
             "receipts were cut off. Restore the newest copy of the ledger's database."
         )
-    paths = list(keys) or [receipt_key_file(params.stores).with_name(PUBLIC_KEY)]
+    paths = list(keys) or [receipt_key_file(params.stores, params.root).with_name(PUBLIC_KEY)]
     known = [read_public_key(path) for path in paths]
     checked = check([r.text for r in stored], known, head=parse_head(head))
     if checked.first > 1:

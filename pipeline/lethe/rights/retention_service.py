@@ -2,7 +2,6 @@
 
 import datetime as dt
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from lethe.config import workspace
@@ -29,16 +28,16 @@ def run(
     """
     from lethe.rights.retention_stores import RetentionStores  # not at the top: MLflow
 
-    signer = Signer(load_receipt_key(params.stores))  # before anything is deleted
+    signer = Signer(load_receipt_key(params.stores, params.root))  # before anything is deleted
     with (
         open_vault(params) as vault,
         open_requests(params) as requests,
     ):
-        stores = RetentionStores(params, vault, requests, Path.cwd(), clock=clock)
+        stores = RetentionStores(params, vault, requests, params.root, clock=clock)
         summary = Retention(params, stores, requests, signer, clock=clock, report=report).run()
         if receipts := requests.receipts():
-            receipt_files.write_missing(receipts, workspace.RECEIPTS)
-            write_whole(workspace.RECEIPTS / receipt_files.PUBLIC_KEY, signer.public_pem)
+            receipt_files.write_missing(receipts, params.at(workspace.RECEIPTS))
+            write_whole(params.at(workspace.RECEIPTS / receipt_files.PUBLIC_KEY), signer.public_pem)
     return summary
 
 
@@ -58,7 +57,7 @@ def forecast(params: Params, *, now: dt.datetime) -> dict[str, Any]:
         from lethe.rights.retention_stores import RetentionStores
 
         with open_vault(params) as vault, open_requests(params) as requests:
-            stores = RetentionStores(params, vault, requests, Path.cwd(), clock=lambda: now)
+            stores = RetentionStores(params, vault, requests, params.root, clock=lambda: now)
             found = stores.cost([])
         cost = None if found is None else str(found)
     return {

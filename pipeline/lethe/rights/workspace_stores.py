@@ -7,7 +7,7 @@ from pathlib import Path
 from pyroaring import BitMap
 
 from lethe.config import workspace
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 from lethe.core.errors import (
     AuditContradiction,
     BudgetExceeded,
@@ -62,9 +62,9 @@ class WorkspaceStores:
         self._vault = vault
         self._root = root
         self._runner = runner or WorkspaceRunner(root)
-        registry = Registry.open(resolve_secret(params.stores.registry))
+        registry = Registry.open(params.address(params.stores.registry))
         self.source = SourceStore(params, clock=clock)
-        self.vault = VaultStore(vault, resolve_secret(params.stores.vault))
+        self.vault = VaultStore(vault, params.address(params.stores.vault))
         self.registry = RegistryStore(registry, self._charged, clock=clock)
         self.dvc = DvcStore(root, self.registry, known=vault.everybody, skip=self._other_stores)
         self.requests = RequestsStore(requests, self._about)
@@ -154,12 +154,12 @@ class WorkspaceStores:
             if error.exit_code in _FINAL_CODES:
                 return Retraining(None, str(error))
             raise
-        made = read_json(workspace.report_path("register"))
+        made = read_json(self._root / workspace.report_path("register"))
         return Retraining(f"{made['model']}/{made['version']}")
 
     def _other_stores(self) -> list[Path]:
         """Files that another store looks into by itself: a source in files."""
-        kind, _, folder = resolve_secret(self._params.source.url).partition(":")
+        kind, _, folder = self._params.address(self._params.source.url).partition(":")
         return [self._root / folder] if kind in ("csv", "parquet") else []
 
     def _ledger(self) -> Ledger:

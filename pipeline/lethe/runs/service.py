@@ -4,6 +4,7 @@ import datetime as dt
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from pyroaring import BitMap
 
@@ -26,23 +27,23 @@ SCRATCH_HOURS = 24  # after which a worktree that nothing works in loses what ha
 WORKTREE_DAYS = 7  # after which it goes; longer than a run waits for a device
 
 
-def start(run: str) -> RunWorktree:
+def start(run: str, root: Path) -> RunWorktree:
     """Opens a worktree, or goes on with it; closes those that were left behind."""
-    sweep()
-    return open_worktree(home(), run)
+    sweep(root)
+    return open_worktree(home(root), run)
 
 
-def wait(run: str, *, seconds: float) -> RunWorktree:
+def wait(run: str, root: Path, *, seconds: float) -> RunWorktree:
     """The open worktree, once nothing holds it."""
-    return wait_for_worktree(home(), run, seconds=seconds)
+    return wait_for_worktree(home(root), run, seconds=seconds)
 
 
-def end(run: str) -> bool:
+def end(run: str, root: Path) -> bool:
     """Closes a worktree and those that were left behind; whether there was one of that name."""
     try:
-        return close_worktree(home(), run)
+        return close_worktree(home(root), run)
     finally:
-        sweep(but=run)
+        sweep(root, but=run)
 
 
 def promote(params: Params, run: str, *, now: dt.datetime) -> Promoted:
@@ -53,7 +54,7 @@ def promote(params: Params, run: str, *, now: dt.datetime) -> Promoted:
         PromotionRefused: it cannot be released; HOME is as it was.
         Busy: an erasure, another promotion or a run in HOME is under way.
     """
-    worktree = RunWorktree.of(home(), run)
+    worktree = RunWorktree.of(params.home, run)
     if not worktree.is_open:
         raise NotFound(
             f"The worktree of run {run} is not open. `lethe worktree open {run}`, and run the "
@@ -78,7 +79,7 @@ def release(params: Params, run: str, files: Mapping[str, bytes], *, now: dt.dat
         return f"{gone} people in the run's shards have withdrawn or were erased since."
 
     with _alone(params):
-        return promote_files(home(), run, files, objection=objection)
+        return promote_files(params.home, run, files, objection=objection)
 
 
 def promote_home(params: Params) -> Promoted | None:
@@ -87,12 +88,12 @@ def promote_home(params: Params) -> Promoted | None:
     Raises:
         PromotionRefused, Busy: as `promote`.
     """
-    sweep()
+    sweep(params.root)
     with _alone(params):
-        return promote_own(home())
+        return promote_own(params.home)
 
 
-def sweep(*, but: str | None = None, now: float | None = None) -> list[str]:
+def sweep(root: Path, *, but: str | None = None, now: float | None = None) -> list[str]:
     """Closes worktrees that dead runs left behind; their names.
 
     A run may wait for days between two stages, so no worktree goes for that alone: it goes when
@@ -112,7 +113,7 @@ def sweep(*, but: str | None = None, now: float | None = None) -> list[str]:
         return any(worktree.processes(at_terminal=each) for each in (False, True))
 
     closed = []
-    for worktree in run_worktrees(home()):
+    for worktree in run_worktrees(home(root)):
         if worktree.run == but:
             continue
         # What stands in the way of one is no reason for others; the next sweep tries again.

@@ -2,7 +2,6 @@
 
 import importlib
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from lethe.config import workspace
@@ -23,7 +22,7 @@ STAGES = (
 
 
 def run_stage(name: str, params: Params, *, now: datetime) -> dict[str, Any]:
-    """Runs a stage on what the pipeline left for it in the working directory.
+    """Runs a stage on what the pipeline left for it in the workspace of `params`.
 
     Guarantee: nothing that DVC keeps is loaded before its bytes are those that `dvc.lock` names,
         also where somebody else's remote or cache gave them. Ended by a signal, it leaves nothing
@@ -37,7 +36,7 @@ def run_stage(name: str, params: Params, *, now: datetime) -> dict[str, Any]:
     # Not at the top: the command line asks for the names alone.
     from lethe.stores.dvc.inputs import verify_inputs
 
-    root = Path.cwd()
+    root = params.root
     with workspace.working(root):
         try:
             with ended_with_starters():

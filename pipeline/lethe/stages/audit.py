@@ -41,8 +41,8 @@ def run(params: Params, *, now: datetime) -> dict[str, Any]:
     if curve is None:
         curve = pd.DataFrame({"fpr": [], "tpr": []}, dtype=float)
     marked = curve.assign(private=False)[["private", *curve.columns]]  # DVC draws the last column
-    write_whole(ROC, marked.to_csv(index=False).encode())
-    write_json(workspace.report_path("audit"), report)
+    write_whole(params.at(ROC), marked.to_csv(index=False).encode())
+    write_json(params.at(workspace.report_path("audit")), report)
     if not report["passed"]:
         raise AuditContradiction(
             f"{len(report['failed'])} of {len(report['checks'])} checks contradict the claim: "
@@ -61,23 +61,27 @@ def load_target(params: Params) -> Target:
     """
     report = workspace.report_path("train")
     for path in (workspace.PLAN, workspace.MODEL / DESCRIPTION, workspace.MANIFEST, report):
-        if not path.exists():
+        if not params.at(path).exists():
             raise NotFound(f"{path} does not exist. Run the pipeline up to train first.")
     declared = params.training
     trainer = trainer_of(declared)
-    described, model = load_model(workspace.MODEL, model=declared.model, hidden=declared.hidden)
+    described, model = load_model(
+        params.at(workspace.MODEL), model=declared.model, hidden=declared.hidden, root=params.root
+    )
     record: Charged | None = None  # a run that the ledger does not know
     with open_ledger(params) as ledger, suppress(NotFound):
         record = ledger.run(described.run_id)
     return Target(
-        plan=trainer.read_plan(read_json(workspace.PLAN)),
+        plan=trainer.read_plan(read_json(params.at(workspace.PLAN))),
         described=described,
-        report=read_json(report),
-        manifest=read_people(workspace.MANIFEST),
+        report=read_json(params.at(report)),
+        manifest=read_people(params.at(workspace.MANIFEST)),
         model=model,
-        paths=[path.resolve() for path in shard_paths(workspace.SHARDS)],
+        paths=[path.resolve() for path in shard_paths(params.at(workspace.SHARDS))],
         record=record,
         declared=params.audit,
         trainer=trainer,
-        files={path.name: path.read_bytes() for path in sorted(workspace.MODEL.iterdir())},
+        files={
+            path.name: path.read_bytes() for path in sorted(params.at(workspace.MODEL).iterdir())
+        },
     )

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lethe.config import workspace
-from lethe.config.training import Training
+from lethe.config.params import Params
 from lethe.core.behaviour import OWN, Code, own_code
 from lethe.core.errors import DiskFull, ParamsInvalid
 from lethe.core.files import write_json, write_whole
@@ -71,32 +71,32 @@ def modules(stage: str) -> frozenset[str]:
     return own_code().reached(f"lethe.stages.{stage}", leave_out=without)
 
 
-def digests(training: Training) -> dict[str, str]:
+def digests(params: Params) -> dict[str, str]:
     """What decides each stage, by the code that runs.
 
     Raises:
         ParamsInvalid: the user's own model is not beside `params.yaml`, or no Python.
     """
     found = {stage: own_code().digest(modules(stage)) for stage in STAGES}
-    own = _own_model(training)
+    own = _own_model(params)
     return found | {stage: _both(found[stage], own) for stage in ("train", "audit") if own}
 
 
-def training_digest(training: Training) -> str:
+def training_digest(params: Params) -> str:
     """What decides a training: this code, and the user's own model."""
-    return _both(own_code().digest(modules("train")), _own_model(training))
+    return _both(own_code().digest(modules("train")), _own_model(params))
 
 
-def write(training: Training) -> list[str]:
+def write(params: Params) -> list[str]:
     """Writes `behaviour.json`; the stages whose code is another than it said.
 
     Raises:
         ParamsInvalid: as `digests`; or `dvc.yaml` is of an earlier version.
     """
-    _refuse_untied()
-    now = digests(training)
-    before = _written() if FILE.exists() else {}
-    write_json(FILE, now)
+    _refuse_untied(params)
+    now, file = digests(params), params.at(FILE)
+    before = _written(params) if file.exists() else {}
+    write_json(file, now)
     return [stage for stage in STAGES if before.get(stage) != now[stage]]
 
 
@@ -107,7 +107,7 @@ def consequence(changed: Sequence[str]) -> str:
     return "the next run repeats that, and trains again only if the data comes out different"
 
 
-def refuse_changed(training: Training) -> None:
+def refuse_changed(params: Params) -> None:
     """Compares the code that runs with what the pipeline's results were made by.
 
     Where nothing changed since it last held, not a byte of code or declarations, only that is
@@ -117,14 +117,14 @@ def refuse_changed(training: Training) -> None:
         ParamsInvalid: the code of a stage is not that of `behaviour.json`; or this is absent,
             edited by hand, or nothing in `dvc.yaml` depends on it.
     """
-    if not _PIPELINE.exists():
+    if not params.at(_PIPELINE).exists():
         return  # nothing is skipped here: whoever runs a stage means it
-    seen = _as_it_lies(training)
+    seen, held = _as_it_lies(params), params.at(HELD)
     with suppress(OSError):
-        if HELD.read_text() == seen:
+        if held.read_text() == seen:
             return
-    _refuse_untied()
-    written, now = _written(), digests(training)
+    _refuse_untied(params)
+    written, now = _written(params), digests(params)
     changed = [stage for stage in STAGES if written.get(stage) != now[stage]]
     if changed:
         raise ParamsInvalid(
@@ -137,20 +137,21 @@ def refuse_changed(training: Training) -> None:
             "commit it."
         )
     with suppress(OSError, DiskFull):  # it is compared again then
-        write_whole(HELD, seen.encode())
+        write_whole(held, seen.encode())
 
 
-def _own_model(training: Training) -> str:
+def _own_model(params: Params) -> str:
     """Of the user's own model and all that it imports of the workspace; empty if there is none."""
-    module, colon, _ = training.model.partition(":")
+    module, colon, _ = params.training.model.partition(":")
     if not colon:
         return ""
-    code = Code(Path.cwd())
+    code = Code(params.root)
     try:
         return code.digest(code.reached(module))
     except ParamsInvalid as error:
         raise ParamsInvalid(
-            f"training.model={training.model!r}: {error} What trains lies beside params.yaml."
+            f"training.model={params.training.model!r}: {error} What trains lies beside "
+            "params.yaml."
         ) from None
 
 
@@ -158,9 +159,9 @@ def _both(package: str, own: str) -> str:
     return hashlib.sha256(f"{package} {own}".encode()).hexdigest() if own else package
 
 
-def _written() -> dict[str, object]:
+def _written(params: Params) -> dict[str, object]:
     try:
-        found = json.loads(FILE.read_bytes())
+        found = json.loads(params.at(FILE).read_bytes())
     except FileNotFoundError:
         raise ParamsInvalid(
             f"{FILE} does not exist. Run `lethe compile` and commit it: it says what code the "
@@ -173,12 +174,12 @@ def _written() -> dict[str, object]:
     return found
 
 
-def _refuse_untied() -> None:
+def _refuse_untied(params: Params) -> None:
     """A stage that does not depend on its digest would be skipped whatever its code became."""
-    stages = read_stages(_PIPELINE)
+    stages = read_stages(params.at(_PIPELINE))
     for name in STAGES:
-        params = stages.get(name, {}).get("params", ())
-        tied = [each[str(FILE)] for each in params if isinstance(each, dict) and str(FILE) in each]
+        keys = stages.get(name, {}).get("params", ())
+        tied = [each[str(FILE)] for each in keys if isinstance(each, dict) and str(FILE) in each]
         if name in stages and [name] not in tied:
             raise ParamsInvalid(
                 f"{_PIPELINE}: stage {name} does not depend on its key of {FILE}, as in an "
@@ -188,10 +189,10 @@ def _refuse_untied() -> None:
             )
 
 
-def _as_it_lies(training: Training) -> str:
+def _as_it_lies(params: Params) -> str:
     """SHA-256 over every byte that the comparison rests on."""
-    whole = hashlib.sha256(f"{sys.version_info[:2]} {_own_model(training)}".encode())
-    for path in (_PIPELINE, FILE, *sorted(OWN.rglob("*.py"))):
+    whole = hashlib.sha256(f"{sys.version_info[:2]} {_own_model(params)}".encode())
+    for path in (params.at(_PIPELINE), params.at(FILE), *sorted(OWN.rglob("*.py"))):
         content = path.read_bytes() if path.exists() else b""
         whole.update(f"{path} {len(content)} ".encode() + content)
     return whole.hexdigest()

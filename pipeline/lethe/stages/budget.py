@@ -37,7 +37,7 @@ def run(params: Params, *, now: datetime) -> dict[str, Any]:
         BudgetExceeded: the run would bring somebody above the budget, and the policy is
             `refuse`; or everybody.
     """
-    eligible = eligible_people(shard_paths(workspace.SHARDS))
+    eligible = eligible_people(shard_paths(params.at(workspace.SHARDS)))
     plan = trainer_of(params.training).plan(params)
     release = plan.release(eligible)
     check_subjects(release, minimum=params.subject.minimum)
@@ -45,10 +45,10 @@ def run(params: Params, *, now: datetime) -> dict[str, Any]:
         prices = ledger.price(release, params.budget)
         _, left_out = ledger.admissible(release, params.budget)
     report = budget_report(plan, release, prices, left_out=left_out, budget=params.budget)
-    write_whole(workspace.PLOTS / "budget.csv", plot(prices).encode())
-    write_json(workspace.ENCODING, Encoder.from_params(params).to_data())
-    write_json(workspace.PLAN, plan.to_data())
-    write_json(workspace.report_path("budget"), report)
+    write_whole(params.at(workspace.PLOTS / "budget.csv"), plot(prices).encode())
+    write_json(params.at(workspace.ENCODING), Encoder.from_params(params).to_data())
+    write_json(params.at(workspace.PLAN), plan.to_data())
+    write_json(params.at(workspace.report_path("budget")), report)
     return report
 
 

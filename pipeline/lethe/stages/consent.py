@@ -62,7 +62,7 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
         NotFound: minimize has not run.
     """
     names = [shard_name(shard) for shard in range(params.shards)]
-    if sorted(path.name for path in MINIMIZED.glob("*.parquet")) != names:
+    if sorted(path.name for path in params.at(MINIMIZED).glob("*.parquet")) != names:
         raise NotFound(
             f"{MINIMIZED} does not hold the {params.shards} declared shards. Run lethe minimize."
         )
@@ -73,9 +73,9 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
         come_back(params, stand)
     subjects = records_in = willing = records = 0
     reasons: Counter[str] = Counter()
-    with whole_directory(CONSENTED, private=True) as folder:
+    with whole_directory(params.root, CONSENTED, private=True) as folder:
         for name in names:
-            everything = pq.read_table(MINIMIZED / name)
+            everything = pq.read_table(params.at(MINIMIZED) / name)
             kept = consent(everything, stand.allowed)
             pq.write_table(kept, folder / name, compression="zstd")
             everybody = _people(everything)
@@ -95,7 +95,7 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
         "records_in": records_in,
         "records": records,
     }
-    write_json(report_path("consent"), report)
+    write_json(params.at(report_path("consent")), report)
     return report
 
 
@@ -107,7 +107,7 @@ def _why_nobody(params: Params, decisions: Decisions, stand: Standing, records: 
     """Which of the things that leave nobody to learn from it is."""
     table = params.records.table
     if not records:
-        made = read_json(report_path("minimize"))
+        made = read_json(params.at(report_path("minimize")))
         rows, past, undated = (made[n] for n in ("rows", "rows_past_retention", "rows_undated"))
         if not rows:
             return (

@@ -161,7 +161,10 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
     tally = Tally()
     with open_vault(params) as vault:
         secret = vault.secret("shard")
-    with whole_directory(MINIMIZED, private=True) as folder, _scratch() as scratch:
+    with (
+        whole_directory(params.root, MINIMIZED, private=True) as folder,
+        _scratch(params) as scratch,
+    ):
         with Source.open(params) as source:
             source.check(params)
             names = source.known_names(params) if _scrubs(columns) else None
@@ -188,7 +191,7 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
         "scrubbed": dict(scrubbed),
         "shards": params.shards,
     }
-    write_json(report_path("minimize"), report)
+    write_json(params.at(report_path("minimize")), report)
     return report
 
 
@@ -281,9 +284,9 @@ def _scrub(table: pa.Table, name: str, names: frozenset[str], scrubbed: Counter[
 
 
 @contextmanager
-def _scratch() -> Iterator[Path]:
+def _scratch(params: Params) -> Iterator[Path]:
     """A private folder for rows on their way to a shard, gone afterwards."""
-    folder = TEMPORARY / "minimize-staged"
+    folder = params.at(TEMPORARY) / "minimize-staged"
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
     folder.mkdir(parents=True, mode=0o700)
     try:

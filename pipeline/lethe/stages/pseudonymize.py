@@ -5,6 +5,7 @@ Reads `data/consented`, writes `data/shards` (the first data that DVC may keep),
 """
 
 import datetime as dt
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,12 +73,13 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
         KeyInvalid, VaultMismatch: the vault does not open.
     """
     names = [shard_name(shard) for shard in range(params.shards)]
-    if sorted(path.name for path in CONSENTED.glob("*.parquet")) != names:
+    if sorted(path.name for path in params.at(CONSENTED).glob("*.parquet")) != names:
         raise NotFound(
             f"{CONSENTED} does not hold the {params.shards} declared shards. Run lethe consent."
         )
-    key = load_key(params.stores)
-    people = _people(names)
+    key = load_key(params.stores, params.root)
+    consented = [params.at(CONSENTED) / name for name in names]
+    people = _people(consented)
     with open_vault(params, key=key) as vault:
         tokens = vault.tokens(people.tolist(), purpose=params.purpose)
         secret = vault.secret("holdout")
@@ -85,16 +87,16 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
         carry_spend(params, vault, used, now=now)
     apart = partition.held_out(people.to_series(), secret=secret, share=params.training.held_out)
     records = 0
-    SUBJECTS.unlink(missing_ok=True)  # never beside shards that it does not describe
-    with whole_directory(SHARDS) as folder:
-        for name in names:
-            consented = pq.read_table(CONSENTED / name)
-            places = people.get_indexer(_subjects(consented))
-            shard = pseudonymize(consented, tokens=tokens[places], held_out=apart[places])
-            pq.write_table(shard, folder / name, compression="zstd")
+    params.at(SUBJECTS).unlink(missing_ok=True)  # never beside shards that it does not describe
+    with whole_directory(params.root, SHARDS) as folder:
+        for path in consented:
+            records_in = pq.read_table(path)
+            places = people.get_indexer(_subjects(records_in))
+            shard = pseudonymize(records_in, tokens=tokens[places], held_out=apart[places])
+            pq.write_table(shard, folder / path.name, compression="zstd")
             records += shard.num_rows
     known = tokens != NO_TOKEN
-    write_whole(SUBJECTS, BitMap(np.sort(tokens[known]).tolist()).serialize())
+    write_whole(params.at(SUBJECTS), BitMap(np.sort(tokens[known]).tolist()).serialize())
     report: dict[str, Any] = {
         "subjects": int(known.sum()),
         "held_out": int((apart & known).sum()),
@@ -102,15 +104,15 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
         "records": records,
         "shards": len(names),
     }
-    write_json(report_path("pseudonymize"), report)
+    write_json(params.at(report_path("pseudonymize")), report)
     return report
 
 
-def _people(names: list[str]) -> pd.Index:
+def _people(paths: list[Path]) -> pd.Index:
     """Every subject of the shards, once."""
     keys: list[str] = []
-    for name in names:
-        keys.extend(_subjects(pq.read_table(CONSENTED / name, columns=["subject"])).unique())
+    for path in paths:
+        keys.extend(_subjects(pq.read_table(path, columns=["subject"])).unique())
     people = pd.Index(keys, dtype="str")
     if not people.is_unique:
         raise SubjectKeyInvalid(

@@ -14,7 +14,7 @@ from typing import Any
 from pyroaring import BitMap
 
 from lethe.config import workspace
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 from lethe.core.errors import NotFound, RegistrationRefused
 from lethe.core.files import md5, parse_json, read_json, write_json
 from lethe.data.shards import read_people
@@ -46,17 +46,17 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
         return _register(params, now)
     finally:
         # However it ends: the next run reads the source again anyway.
-        workspace.remove_scratch()
+        workspace.remove_scratch(params.root)
 
 
 def _register(params: Params, now: dt.datetime) -> dict[str, Any]:
-    training = _report("train")
-    manifest = _read(workspace.MANIFEST)
-    people = read_people(workspace.MANIFEST)
+    training = _report(params, "train")
+    manifest = _read(params, workspace.MANIFEST)
+    people = read_people(params.at(workspace.MANIFEST))
     if not people:
         raise NotFound("The model went in an erasure. Train again without the person: lethe run.")
     withdrawn = count_withdrawn(params, people, now)
-    registry = Registry.open(resolve_secret(params.stores.registry))
+    registry = Registry.open(params.address(params.stores.registry))
     name = params.registration.name
     _refuse_rolled_back(params, registry)
     version = registry.of_run(name, str(training.get("run_id")))
@@ -83,7 +83,7 @@ def _register(params: Params, now: dt.datetime) -> dict[str, Any]:
         "status": version.status,
         "version": version.version,
     }
-    write_json(workspace.report_path("register"), report)
+    write_json(params.at(workspace.report_path("register")), report)
     return report
 
 
@@ -109,10 +109,10 @@ def _first_time(
     from lethe.training.models import Description
     from lethe.training.trainers import trainer_of
 
-    history = History(Path.cwd())
-    described = Description.read(workspace.MODEL)
-    audit, validation = _report("audit"), _report("validate")
-    plan = trainer_of(params.training).read_plan(read_json(workspace.PLAN))
+    history = History(params.root)
+    described = Description.read(params.at(workspace.MODEL))
+    audit, validation = _report(params, "audit"), _report(params, "validate")
+    plan = trainer_of(params.training).read_plan(read_json(params.at(workspace.PLAN)))
     tokens = BitMap.deserialize(manifest)
     recorded = {
         "data": history.out_md5(workspace.SHARDS),
@@ -143,7 +143,7 @@ def _first_time(
         recorded=recorded,
         used={s: history.used_md5(s, workspace.SHARDS) for s in ("train", "validate")},
         model_is_recorded=bool(recorded["model"])
-        and content_md5(Path.cwd() / workspace.MODEL) == recorded["model"],
+        and content_md5(params.at(workspace.MODEL)) == recorded["model"],
     )
     reasons = objections(evidence)
     if reasons:
@@ -153,13 +153,13 @@ def _first_time(
     )
 
 
-def _report(stage: str) -> dict[str, Any]:
+def _report(params: Params, stage: str) -> dict[str, Any]:
     path = workspace.report_path(stage)
-    return parse_json(_read(path), of=str(path))
+    return parse_json(_read(params, path), of=str(path))
 
 
-def _read(path: Path) -> bytes:
+def _read(params: Params, path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return params.at(path).read_bytes()
     except FileNotFoundError:
         raise NotFound(f"{path} does not exist. Run the pipeline up to here: lethe run.") from None

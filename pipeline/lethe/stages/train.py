@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 from pyroaring import BitMap
 
 from lethe.config import workspace
-from lethe.config.home import at_home, in_experiment
+from lethe.config.home import in_experiment
 from lethe.config.params import Params
 from lethe.config.sections import Budget
 from lethe.config.training import Training
@@ -86,7 +86,7 @@ def run(params: Params, *, now: datetime, progress: Progress | None = None) -> d
     trainer = trainer_of(params.training)
     if trainer.assists(params):
         return {}
-    with alone(), open_ledger(params) as ledger:
+    with alone(params.root), open_ledger(params) as ledger:
         refuse_rolled_back(params, ledger)
         with trainer.helped(params) as helpers:
             return train_reserved(
@@ -105,31 +105,34 @@ def train_reserved(
 ) -> dict[str, Any]:
     """The stage, given its ledger and its trainer."""
     for path in (workspace.PLAN, workspace.ENCODING):
-        if not path.exists():
+        if not params.at(path).exists():
             raise NotFound(f"{path} does not exist. Run the pipeline up to budget first.")
-    plan = trainer.read_plan(read_json(workspace.PLAN))
-    paths = shard_paths(workspace.SHARDS)
+    plan = trainer.read_plan(read_json(params.at(workspace.PLAN)))
+    paths = shard_paths(params.at(workspace.SHARDS))
     eligible = eligible_people(paths)
     if len(eligible) < params.subject.minimum:
         raise TooFewSubjects(
             f"{len(eligible)} people may train; subject.minimum is {params.subject.minimum}."
         )
     release = plan.release(eligible)
-    request = request_digest(release, paths, params.training)
-    reservation = _reserve(ledger, release, params.budget, request, now)
-    staged = at_home(STAGING) / reservation.run_id
+    request = request_digest(release, paths, params)
+    reservation = _reserve(ledger, release, params, request, now)
+    staged = params.at_home(STAGING) / reservation.run_id
     if not staged.exists():
-        session = Session(checkpoint=_checkpoint(staged), progress=progress, helpers=helpers)
-        shards = _read(params.training, plan, paths, reservation)
+        session = Session(
+            checkpoint=_checkpoint(staged), progress=progress, helpers=helpers, root=params.root
+        )
+        shards = _read(params, plan, paths, reservation)
         with _spent_if_it_diverges(ledger, reservation.run_id, session.checkpoint):
             trained = trainer.fit(shards, reservation, plan=plan, session=session)
-        _stage(staged, trained, _report(plan, shards, reservation, trained), reservation.admitted)
+        report = _report(params, plan, shards, reservation, trained)
+        _stage(params, staged, trained, report, reservation.admitted)
     _checkpoint(staged).unlink(missing_ok=True)
     ledger.settle(reservation.run_id)
-    return _publish(staged)
+    return _publish(params, staged)
 
 
-def request_digest(release: Release, paths: Sequence[Path], training: Training) -> str:
+def request_digest(release: Release, paths: Sequence[Path], params: Params) -> str:
     """What makes two requests the same run: asked again, it is not charged again.
 
     `training.method` is in the release's digest, and is left out of the settings: so a
@@ -144,16 +147,16 @@ def request_digest(release: Release, paths: Sequence[Path], training: Training) 
         release.digest.encode(),
         hashlib.sha256(release.subjects.serialize()).digest(),
         *(hashlib.sha256(path.read_bytes()).digest() for path in paths),
-        _TRAINING.dump_json(training, exclude={"method"}),
-        training_digest(training).encode(),
-        _workspace_id(),
+        _TRAINING.dump_json(params.training, exclude={"method"}),
+        training_digest(params).encode(),
+        _workspace_id(params),
     ):
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()
 
 
 def _reserve(
-    ledger: Spending, release: Release, budget: Budget, request: str, now: datetime
+    ledger: Spending, release: Release, params: Params, request: str, now: datetime
 ) -> Reservation:
     """This request's reservation, or a new one where the old one's model was released.
 
@@ -163,20 +166,18 @@ def _reserve(
     attempt = 0
     while True:
         reservation = ledger.reserve(
-            release, budget=budget, request=f"{request}-{attempt}", now=now
+            release, budget=params.budget, request=f"{request}-{attempt}", now=now
         )
-        if not reservation.resumed or (at_home(STAGING) / reservation.run_id).exists():
+        if not reservation.resumed or (params.at_home(STAGING) / reservation.run_id).exists():
             return reservation
         if ledger.run(reservation.run_id).state == "reserved":
             return reservation
         attempt += 1
 
 
-def _read(
-    training: Training, plan: Planned, paths: Sequence[Path], reservation: Reservation
-) -> Shards:
+def _read(params: Params, plan: Planned, paths: Sequence[Path], reservation: Reservation) -> Shards:
     """What there is to train on; nothing is drawn, so what is wrong with it spends nothing."""
-    encoder = Encoder.from_data(read_json(workspace.ENCODING))
+    encoder = Encoder.from_data(read_json(params.at(workspace.ENCODING)))
     return Shards(
         people=person_data(
             paths,
@@ -186,12 +187,12 @@ def _read(
         ),
         held_out=held_out_records(paths, encoder),
         encoder=encoder,
-        declared=training,
+        declared=params.training,
     )
 
 
 def _report(
-    plan: Planned, shards: Shards, reservation: Reservation, trained: Trained
+    params: Params, plan: Planned, shards: Shards, reservation: Reservation, trained: Trained
 ) -> dict[str, Any]:
     """What the trainer says of its model, and what follows from its release."""
     admitted = reservation.admitted
@@ -200,7 +201,7 @@ def _report(
     return {
         **trained.facts,
         **Claim.of(release, noise=plan.noise).to_data(),
-        "experiment": in_experiment(),
+        "experiment": in_experiment(params.root),
         "left_out": reservation.left_out,
         "manifest_md5": md5,
         "not_private": ["left_out", "records", "subjects"],
@@ -211,9 +212,11 @@ def _report(
     }
 
 
-def _stage(staged: Path, trained: Trained, report: Mapping[str, Any], admitted: BitMap) -> None:
+def _stage(
+    params: Params, staged: Path, trained: Trained, report: Mapping[str, Any], admitted: BitMap
+) -> None:
     """Leaves everything that is to be published in `staged`, whole or not at all."""
-    with workspace.whole_directory(staged, private=True) as folder:
+    with workspace.whole_directory(params.root, staged, private=True) as folder:
         for name, files in (("model", trained.model), ("plots", trained.plots)):
             (folder / name).mkdir()
             for file, content in files.items():
@@ -236,16 +239,16 @@ def _spent_if_it_diverges(ledger: Spending, run_id: str, checkpoint: Path) -> It
         raise
 
 
-def _publish(staged: Path) -> dict[str, Any]:
+def _publish(params: Params, staged: Path) -> dict[str, Any]:
     """Copies the staged run to where the pipeline expects it; the copy in `.lethe/` goes last."""
     report = read_json(staged / "report.json")
-    with workspace.whole_directory(workspace.MODEL) as folder:
+    with workspace.whole_directory(params.root, workspace.MODEL) as folder:
         for path in (staged / "model").iterdir():
             shutil.copyfile(path, folder / path.name)
     for path in (staged / "plots").iterdir():
-        write_whole(workspace.PLOTS / path.name, path.read_bytes())
-    write_whole(workspace.MANIFEST, (staged / "manifest.roaring").read_bytes())
-    write_json(workspace.report_path("train"), report)
+        write_whole(params.at(workspace.PLOTS / path.name), path.read_bytes())
+    write_whole(params.at(workspace.MANIFEST), (staged / "manifest.roaring").read_bytes())
+    write_json(params.at(workspace.report_path("train")), report)
     shutil.rmtree(staged)
     return report
 
@@ -254,9 +257,9 @@ def _checkpoint(staged: Path) -> Path:
     return staged.with_suffix(".checkpoint")
 
 
-def _workspace_id() -> bytes:
+def _workspace_id(params: Params) -> bytes:
     """HOME's in a run in a worktree: what one began, the next goes on with, and is charged once."""
-    path = at_home(WORKSPACE_ID)
+    path = params.at_home(WORKSPACE_ID)
     if not path.exists():
         write_whole(path, secrets.token_bytes(16), private=True)
     return path.read_bytes()

@@ -305,16 +305,17 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
         NotFound: pseudonymize has not run.
     """
     names = [shard_name(shard) for shard in range(params.shards)]
-    if sorted(path.name for path in SHARDS.glob("*")) != names or not SUBJECTS.exists():
+    shards, subjects = params.at(SHARDS), params.at(SUBJECTS)
+    if sorted(path.name for path in shards.glob("*")) != names or not subjects.exists():
         raise NotFound(
             f"{SHARDS} and {SUBJECTS} do not hold the {params.shards} declared shards. "
             "Run lethe pseudonymize."
         )
     try:
-        listed = BitMap.deserialize(SUBJECTS.read_bytes())
+        listed = BitMap.deserialize(subjects.read_bytes())
     except ValueError:
         raise NotFound(f"{SUBJECTS} is not a bitmap. Run lethe pseudonymize.") from None
-    outcomes = validate([SHARDS / name for name in names], listed, params)
+    outcomes = validate([shards / name for name in names], listed, params)
     failed = [str(outcome) for outcome in outcomes if not outcome.success]
     report: dict[str, Any] = {
         "passed": not failed,
@@ -323,7 +324,7 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
             for outcome in outcomes
         ],
     }
-    write_json(report_path("validate"), report)
+    write_json(params.at(report_path("validate")), report)
     if failed:
         raise ValidationFailed(
             f"{len(failed)} of {len(outcomes)} expectations failed: {', '.join(failed)}. "

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from lethe.config import workspace
-from lethe.config.home import IDENTITY, home
+from lethe.config.home import IDENTITY
 from lethe.config.identity import new_identity, read_identity, write_identity
 from lethe.config.keys import load_key
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 from lethe.core.errors import LedgerInvalid, NotFound, SourceUnavailable, VaultMismatch
 from lethe.ledger.database import open_engine
 from lethe.stores.dvc.git import every_lock
@@ -62,13 +62,13 @@ def open_ledger(params: Params, *, create: bool = True) -> "Ledger":
     from lethe.ledger.ledger import Ledger  # what charges needs SciPy; to look at requests, none
 
     _identify(params, create=create)
-    return Ledger.open(resolve_secret(params.stores.ledger), create=create)
+    return Ledger.open(params.address(params.stores.ledger), create=create)
 
 
 def open_requests(params: Params) -> Requests:
     """The requests of people, which lie in the ledger's database; see `open_ledger`."""
     _identify(params, create=True)
-    return Requests.open(resolve_secret(params.stores.ledger))
+    return Requests.open(params.address(params.stores.ledger))
 
 
 def open_vault(params: Params, *, key: bytes | None = None, create: bool = True) -> Vault:
@@ -82,16 +82,16 @@ def open_vault(params: Params, *, key: bytes | None = None, create: bool = True)
         VaultMismatch: it is another workspace's or key's; or there is none although there was one.
         KeyInvalid, LedgerInvalid, NotFound, SourceUnavailable: as they say.
     """
-    key = load_key(params.stores) if key is None else key
-    url, ledger = resolve_secret(params.stores.vault), resolve_secret(params.stores.ledger)
-    identity = _identify(params, create=True) if create else read_identity()
+    key = load_key(params.stores, params.root) if key is None else key
+    url, ledger = params.address(params.stores.vault), params.address(params.stores.ledger)
+    identity = _identify(params, create=True) if create else read_identity(params.root)
     try:
         with Vault.open(url, key, create=False):
             pass
     except NotFound:
         if not create:
             raise
-        if _carried(ledger, VAULT) or _was_made(workspace.SUBJECTS):
+        if _carried(ledger, VAULT) or _was_made(params, workspace.SUBJECTS):
             raise VaultMismatch(f"This workspace has a vault, and it is not here. {_NEW}") from None
         with Vault.open(url, key):
             pass
@@ -110,8 +110,8 @@ def begin_anew(params: Params) -> None:
     """
     from lethe.ledger.ledger import Ledger
 
-    url, key = resolve_secret(params.stores.ledger), load_key(params.stores)
-    with Ledger.open(url) as ledger, Vault.open(resolve_secret(params.stores.vault), key) as vault:
+    url, key = params.address(params.stores.ledger), load_key(params.stores, params.root)
+    with Ledger.open(url) as ledger, Vault.open(params.address(params.stores.vault), key) as vault:
         if ledger.head()[0]:
             raise LedgerInvalid(
                 f"stores.ledger has {ledger.head()[0]} entries: it is a workspace's already. "
@@ -120,13 +120,13 @@ def begin_anew(params: Params) -> None:
         if vault.count():
             raise VaultMismatch("stores.vault knows people already. Declare another place for it.")
     identity = _claim(url, LEDGER, new_identity())
-    write_identity(identity)
-    _claim_vault(resolve_secret(params.stores.vault), url, identity)
+    write_identity(identity, params.root)
+    _claim_vault(params.address(params.stores.vault), url, identity)
 
 
 def _identify(params: Params, *, create: bool) -> str | None:
     """The identity, once the ledger is known to be this workspace's; None if it has none yet."""
-    url, identity = resolve_secret(params.stores.ledger), read_identity()
+    url, identity = params.address(params.stores.ledger), read_identity(params.root)
     if _in_memory(url):
         return identity
     try:
@@ -149,15 +149,15 @@ def _identify(params: Params, *, create: bool) -> str | None:
         return carried
     if identity is None:
         identity = carried or _adopt(params, url)
-        write_identity(identity)
+        write_identity(identity, params.root)
         _LOG.warning("Wrote %s, which says whose stores these are. Commit it.", IDENTITY)
     return identity
 
 
 def _begin(params: Params, url: str, identity: str | None, *, create: bool) -> str | None:
     """The first ledger of a workspace that never had one."""
-    vault = _carried(resolve_secret(params.stores.vault), VAULT)
-    known = identity or vault or _was_made(workspace.MODEL) or _is_registered(params)
+    vault = _carried(params.address(params.stores.vault), VAULT)
+    known = identity or vault or _was_made(params, workspace.MODEL) or _is_registered(params)
     if known:
         raise LedgerInvalid(
             "This workspace has a ledger, and it is not here: what people spent cannot be known. "
@@ -167,14 +167,14 @@ def _begin(params: Params, url: str, identity: str | None, *, create: bool) -> s
         return None
     open_engine(url).dispose()
     identity = _claim(url, LEDGER, new_identity())
-    write_identity(identity)
+    write_identity(identity, params.root)
     _LOG.warning("Wrote %s, which names this workspace. Commit it.", IDENTITY)
     return identity
 
 
 def _adopt(params: Params, url: str) -> str:
     """Gives a ledger of the version before an identity: the vault's, if that one has any."""
-    vault = resolve_secret(params.stores.vault)
+    vault = params.address(params.stores.vault)
     return _claim(url, LEDGER, _carried(vault, VAULT) or new_identity())
 
 
@@ -194,9 +194,9 @@ def _foreign_vault() -> VaultMismatch:
     return VaultMismatch(f"stores.vault belongs to another workspace. {_NEW}")
 
 
-def _was_made(output: Path) -> bool:
+def _was_made(params: Params, output: Path) -> bool:
     """Whether any lock here says that this was made once: then the stores were there, too."""
-    here = {home(), Path.cwd().absolute()}
+    here = {params.home, params.root.absolute()}
     return any(made.out(output) for root in here for made in every_lock(root))
 
 
@@ -206,7 +206,7 @@ def _is_registered(params: Params) -> bool:
         exists,
     )
 
-    url = resolve_secret(params.stores.registry)
+    url = params.address(params.stores.registry)
     versions = Registry.open(url).versions(params.registration.name) if exists(url) else ()
     return any("ledger_head" in version.tags for version in versions)
 

@@ -78,6 +78,7 @@ class Network:
     training: Training
     encoder: Encoder
     device: str
+    root: Path = Path()  # of the workspace, where a module of the user's own lies
 
     def auc(
         self,
@@ -109,7 +110,7 @@ class Network:
         return found.metrics["auc"]
 
     def _task(self, plan: Plan, people: PersonData) -> Task:
-        return task_of(self.training, plan, self.encoder, people)
+        return task_of(self.training, plan, self.encoder, people, root=self.root)
 
 
 def free_points(

@@ -66,13 +66,13 @@ def sweep_charged(
         TrainingRefused: somebody withdrew since, or delta is not below 1/subjects.
         LedgerInvalid: the ledger lacks the training of a registered model.
     """
-    paths = shard_paths(workspace.SHARDS)
+    paths = shard_paths(params.at(workspace.SHARDS))
     eligible = eligible_people(paths)
     network = _network(params)
     for plan in plans:
         check_subjects(plan.release(eligible), minimum=params.subject.minimum)
-    _refuse_unsound(params, now)
-    with alone(), open_ledger(params) as ledger:
+    refuse_unsound(params, now)
+    with alone(params.root), open_ledger(params) as ledger:
         refuse_rolled_back(params, ledger)
         agree(_price(params, plans, repeats, ledger, eligible))
         points: list[Point] = []
@@ -106,14 +106,16 @@ def sweep_charged(
 
 def _network(params: Params) -> Network:
     training = params.training
-    return Network(training, Encoder.from_params(params), resolve_device(training.device))
+    device = resolve_device(training.device)
+    return Network(training, Encoder.from_params(params), device, params.root)
 
 
-def _refuse_unsound(params: Params, now: dt.datetime) -> None:
-    path = workspace.report_path("validate")
+def refuse_unsound(params: Params, now: dt.datetime) -> None:
+    """Raises: NotFound: not validated. TrainingRefused: somebody in the shards withdrew since."""
+    path = params.at(workspace.report_path("validate"))
     if not path.exists() or read_json(path).get("passed") is not True:
         raise NotFound("The data has not passed validation. Run the pipeline up to it: lethe run.")
-    everybody = BitMap.deserialize(workspace.SUBJECTS.read_bytes())
+    everybody = BitMap.deserialize(params.at(workspace.SUBJECTS).read_bytes())
     withdrawn = count_withdrawn(params, everybody, now)
     if withdrawn:
         raise TrainingRefused(
@@ -158,9 +160,10 @@ def _written(
 ) -> dict[str, Any]:
     accountant = params.training.mechanism.accountant
     report = sweep_report(points, tried, accountant=accountant, reference=reference)
-    write_json(workspace.report_path("sweep"), report)
-    write_whole(workspace.PLOTS / "sweep.csv", sweep_csv(report).encode())
-    write_whole(workspace.PLOTS / "sweep.png", sweep_plot(report))
+    table, picture = (params.at(path) for path in paths_written()[1:])
+    write_json(params.at(workspace.report_path("sweep")), report)
+    write_whole(table, sweep_csv(report).encode())
+    write_whole(picture, sweep_plot(report))
     return report
 
 

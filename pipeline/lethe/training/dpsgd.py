@@ -54,7 +54,7 @@ class DpSgd(Trainer[Plan]):
     def assists(self, params: Params) -> bool:
         from lethe.training import dpsgd_fit
 
-        return dpsgd_fit.assists(params.training.device)
+        return dpsgd_fit.assists(params)
 
     @contextmanager
     def helped(self, params: Params) -> Iterator[Any]:

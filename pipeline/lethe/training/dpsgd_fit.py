@@ -7,6 +7,7 @@ first is the stage's own, the others compute and never see ledger, keys or noise
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -42,7 +43,7 @@ def fit(shards: Shards, reservation: Reserved, *, plan: Plan, session: Session) 
         words = {"run_id": reservation.run_id, "training": settings}
         others.begin(words, reservation.admitted)
     with others.together() if others else nullcontext():
-        task = task_of(declared, plan, encoder, shards.people)
+        task = task_of(declared, plan, encoder, shards.people, root=session.root)
     if others:
         others.agree(task)
     trained = train(
@@ -65,11 +66,11 @@ def fit(shards: Shards, reservation: Reserved, *, plan: Plan, session: Session) 
     )
 
 
-def assists(declared_device: str) -> bool:
+def assists(params: Params) -> bool:
     """Whether this process was started to help another one's training, which is over now."""
     if not Place.here().rank:
         return False
-    assist(declared_device)
+    assist(params.training.device, params.root)
     return True
 
 
@@ -80,8 +81,11 @@ def helped(params: Params) -> Iterator[parallel.Leader | None]:
         yield others
 
 
-def assist(declared_device: str) -> None:
+def assist(declared_device: str, root: Path) -> None:
     """One of the further processes of a training, until its leader lets it go.
+
+    Args:
+        root: of the workspace, which is the leader's.
 
     Raises:
         ProcessLost: the leader is gone.
@@ -96,26 +100,32 @@ def assist(declared_device: str) -> None:
 
     def make_task(words: Mapping[str, Any], admitted: BitMap) -> Task:
         training = _TRAINING.validate_python(words["training"])
-        plan = Plan.from_data(read_json(workspace.PLAN))
-        encoder = Encoder.from_data(read_json(workspace.ENCODING))
+        plan = Plan.from_data(read_json(root / workspace.PLAN))
+        encoder = Encoder.from_data(read_json(root / workspace.ENCODING))
         people = person_data(
-            shard_paths(workspace.SHARDS),
+            shard_paths(root / workspace.SHARDS),
             encoder,
             admitted=admitted,
             records_per_person=plan.records_per_person,
         )
-        return task_of(training, plan, encoder, people)
+        return task_of(training, plan, encoder, people, root=root)
 
     with joined(place, device) as wire:
         parallel.assist(wire, make_task, device=device)
 
 
-def task_of(training: Training, plan: Plan, encoder: Encoder, people: PersonData) -> Task:
-    """What is trained, as each process makes it of what was declared and read."""
+def task_of(
+    training: Training, plan: Plan, encoder: Encoder, people: PersonData, *, root: Path
+) -> Task:
+    """What is trained, as each process makes it of what was declared and read.
+
+    Args:
+        root: where a module of the user's own lies.
+    """
     return Task(
         plan=plan,
         data=people,
-        model=build_model(_architecture(training, encoder)),
+        model=build_model(_architecture(training, encoder), root=root),
         loss_fn=loss_for(encoder.outputs),
         engine=training.engine,
         classes=encoder.outputs,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from lethe.config import workspace
 from lethe.config.home import at_home
@@ -12,16 +13,16 @@ _LOCK = workspace.STATE / "train.lock"
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def alone(root: Path) -> Iterator[None]:
     """Two trainings of one workspace would release two models for one charge."""
     busy = "Another training runs in this workspace. Wait for it."
-    with held(_LOCK, busy=busy), _staging_in_use():
+    with held(root / _LOCK, busy=busy), _staging_in_use(root):
         yield
 
 
 @contextmanager
-def _staging_in_use() -> Iterator[None]:
+def _staging_in_use(root: Path) -> Iterator[None]:
     """Several trainings share it, each with its own run; an erasure that clears it is alone."""
     busy = "An erasure is at work here. Wait for it."
-    with held(at_home(STAGING_LOCK), busy=busy, shared=True):
+    with held(at_home(STAGING_LOCK, root), busy=busy, shared=True):
         yield

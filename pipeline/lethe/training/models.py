@@ -120,12 +120,13 @@ class Description:
 
 
 def load_model(
-    folder: Path, *, model: str, hidden: Sequence[int], root: Path | None = None
+    folder: Path, *, model: str, hidden: Sequence[int], root: Path = Path()
 ) -> tuple[Description, Model]:
     """A trained model, read back from JSON and safetensors.
 
     Args:
         model, hidden: as `params.yaml` declares them.
+        root: as of `build_model`.
 
     Guarantees: no name in the folder is imported or called; nothing is unpickled.
 
@@ -153,12 +154,13 @@ def _content(path: Path) -> bytes:
         raise NotFound(f"{path} does not exist. Run lethe train first.") from None
 
 
-def build_model(architecture: Architecture, *, root: Path | None = None) -> nn.Module:
+def build_model(architecture: Architecture, *, root: Path = Path()) -> nn.Module:
     """A new model with data-independent first weights.
 
     Args:
         architecture: of `params.yaml`, or compared with it (`load_model`): its module is called.
-        root: where `module:function` is imported from; the working directory by default.
+        root: the workspace's, where `module:function` is imported from; Lethe's own models need
+            none.
 
     Raises:
         ParamsInvalid: the user's module or function is absent, or gives no module.
@@ -168,7 +170,7 @@ def build_model(architecture: Architecture, *, root: Path | None = None) -> nn.M
         return _mlp(a.features, (), a.outputs)
     if a.model == "mlp":
         return _mlp(a.features, a.hidden, a.outputs)
-    return _own(a, root or Path.cwd())
+    return _own(a, root.absolute())
 
 
 def loss_for(outputs: int) -> LossFn:
@@ -204,13 +206,31 @@ def _mlp(features: int, hidden: tuple[int, ...], outputs: int) -> nn.Module:
     return nn.Sequential(*layers, last)
 
 
+_loaded: dict[str, Path] = {}  # modules of users' own, and the workspace that each came from
+
+
 @contextmanager
 def _importable(root: Path) -> Iterator[None]:
+    """Imports from `root` first; another workspace's modules of the same names are forgotten."""
+    for name in [name for name, place in _loaded.items() if place != root]:
+        sys.modules.pop(name, None)
+        del _loaded[name]
+    before = set(sys.modules)
+    importlib.invalidate_caches()
     sys.path.insert(0, str(root))
     try:
         yield
     finally:
         sys.path.remove(str(root))
+        _loaded.update({name: root for name in set(sys.modules) - before if _lies_in(name, root)})
+
+
+def _lies_in(name: str, root: Path) -> bool:
+    """Whether a module is the workspace's own, and not of an environment in its folder."""
+    file, top = getattr(sys.modules[name], "__file__", None), name.partition(".")[0]
+    if file is None or not Path(file).is_relative_to(root):
+        return False
+    return Path(file).relative_to(root).parts[0] in (top, f"{top}.py")
 
 
 def _own(architecture: Architecture, root: Path) -> nn.Module:

@@ -30,7 +30,7 @@ def leading(place: Place, params: Params) -> Iterator[parallel.Leader | None]:
         return
     declared = params.training.device
     command = (sys.executable, "-P", "-m", "lethe", "assist", declared)
-    with nullcontext(place) if place.size > 1 else started(processes, command) as here:
+    with nullcontext(place) if place.size > 1 else started(processes, command, params.root) as here:
         device = device_of(declared, here)
         with joined(here, device) as wire, _led(parallel.Leader(wire, device)) as leader:
             yield leader

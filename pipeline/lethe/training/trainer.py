@@ -78,11 +78,13 @@ class Session:
         checkpoint: private to the run; the stage removes it once the model is whole.
         progress: called with (step, steps) alone; a loss or a batch's size would leak.
         helpers: what `Trainer.helped` gave.
+        root: of the workspace, where a module of the user's own lies.
     """
 
     checkpoint: Path
     progress: Progress | None = None
     helpers: Any = None
+    root: Path = Path()
 
 
 @dataclass(frozen=True, kw_only=True)

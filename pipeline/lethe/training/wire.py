@@ -165,15 +165,17 @@ def joined(place: Place, device: str) -> Iterator[ProcessWire]:
 
 
 @contextmanager
-def started(processes: int, command: Sequence[str]) -> Iterator[Place]:
-    """Starts `processes` - 1 others on this machine by `command`; this one is rank 0.
+def started(processes: int, command: Sequence[str], root: Path) -> Iterator[Place]:
+    """Starts `processes` - 1 others on this machine by `command`, in the workspace's root;
+    this one is rank 0.
 
     Whatever ends the block ends them: they are waited for a moment, then killed.
     """
-    workspace.TEMPORARY.mkdir(parents=True, exist_ok=True)
+    temporary = root / workspace.TEMPORARY
+    temporary.mkdir(parents=True, exist_ok=True)
     threads = torch.get_num_threads()
     share = max(1, threads // processes)
-    with tempfile.TemporaryDirectory(dir=workspace.TEMPORARY, prefix="meeting-") as folder:
+    with tempfile.TemporaryDirectory(dir=temporary, prefix="meeting-") as folder:
         shared = {
             _MEETING: str((Path(folder) / "store").resolve()),
             "WORLD_SIZE": str(processes),
@@ -186,7 +188,7 @@ def started(processes: int, command: Sequence[str]) -> Iterator[Place]:
             for rank in range(1, processes):
                 own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": str(share)}
                 words = {**environment_without_keys(), **shared, **own}
-                running.append(subprocess.Popen(command, env=words))
+                running.append(subprocess.Popen(command, env=words, cwd=root))
             with _environment(shared):
                 torch.set_num_threads(share)
                 yield Place(0, processes, 0)

@@ -37,7 +37,8 @@ from tests.past_pipeline import (
 WHERE = """
 from lethe.config.home import home, in_experiment
 with open({log!r}, "a") as log:
-    log.write(f"{{home()}} {{in_experiment()}} {{pathlib.Path.cwd()}}\\n")
+    here = pathlib.Path.cwd()
+    log.write(f"{{home(here)}} {{in_experiment(here)}} {{here}}\\n")
 """
 
 

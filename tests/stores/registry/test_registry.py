@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from lethe.config.params import load_params, resolve_secret
+from lethe.config.home import address_at_home
+from lethe.config.params import load_params
 from lethe.core.errors import NotFound, ParamsInvalid
 from lethe.data.encoding import Encoder
 from lethe.registration.serving import input_columns, output_columns
@@ -48,7 +49,7 @@ RECORD = {
 
 def write_model(folder: Path) -> Encoder:
     """A model as train leaves it: here one that gives everybody 0.5."""
-    params = load_params(PROJECT / "params.yaml")
+    params = load_params(PROJECT / "params.yaml", root=Path())
     encoder = Encoder.from_params(params)
     architecture = Architecture.of(
         params.training, features=len(encoder.names), outputs=encoder.outputs
@@ -213,7 +214,7 @@ def test_no_example_dataset_or_operator_is_stored(here: Path, release: NewVersio
 
 
 def test_the_code_that_travels_is_what_serving_imports_and_no_store(tmp_path: Path) -> None:
-    carry_code(tmp_path / "code")
+    carry_code(tmp_path / "code", root=tmp_path)
     carried = {str(p.relative_to(tmp_path / "code")) for p in (tmp_path / "code").rglob("*.py")}
     assert {
         "lethe/__init__.py",
@@ -230,10 +231,10 @@ def test_a_module_of_the_users_own_travels_too(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ours.py").write_text("x = 1\n")
-    carry_code(tmp_path / "code", own_module="ours")
+    carry_code(tmp_path / "code", root=tmp_path, own_module="ours")
     assert (tmp_path / "code" / "ours.py").read_text() == "x = 1\n"
     with pytest.raises(ParamsInvalid, match="absent_module"):
-        carry_code(tmp_path / "other", own_module="absent_module")
+        carry_code(tmp_path / "other", root=tmp_path, own_module="absent_module")
 
 
 def test_a_model_registered_in_a_worktree_lies_in_its_home_and_serves_when_that_is_gone(
@@ -243,7 +244,7 @@ def test_a_model_registered_in_a_worktree_lies_in_its_home_and_serves_when_that_
     worktree.mkdir(parents=True)
     shutil.copytree(here / "model", worktree / "model")
     monkeypatch.chdir(worktree)
-    made = Registry.open(resolve_secret(URL)).register(release)
+    made = Registry.open(address_at_home(URL, Path())).register(release)
     assert sorted(path.name for path in worktree.iterdir()) == ["model"], "nothing of MLflow's"
     monkeypatch.chdir(here)
     shutil.rmtree(worktree)

@@ -26,7 +26,7 @@ def found(audited: Audited, monkeypatch: pytest.MonkeyPatch) -> Any:
     audited.run()
     monkeypatch.setattr(audited.ledger, "runs", lambda: [], raising=False)
     with (
-        Vault.open(audited.params.stores.vault, load_key(audited.params.stores)) as vault,
+        Vault.open(audited.params.stores.vault, load_key(audited.params.stores, Path())) as vault,
         Requests.open("sqlite://") as requests,
     ):
         stores = WorkspaceStores(audited.params, vault, requests, Path.cwd(), clock=lambda: NOW)

@@ -108,7 +108,7 @@ def test_the_planner_knows_nobody_who_was_erased(
     monkeypatch.chdir(tmp_path)
     url = postgres_urls()
     build_clinic(url, patients=300, now=NOW)
-    loaded = load_params(PROJECT / "params.yaml")
+    loaded = load_params(PROJECT / "params.yaml", root=Path())
     params = dataclasses.replace(loaded, source=dataclasses.replace(loaded.source, url=url))
     ((key, email),) = rows(  # the last of all is a bound of its histogram
         url, "SELECT patient_id, email FROM patients ORDER BY patient_id DESC LIMIT 1"

@@ -251,7 +251,7 @@ def clinic(
         else request.getfixturevalue("postgres_urls")()
     )
     build_clinic(url, patients=300, notes_share=0.5, now=NOW)
-    loaded = load_params(PROJECT / "params.yaml")
+    loaded = load_params(PROJECT / "params.yaml", root=Path())
     source = dataclasses.replace(loaded.source, url=url)
     return Parish(url), dataclasses.replace(loaded, source=source)
 

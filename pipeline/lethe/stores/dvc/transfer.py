@@ -6,7 +6,7 @@ keys is declared `cache: false`, so nothing of that is ever on its way.
 
 import configparser
 from collections.abc import Collection
-from contextlib import chdir, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from lethe.core.errors import ParamsInvalid, StoreUnavailable
@@ -59,9 +59,9 @@ def push(root: Path, paths: Collection[str]) -> None:
     if not paths:
         return
     refused = StoreUnavailable("DVC's remote does not take the outputs. The stage may be retried.")
-    with chdir(root), Repo() as repo:
+    with Repo(str(root)) as repo:
         try:
-            repo.push(targets=sorted(paths))
+            repo.push(targets=_below(root, paths))
         except (DvcException, OSError):
             raise refused from None
     if missing(root, paths):
@@ -176,10 +176,15 @@ def _pulled(root: Path, paths: Collection[str]) -> bool:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    with chdir(root), Repo() as repo, suppress(DvcException, OSError):
-        repo.pull(targets=sorted(paths))
+    with Repo(str(root)) as repo, suppress(DvcException, OSError):
+        repo.pull(targets=_below(root, paths))
         return True
     return False
+
+
+def _below(root: Path, paths: Collection[str]) -> list[str]:
+    """As DVC finds them from whatever folder this process is in."""
+    return [str(root.absolute() / path) for path in sorted(paths)]
 
 
 def _lock(root: Path) -> list[dict[str, str]]:

@@ -16,25 +16,26 @@ def requirements() -> list[str]:
     return [f"{n}=={importlib.metadata.version(n).split('+')[0]}" for n in _REQUIRED]
 
 
-def carry_code(target: Path, *, own_module: str | None = None) -> None:
+def carry_code(target: Path, *, root: Path, own_module: str | None = None) -> None:
     """Copies the modules that serving imports, and no others.
 
     Args:
+        root: of the workspace, where `own_module` is.
         own_module: a module of the user's own, beside params.yaml, that builds the network.
 
     Raises:
         ParamsInvalid: that module is not there.
     """
-    root = Path(__file__).parents[3]  # where the package lies, which the copies keep
-    for name in sorted(_imported("lethe.registration.serving", root)):
-        source = _module_file(name, root)
+    source_root = Path(__file__).parents[3]  # where the package lies, which the copies keep
+    for name in sorted(_imported("lethe.registration.serving", source_root)):
+        source = _module_file(name, source_root)
         if source is not None:
-            copy = target / source.relative_to(root)
+            copy = target / source.relative_to(source_root)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, copy)
     if own_module is None:
         return
-    top = Path.cwd() / own_module.split(".")[0]
+    top = root / own_module.split(".")[0]
     if top.is_dir():
         shutil.copytree(top, target / top.name, ignore=shutil.ignore_patterns("__pycache__"))
     elif top.with_suffix(".py").is_file():

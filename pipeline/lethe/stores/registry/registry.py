@@ -31,7 +31,7 @@ with warnings.catch_warnings():
     from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
     from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
 
-from lethe.config.home import home, is_copy
+from lethe.config.home import home
 from lethe.core.errors import NotFound, ParamsInvalid
 from lethe.core.files import digests
 from lethe.stores.registry.bundle import carry_code, requirements
@@ -56,6 +56,8 @@ class NewVersion:
     `network` and `hidden`: the model as `params.yaml` declares it, which is what is served.
     `metrics`: name → value; the name of one that is not private must end with `NOT_PRIVATE`.
     `files`: name → content of what is attached to the run (dvc.lock, the model card).
+    `root`: of the workspace: a network of the user's own is carried from there, and artifacts lie
+    in its HOME's `mlruns/` unless a server keeps them.
     """
 
     name: str
@@ -69,6 +71,7 @@ class NewVersion:
     metrics: Mapping[str, float] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
     description: str = ""
+    root: Path = Path()
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ class Registry:
         if not release.folder.is_dir():
             raise NotFound(f"There is no model in {release.folder}. Run lethe train.")
         with quiet(), self._everywhere():
-            experiment = self._experiment(release.name)
+            experiment = self._experiment(release.name, release.root)
             self._forget_attempts(experiment, release)
             run = self._client.create_run(
                 experiment,
@@ -231,14 +234,14 @@ class Registry:
             mlflow.set_tracking_uri(before[0])
             mlflow.set_registry_uri(before[1])
 
-    def _experiment(self, name: str) -> str:
+    def _experiment(self, name: str, root: Path) -> str:
         found = self._client.get_experiment_by_name(name)
         if found:
             known: str = found.experiment_id
             return known
-        place = None  # MLflow's own choice: a server's, or `mlruns/` here
-        if is_copy() and not self._url.startswith(("http://", "https://", "databricks")):
-            place = str(home() / "mlruns" / name)  # what is here ends with the run
+        place = None  # MLflow's own choice, which for a file is where this process was started
+        if not self._url.startswith(("http://", "https://", "databricks")):
+            place = str(home(root) / "mlruns" / name)  # what is here ends with the run
         made: str = self._client.create_experiment(name, artifact_location=place)
         return made
 
@@ -271,7 +274,7 @@ class Registry:
         entry.write_text(served, encoding="utf-8")
         code = temporary / "code"
         module, own, _ = release.network.partition(":")
-        carry_code(code, own_module=module if own else None)
+        carry_code(code, root=release.root, own_module=module if own else None)
         with mlflow.start_run(run_id=run):
             info = mlflow.pyfunc.log_model(
                 name=release.name,

@@ -44,8 +44,8 @@ class Marks:
     here, and gone when `verify_source` has seen that nothing is left.
     """
 
-    def __init__(self, path: Path = MARKS) -> None:
-        self._path = path
+    def __init__(self, root: Path) -> None:
+        self._path = path = root / MARKS
         self._content: dict[str, Any] = (
             read_json(path)
             if path.exists()
@@ -122,7 +122,7 @@ def compact_source(params: Params, *, marks: Marks | None = None) -> None:
     Raises:
         Busy, SourceUnavailable, DiskFull: it still waits; call again.
     """
-    marks = marks or Marks()
+    marks = marks or Marks(params.root)
     if not marks.tables:
         return
     engine = source_engine(params, writing=True)

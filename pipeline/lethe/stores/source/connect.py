@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.pool import NullPool
 
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 from lethe.core.errors import ErasureRefused, SourceUnavailable
 from lethe.core.times import in_utc
 
@@ -99,7 +99,7 @@ def _place(params: Params, *, writing: bool) -> SourcePlace | None:
 
 
 def _is_postgresql(params: Params) -> bool:
-    return resolve_secret(params.source.url).startswith("postgres")
+    return params.address(params.source.url).startswith("postgres")
 
 
 def source_engine(params: Params, *, writing: bool, path: Path | None = None) -> sa.Engine:
@@ -120,7 +120,7 @@ def source_engine(params: Params, *, writing: bool, path: Path | None = None) ->
     if path is not None:
         return _sqlite(path, writing=writing)
     try:
-        url = sa.make_url(resolve_secret(params.source.url))
+        url = sa.make_url(params.address(params.source.url))
         kind = url.get_backend_name()
         if kind == "sqlite":
             return _sqlite(Path(url.database or ":memory:"), writing=writing)

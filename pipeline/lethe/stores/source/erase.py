@@ -69,7 +69,7 @@ def carry_out(
         about: what a call after a crash knows this one by.
         compact: see `erase_from_source`; so is all else.
     """
-    marks = Marks()
+    marks = Marks(params.root)
     try:
         with folder_of(params) as folder:
             path = folder.copy if folder else None

@@ -135,7 +135,7 @@ def verify_expired(params: Params, *, as_of: dt.datetime, about: str) -> Outcome
     """A fresh look for what is past its time: whatever was done before is not believed."""
     try:
         left = look_for_expired(params, as_of=as_of)
-        marks = Marks()
+        marks = Marks(params.root)
         waiting = marks.tables
     except LetheError as error:
         return Outcome(STORE, Result.UNREACHABLE, reason=str(error))

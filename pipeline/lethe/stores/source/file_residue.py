@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 from lethe.core.text import spellings
 from lethe.stores.search.automaton import AnyOf, literal, pattern_of
 from lethe.stores.source.mentions import Terms
@@ -30,7 +30,7 @@ def residue(writer: Writer, params: Params, people: Mapping[Any, Terms]) -> bool
     """
     if writer.graph.dialect != "sqlite" or not people:
         return False
-    url = resolve_secret(params.source.url)
+    url = params.address(params.source.url)
     if url.partition(":")[0] in ("csv", "parquet"):
         return False  # a copy made a moment ago
     path = Path(str(sa.make_url(url).database))

@@ -85,16 +85,20 @@ class FolderCopy:
         after `close`; at most `chunk_rows` rows of one file are in memory.
     """
 
-    def __init__(self, folder: Path, *, kind: str, chunk_rows: int) -> None:
+    def __init__(self, folder: Path, *, root: Path, kind: str, chunk_rows: int) -> None:
+        """Makes the empty tables, in the temporary folder of the workspace in `root`."""
         self._kind = kind
         self._chunk_rows = chunk_rows
         self.filled = False
         self._files = folder_tables(folder, kind)
         self._headers = {name: header(path, kind) for name, path in self._files.items()}
         self._mark = ExitStack()
-        self._mark.enter_context(working())  # if it is killed, the next command removes the copy
-        TEMPORARY.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor, name = tempfile.mkstemp(prefix="source-", suffix=".db", dir=TEMPORARY)
+        self._mark.enter_context(
+            working(root)
+        )  # if it is killed, the next command removes the copy
+        temporary = root / TEMPORARY
+        temporary.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor, name = tempfile.mkstemp(prefix="source-", suffix=".db", dir=temporary)
         os.close(descriptor)
         self.path = Path(name).absolute()
         with self._writing() as connection:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 from lethe.config.tables import Column
 from lethe.core.outcomes import Traces
 from lethe.core.text import ODD, InPlace, folded, is_ordinary_word
@@ -228,7 +228,7 @@ def find_mentions(params: Params, people: Sequence[Traces]) -> dict[str, Mention
     """
     found: dict[str, dict[str, list[Row]]] = {traces.key: {} for traces in people}
     terms = {traces.key: each for traces in people if (each := terms_of(traces)) is not None}
-    if resolve_secret(params.source.url).partition(":")[0] in ("csv", "parquet"):
+    if params.address(params.source.url).partition(":")[0] in ("csv", "parquet"):
         return {key: {} for key in found}
     with open_writer(params, writing=False) as writer:
         for table, facts in writer.graph.tables.items():

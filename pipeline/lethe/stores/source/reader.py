@@ -9,7 +9,7 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 from lethe.core.errors import SchemaMismatch, SourceUnavailable, ValueOutsideDomain
 from lethe.stores.source.connect import SourcePlace, place_of, source_engine
 from lethe.stores.source.files import FolderCopy
@@ -30,14 +30,15 @@ class Reader:
         Raises:
             SourceUnavailable: absent, or does not answer; never shows credentials.
         """
-        url = resolve_secret(params.source.url)
+        url = params.address(params.source.url)
         kind, _, folder = url.partition(":")
         self._params = params
         self._copy = None
         self._tables: dict[str, TableInfo] | None = None
         self._results: set[sa.CursorResult[Any]] = set()
         if kind in ("csv", "parquet"):
-            self._copy = FolderCopy(Path(folder), kind=kind, chunk_rows=params.source.chunk_rows)
+            rows = params.source.chunk_rows
+            self._copy = FolderCopy(Path(folder), root=params.root, kind=kind, chunk_rows=rows)
         try:
             path = self._copy.path if self._copy else None
             engine = source_engine(params, writing=False, path=path)

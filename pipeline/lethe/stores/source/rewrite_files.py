@@ -18,7 +18,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lethe.config.params import Params, resolve_secret
+from lethe.config.params import Params
 from lethe.core.errors import Busy, SourceUnavailable
 from lethe.core.files import disk_errors
 from lethe.core.values import canonical_text
@@ -73,13 +73,14 @@ def folder_of(params: Params) -> Iterator[Folder | None]:
     Raises:
         SourceUnavailable, SchemaMismatch: see `source_files`.
     """
-    kind, _, place = resolve_secret(params.source.url).partition(":")
+    kind, _, place = params.address(params.source.url).partition(":")
     if kind not in ("csv", "parquet"):
         yield None
         return
     files = folder_tables(Path(place), kind)
     seen = {name: _state(path) for name, path in files.items()}
-    copied = FolderCopy(Path(place), kind=kind, chunk_rows=params.source.chunk_rows)
+    rows = params.source.chunk_rows
+    copied = FolderCopy(Path(place), root=params.root, kind=kind, chunk_rows=rows)
     try:
         copied.fill({name: header(path, kind) for name, path in files.items()})
         yield Folder(kind, files, seen, copied.path)

@@ -46,7 +46,7 @@ def verify_sources(params: Params, people: Sequence[Traces]) -> list[Outcome]:
     """
     found: dict[int, Counter[str]] = {number: Counter() for number in range(len(people))}
     try:
-        marks = Marks()
+        marks = Marks(params.root)
         check_one_place(params)
         with readable(params) as path, open_writer(params, writing=False, path=path) as writer:
             marks.refuse_elsewhere(writer.place())
