@@ -99,7 +99,15 @@ class Validation:
 
 @dataclass(frozen=True, kw_only=True, config=CLOSED)
 class Budget:
-    """Changes the guarantee: what one person may lose over all runs together."""
+    """Changes the guarantee: what one person may lose over all runs together.
+
+    >>> import lethe
+    >>> lethe.Budget(epsilon=6.0, delta=1e-5).over_budget
+    'refuse'
+
+    `over_budget` says what happens to a run that would bring somebody above it: `refuse`, or
+    `leave_out` those people. RDP is what the budget is held to.
+    """
 
     epsilon: float = Field(gt=0, allow_inf_nan=False)
     delta: float = Field(gt=0, lt=1)

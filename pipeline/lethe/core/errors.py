@@ -6,7 +6,20 @@ A message names the fact, the values (never a personal one) and the next step.
 
 
 class LetheError(Exception):
-    """Base of every error a user can meet; the command prints it as one line."""
+    """Base of every error a user can meet; the command prints it as one line.
+
+    Its text names the fact, the values and the next step, and never a value of a person.
+
+    >>> import lethe
+    >>> try:
+    ...     lethe.epsilon(sample_rate=2.0, steps=1, noise_multiplier=1.0)
+    ... except lethe.LetheError as error:
+    ...     print(error)
+    The sample rate is 2; no step can draw more than everybody (1).
+
+    Attributes:
+        exit_code: what the command ends with; every class has its own.
+    """
 
     exit_code = 1
 

@@ -19,6 +19,14 @@ from lethe.data.encoding import Encoder
 class PersonData:
     """Everybody who trains, each with one place, and at most K records in it.
 
+    >>> import lethe, numpy, torch
+    >>> two = lethe.PersonData(
+    ...     features=torch.zeros(2, 3, 4),
+    ...     mask=torch.tensor([[True, True, False], [True, False, False]]),
+    ...     labels=torch.zeros(2, 3), tokens=numpy.array([7, 9], dtype="uint32"))
+    >>> len(two), two.records
+    (2, 3)
+
     Shapes: features float32 [persons, K, features], mask bool [persons, K],
         labels [persons, K], tokens uint32 [persons], rising.
     """

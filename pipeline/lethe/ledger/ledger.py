@@ -51,7 +51,7 @@ class Reservation:
 
     `resumed`: the same request had been granted before and is not charged again. Where
     `state` is settled as well, what came of it may have been released: to draw new noise
-    under it would be a second release that nobody paid for.
+    under it would be a second release that nobody paid for. `ledger` is the one that gave it.
     """
 
     run_id: str
@@ -59,10 +59,17 @@ class Reservation:
     left_out: int
     resumed: bool
     state: str = RESERVED
+    ledger: "Ledger | None" = field(default=None, repr=False, compare=False)
 
 
 class Ledger:
-    """Opens by `Ledger.open(url)`; safe between processes and machines."""
+    """What people have spent, and the only way to spend more; safe between processes and machines.
+
+    >>> import lethe
+    >>> with lethe.Ledger.open("sqlite://") as ledger:  # in memory; `lethe.train` reserves in one
+    ...     ledger.runs()
+    []
+    """
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
@@ -137,7 +144,7 @@ class Ledger:
             append(
                 connection, book, RESERVED, values["run_id"], owner, now, content=digest_of(values)
             )
-            return Reservation(values["run_id"], admitted, left_out, resumed=False)
+            return Reservation(values["run_id"], admitted, left_out, resumed=False, ledger=self)
 
         return transact(self._engine, work, write=True)
 
@@ -165,7 +172,9 @@ class Ledger:
                     "Wait for it, or void its reservation if it is gone."
                 )
             append(connection, book, RESERVED, run.run_id, owner, now, reason="taken over")
-        return Reservation(run.run_id, run.eligible, run.left_out, resumed=True, state=run.state)
+        return Reservation(
+            run.run_id, run.eligible, run.left_out, resumed=True, state=run.state, ledger=self
+        )
 
     def settle(self, run_id: str, *, now: dt.datetime | None = None) -> None:
         """Marks a run as about to be released; before this nothing of it may leave.

@@ -63,6 +63,13 @@ class AdaptiveClip:
 class Plan:
     """Person-level DP-SGD: what runs, and therefore what it costs.
 
+    >>> import lethe
+    >>> plan = lethe.Plan(sample_rate=0.1, steps=300, records_per_person=4, clip_norm=1.0,
+    ...                   noise_multiplier=6.0, expected_batch_size=100.0, delta=1e-5)
+    >>> lethe.epsilon(sample_rate=plan.sample_rate, steps=plan.steps,
+    ...               noise_multiplier=plan.noise_multiplier, delta=plan.delta).delta
+    1e-05
+
     Each of `steps` draws every person independently with probability `sample_rate`,
     takes at most `records_per_person` of each one's records, clips the person's one
     summed gradient to `clip_norm` in L2, adds Gaussian noise of standard deviation
