@@ -217,11 +217,12 @@ class Workspace:
             LetheError: a stage failed; with its message and `exit_code`.
         """
         from lethe.core.files import read_json
-        from lethe.runs.stages import run_stages
+        from lethe.runs.worktree import runner_in
         from lethe.stages import behaviour
 
         behaviour.refuse_changed(self._params)
-        run_stages(self._params.root, force=force, report=report or (lambda event: None))
+        runner = runner_in(self._params.root)
+        runner.run(force=force, report=report or (lambda event: None))
         return read_json(self._params.at(places.report_path("register")))
 
     def plan(self) -> "Plan":
