@@ -23,7 +23,7 @@ def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.delenv("LETHE_KEY", raising=False)
     params = load_params()
     create_key_file(Path(params.stores.key_file))
-    with open_vault(params, key=load_key(params.stores)) as vault:
+    with open_vault(params, key=load_key(params.stores, params.root)) as vault:
         return int(vault.tokens(["ann-1"])[0])
 
 
