@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from pyroaring import BitMap
@@ -21,6 +22,7 @@ from lethe.stores.dvc.graph import META
 from lethe.stores.dvc.inputs import content_md5
 from lethe.stores.dvc.repro import History, StageEvent
 from tests.conftest import PROJECT
+from tests.warm import warm_bin
 
 SECRET = "ana-4711"  # stands for a subject key; the stand-in stages write it where keys may be
 
@@ -102,7 +104,8 @@ def _make_pipeline(root: Path) -> Path:
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline that was run once: a run takes seconds, a copy of it none."""
     root = _make_pipeline(tmp_path_factory.mktemp("template") / "pipeline")
-    events = list(History(root).repro())
+    with patch.object(sys, "executable", str(warm_bin() / "python")):
+        events = list(History(root).repro())
     assert [e.kind for e in events] == ["started", "finished"] * len(STAGES), events
     assert [e.stage for e in events[::2]] == list(STAGES)
     assert _ran(root) == list(STAGES)
@@ -111,7 +114,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def finished(template: Path, tmp_path: Path) -> Path:
+def finished(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(sys, "executable", str(warm_bin() / "python"))
     shutil.copytree(template, tmp_path / "finished", symlinks=True)
     return tmp_path / "finished"
 
