@@ -1,6 +1,7 @@
 """A run that is ended from outside ends its children, and leaves nothing that has subject keys."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -27,7 +28,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         made.lethe("key")
         made.lethe("sample", "--patients", "1500")
 
-    return Workspace(made_once(tmp_path_factory, "to be ended", make))
+    made = made_once(tmp_path_factory, "to be ended", make)
+    own = (
+        tmp_path_factory.mktemp("ended") / "workspace"
+    )  # each worker's: one run holds it at a time
+    shutil.copytree(made, own, symlinks=True)
+    return Workspace(own)
 
 
 @contextmanager
