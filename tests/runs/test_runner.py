@@ -122,7 +122,7 @@ def test_models_are_trained_anew_where_the_runner_says(
     runner = Counted(tmp_path)
     any_vault: Any = SimpleNamespace(everybody=list)
     stores = WorkspaceStores(
-        load_params(PROJECT / "params.yaml"),
+        load_params(PROJECT / "params.yaml", root=Path()),
         any_vault,
         any_vault,
         tmp_path,

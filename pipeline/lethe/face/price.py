@@ -26,7 +26,7 @@ def epsilon(
     Guarantees: neither epsilon of the result is below the true one.
 
     >>> import lethe
-    >>> price = lethe.epsilon(sample_rate=0.1, steps=300, noise_multiplier=6)
+    >>> price = lethe.epsilon(sample_rate=0.1, steps=300, noise_multiplier=6).claim
     >>> round(price.epsilon_pld, 2), round(price.epsilon_rdp, 2)
     (1.11, 1.22)
     >>> lethe.epsilon(subjects=1000, batch_size=100, epochs=10, target_epsilon=2).steps
@@ -43,8 +43,8 @@ def epsilon(
         target_epsilon: solves for `noise_multiplier` instead.
 
     Returns:
-        A statement: `epsilon_pld` and `epsilon_rdp` at `delta` per person, `noise_multiplier`,
-        `sample_rate` and `steps`; its text, `str(statement)`, has every assumption.
+        A statement: `claim` with `epsilon_pld` and `epsilon_rdp` at `delta` per person, and
+        `noise_multiplier`, `sample_rate`, `steps`; its text, `str(statement)`, says it all.
 
     Raises:
         LetheError: too much, too little or something impossible was given.

@@ -67,7 +67,7 @@ class Plan:
     >>> plan = lethe.Plan(sample_rate=0.1, steps=300, records_per_person=4, clip_norm=1.0,
     ...                   noise_multiplier=6.0, expected_batch_size=100.0, delta=1e-5)
     >>> lethe.epsilon(sample_rate=plan.sample_rate, steps=plan.steps,
-    ...               noise_multiplier=plan.noise_multiplier, delta=plan.delta).delta
+    ...               noise_multiplier=plan.noise_multiplier, delta=plan.delta).claim.delta
     1e-05
 
     Each of `steps` draws every person independently with probability `sample_rate`,
