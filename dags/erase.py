@@ -4,7 +4,7 @@
 Carries out what people asked for: `lethe erase run` erases them from every store, trains anew
 without them, replaces the model, verifies and writes the receipt. Started by the doorbell within
 seconds of a request, and by a poll that makes a lost bell harmless. It takes all open requests
-at once; one that comes in during a run is taken by that run or the next. `promote` then commits the
+at once; one that comes in during a run is taken by that run or the next. `publish` then commits the
 `dvc.lock` that this changed in the workspace.
 
 **When `run` is red**, at least one request stays open: the last line of its log has the request's
@@ -18,7 +18,7 @@ hour, or `lethe erase status` in the workspace says OVERDUE:
 - 29, shown as skipped: another `lethe erase run` is under way. Nothing to do.
 - any other: `docs/exit-codes.md`; usually a key or an address that this machine lacks.
 
-**When `promote` is red**, people are erased all the same, and only git's history of the workspace
+**When `publish` is red**, people are erased all the same, and only git's history of the workspace
 lags: exit code 34 says why nothing can be committed there, such as no branch that is checked out.
 Skipped (29): a run holds the workspace; the next run commits.
 
@@ -39,7 +39,7 @@ from dags.approval import ask_for_approval
 from dags.doorbell import Doorbell
 from dags.notify import on_failure
 from dags.place import HOME
-from dags.running import run_and_promote
+from dags.running import run_and_publish
 
 BELL = Doorbell(home=str(HOME), every_seconds=float(os.environ.get("LETHE_DOORBELL_SECONDS", "5")))
 REQUESTS = Asset("lethe-requests", watchers=[AssetWatcher(name="lethe-doorbell", trigger=BELL)])
@@ -58,7 +58,7 @@ with DAG(
     default_args={"on_failure_callback": on_failure()},
     tags=["lethe"],
 ) as dag:
-    run_and_promote(
+    run_and_publish(
         *("lethe", "erase", "run"),
         retry="The next run",
         changed="if it changed, and closes worktrees that dead runs left behind",

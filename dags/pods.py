@@ -71,7 +71,7 @@ def stage_pod(stage: Mapping[str, Any], *, run: str, **options: Any) -> "LethePo
 
 
 def run_pod(name: str, *, run: str, **options: Any) -> "LethePod":
-    """What the workspace does for a run: `open`, which makes its volumes, `promote`, or `close`,
+    """What the workspace does for a run: `open`, which makes its volumes, `publish`, or `close`,
     which removes them."""
     words = ("pod", name, "--run", run)
     volumes = {"makes_volumes": name == "open", "removes_volumes": name == "close"}

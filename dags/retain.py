@@ -31,7 +31,7 @@ import os
 from airflow.sdk import DAG
 
 from dags.notify import on_failure
-from dags.running import run_and_promote
+from dags.running import run_and_publish
 
 with DAG(
     "retain",
@@ -45,4 +45,4 @@ with DAG(
     default_args={"on_failure_callback": on_failure()},
     tags=["lethe"],
 ) as dag:
-    run_and_promote(*("lethe", "retain"), retry="Tomorrow's run", changed="with the new shards")
+    run_and_publish(*("lethe", "retain"), retry="Tomorrow's run", changed="with the new shards")

@@ -42,7 +42,7 @@ def stage_task(stage: Mapping[str, Any]) -> BaseOperator:
 
 
 def run_task(name: str, **options: Any) -> BaseOperator:
-    """`open`, `promote` or `close`: what HOME does for the run's run."""
+    """`open`, `publish` or `close`: what HOME does for the run's run."""
     words = ("lethe", "worktree", name, RUN)
     options = {"retry_delay": _MINUTE, **options}
     if _in_pods():
@@ -78,13 +78,13 @@ def home_task(task_id: str, *words: str, **options: Any) -> BaseOperator:
     )
 
 
-def run_and_promote(*words: str, retry: str, changed: str) -> None:
+def run_and_publish(*words: str, retry: str, changed: str) -> None:
     """A DAG of one command of the workspace, after which the `dvc.lock` that it changed is kept.
 
     Args:
         words: the command; resumable and idempotent.
         retry: what tries again after a failure, for whoever reads the task at night.
-        changed: what `promote` does besides or why there is something to commit.
+        changed: what `publish` does besides or why there is something to commit.
     """
     run = home_task(
         "run",
@@ -94,15 +94,15 @@ def run_and_promote(*words: str, retry: str, changed: str) -> None:
         skip_on_exit_code=29,
         retries=0,
     )
-    promote = home_task(
-        "promote",
-        *("lethe", "worktree", "promote"),
-        doc_md=f"`lethe worktree promote`: commits the workspace's own `dvc.lock`, {changed}.",
+    publish = home_task(
+        "publish",
+        *("lethe", "worktree", "publish"),
+        doc_md=f"`lethe worktree publish`: commits the workspace's own `dvc.lock`, {changed}.",
         skip_on_exit_code=29,
         retries=0,  # the next sweep of `erase` does the same
     )
-    run >> promote.as_teardown()  # however `run` ended
-    [run, promote] >> done_task()
+    run >> publish.as_teardown()  # however `run` ended
+    [run, publish] >> done_task()
 
 
 def _in_pods() -> bool:

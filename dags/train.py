@@ -2,7 +2,7 @@
 # train
 
 Runs the pipeline of `dvc.yaml` in a git worktree of the run's own: `open` makes it, at the commit
-and with the outputs of the workspace; then comes one task a stage; `promote` commits what they made
+and with the outputs of the workspace; then comes one task a stage; `publish` commits what they made
 to the workspace's branch; `close` removes the worktree, however the run ended. What did not change
 is not run again and spends nothing. The stages are compiled by `lethe compile`; to change one, edit
 `dvc.yaml`.
@@ -20,7 +20,7 @@ step; `docs/exit-codes.md` explains every exit code.
 - *train*: is not tried again by itself. Start again: it goes on from its checkpoint, and what was
   reserved is not spent twice.
 - *audit, register*: the model is refused and the one in use stays. This is no outage.
-- *promote*: tries again by itself for hours while an erasure is at work (29). Exit code 34:
+- *publish*: tries again by itself for hours while an erasure is at work (29). Exit code 34:
   somebody in the run was erased or withdrew meanwhile, or something newer is released. Let it be;
   the next run is whole.
 - *close*: personal data may still lie in `.lethe/worktrees` of the workspace. Clear this task alone
@@ -29,7 +29,7 @@ step; `docs/exit-codes.md` explains every exit code.
 To start again, clear `open` with everything downstream, or wait for tomorrow's run. No stage can be
 started again alone once the run has ended: its worktree is gone, and with it what it would read.
 Nobody's erasure waits for this DAG longer than a stage takes: a model with somebody in it who has
-asked to be erased cannot be registered, and a run with them in it cannot be promoted.
+asked to be erased cannot be registered, and a run with them in it cannot be published.
 
 Two runs may be under way at once, each in its own worktree: one that waits for a device does not
 hold up tomorrow's. What is released is the one registered last.
@@ -70,20 +70,20 @@ with DAG(
         opened >> tasks[stage["name"]]
         for earlier in stage["after"]:
             tasks[earlier] >> tasks[stage["name"]]
-    promoted = run_task(
-        "promote",
-        doc_md="`lethe worktree promote`: commits the run's `dvc.lock`, alone among erasures.",
+    published = run_task(
+        "publish",
+        doc_md="`lethe worktree publish`: commits the run's `dvc.lock`, alone among erasures.",
         retries=9,
         retry_exponential_backoff=True,  # an erasure may train for hours
         max_retry_delay=dt.timedelta(hours=1),
     )
-    list(tasks.values()) >> promoted
+    list(tasks.values()) >> published
     closed = run_task(
         "close",
         doc_md="`lethe worktree close`: removes the worktree and what has subject keys, however "
         "the run ended.",
         retries=5,
     )
-    [opened, *tasks.values(), promoted] >> closed.as_teardown()
-    [promoted, closed] >> done_task()
-    ask_for_approval(after=promoted)
+    [opened, *tasks.values(), published] >> closed.as_teardown()
+    [published, closed] >> done_task()
+    ask_for_approval(after=published)

@@ -152,7 +152,7 @@ sys.stdout.write(
             "home": {
                 name: asked(dag.get_task(task), dag)
                 for dag in (train, erase, retain)
-                for task in ("open", "promote", "close", "run")
+                for task in ("open", "publish", "close", "run")
                 if task in dag.task_ids
                 for name in (f"{dag.dag_id}.{task}",)
             },

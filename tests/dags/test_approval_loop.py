@@ -22,7 +22,7 @@ NEVER = "0 0 29 2 *"
 LETHE = """#!/bin/sh
 case "$*" in
     "approve --waiting") echo readmission/3 ;;
-    "worktree promote") ;;
+    "worktree publish") ;;
     "approve") echo "readmission/3: epsilon 0.9 (PLD) at delta 1e-05 per person" ;;
     "approve readmission/3 --by kim") echo "$*" >> "$LETHE_HOME/approved" ;;
     "erase run") echo "lethe: error: The remote of ada@example.org does not answer." >&2; exit 36 ;;

@@ -163,9 +163,9 @@ def test_the_request_is_closed_with_a_receipt_that_holds(loop: Loop) -> None:
 
 def test_every_stage_of_the_pipeline_ran_as_a_task_and_keys_are_gone(loop: Loop) -> None:
     assert loop.airflow.tasks("train") == dict.fromkeys(
-        ("open", *STAGES, "promote", "close", "done"), "success"
+        ("open", *STAGES, "publish", "close", "done"), "success"
     )
-    assert loop.airflow.tasks("erase") == dict.fromkeys(("run", "promote", "done"), "success")
+    assert loop.airflow.tasks("erase") == dict.fromkeys(("run", "publish", "done"), "success")
     for folder in ("minimized", "consented"):
         assert not (loop.workspace.root / "data" / folder).exists()
 

@@ -48,7 +48,7 @@ def test_parsing_imports_neither_the_pipeline_nor_what_is_heavy(looked: dict[str
 def test_train_has_the_stages_of_the_pipeline_between_opening_and_closing_a_run(
     train: dict[str, Any],
 ) -> None:
-    assert list(train["tasks"]) == ["open", *STAGES, "promote", "close", "done"]
+    assert list(train["tasks"]) == ["open", *STAGES, "publish", "close", "done"]
     for stage in STAGES:
         command = train["tasks"][stage]["command"]
         assert command.endswith(f"exec dvc repro --single-item {stage}")
@@ -56,22 +56,22 @@ def test_train_has_the_stages_of_the_pipeline_between_opening_and_closing_a_run(
         assert 'cd "$worktree" && export PYTHONPATH="$worktree/pipeline:$worktree"' in command, (
             "its own code runs"
         )
-    for name in ("open", "promote", "close"):
+    for name in ("open", "publish", "close"):
         assert train["tasks"][name]["command"].endswith(f"exec lethe worktree {name} '{RUN}'")
 
 
 def test_no_stage_can_run_before_one_whose_outcome_it_must_know(train: dict[str, Any]) -> None:
     before = {name: task["before"] for name, task in train["tasks"].items()}
-    for earlier, later in pairwise(["open", *STAGES, "promote"]):
+    for earlier, later in pairwise(["open", *STAGES, "publish"]):
         assert earlier in before[later], f"{later} before {earlier}"
-    assert {"open", *STAGES} <= set(before["promote"])
+    assert {"open", *STAGES} <= set(before["publish"])
 
 
 def test_what_has_subject_keys_is_removed_however_a_run_ends(train: dict[str, Any]) -> None:
     """`close` waits for no task's success: it is no teardown of one that must have worked."""
     close = train["tasks"]["close"]
     assert close["teardown"]
-    assert close["before"] == sorted(["open", "promote", *STAGES])
+    assert close["before"] == sorted(["open", "publish", *STAGES])
     assert not any(task["setup"] for task in train["tasks"].values())
     assert close["retries"] > 0
 
@@ -107,17 +107,17 @@ def test_erase_runs_by_the_bell_and_by_the_clock_one_at_a_time(erase: dict[str, 
     assert "*/5 * * * *" in erase["timetable"]
     assert "dags.doorbell.Doorbell" in erase["timetable"]
     assert erase["max_active_runs"] == 1
-    assert list(erase["tasks"]) == ["run", "promote", "done"]
+    assert list(erase["tasks"]) == ["run", "publish", "done"]
     assert erase["tasks"]["run"]["command"].endswith("exec lethe erase run")
-    for name in ("run", "promote"):
+    for name in ("run", "publish"):
         assert erase["tasks"][name]["skips_on"] == [29], "another run is no failure; all else is"
 
 
 def test_what_an_erasure_changed_is_committed_however_it_ended(erase: dict[str, Any]) -> None:
-    promote = erase["tasks"]["promote"]
-    assert promote["command"].endswith("exec lethe worktree promote")
-    assert promote["before"] == ["run"]
-    assert promote["teardown"]
+    publish = erase["tasks"]["publish"]
+    assert publish["command"].endswith("exec lethe worktree publish")
+    assert publish["before"] == ["run"]
+    assert publish["teardown"]
 
 
 def test_a_run_is_red_when_any_of_its_tasks_is(looked: dict[str, Any]) -> None:
@@ -136,9 +136,9 @@ def test_retain_runs_by_the_clock_beside_no_erasure_and_trains_nothing(
 ) -> None:
     retain = looked["dags"]["retain"]
     assert "30 3 * * *" in retain["timetable"]
-    assert list(retain["tasks"]) == ["run", "promote", "done"]
-    assert retain["tasks"]["promote"]["command"].endswith("exec lethe worktree promote")
-    assert retain["tasks"]["promote"]["before"] == ["run"]
+    assert list(retain["tasks"]) == ["run", "publish", "done"]
+    assert retain["tasks"]["publish"]["command"].endswith("exec lethe worktree publish")
+    assert retain["tasks"]["publish"]["before"] == ["run"]
     assert retain["tasks"]["run"]["command"].endswith("exec lethe retain")
     assert retain["tasks"]["run"]["skips_on"] == [29], "people come first; all else is a failure"
     assert retain["tasks"]["run"]["retries"] == 0

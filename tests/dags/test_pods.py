@@ -151,11 +151,11 @@ def test_no_value_of_a_secret_and_no_result_is_in_what_airflow_keeps(
 def test_a_command_of_the_workspace_has_the_workspaces_volume(looked: dict[str, Any]) -> None:
     words = {name: _container(asked)["args"] for name, asked in looked["home"].items()}
     assert words == {
-        **{f"train.{n}": ["pod", n, "--run", RUN] for n in ("open", "promote", "close")},
+        **{f"train.{n}": ["pod", n, "--run", RUN] for n in ("open", "publish", "close")},
         "erase.run": ["erase", "run"],
-        "erase.promote": ["worktree", "promote"],
+        "erase.publish": ["worktree", "publish"],
         "retain.run": ["retain"],
-        "retain.promote": ["worktree", "promote"],
+        "retain.publish": ["worktree", "publish"],
     }
     for name, asked in looked["home"].items():
         work = _volume(asked, "work")

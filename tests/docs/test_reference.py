@@ -15,7 +15,7 @@ CLASSES = parameters.classes()
 def test_every_command_and_option_is_in_the_reference() -> None:
     page = commands.page()
     found = dict(commands.commands())
-    assert {"run", "erase", "erase request", "worktree promote"} <= set(found)
+    assert {"run", "erase", "erase request", "worktree publish"} <= set(found)
     for path, command in found.items():
         _, heading, rest = page.partition(f"\n### lethe {path}\n")
         assert heading, path

@@ -34,7 +34,7 @@ class PodRun:
     scratch: dict[str, bytes] = field(default_factory=dict)  # as it was with keys in it
     held: dict[str, bytes] = field(default_factory=dict)  # on the remotes after any stage
     left: dict[str, bytes] = field(default_factory=dict)  # the shared folder at its end
-    promoted: tuple[str, str] = ("", "")  # what was said, the commit's subject
+    published: tuple[str, str] = ("", "")  # what was said, the commit's subject
     again: tuple[str, str] = ("", "")  # closed twice
     status: dict[str, Any] = field(default_factory=dict)  # DVC's, of the workspace
     kept: dict[str, bytes] = field(default_factory=dict)  # remotes after the run was closed
@@ -63,8 +63,8 @@ def pod_run(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Po
         *("git", "-C", str(cluster.git_remote), "diff", "--name-only"),
         *(f"refs/lethe/walks/{RUN}^", f"refs/lethe/walks/{RUN}"),
     ).stdout.split()
-    said = cluster.at_home("pod", "promote", "--run", RUN).stdout
-    made.promoted = (said, cluster.home.run("git", "log", "-1", "--format=%s").stdout.strip())
+    said = cluster.at_home("pod", "publish", "--run", RUN).stdout
+    made.published = (said, cluster.home.run("git", "log", "-1", "--format=%s").stdout.strip())
     one, other = (cluster.at_home("pod", "close", "--run", RUN).stdout for _ in range(2))
     made.again = (one, other)
     cluster.drop_volumes(RUN)
@@ -135,8 +135,8 @@ def test_reports_on_the_ref_are_counts_and_curves(pod_run: PodRun) -> None:
 def test_the_workspace_releases_it_and_closing_it_takes_nothing_that_was_released(
     pod_run: PodRun,
 ) -> None:
-    assert "Released readmission/2" in pod_run.promoted[0]
-    assert pod_run.promoted[1] == f"Release readmission/2 of {RUN}"
+    assert "Released readmission/2" in pod_run.published[0]
+    assert pod_run.published[1] == f"Release readmission/2 of {RUN}"
     assert pod_run.again == (
         f"Run {RUN} is closed; 0 objects that nothing else names went.\n",
         f"Run {RUN} is closed; 0 objects that nothing else names went.\n",

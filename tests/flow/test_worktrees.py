@@ -23,7 +23,7 @@ def nightly(finished_copy: Workspace) -> Workspace:
     return opened
 
 
-def test_who_asks_while_a_run_is_under_way_is_neither_registered_nor_promoted(
+def test_who_asks_while_a_run_is_under_way_is_neither_registered_nor_published(
     finished_copy: Workspace, nightly: Workspace
 ) -> None:
     home = finished_copy
@@ -38,7 +38,7 @@ def test_who_asks_while_a_run_is_under_way_is_neither_registered_nor_promoted(
     assert (nightly.root / "dvc.lock").read_bytes() != before, "there is something to release"
 
     home.lethe("erase", "request", "--subject", _held_out(home))
-    refused = home.lethe("worktree", "promote", "run-1", check=False)
+    refused = home.lethe("worktree", "publish", "run-1", check=False)
     assert refused.returncode == 34, refused.stderr
     assert "1 people in the run's shards have withdrawn or were erased since" in refused.stderr
     assert (home.root / "dvc.lock").read_bytes() == before
@@ -50,7 +50,7 @@ def test_who_asks_while_a_run_is_under_way_is_neither_registered_nor_promoted(
 
     home.lethe("worktree", "close", "run-1")
     assert list((home.root / ".lethe" / "worktrees").iterdir()) == []
-    gone = home.lethe("worktree", "promote", "run-1", check=False)
+    gone = home.lethe("worktree", "publish", "run-1", check=False)
     assert (gone.returncode, "not open" in gone.stderr) == (26, True)
 
 

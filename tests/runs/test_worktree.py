@@ -22,7 +22,7 @@ from lethe.config.params import load_params
 from lethe.core.errors import Busy, NotFound, ParamsInvalid
 from lethe.rights import erasure_service as running_erasures
 from lethe.runs import service, worktree
-from lethe.runs.promotion import made_in, promote
+from lethe.runs.publication import made_in, publish
 from lethe.runs.worktree import RunWorktree, close_worktree, open_worktree, wait_for_worktree
 from lethe.stores.dvc.objects import FolderObjects, open_remote
 from lethe.stores.dvc.purge import purge_history
@@ -183,7 +183,7 @@ def test_what_decides_nothing_may_be_edited_at_any_time(released: Home) -> None:
     (released.root / "README.md").write_text("Edited.\n")
     git(released.root, "add", "--force", "reports")
     git(released.root, "commit", "--quiet", "--message", "Keep the reports in git")
-    for name, content in released.second.items():  # as a promotion leaves them
+    for name, content in released.second.items():  # as a publication leaves them
         (released.root / name).write_bytes(content)
     assert git(released.root, "status", "--porcelain", "reports/train.json")
     assert open_worktree(released.root, "run-1").is_open
@@ -217,7 +217,7 @@ def test_a_workspace_in_a_folder_of_a_repository_has_worktrees_too(released: Hom
     opened = open_worktree(home, "run-1")
     assert opened.root == home / ".lethe" / "worktrees" / "run-1" / "ward"
     assert (opened.root / "model" / "model.json").exists()
-    assert promote(home, "run-1", released.second, objection=lambda _: None).commit
+    assert publish(home, "run-1", released.second, objection=lambda _: None).commit
     assert git(whole, "show", "--format=", "--name-only", "HEAD") == "ward/dvc.lock"
     assert git(whole, "status", "--porcelain") == ""
     assert close_worktree(home, "run-1")
@@ -269,12 +269,12 @@ def test_an_erasure_leaves_nothing_of_the_person_in_a_worktree_between_two_stage
     assert results(outcomes)["worktree run-1"] == "erased"
     assert holders(home, token=ADA) == []
     assert {each.result for each in verify_history(home, BitMap([ADA]))} == {"absent"}
-    # The worktree goes on without her, and can be promoted.
+    # The worktree goes on without her, and can be published.
     assert tokens_in(opened.root / workspace.SUBJECTS) == BitMap([BO, CLEO, DAN])
     people(opened.root, BO, CLEO, DAN)
     (opened.root / "version").write_text("2")
     run_pipeline(opened.root)
-    assert promote(home, "run-1", made_in(opened), objection=lambda _: None).version == "wards/2"
+    assert publish(home, "run-1", made_in(opened), objection=lambda _: None).version == "wards/2"
     assert holders(home, token=ADA) == []
 
 

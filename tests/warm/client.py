@@ -22,7 +22,10 @@ def main(folder: str, binaries: str) -> None:
     if not _same_start(folder) or (name == "python" and not _known(sys.argv[1:])):
         os.execv(real, [real, *sys.argv[1:]])
     warm = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    warm.connect(os.path.join(folder, "socket"))
+    try:
+        warm.connect(os.path.join(folder, "socket"))
+    except OSError:  # the warm process is gone: started truly, the command does the same
+        os.execv(real, [real, *sys.argv[1:]])
     for each in PASSED_ON:
         signal.signal(each, lambda number, _frame: warm.send(bytes([number])))
     asked = repr((words, os.getcwd(), dict(os.environ))).encode()

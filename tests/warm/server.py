@@ -91,7 +91,10 @@ class Server:
                     self._pass_on(key.fileobj)  # type: ignore[arg-type]
 
     def _begin(self, client: socket.socket) -> None:
-        _, streams, _, _ = socket.recv_fds(client, 16, 4)
+        try:
+            _, streams, _, _ = socket.recv_fds(client, 16, 4)
+        except ConnectionError:
+            streams = []
         if len(streams) < 4:  # gone before it asked
             client.close()
             return
@@ -137,7 +140,9 @@ class Server:
             os._exit(code)
 
     def _pass_on(self, client: socket.socket) -> None:
-        process = next(number for number, each in self.running.items() if each is client)
+        process = next((number for number, each in self.running.items() if each is client), None)
+        if process is None:  # it ended, and was buried, between the look and now
+            return
         try:
             said = client.recv(1)
         except ConnectionResetError:

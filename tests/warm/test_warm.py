@@ -2,14 +2,18 @@
 
 import os
 import signal
+import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.warm import BIN, warm_bin, warm_environment
+from tests.warm import BIN, client, warm_bin, warm_environment
+from tests.warm.client import decided_at_start
+from tests.warm.server import Server
 
 SAID = """
 import os, sys
@@ -112,3 +116,32 @@ def test_the_commands_are_those_of_the_environment(tmp_path: Path) -> None:
             for folder in (warm_bin(), BIN)
         ]
         assert said[0] == said[1]
+
+
+def test_one_that_ends_while_whoever_asked_is_killed_takes_no_other_with_it(
+    tmp_path: Path,
+) -> None:
+    """Both are heard of in one look, the end first."""
+    gate, asked = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with gate, asked:
+        server = Server(gate, str(tmp_path), str(BIN))
+        server._pass_on(asked)
+        assert not server.running
+        server.selector.close()
+
+
+def test_without_the_warm_process_a_command_is_started_truly(tmp_path: Path) -> None:
+    (tmp_path / "environment").write_text(decided_at_start(warm_environment()))
+    program = (
+        f"import sys\nsys.path.insert(0, {str(Path(client.__file__).parent)!r})\nimport client\n"
+        f"sys.argv[0] = 'python'\nclient.main({str(tmp_path)!r}, {str(BIN)!r})\n"
+    )
+    (tmp_path / "says.py").write_text("print('started')")
+    done = subprocess.run(
+        [sys.executable, "-IS", "-c", program, "says.py"],
+        cwd=tmp_path,
+        env=warm_environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "started\n"), done.stderr

@@ -56,20 +56,20 @@ def stage(
     say(f"{name} of run {run} is done.")
 
 
-@pod.command(epilog="Example: lethe pod promote --run nightly-7")
-def promote(run: Run, params_file: ParamsFile = PARAMS) -> None:
-    """In the workspace: release what a run made, as `lethe worktree promote` does."""
+@pod.command(epilog="Example: lethe pod publish --run nightly-7")
+def publish(run: Run, params_file: ParamsFile = PARAMS) -> None:
+    """In the workspace: release what a run made, as `lethe worktree publish` does."""
     from lethe.cli.run import say_released
     from lethe.config.params import load_params
-    from lethe.runs.pods.home import promote_run
+    from lethe.runs.pods.home import publish_run
 
     params = load_params(params_file)
-    say_released(promote_run(params, params.root, _checked(run), now=now()))
+    say_released(publish_run(params, params.root, _checked(run), now=now()))
 
 
 @pod.command(epilog="Example: lethe pod close --run nightly-7")
 def close(run: Run) -> None:
-    """In the workspace: end a run, and remove what it left on the remotes unless promoted."""
+    """In the workspace: end a run, and remove what it left on the remotes unless published."""
     from lethe.runs.pods.home import close_run
 
     count = close_run(Path.cwd(), _checked(run))

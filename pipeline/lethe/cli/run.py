@@ -1,4 +1,4 @@
-"""`lethe worktree …`: a run in a git worktree of its own, and the one writer that promotes it."""
+"""`lethe worktree …`: a run in a git worktree of its own, and the one writer that publishes it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +8,7 @@ import typer
 from lethe.cli.terminal import PARAMS, ParamsFile, now, say
 
 if TYPE_CHECKING:
-    from lethe.runs.promotion import Promoted
+    from lethe.runs.publication import Published
 
 worktree = typer.Typer(
     help="Run the pipeline in a git worktree of its own, and release what came of it.",
@@ -40,25 +40,25 @@ def wait(
     say(str(service.wait(run, Path.cwd(), seconds=seconds).root))
 
 
-@worktree.command(epilog="Example: lethe worktree promote nightly-7")
-def promote(
+@worktree.command(epilog="Example: lethe worktree publish nightly-7")
+def publish(
     run: Annotated[str | None, typer.Argument(help="The run; HOME's own lock without it.")] = None,
     params_file: ParamsFile = PARAMS,
 ) -> None:
     """Commit a worktree's dvc.lock to the branch that HOME has checked out, and its outputs there.
 
     Refuses with 34 what was not registered, is older than what is released, or names what an
-    erasure took; ends with 29 while an erasure or another promotion is under way.
+    erasure took; ends with 29 while an erasure or another publication is under way.
     """
     from lethe.config.params import load_params
     from lethe.runs import service
 
     params = load_params(params_file)
-    say_released(service.promote(params, run, now=now()) if run else service.promote_home(params))
+    say_released(service.publish(params, run, now=now()) if run else service.publish_home(params))
 
 
-def say_released(made: "Promoted | None") -> None:
-    """What came of a promotion, in a line."""
+def say_released(made: "Published | None") -> None:
+    """What came of a publication, in a line."""
     if made is None:
         say("Nothing to release.")
     elif made.commit is None:

@@ -156,7 +156,7 @@ class StoreUnavailable(LetheError):
     exit_code = 32
 
 
-class PromotionRefused(LetheError):
+class PublicationRefused(LetheError):
     """What a run made cannot become what its workspace releases; nothing was changed there."""
 
     exit_code = 34

@@ -1,4 +1,4 @@
-"""Opening, promoting and closing worktrees: what `lethe worktree …` does, in HOME's name."""
+"""Opening, publishing and closing worktrees: what `lethe worktree …` does, in HOME's name."""
 
 import datetime as dt
 import time
@@ -11,8 +11,8 @@ from pyroaring import BitMap
 from lethe.config.home import home
 from lethe.config.params import Params
 from lethe.core.errors import Busy, NotFound
-from lethe.runs.promotion import Promoted, made_in, promote_own
-from lethe.runs.promotion import promote as promote_files
+from lethe.runs.publication import Published, made_in, publish_own
+from lethe.runs.publication import publish as publish_files
 from lethe.runs.worktree import (
     RunWorktree,
     clear_scratch,
@@ -46,13 +46,13 @@ def end(run: str, root: Path) -> bool:
         sweep(root, but=run)
 
 
-def promote(params: Params, run: str, *, now: dt.datetime) -> Promoted:
-    """Releases what a run made in its worktree, alone among erasures and other promotions.
+def publish(params: Params, run: str, *, now: dt.datetime) -> Published:
+    """Releases what a run made in its worktree, alone among erasures and other publications.
 
     Raises:
         NotFound: the worktree is not open.
-        PromotionRefused: it cannot be released; HOME is as it was.
-        Busy: an erasure, another promotion or a run in HOME is under way.
+        PublicationRefused: it cannot be released; HOME is as it was.
+        Busy: an erasure, another publication or a run in HOME is under way.
     """
     worktree = RunWorktree.of(params.home, run)
     if not worktree.is_open:
@@ -63,11 +63,11 @@ def promote(params: Params, run: str, *, now: dt.datetime) -> Promoted:
     return release(params, run, made_in(worktree), now=now)
 
 
-def release(params: Params, run: str, files: Mapping[str, bytes], *, now: dt.datetime) -> Promoted:
+def release(params: Params, run: str, files: Mapping[str, bytes], *, now: dt.datetime) -> Published:
     """Releases a lock and its reports, wherever they were made.
 
     Raises:
-        PromotionRefused, Busy: as `promote`.
+        PublicationRefused, Busy: as `publish`.
     """
 
     def objection(subjects: BitMap) -> str | None:
@@ -79,18 +79,18 @@ def release(params: Params, run: str, files: Mapping[str, bytes], *, now: dt.dat
         return f"{gone} people in the run's shards have withdrawn or were erased since."
 
     with _alone(params):
-        return promote_files(params.home, run, files, objection=objection)
+        return publish_files(params.home, run, files, objection=objection)
 
 
-def promote_home(params: Params) -> Promoted | None:
+def publish_home(params: Params) -> Published | None:
     """Commits HOME's own changed lock; None where there is nothing to release.
 
     Raises:
-        PromotionRefused, Busy: as `promote`.
+        PublicationRefused, Busy: as `publish`.
     """
     sweep(params.root)
     with _alone(params):
-        return promote_own(params.home)
+        return publish_own(params.home)
 
 
 def sweep(root: Path, *, but: str | None = None, now: float | None = None) -> list[str]:

@@ -1,8 +1,8 @@
 """One git worktree for each run of the pipeline, which shares HOME's cache and remotes.
 
 It is detached at HOME's commit and begins with HOME's `dvc.lock` and outputs, so what did not
-change is not run again. Whatever becomes of it, HOME stays as it is until the run is promoted
-(`lethe.runs.promotion`). It is registered as a worktree before HOME's lock is read: an
+change is not run again. Whatever becomes of it, HOME stays as it is until the run is published
+(`lethe.runs.publication`). It is registered as a worktree before HOME's lock is read: an
 erasure that looked for worktrees too early to see it has already taken the person from what it
 begins with.
 """

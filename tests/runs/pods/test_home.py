@@ -108,7 +108,7 @@ def test_a_git_remote_that_does_not_answer_leaves_the_request_open(home: Path) -
     assert str(home.parent) not in str(outcome.reason)
 
 
-def test_a_revoked_run_is_neither_opened_nor_promoted(home: Path) -> None:
+def test_a_revoked_run_is_neither_opened_nor_published(home: Path) -> None:
     refs = _opened(home)
     assert came_to(home, "a").lock == (home / "dvc.lock").read_bytes()
     seen = refs.find("a")
@@ -154,12 +154,12 @@ def test_closing_removes_what_only_the_run_named_and_keeps_what_others_need(
     assert close_run(home, "a") == 0
 
 
-def test_a_promoted_run_loses_nothing_when_it_is_closed(home: Path) -> None:
+def test_a_published_run_loses_nothing_when_it_is_closed(home: Path) -> None:
     refs = _opened(home)
     people(home, ADA, BO, EVE)
     run_pipeline(home)
     dvc(home, "push", "--quiet")
-    commit(home, "Promoted")
+    commit(home, "Published")
     seen = refs.find("a")
     assert seen is not None
     refs.swap(seen, "idle", {"dvc.lock": (home / "dvc.lock").read_bytes()})
@@ -174,7 +174,7 @@ def test_pods_are_refused_a_remote_that_only_one_machine_can_find(past: Path) ->
     refuse_relative_remote(past)
 
 
-def test_a_workspace_that_never_opened_a_run_has_none_to_close_or_promote(past: Path) -> None:
+def test_a_workspace_that_never_opened_a_run_has_none_to_close_or_publish(past: Path) -> None:
     assert close_run(past, "a") == 0
     with pytest.raises(NotFound):
         came_to(past, "a")

@@ -29,7 +29,7 @@ from lethe.stores.dvc.transfer import (
 )
 
 if TYPE_CHECKING:
-    from lethe.runs.promotion import Promoted
+    from lethe.runs.publication import Published
 
 STORE = "walks in pods"  # in receipts, and in the marks of requests that are open
 _PEOPLE = (workspace.SUBJECTS, workspace.MANIFEST)
@@ -65,13 +65,13 @@ def open_run(root: Path, run: str, *, remote: str) -> None:
     refs.begin(run, base=base, below=below, files=files)
 
 
-def promote_run(params: Params, root: Path, run: str, *, now: dt.datetime) -> "Promoted":
+def publish_run(params: Params, root: Path, run: str, *, now: dt.datetime) -> "Published":
     """Releases what a run in pods made, as every run is released.
 
     Raises:
         RunEnded: it was revoked or closed, or is still at work.
-        PromotionRefused: it cannot be released.
-        Busy: an erasure or another promotion is under way.
+        PublicationRefused: it cannot be released.
+        Busy: an erasure or another publication is under way.
         StoreUnavailable: a remote does not answer.
     """
     from lethe.runs.service import release
@@ -91,7 +91,7 @@ def came_to(root: Path, run: str) -> PodRun:
     pod_run = _refs(root).find(run)
     if pod_run is None or pod_run.state != "idle":
         state = "closed" if pod_run is None else pod_run.state
-        raise RunEnded(f"Run {run} has nothing to promote: it is {state}. Start a new run.")
+        raise RunEnded(f"Run {run} has nothing to publish: it is {state}. Start a new run.")
     return pod_run
 
 

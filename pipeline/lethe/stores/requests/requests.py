@@ -106,7 +106,7 @@ class Requests:
             Busy: another process works on them.
         """
         busy = (
-            "Another `lethe erase run`, `lethe retain` or promotion is under way. What was asked "
+            "Another `lethe erase run`, `lethe retain` or publication is under way. What was asked "
             "meanwhile is taken up by it or by the next run."
         )
         if self._engine.dialect.name == "postgresql":

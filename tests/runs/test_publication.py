@@ -1,4 +1,4 @@
-"""Promotion: one commit that names what was registered, or nothing at all."""
+"""Publication: one commit that names what was registered, or nothing at all."""
 
 import subprocess
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from pyroaring import BitMap
 
 from lethe.config import workspace
 from lethe.config.params import load_params, resolve_secret
-from lethe.core.errors import Busy, LetheError, PromotionRefused
-from lethe.runs import promotion, service
-from lethe.runs.promotion import promote, promote_own
+from lethe.core.errors import Busy, LetheError, PublicationRefused
+from lethe.runs import publication, service
+from lethe.runs.publication import publish, publish_own
 from lethe.stores.dvc.purge import purge_history
 from lethe.stores.dvc.worktree import Worktree
 from lethe.stores.requests.requests import Requests
@@ -24,8 +24,8 @@ def nobody(_: BitMap) -> None:
     return
 
 
-def second(home: Home) -> promotion.Promoted:
-    return promote(home.root, "run-2", home.second, objection=nobody)
+def second(home: Home) -> publication.Published:
+    return publish(home.root, "run-2", home.second, objection=nobody)
 
 
 def text(root: Path, *words: str) -> str:
@@ -34,7 +34,7 @@ def text(root: Path, *words: str) -> str:
     ).stdout.strip()
 
 
-def test_a_promotion_is_one_commit_that_changes_the_lock_alone(released: Home) -> None:
+def test_a_publication_is_one_commit_that_changes_the_lock_alone(released: Home) -> None:
     root = released.root
     before = text(root, "rev-parse", "HEAD")
     made_of = second(released)
@@ -48,7 +48,7 @@ def test_a_promotion_is_one_commit_that_changes_the_lock_alone(released: Home) -
     assert text(root, "status", "--porcelain") == ""
 
 
-def test_what_is_promoted_lies_in_home_and_dvc_has_nothing_to_say_of_it(released: Home) -> None:
+def test_what_is_published_lies_in_home_and_dvc_has_nothing_to_say_of_it(released: Home) -> None:
     second(released)
     assert tokens_in(released.root / workspace.SUBJECTS) == BitMap([ADA, BO, CLEO])
     assert "ward-of-cleo" in (released.root / "model" / "model.json").read_text()
@@ -57,7 +57,7 @@ def test_what_is_promoted_lies_in_home_and_dvc_has_nothing_to_say_of_it(released
     assert dvc(released.root, "status").split() == ["register:", "always", "changed"]
 
 
-def test_promoted_twice_is_promoted_once(released: Home) -> None:
+def test_published_twice_is_published_once(released: Home) -> None:
     second(released)
     state = files(released.root)
     again = second(released)
@@ -165,7 +165,7 @@ def test_what_cannot_be_released_is_refused_and_home_is_as_it_was(
     mine = Home(released.root, dict(released.second), released.half)
     change(mine)
     state = files(mine.root)
-    with pytest.raises(PromotionRefused, match=said) as refused:
+    with pytest.raises(PublicationRefused, match=said) as refused:
         second(mine)
     assert refused.value.exit_code == 34
     assert files(mine.root) == state
@@ -181,17 +181,17 @@ def test_somebody_in_the_shards_who_must_not_be_used_is_refused_held_out_or_not(
         return "1 people have withdrawn."
 
     state = files(released.root)
-    with pytest.raises(PromotionRefused, match="1 people have withdrawn"):
-        promote(released.root, "run-2", released.second, objection=objection)
+    with pytest.raises(PublicationRefused, match="1 people have withdrawn"):
+        publish(released.root, "run-2", released.second, objection=objection)
     assert asked == [BitMap([ADA, BO, CLEO])]
     assert files(released.root) == state
 
 
-def test_who_was_erased_meanwhile_does_not_come_back_by_a_promotion(released: Home) -> None:
+def test_who_was_erased_meanwhile_does_not_come_back_by_a_publication(released: Home) -> None:
     root = released.root
     purge_history(root, BitMap([CLEO]))
     (root / "source").unlink()
-    with pytest.raises(PromotionRefused):
+    with pytest.raises(PublicationRefused):
         second(released)
     assert holders(root, token=CLEO) == []
     assert CLEO not in tokens_in(root / workspace.SUBJECTS)
@@ -200,7 +200,7 @@ def test_who_was_erased_meanwhile_does_not_come_back_by_a_promotion(released: Ho
 # ---------------------------------------------------------------------- alone, and cut short
 
 
-def test_a_run_in_home_a_further_promotion_or_an_erasure_is_waited_for(
+def test_a_run_in_home_a_further_publication_or_an_erasure_is_waited_for(
     released: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Worktree(released.root).alone(), pytest.raises(Busy):
@@ -209,21 +209,21 @@ def test_a_run_in_home_a_further_promotion_or_an_erasure_is_waited_for(
     params = load_params()
     with Requests.open(resolve_secret(params.stores.ledger)) as requests:
         with requests.alone(), pytest.raises(Busy, match="erase run"):
-            service.promote_home(params)
+            service.publish_home(params)
         with service._alone(params), pytest.raises(Busy), requests.alone():
             pass
-    assert service.promote_home(params) is None
+    assert service.publish_home(params) is None
 
 
 @pytest.mark.parametrize("step", ["commit_lock", "check_out"])
-def test_a_promotion_that_was_cut_is_finished_by_the_next(
+def test_a_publication_that_was_cut_is_finished_by_the_next(
     released: Home, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     def cut(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(promotion, step, cut)
+        patch.setattr(publication, step, cut)
         second(released)
     second(released)
     assert text(released.root, "show", "--format=%s", "--name-only", "HEAD").split("\n\n") == [
@@ -238,7 +238,7 @@ def test_a_promotion_that_was_cut_is_finished_by_the_next(
 def test_a_branch_that_moved_meanwhile_is_left_to_the_next_time(
     released: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(promotion, "commit_lock", lambda *_, **__: False)
+    monkeypatch.setattr(publication, "commit_lock", lambda *_, **__: False)
     with pytest.raises(Busy, match="moved meanwhile"):
         second(released)
 
@@ -247,26 +247,26 @@ def test_a_branch_that_moved_meanwhile_is_left_to_the_next_time(
 
 
 def test_what_a_worktree_in_home_released_is_committed(released: Home) -> None:
-    assert promote_own(released.root) is None, "nothing changed"
+    assert publish_own(released.root) is None, "nothing changed"
     people(released.root, BO)
     (released.root / "version").write_text("2")
     run_pipeline(released.root)
-    done = promote_own(released.root)
+    done = publish_own(released.root)
     assert done is not None and done.version == "wards/2"
     assert text(released.root, "show", "--format=", "--name-only", "HEAD") == "dvc.lock"
-    assert promote_own(released.root) is None
+    assert publish_own(released.root) is None
 
 
 def test_what_the_gate_has_not_seen_stays_uncommitted(released: Home) -> None:
     people(released.root, BO)
     run_pipeline(released.root, "train")
-    assert promote_own(released.root) is None
+    assert publish_own(released.root) is None
     assert text(released.root, "status", "--porcelain", "dvc.lock") == "M dvc.lock"
 
 
 def test_after_an_erasure_the_commit_names_what_is_left(released: Home) -> None:
     purge_history(released.root, BitMap([ADA]))
-    done = promote_own(released.root)
+    done = publish_own(released.root)
     assert done is not None and done.commit is not None
     assert text(released.root, "show", "--format=", "--name-only", "HEAD") == "dvc.lock"
     text(released.root, "stash", "--quiet")
@@ -277,8 +277,8 @@ def test_after_an_erasure_the_commit_names_what_is_left(released: Home) -> None:
 def test_without_a_branch_an_erasures_lock_is_refused_by_the_reason(released: Home) -> None:
     purge_history(released.root, BitMap([ADA]))
     text(released.root, "checkout", "--quiet", "--detach")
-    with pytest.raises(PromotionRefused, match="no branch checked out"):
-        promote_own(released.root)
+    with pytest.raises(PublicationRefused, match="no branch checked out"):
+        publish_own(released.root)
 
 
 def test_a_folder_outside_of_git_is_refused_by_the_reason(released: Home) -> None:

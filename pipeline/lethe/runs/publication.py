@@ -1,4 +1,4 @@
-"""Promotion: what a run made becomes what HOME releases, by the one writer that there is.
+"""Publication: what a run made becomes what HOME releases, by the one writer that there is.
 
 It is the run's `dvc.lock`, committed on the branch that HOME has checked out; nothing else is, and
 nothing that somebody has staged there. Everything is checked first: that the run went through
@@ -15,7 +15,7 @@ from typing import Any
 from pyroaring import BitMap
 
 from lethe.config import workspace
-from lethe.core.errors import Busy, FileDamaged, PromotionRefused
+from lethe.core.errors import Busy, FileDamaged, PublicationRefused
 from lethe.core.files import read_json, write_whole
 from lethe.runs.worktree import RunWorktree
 from lethe.stores.dvc.git import LOCK, Made, commit_lock, git, parse_lock
@@ -29,8 +29,8 @@ Objection = Callable[[BitMap], str | None]  # the people of the shards → why t
 
 
 @dataclass(frozen=True)
-class Promoted:
-    """What came of a promotion: the model version that is released, and the commit, if one was
+class Published:
+    """What came of a publication: the model version that is released, and the commit, if one was
     made."""
 
     version: str
@@ -45,7 +45,7 @@ def made_in(worktree: RunWorktree) -> dict[str, bytes]:
     return {str(LOCK): content, **uncached_files(worktree.root, parse_lock(content))}
 
 
-def promote(home: Path, run: str, files: Mapping[str, bytes], *, objection: Objection) -> Promoted:
+def publish(home: Path, run: str, files: Mapping[str, bytes], *, objection: Objection) -> Published:
     """Releases what a run made. Done again, it finishes what was cut, or finds it done.
 
     Guarantees: one commit that changes `dvc.lock` alone, on the branch that HOME has checked out;
@@ -56,22 +56,22 @@ def promote(home: Path, run: str, files: Mapping[str, bytes], *, objection: Obje
         files: its `dvc.lock` and reports, by path.
 
     Raises:
-        PromotionRefused: it cannot be released; HOME is as it was.
+        PublicationRefused: it cannot be released; HOME is as it was.
         Busy: a run holds HOME.
     """
     content = files.get(str(LOCK))
     if content is None:
-        raise PromotionRefused(f"Run {run} has no {LOCK}: no stage has run in it.")
+        raise PublicationRefused(f"Run {run} has no {LOCK}: no stage has run in it.")
     made = parse_lock(content)
     with Worktree(home).alone():
         branch = _branch(home)
         if unfinished := _unfinished(home, made):
-            raise PromotionRefused(
+            raise PublicationRefused(
                 f"{', '.join(unfinished)}: not passed with what the stages before made. What was "
                 "not registered is not released. Run the pipeline to its end."
             )
         if missing := missing_objects(home, made):
-            raise PromotionRefused(
+            raise PublicationRefused(
                 f"DVC's cache does not have {', '.join(missing)} as run {run} made it: somebody "
                 "in it was erased meanwhile. Run the pipeline anew."
             )
@@ -80,7 +80,7 @@ def promote(home: Path, run: str, files: Mapping[str, bytes], *, objection: Obje
         if before != content:
             _refuse_older(home, registered)
             if reason := objection(_subjects(home, made)):
-                raise PromotionRefused(f"{reason} Run the pipeline anew.")
+                raise PublicationRefused(f"{reason} Run the pipeline anew.")
             if before is not None and before != _committed(home, branch):
                 _commit(home, branch, before, "Keep the lock that was not committed")
             for path in uncached(home / "dvc.yaml") & files.keys():
@@ -88,10 +88,10 @@ def promote(home: Path, run: str, files: Mapping[str, bytes], *, objection: Obje
             write_whole(home / LOCK, content)
         commit = _commit(home, branch, content, f"Release {_name(registered)} of {run}")
     check_out(home, made)
-    return Promoted(_name(registered), commit)
+    return Published(_name(registered), commit)
 
 
-def promote_own(home: Path) -> Promoted | None:
+def publish_own(home: Path) -> Published | None:
     """Commits HOME's own `dvc.lock`, which an erasure or its retraining changed.
 
     One whose stages have not all passed stays uncommitted, unless the committed one names what is
@@ -101,7 +101,7 @@ def promote_own(home: Path) -> Promoted | None:
         None where there is nothing to commit.
 
     Raises:
-        PromotionRefused: no branch is checked out. Busy: a run holds HOME.
+        PublicationRefused: no branch is checked out. Busy: a run holds HOME.
     """
     history = History(home)
     if history.lock_bytes() in (None, _committed(home, "HEAD")):
@@ -115,23 +115,25 @@ def promote_own(home: Path) -> Promoted | None:
             return None
         try:
             name = _name(_registered(uncached_files(home, made), made))
-        except PromotionRefused:
+        except PublicationRefused:
             name = "the shards without a model"
-        return Promoted(name, _commit(home, branch, content, f"Release {name}"))
+        return Published(name, _commit(home, branch, content, f"Release {name}"))
 
 
 def _branch(home: Path) -> str:
     """The full name of the branch that is checked out."""
     if git(home, "rev-parse", "--git-dir") is None:
-        raise PromotionRefused(f"{home} is in no git repository, so there is nothing to commit to.")
+        raise PublicationRefused(
+            f"{home} is in no git repository, so there is nothing to commit to."
+        )
     name = (git(home, "symbolic-ref", "--quiet", "HEAD") or b"").decode().strip()
     if not name:
-        raise PromotionRefused(
+        raise PublicationRefused(
             f"{home} has no branch checked out (its HEAD is detached), so there is none to release "
             "to. `git switch` to the release branch there."
         )
     if git(home, "ls-files", "--unmerged", "--", str(LOCK)):
-        raise PromotionRefused(
+        raise PublicationRefused(
             f"{LOCK} of {home} is in a merge that is not resolved. Resolve it, or `git merge "
             "--abort`."
         )
@@ -160,7 +162,7 @@ def _registered(files: Mapping[str, bytes], made: tuple[Made, ...]) -> Mapping[s
     md5 = next((found for each in made if (found := each.outs.get(path))), None)
     content = files.get(path, b"")
     if md5 is None or md5_of(content) != md5:
-        raise PromotionRefused(
+        raise PublicationRefused(
             f"{path} is not the one that {LOCK} names, so nobody knows what was registered. "
             "Run the pipeline to its end."
         )
@@ -169,14 +171,14 @@ def _registered(files: Mapping[str, bytes], made: tuple[Made, ...]) -> Mapping[s
 
 
 def _refuse_older(home: Path, registered: Mapping[str, Any]) -> None:
-    """Of two runs, the one that was registered last is released, whichever is promoted last."""
+    """Of two runs, the one that was registered last is released, whichever is published last."""
     try:
         there = read_json(home / workspace.report_path("register"))
     except (OSError, FileDamaged):
         return
     same = there.get("model") == registered.get("model")
     if same and int(there.get("version", 0)) > int(registered.get("version", 0)):
-        raise PromotionRefused(
+        raise PublicationRefused(
             f"{_name(there)} is released already, and this run's {_name(registered)} is older. "
             "There is nothing to do."
         )
