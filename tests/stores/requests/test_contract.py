@@ -169,7 +169,7 @@ def test_one_process_works_on_requests_and_the_next_may_when_it_ends(
 ) -> None:
     with Requests.open(url) as other:
         with requests.alone():
-            with pytest.raises(Busy, match="or promotion is under way"), other.alone():
+            with pytest.raises(Busy, match="or publication is under way"), other.alone():
                 pass
             receive(other, "r1")  # asking is not held up
         with other.alone():
