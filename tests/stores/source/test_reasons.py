@@ -12,17 +12,13 @@ from lethe.stores.source.identifiers import traces
 from lethe.stores.source.verify import verify_source
 from tests.library import NOW, build, declare, rows
 
-FULL, BUSY, READ_ONLY, BROKEN = (
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_IOERR,
-)
+FULL, BUSY, READ_ONLY, BROKEN = "SQLITE_FULL", "SQLITE_BUSY", "SQLITE_READONLY", "SQLITE_IOERR"
 
 
-def complaint(code: int) -> sqlite3.Error:
+def complaint(name: str) -> sqlite3.Error:
     error = sqlite3.OperationalError("a driver's words, which may hold a row")
-    error.sqlite_errorcode = code
+    error.sqlite_errorname = name
+    error.sqlite_errorcode = getattr(sqlite3, name)
     return error
 
 
@@ -32,14 +28,14 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return declare(build("sqlite", tmp_path, rows(), None))
 
 
-@pytest.mark.parametrize("code", [FULL, BUSY, READ_ONLY, BROKEN])
+@pytest.mark.parametrize("name", [FULL, BUSY, READ_ONLY, BROKEN])
 def test_what_fails_after_the_deletion_does_not_say_that_nothing_was_changed(
-    params: Any, code: int, monkeypatch: pytest.MonkeyPatch
+    params: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = traces(params, "7")
 
     def fails(connection: object) -> None:
-        raise complaint(code)
+        raise complaint(name)
 
     with monkeypatch.context() as patched:
         patched.setattr(compact, "_rebuild", fails)
@@ -55,14 +51,14 @@ def test_what_fails_after_the_deletion_does_not_say_that_nothing_was_changed(
     assert verify_source(params, found).result == Result.ABSENT
 
 
-@pytest.mark.parametrize("code", [FULL, BUSY, READ_ONLY])
+@pytest.mark.parametrize("name", [FULL, BUSY, READ_ONLY])
 def test_what_fails_before_the_deletion_says_that_nothing_was_changed(
-    params: Any, code: int, monkeypatch: pytest.MonkeyPatch
+    params: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = traces(params, "7")
 
     def fails(*_: object) -> None:
-        raise complaint(code)
+        raise complaint(name)
 
     with monkeypatch.context() as patched:
         patched.setattr(erase, "_carry_out", fails)
