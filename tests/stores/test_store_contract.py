@@ -109,8 +109,8 @@ class TestDvc(StoreContract):
 
         return Made(
             DvcStore(past, NoModels(), known=lambda: BitMap(history.WARDS), skip=lambda: []),
-            Person(Traces("ada", history.ADA)),
-            Person(Traces("bo", history.BO)),
+            Person(Traces("ada-1", history.ADA)),  # no part of a hash in hex
+            Person(Traces("bo-1", history.BO)),
             Person(Traces("nobody", 4711)),
             away=away,
         )
