@@ -27,9 +27,7 @@ def sweep(
     noise_multiplier: Annotated[
         str | None, typer.Option(help="Noise multipliers instead: 1,2,4.")
     ] = None,
-    noise: Annotated[
-        str | None, typer.Option(hidden=True, help="The name before of --noise-multiplier.")
-    ] = None,
+    noise: Annotated[str | None, typer.Option(hidden=True)] = None,  # what it was called before
     clip: Annotated[str | None, typer.Option(help="Clip norms; half, once, twice yours.")] = None,
     repeats: Annotated[
         int, typer.Option(min=1, max=20, help="Trainings a point; the table has their median.")
