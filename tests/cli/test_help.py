@@ -40,6 +40,8 @@ def test_a_command_says_what_it_does_and_so_does_each_option(
 ) -> None:
     assert (command.help or "").strip()
     for parameter in command.params:
+        if getattr(parameter, "hidden", False):
+            continue  # an older name, which is refused by the new one
         assert (getattr(parameter, "help", None) or "").strip(), parameter.name
 
 
