@@ -13,6 +13,7 @@ from tests.warm.client import decided_at_start
 
 BIN = Path(sys.executable).parent
 _HERE = Path(__file__).parent
+_PATIENCE_S = 600.0  # its imports, on a machine that is ten times slower
 _NAMES = ("lethe", "dvc", "python")
 
 
@@ -43,9 +44,10 @@ def warm_bin() -> Path:
         cwd="/",
     )
     atexit.register(_end, process, folder)
+    until = time.monotonic() + _PATIENCE_S
     while not (folder / "socket").exists():
-        if process.poll() is not None:
-            raise RuntimeError(f"The warm process ended with {process.returncode}.")
+        if process.poll() or time.monotonic() > until:
+            raise RuntimeError("The warm process did not begin.")
         time.sleep(0.05)
     return binaries
 

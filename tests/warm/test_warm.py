@@ -145,3 +145,8 @@ def test_without_the_warm_process_a_command_is_started_truly(tmp_path: Path) -> 
         text=True,
     )
     assert (done.returncode, done.stdout) == (0, "started\n"), done.stderr
+
+
+def test_who_ends_all_children_of_a_test_does_not_end_it(tmp_path: Path) -> None:
+    forked = int(_run(tmp_path, "import os\nprint(os.getppid())").stdout)
+    assert forked not in {each.pid for each in psutil.Process().children(recursive=True)}
