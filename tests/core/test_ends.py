@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from lethe.core.ends import Ended, end_group
+from tests.signals import listening
 
 BOUND_S = 120.0
 
@@ -36,6 +37,7 @@ def _started(code: str, *words: str, **options: object) -> subprocess.Popen[str]
         [sys.executable, "-c", code, *words],
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=listening,
         **options,  # type: ignore[call-overload]
     )
     assert process.stdout is not None

@@ -15,6 +15,7 @@ import pytest
 from lethe.config.workspace import CONSENTED, MINIMIZED, TEMPORARY
 from tests.conftest import BIN, Workspace, make_workspace
 from tests.shared import made_once
+from tests.signals import listening
 
 PAUSE = str(Path(__file__).parent / "pause")
 LETHE, DVC = str(BIN / "lethe"), str(BIN / "dvc")
@@ -50,6 +51,7 @@ def _held(place: Workspace, words: tuple[str, ...], stage: str) -> Iterator[subp
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=listening,
     )
     try:
         _until(lambda: message.exists() or process.poll() is not None)
