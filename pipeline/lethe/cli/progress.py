@@ -127,7 +127,7 @@ def _facts(params: Params, reports: dict[str, dict[str, Any]]) -> list[tuple[str
 
 
 _TERMS = {  # what a plan has of them is shown; another kind of training has others
-    "sample_rate": "q={:g}",
+    "sample_rate": "sample rate {:g}",
     "noise_multiplier": "noise multiplier {:.3f}",
     "steps": "{} steps",
     "records_per_person": "at most {} records a person",
