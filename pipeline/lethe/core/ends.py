@@ -72,6 +72,8 @@ def end_group(process: "subprocess.Popen[str]") -> None:
     Guarantee: none of the group runs any more. They are asked first, and waited for.
     """
     for number in (signal.SIGTERM, signal.SIGKILL):
+        if not _runs(process):
+            break  # the number of a group that is gone may be another's by now
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         until = time.monotonic() + PATIENCE_S
