@@ -1,8 +1,8 @@
 """`make bench`: one table; ratios are taken within one run, in alternation.
 
-`make bench ONLY=step` measures a part: step, memory, accounting, vault, source, forgetting,
-mnist, pipeline; several with commas between. On a machine with a CUDA device, step and memory
-are measured there as well.
+`make bench ONLY=step` measures a part: step, memory, floats, proof, accounting, vault, source,
+large, forgetting, serving, mnist, pipeline; several with commas between. On a machine with a CUDA
+device, step and memory are measured there as well.
 
 Looks for the real data in `../shared/data`, or where $LETHE_DATA points; what needs it is left
 out, and said, where it is absent.
@@ -21,7 +21,19 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import accounting, forgetting, memory, mnist, pipeline, source, step, vault
+from benchmarks import (
+    accounting,
+    float_safety,
+    forgetting,
+    memory,
+    mnist,
+    pipeline,
+    proof,
+    serving,
+    source,
+    step,
+    vault,
+)
 from benchmarks.timing import Row
 
 DATA = Path(os.environ.get("LETHE_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -41,11 +53,15 @@ def _with(path: Path, measure: Callable[[Path], list[Row]], what: str) -> list[R
 PARTS: Mapping[str, Callable[[], list[Row]]] = {
     "step": lambda: _on_devices(step.measure),
     "memory": lambda: _on_devices(memory.measure),
+    "floats": float_safety.measure,
+    "proof": proof.measure,
     "accounting": accounting.measure,
     "vault": vault.measure,
     "mnist": lambda: _with(DATA / "mnist", mnist.measure, "accuracy on MNIST"),
     "source": source.measure,
+    "large": source.measure_large,
     "forgetting": forgetting.measure,
+    "serving": serving.measure,
     # The place of "mnist": it takes the folder DATA / "mnist".
     "pipeline": lambda: _with(
         DATA / "diabetes130" / "diabetic_data.csv.gz",

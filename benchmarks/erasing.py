@@ -36,6 +36,7 @@ from lethe.data.partition import held_out, shard_of
 from lethe.ledger.ledger import Ledger
 from lethe.privacy.planning import plan_from
 from lethe.stores.registry.registry import NewVersion, Registry
+from lethe.stores.registry.signature import Input
 from lethe.stores.registry.tags import RUN_ID
 from lethe.stores.vault.vault import Vault
 
@@ -290,7 +291,8 @@ def _register(params: Params, manifest: bytes, hashes: dict[str, str], version: 
         NewVersion(
             name=params.registration.name,
             folder=Path("model"),
-            inputs=["age"],
+            inputs=[Input("age")],
+            network="logistic",
             outputs=["readmitted"],
             tags={RUN_ID: run.run_id, **tags},
         )

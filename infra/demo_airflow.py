@@ -156,6 +156,7 @@ def _environment() -> dict[str, str]:
     defaults = {
         "LETHE_TRAIN_SCHEDULE": "",
         "LETHE_RETAIN_SCHEDULE": "",
+        "LETHE_DEEP_AUDIT_SCHEDULE": "",
         "LETHE_DOORBELL_SECONDS": "2",
     }
     ours = {

@@ -1,10 +1,12 @@
 """What tests share: a workspace of its own, with a small invented clinic in it."""
 
 import copy
+import os
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +19,47 @@ from lethe.config.params import load_params
 from lethe.stages import behaviour
 from tests.past_pipeline import past, past_template  # noqa: F401
 from tests.released_home import released, released_template  # noqa: F401
-from tests.shared import made_once
+from tests.shared import for_all_workers, made_once
 from tests.warm import BIN as BIN
-from tests.warm import warm_environment
+from tests.warm import tables, warm_environment
 
 PROJECT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def registry_tables(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where tests of this process have imported MLflow, its tables are made once for all."""
+    if "mlflow" in sys.modules:
+        tables.install(for_all_workers(tmp_path_factory) / "registry-tables.db")
+
+
+@pytest.fixture(scope="session")
+def import_path() -> tuple[str, ...]:
+    """Where modules are looked for before any test has run."""
+    return tuple(sys.path)
+
+
+_MLFLOWS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(import_path: tuple[str, ...]) -> Iterator[None]:
+    """Libraries change the process that uses them; each test ends with what all began with.
+
+    MLflow puts the code of a model that it loads first on the path, and leaves it there: a process
+    that a later test starts would import that part of `lethe` in place of the whole. It also writes
+    the experiment that was used last into the environment.
+    """
+    hook = sys.excepthook  # PyTorch's processes leave one of theirs
+    before = {name: os.environ.get(name) for name in _MLFLOWS}
+    yield
+    sys.path[:] = import_path
+    sys.excepthook = hook
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @dataclass(frozen=True)
@@ -93,7 +131,9 @@ def make_workspace(root: Path) -> Workspace:
         if (PROJECT / name).exists():
             shutil.copy(PROJECT / name, root / name)
     (root / ".dvc").mkdir()
-    shutil.copy(PROJECT / ".dvc" / "config", root / ".dvc" / "config")
+    for name in ("config", ".gitignore"):
+        shutil.copy(PROJECT / ".dvc" / name, root / ".dvc" / name)
+    shutil.copytree(PROJECT / ".dvc" / "plots", root / ".dvc" / "plots")
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PROJECT / "pipeline", root / "pipeline", ignore=ignore)
     made = Workspace(root)

@@ -32,6 +32,7 @@ class FakeWorkspace:
             "twin": "bo@example.org ",
         }
         self.source = {"ada", "bo", "cleo", "dan", "twin"}
+        self.rows: dict[str, int] = {}  # of who has more than one
         self.vault = {"ada": 1, "bo": 2, "cleo": 3, "dan": 4}
         self.data = {1, 2, 3, 4, 5}
         self.trained: dict[str, set[int]] = {f"{NAME}/1": {3, 5}, f"{NAME}/2": {1, 2, 5}}
@@ -142,11 +143,9 @@ class Source(Fake):
         self.home.do("compact")
 
     def look(self, people: Sequence[Person]) -> list[list[Outcome]]:
-        there = [each.traces.key in self.home.source for each in people]
-        return [
-            [replace(seen("source", [1] if found else []), retained=KEPT if found else ())]
-            for found in there
-        ]
+        of = {who: self.home.rows.get(who, 1) for who in self.home.source}
+        rows = [[1] * of.get(each.traces.key, 0) for each in people]
+        return [[replace(seen("source", each), retained=KEPT if each else ())] for each in rows]
 
 
 class Vault(Fake):

@@ -60,6 +60,7 @@ elif stage == "train":
 report = {"n": len(people)}
 if stage == "register":
     report = {"model": "wards", "version": int(pathlib.Path("version").read_text())}
+    write("reports/metrics.json", json.dumps({"version": report["version"]}))
 write(f"reports/{stage}.json", json.dumps(report))
 """
 

@@ -76,7 +76,7 @@ class Cluster:
     def work(self, run: str, stage: str) -> Path:
         if stage in KEYS:
             return self.volume(run, "keys") / "work"
-        if stage == "train":
+        if stage in ("train", "audit"):  # what one records, the other looks at
             return self.volume(run, "training") / "work"
         return self.folder / "pods" / run / stage / "work"
 

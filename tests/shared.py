@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 
 
+def for_all_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The temporary folder that the workers of a run have in common."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+
+
 def made_once(
     tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]
 ) -> Path:
@@ -16,8 +22,7 @@ def made_once(
     Args:
         make: fills the folder it is given; what it leaves behind when it fails is made anew.
     """
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    shared = for_all_workers(tmp_path_factory)
     folder = shared / f"shared-{name}"
     with (shared / f"shared-{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

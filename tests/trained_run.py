@@ -1,5 +1,6 @@
 """A workspace with invented people in shards and a plan, as the pipeline leaves it before train."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,8 +17,10 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 PEOPLE, HELD_OUT = 400, 100
 
 
-def params(*, noise: str = "gaussian") -> Params:
-    return parse_params(raw(noise=noise))
+def params(*, noise: str = "gaussian", adaptive: Mapping[str, float] | None = None) -> Params:
+    declared = raw(noise=noise)
+    declared["training"]["mechanism"]["adaptive"] = adaptive
+    return parse_params(declared)
 
 
 def raw(*, noise: str = "gaussian") -> dict[str, Any]:

@@ -96,6 +96,8 @@ def _type(annotation: Any) -> str:
         return " or ".join(map(code, arguments))
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_type(each) for each in arguments if each is not type(None))
+    if origin is typing.Annotated:
+        return _type(arguments[0])
     if origin is tuple:
         if arguments[-1] is Ellipsis:
             return f"list of {_type(arguments[0])}"

@@ -12,6 +12,7 @@ from lethe.attacks.statistics import Check, at_most
 from lethe.core.errors import ParamsInvalid
 from lethe.stages import audit as stage
 from lethe.stages import train as train_stage
+from lethe.stores.opening import open_ledger
 from tests import trained_run
 from tests.attacks.contract import AttackContract
 
@@ -36,7 +37,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         patch.chdir(tmp_path_factory.mktemp("sound"))
         trained_run.write_people(PARAMS)
         train_stage.run(PARAMS, now=trained_run.NOW)
-        yield stage.load_target(PARAMS)
+        with open_ledger(PARAMS) as ledger:
+            yield stage.load_target(PARAMS, ledger)
 
 
 @pytest.fixture
@@ -55,7 +57,10 @@ class TestEveryAttack(AttackContract):
 
 def test_what_existed_before_the_seam_goes_through_it() -> None:
     names = {kind.name for kind in attacks()}
-    assert names == {"accounting", "people", "mechanism", "membership", "training"}
+    assert names == {
+        *("accounting", "people", "mechanism", "membership", "training"),
+        *("independence", "run", "separation"),
+    }
 
 
 def test_a_registered_attack_takes_part_in_every_audit(

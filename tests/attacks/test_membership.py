@@ -16,7 +16,8 @@ from lethe.attacks.membership import (
 )
 from lethe.core.errors import NotFinite
 from lethe.data.batches import PersonData
-from lethe.training.models import Architecture, binary_loss, build_model, class_loss
+from lethe.training.description import Architecture
+from lethe.training.models import binary_loss, build_model, class_loss
 
 RANDOM = np.random.default_rng(7)
 

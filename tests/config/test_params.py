@@ -30,7 +30,7 @@ def _columns(raw: dict[str, Any], table: str = "encounters") -> dict[str, Any]:
 def test_the_projects_own_declarations_are_sound() -> None:
     params = load_params(PROJECT / "params.yaml")
     assert params.label == ("encounters", "readmitted")
-    assert [link.columns for link in params.path("notes", "patients") or ()] == [("patient_id",)]
+    assert [link.columns for link in params.paths("notes", "patients")[0]] == [("patient_id",)]
 
 
 def test_declarations_cannot_be_changed_after_they_were_checked() -> None:
@@ -67,6 +67,11 @@ def test_declarations_cannot_be_changed_after_they_were_checked() -> None:
         (lambda r: _columns(r)["readmitted"].update(positive=["maybe"]), "positive names"),
         (lambda r: _columns(r)["insulin"].update(role="label"), "exactly one column"),
         (lambda r: r["tables"]["invoices"].pop("links"), "no chain of links leads to 'patients'"),
+        (lambda r: r.update(erasure={"code": ["reports/x"]}), "what is made of people lies there"),
+        (lambda r: r.update(erasure={"code": ["./data"]}), "what is made of people lies there"),
+        (lambda r: r.update(erasure={"code": ["."]}), "names folders below params.yaml"),
+        (lambda r: r.update(erasure={"code": ["../other"]}), "names folders below params.yaml"),
+        (lambda r: r.update(erasure={"code": ["/srv"]}), "names folders below params.yaml"),
         (lambda r: r["tables"]["invoices"].pop("erase"), "say what an erasure does"),
         (
             lambda r: r["tables"]["notes"].update(about="shared", erase=None),

@@ -1,15 +1,20 @@
 """A file is there whole or not at all, and a full disk is said in one line."""
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 
 from lethe.config import workspace
+from lethe.core import locks
 from lethe.core.errors import DiskFull
 from lethe.core.files import disk_errors, read_json, write_json
 
@@ -136,6 +141,99 @@ def test_one_that_was_killed_takes_nothing_of_one_at_work(tmp_path: Path) -> Non
     _killed(tmp_path, also=look)
     assert all(path.exists() for path in paths)
     assert workspace.remove_leftovers(Path())
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """What an earlier stage, which ended well, left for the next."""
+    kept = tmp_path / workspace.MINIMIZED / "shard-0000.parquet"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("P-0004711")
+    return kept
+
+
+def test_a_command_that_just_begins_is_not_taken_for_one_that_was_killed(
+    tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = Thread(target=workspace.remove_leftovers, args=[tmp_path])
+    held = locks.held
+
+    @contextmanager
+    def slowly(mark: Path, *, busy: str) -> Iterator[None]:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()  # it has its name, and nobody holds it yet
+        looks.start()
+        looks.join(0.5)
+        with held(mark, busy=busy):
+            yield
+
+    monkeypatch.setattr(locks, "held", slowly)
+    with workspace.working(tmp_path):
+        looks.join(10)
+        assert kept.exists() and not looks.is_alive()
+
+
+def test_a_command_that_just_ended_is_not_taken_for_one_that_was_killed(
+    tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work = ExitStack()
+    at_work.enter_context(workspace.working(tmp_path))
+    is_free = locks.is_free
+
+    def ended_since(mark: Path) -> bool | None:
+        at_work.close()
+        return is_free(mark)
+
+    monkeypatch.setattr(locks, "is_free", ended_since)
+    assert workspace.remove_leftovers(tmp_path) is False
+    assert kept.exists() and not list((tmp_path / workspace.WORKING).iterdir())
+
+
+def test_a_mark_that_goes_while_it_is_looked_at_is_nobodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = tmp_path / "1-a"
+    mark.touch()
+    flock = fcntl.flock
+
+    def ended_since(file: Any, how: int) -> None:
+        mark.unlink()
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", ended_since)
+    assert locks.is_free(mark) is None
+    assert locks.is_free(mark) is None and not mark.exists(), "looking makes nothing"
+
+
+def test_a_command_begins_only_once_the_files_of_a_killed_one_are_gone(
+    tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / workspace.WORKING).mkdir(parents=True)
+    (tmp_path / workspace.WORKING / "1-killed").touch()
+    remove = workspace.remove_scratch
+
+    def works() -> None:
+        with workspace.working(tmp_path):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text("new")
+
+    begins = Thread(target=works)
+
+    def slowly(root: Path) -> None:
+        begins.start()
+        begins.join(0.5)
+        assert kept.read_text() == "P-0004711", "it waits"
+        remove(root)
+
+    monkeypatch.setattr(workspace, "remove_scratch", slowly)
+    assert workspace.remove_leftovers(tmp_path) is True
+    begins.join(10)
+    assert kept.read_text() == "new"
+
+
+def test_where_nothing_was_at_work_a_look_makes_nothing(tmp_path: Path) -> None:
+    assert workspace.remove_leftovers(tmp_path) is False
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_stage_that_ended_well_leaves_its_output_for_the_next(tmp_path: Path) -> None:

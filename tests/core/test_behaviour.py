@@ -6,7 +6,7 @@ from textwrap import dedent
 
 import pytest
 
-from lethe.core.behaviour import Code, alike
+from lethe.core.behaviour import Code, differing
 from lethe.core.errors import ParamsInvalid
 from lethe.core.syntax import written_out
 
@@ -195,8 +195,16 @@ def test_what_is_absent_or_no_python_is_said(tmp_path: Path) -> None:
         code.reached("fine")
 
 
-def test_two_files_are_alike_if_they_do_the_same(tmp_path: Path) -> None:
-    for name, text in {"a": "A = 1", "b": "A = 1  # one", "c": "A = 2"}.items():
-        (tmp_path / name).write_text(text)
-    assert alike(tmp_path / "a", tmp_path / "b")
-    assert not alike(tmp_path / "a", tmp_path / "c")
+def test_packages_differ_in_what_their_files_do(tmp_path: Path) -> None:
+    for package, module, template in (
+        ("one", "x = 1\n", "a"),
+        ("same", '"""Prose."""\nx = 1  # one\n', "a"),
+        ("other", "x = 2\n", "b"),
+    ):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "made.py").write_text(module)
+        (tmp_path / package / "page.j2").write_text(template)
+    (tmp_path / "other" / "more.py").write_text("")
+    assert differing(tmp_path / "one", tmp_path / "same") == []
+    found = differing(tmp_path / "one", tmp_path / "other")
+    assert [each.name for each in found] == ["made.py", "more.py", "page.j2"]

@@ -22,6 +22,10 @@ from tests.conftest import PROJECT
 from tests.warm import BIN
 
 SCRIPT = PROJECT / "infra" / "airflow.sh"
+# DAG files do not change while a test looks; by default each is read anew twice a minute, as it is
+# in the loop on PostgreSQL.
+PARSED_ONCE = {"AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600"}
+PATIENCE_S = 900.0  # for a machine that is ten times slower; nothing waits that long otherwise
 
 
 class Airflow:
@@ -55,7 +59,7 @@ class Airflow:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE_S,
         )
         assert done.returncode == 0, f"{words}\n{done.stdout}{done.stderr}"
         return done.stdout
@@ -136,9 +140,9 @@ class Airflow:
         finally:
             connection.close()
 
-    def wait(self, what: str, there: Callable[[], Any], *, seconds: float) -> Any:
+    def wait(self, what: str, there: Callable[[], Any]) -> Any:
         """What `there` gives once it is true; says what Airflow knows if it never is."""
-        until = time.monotonic() + seconds
+        until = time.monotonic() + PATIENCE_S
         while not (found := there()):
             ended = self._process is None or self._process.poll() is not None
             if ended or time.monotonic() > until:
@@ -176,11 +180,32 @@ class Airflow:
         return "\n".join(line[:500] for line in shown)
 
 
+# Those of one line take about as long as those of the other.
+LOOPS = (("test_loop_postgres.py",), ("test_loop.py", "test_approval_loop.py"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The loops come first: they take longest, and workers steal from each other's ends, so no
-    two of them make one loop each."""
-    here = Path(__file__).with_name("test_loop").as_posix()
-    items.sort(key=lambda item: not item.path.as_posix().startswith(here))
+    """The loops take longest, so they come first: one line of them in each worker's share.
+
+    `worksteal` deals the tests out in shares that follow each other, and an idle worker steals
+    from the end of another's: so no two workers make one loop each.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    here = Path(__file__).parent
+    loops: dict[int, list[pytest.Item]] = {}
+    others: list[pytest.Item] = []
+    for item in items:
+        lines = [i for i, line in enumerate(LOOPS) if item.path in [here / name for name in line]]
+        (loops.setdefault(lines[0] % workers, []) if lines else others).append(item)
+    left, shares = len(items), []
+    for worker in range(workers):
+        size = left // (workers - worker)
+        left -= size
+        first = loops.get(worker, [])
+        rest = max(0, size - len(first))
+        shares += [*first, *others[:rest]]
+        del others[:rest]
+    items[:] = [*shares, *others]
 
 
 @pytest.fixture(scope="session", autouse=True)

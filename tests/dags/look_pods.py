@@ -138,7 +138,7 @@ for _ in range(2):
     pods.remove_volumes(cluster, "lethe", "run-7")
 
 bag = DagBag(str(DAGS))
-train, erase, retain = (bag.dags[name] for name in ("train", "erase", "retain"))
+train, erase, retain, deep = (bag.dags[name] for name in ("train", "erase", "retain", "deep_audit"))
 
 sys.stdout.write(
     "LOOK"
@@ -151,7 +151,7 @@ sys.stdout.write(
             },
             "home": {
                 name: asked(dag.get_task(task), dag)
-                for dag in (train, erase, retain)
+                for dag in (train, erase, retain, deep)
                 for task in ("open", "publish", "close", "run")
                 if task in dag.task_ids
                 for name in (f"{dag.dag_id}.{task}",)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import PROJECT
-from tests.dags.conftest import Airflow
+from tests.dags.conftest import PARSED_ONCE, Airflow
 from tests.dags.hook import Webhook
 
 NEVER = "0 0 29 2 *"
@@ -61,8 +61,10 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
             LETHE_SWEEP=NEVER,  # the older name of LETHE_POLL
             LETHE_TRAIN_SCHEDULE="",
             LETHE_RETAIN_SCHEDULE="",
+            LETHE_DEEP_AUDIT_SCHEDULE="",
             LETHE_NOTIFY_WEBHOOK=address,
             AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS="kim:op,eve:admin",
+            **PARSED_ONCE,
         )
         made = Asked(airflow, heard)
         airflow.start()
@@ -74,10 +76,10 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
 
 
 def _answered(airflow: Airflow, made: Asked) -> None:
-    airflow.wait("the DAGs are there", lambda: airflow.ask("SELECT 1 FROM dag"), seconds=120)
-    airflow.wait("somebody can log in", lambda: _token(airflow, "kim"), seconds=60)
+    airflow.wait("the DAGs are there", lambda: airflow.ask("SELECT 1 FROM dag"))
+    airflow.wait("somebody can log in", lambda: _token(airflow, "kim"))
     airflow.run("airflow", "dags", "trigger", "erase")
-    airflow.wait("the version waits", lambda: _waiting(airflow), seconds=120)
+    airflow.wait("the version waits", lambda: _waiting(airflow))
     made.shown = _call(airflow, "kim", "GET", f"{_RUN}/hitlDetails")
     made.early = (airflow.folder.parent / "workspace" / "approved").exists()
     try:
@@ -85,9 +87,9 @@ def _answered(airflow: Airflow, made: Asked) -> None:
     except urllib.error.HTTPError as error:
         made.refused = error.code
     _call(airflow, "kim", "PATCH", f"{_RUN}/hitlDetails", {"chosen_options": ["Approve"]})
-    airflow.wait("it serves", lambda: _state(airflow, "approve"), seconds=60)
-    airflow.wait("the sweep has failed", lambda: _state(airflow, "erase"), seconds=60)
-    airflow.wait("that is reported", lambda: made.heard, seconds=60)
+    airflow.wait("it serves", lambda: _state(airflow, "approve"))
+    airflow.wait("the sweep has failed", lambda: _state(airflow, "erase"))
+    airflow.wait("that is reported", lambda: made.heard)
 
 
 _RUN = "dags/approve/dagRuns/readmission-3/taskInstances/approve/-1"

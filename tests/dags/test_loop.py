@@ -21,7 +21,8 @@ from lethe.stages import STAGES
 from lethe.stores.registry.registry import Registry
 from lethe.stores.vault.vault import Vault
 from tests.conftest import Workspace, copy_workspace
-from tests.dags.conftest import Airflow
+from tests.dags.conftest import PARSED_ONCE, Airflow
+from tests.warm import warm_bin
 
 NEVER = "0 0 29 2 *"
 
@@ -56,22 +57,25 @@ def loop(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Itera
         LETHE_POLL=NEVER,
         LETHE_TRAIN_SCHEDULE="",
         LETHE_RETAIN_SCHEDULE="",
+        LETHE_DEEP_AUDIT_SCHEDULE="",
         LETHE_DOORBELL_SECONDS="1",
+        LETHE_BIN=str(warm_bin()),
+        **PARSED_ONCE,
     )
     airflow.start()
     try:
-        airflow.wait("the doorbell is listening", airflow.listens, seconds=120)
+        airflow.wait("the doorbell is listening", airflow.listens)
         assert airflow.runs("erase") == [], "nobody has asked"
         said = workspace.lethe("erase", "request", "--email", email, "--json").stdout
-        airflow.wait("the bell starts a run", lambda: airflow.runs("erase"), seconds=60)
-        airflow.wait("the request is carried out", lambda: _ended(airflow, "erase"), seconds=480)
+        airflow.wait("the bell starts a run", lambda: airflow.runs("erase"))
+        airflow.wait("the request is carried out", lambda: _ended(airflow, "erase"))
         rang = airflow.runs("erase")
         # Somebody new agrees, so that the run has something to release.
         with sqlite3.connect(workspace.root / "data" / "clinic.db") as clinic:
             clinic.execute("UPDATE consents SET answer = 'yes'")
         clinic.close()
         airflow.run("airflow", "dags", "trigger", "train")
-        airflow.wait("the pipeline is run", lambda: _ended(airflow, "train"), seconds=480)
+        airflow.wait("the pipeline is run", lambda: _ended(airflow, "train"))
         (asked,) = json.loads(said)
         made = Loop(
             workspace, airflow, str(asked["request"]), head, people, rang, airflow.runs("train")
@@ -116,13 +120,16 @@ def test_the_new_versions_are_in_the_registry_and_the_old_one_is_gone(loop: Loop
     assert (finished.version, finished.aliases) == (3, ("candidate", "champion"))
 
 
-def test_what_the_erasure_and_the_run_made_are_commits_of_the_lock_alone(loop: Loop) -> None:
+def test_what_the_erasure_and_the_run_made_are_commits_of_lock_and_reports(loop: Loop) -> None:
     log = loop.workspace.run(
-        "git", "log", "--reverse", "--format=%s", "--name-only", f"{loop.head}..main"
-    ).stdout.split("\n")
-    said = [line for line in log if line]
-    assert said[0::2] == ["Release readmission/2", f"Release readmission/3 of {_run_name(loop)}"]
-    assert said[1::2] == ["dvc.lock", "dvc.lock"]
+        "git", "log", "--reverse", "--format=%x00%s", "--name-only", f"{loop.head}..main"
+    ).stdout.split("\0")[1:]
+    said = [each.split("\n")[0] for each in log]
+    assert said == ["Release readmission/2", f"Release readmission/3 of {_run_name(loop)}"]
+    for commit in log:
+        lock, *others = [line for line in commit.split("\n")[1:] if line]
+        assert lock == "dvc.lock"
+        assert all(each.startswith("reports/") for each in others), others
     status = loop.workspace.run("git", "status", "--porcelain", "--", "dvc.lock")
     assert status.stdout == ""
     finished = json.loads((loop.workspace.root / "reports" / "register.json").read_text())

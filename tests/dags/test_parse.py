@@ -38,7 +38,7 @@ def erase(looked: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_files_parse_and_nothing_else_is_taken_for_a_dag(looked: dict[str, Any]) -> None:
     assert looked["errors"] == {}
-    assert sorted(looked["dags"]) == ["erase", "retain", "train"]
+    assert sorted(looked["dags"]) == ["deep_audit", "erase", "retain", "train"]
 
 
 def test_parsing_imports_neither_the_pipeline_nor_what_is_heavy(looked: dict[str, Any]) -> None:
@@ -86,7 +86,9 @@ def test_another_way_to_execute_is_refused_by_its_name(tmp_path: Path) -> None:
     airflow = Airflow(tmp_path, tmp_path / "workspace", LETHE_EXECUTION="cloud")
     said = airflow.run("python", str(Path(__file__).parent / "look.py"))
     errors = json.loads(said.partition("LOOK")[2])["errors"]
-    assert {Path(path).name for path in errors} == {"erase.py", "retain.py", "train.py"}
+    assert {Path(path).name for path in errors} == {
+        *("deep_audit.py", "erase.py", "retain.py", "train.py")
+    }
     assert "LETHE_EXECUTION is machine or pods, not 'cloud'" in next(iter(errors.values()))
 
 
@@ -142,6 +144,19 @@ def test_retain_runs_by_the_clock_beside_no_erasure_and_trains_nothing(
     assert retain["tasks"]["run"]["command"].endswith("exec lethe retain")
     assert retain["tasks"]["run"]["skips_on"] == [29], "people come first; all else is a failure"
     assert retain["tasks"]["run"]["retries"] == 0
+
+
+def test_a_contradicted_claim_is_looked_for_by_night_where_trainings_run(
+    looked: dict[str, Any],
+) -> None:
+    deep = looked["dags"]["deep_audit"]
+    assert "30 4 * * *" in deep["timetable"]
+    assert list(deep["tasks"]) == ["run", "done"]
+    run = deep["tasks"]["run"]
+    assert run["command"].endswith("exec lethe audit --deep")
+    assert run["pool"] == "gpu" == looked["dags"]["train"]["tasks"]["train"]["pool"]
+    assert run["retries"] == 0, "a contradiction is not tried away"
+    assert run["skips_on"] == [26], "nothing was trained; all else is a failure"
 
 
 def test_nothing_that_a_command_prints_is_kept_in_the_database(looked: dict[str, Any]) -> None:

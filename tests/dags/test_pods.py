@@ -154,6 +154,7 @@ def test_a_command_of_the_workspace_has_the_workspaces_volume(looked: dict[str, 
         **{f"train.{n}": ["pod", n, "--run", RUN] for n in ("open", "publish", "close")},
         "erase.run": ["erase", "run"],
         "erase.publish": ["worktree", "publish"],
+        "deep_audit.run": ["audit", "--deep"],
         "retain.run": ["retain"],
         "retain.publish": ["worktree", "publish"],
     }

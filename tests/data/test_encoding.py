@@ -1,6 +1,8 @@
 """Encoding: by declared domains alone, the same wherever the record stands."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,8 @@ import pandas as pd
 import pytest
 
 from lethe.config.tables import Column, Generalization
-from lethe.core.errors import NotFinite, SchemaMismatch, ValueOutsideDomain
+from lethe.core.errors import FileDamaged, NotFinite, SchemaMismatch, ValueOutsideDomain
+from lethe.core.files import read_json, write_json
 from lethe.data.encoding import Encoder
 
 
@@ -141,3 +144,81 @@ def test_an_encoder_read_back_from_json_encodes_the_same() -> None:
     frame = records().assign(note=["a b", None, "c"])
     assert np.array_equal(read.encode(frame), encoder.encode(frame))
     assert np.array_equal(read.labels(frame), encoder.labels(frame))
+
+
+@pytest.mark.parametrize(
+    ("groups", "others"),
+    [
+        ({"young": ("1",), "middle": ("2", "3"), "old": ("4",)}, None),
+        ({"under 50": ("1",), "50 to 69": ("2",), "70 and over": ("3",)}, "unknown"),
+        ({"ä": ("1",), "Z": ("2",), "a": ("3",)}, "A"),
+    ],
+)
+def test_an_encoder_read_back_from_its_file_has_the_groups_in_one_order(
+    groups: dict[str, tuple[str, ...]], others: str | None, tmp_path: Path
+) -> None:
+    """Files have their keys sorted, and a model's inputs are where its encoder says."""
+    ward = column(type="category", generalize=Generalization(groups=groups, others=others))
+    encoder = Encoder({"ward": ward}, "returned", RETURNED)
+    write_json(tmp_path / "encoding.json", encoder.to_data())
+    read = Encoder.from_data(read_json(tmp_path / "encoding.json"))
+    assert read.names == encoder.names
+    frame = pd.DataFrame({"ward": [*groups, None]})
+    assert np.array_equal(read.encode(frame), encoder.encode(frame))
+
+
+BORN = column(
+    role="quasi_identifier",
+    type="date",
+    format="%d.%m.%Y",
+    generalize=Generalization(age_at="seen", bins=(0, 50, 100)),
+)
+SEEN = column(role="timestamp", type="timestamp", format="%d/%m/%Y")
+
+
+def _aged(seen: Column = SEEN, zone: str = "Europe/Berlin") -> Encoder:
+    taken = {"born": ("patients", BORN), "returned": ("visits", RETURNED)}
+    declared = SimpleNamespace(
+        taken_columns=lambda: taken,
+        age_times=lambda: {"seen": seen},
+        source=SimpleNamespace(time_zone=zone),
+    )
+    read = Encoder.from_data(json.loads(json.dumps(Encoder.from_params(declared).to_data())))
+    assert read == Encoder.from_params(declared)
+    return read
+
+
+def _at(encoder: Encoder, frame: pd.DataFrame) -> pd.Series:
+    return encoder.ages_at(frame, encoder.features)["born"]
+
+
+def test_the_times_of_ages_are_read_as_they_are_declared() -> None:
+    frame = pd.DataFrame({"seen": ["03/02/2020", None]})
+    found = _at(_aged(), frame)
+    assert found.tolist() == [pd.Timestamp(2020, 2, 3), pd.NaT]
+    moment = pd.DataFrame({"seen": [pd.Timestamp("2020-02-02T23:30Z")]})  # as a driver has it
+    plain = column(role="timestamp", type="timestamp")
+    elsewhere = column(role="timestamp", type="timestamp", time_zone="America/New_York")
+    assert _at(_aged(plain), moment).tolist() == [pd.Timestamp(2020, 2, 3)]
+    assert _at(_aged(elsewhere), moment).tolist() == [pd.Timestamp(2020, 2, 2)]
+    assert _at(_aged(plain, "UTC"), moment).tolist() == [pd.Timestamp(2020, 2, 2)]
+
+
+@pytest.mark.parametrize("unread", ["2020-02-03", "31/02/2020", " ", "then", 7])
+def test_a_time_of_an_age_that_cannot_be_read_is_refused_and_not_shown(unread: object) -> None:
+    with pytest.raises(ValueOutsideDomain, match=r"'seen' .* 1 value") as caught:
+        _at(_aged(), pd.DataFrame({"seen": ["03/02/2020", unread, None]}, dtype=object))
+    assert not str(unread).strip() or str(unread) not in str(caught.value).replace("%d/%m/%Y", "")
+
+
+def test_an_encoding_of_the_version_before_has_no_times_and_is_read() -> None:
+    data = _aged().to_data()
+    older = {name: data[name] for name in ("features", "label")}
+    read = Encoder.from_data(older)
+    assert (read.times, read.zone) == ({}, "UTC")
+    assert _at(read, pd.DataFrame({"seen": ["2020-02-03"]})).notna().all()
+
+
+def test_an_encoding_in_a_zone_that_nobody_knows_is_damaged() -> None:
+    with pytest.raises(FileDamaged, match="time_zone"):
+        Encoder.from_data({**_aged().to_data(), "time_zone": "Nowhere/At_all"})

@@ -60,7 +60,7 @@ def test_the_search_and_the_drawings_are_in_the_site(site: Path) -> None:
     for word in ("epsilon", "receipt", "lethe_key"):
         assert word in index, word
     images = {path.name for path in (site / "_images").iterdir()}
-    assert {"pipeline.svg", "architecture.svg", "run.png"} <= images
+    assert {"pipeline.svg", "architecture.svg", "run.svg"} <= images
 
 
 def test_every_page_is_in_the_site_and_the_first_leads_to_it(site: Path) -> None:

@@ -101,7 +101,10 @@ def _compare(found: set[str], words: Mapping[str, str], *, what: str) -> None:
         )
 
 
-@pytest.mark.parametrize("name", WORDS["reports"]["sections"])
+REPORTS = [name for name in WORDS["reports"]["sections"] if not name.endswith("?")]
+
+
+@pytest.mark.parametrize("name", REPORTS)
 def test_every_field_of_a_report_has_a_meaning(
     done: tuple[Workspace, dict[str, str]], name: str
 ) -> None:
@@ -111,7 +114,7 @@ def test_every_field_of_a_report_has_a_meaning(
 
 def test_every_report_is_in_the_reference(done: tuple[Workspace, dict[str, str]]) -> None:
     written = {path.name for path in (done[0].root / "reports").glob("*.json")}
-    assert written == set(WORDS["reports"]["sections"])
+    assert written == set(REPORTS)
 
 
 def test_every_tag_of_a_version_has_a_meaning(done: tuple[Workspace, dict[str, str]]) -> None:

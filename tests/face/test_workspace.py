@@ -3,6 +3,7 @@
 import doctest
 import re
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import pytest
 import lethe
 from lethe.config.params import load_params
 from lethe.core.errors import BudgetExceeded, FileDamaged, NotFound, ParamsInvalid, TrainingRefused
+from lethe.ledger.ledger import Ledger
 from lethe.stores.opening import open_ledger
+from lethe.stores.registry.registry import Registry
+from lethe.stores.vault.vault import Vault
 from tests.conftest import PROJECT, Workspace, copy_workspace
 
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-NO_EXAMPLE = {"Workspace.close", "Ledger.close"}
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +83,42 @@ def test_two_workspaces_answer_for_themselves_wherever_the_process_is(
 
 def test_a_store_is_opened_once_and_closed_with_the_workspace(places: tuple[Path, Path]) -> None:
     with lethe.Workspace(places[0]) as workspace:
-        stores = ("ledger", "vault", "requests", "source", "registry", "history")
+        stores = ("ledger", "vault", "requests", "source", "registry")
         opened = {name: getattr(workspace, name) for name in stores}
         assert all(getattr(workspace, name) is opened[name] for name in stores)
     assert not set(stores) & set(vars(workspace))
     assert workspace.ledger is not opened["ledger"], "asked again, it is opened again"
     workspace.close()
+
+
+def test_what_a_workspace_answers_opens_no_store_again(
+    places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, _ = somebody(places[0])
+    opened: Counter[str] = Counter()
+    for store in (Ledger, Vault, Registry):
+        _count_calls(monkeypatch, store, "open", opened)
+    with lethe.Workspace(places[0]) as workspace:
+        for name in ("ledger", "vault", "registry"):
+            getattr(workspace, name)
+        before = Counter(opened)
+        workspace.budget()
+        workspace.budget(subject=key)
+        workspace.lineage(model="readmission/1")
+        workspace.lineage(subject=key)
+        assert lethe.audit(workspace)["passed"]
+    assert opened == before
+    assert all(opened[each] for each in ("Ledger", "Vault", "Registry"))
+
+
+def _count_calls(patch: pytest.MonkeyPatch, store: type, name: str, calls: Counter[str]) -> None:
+    whole = getattr(store, name)  # of a class method it is bound already
+
+    def counted(*words: Any, **named: Any) -> Any:
+        calls[store.__name__] += 1
+        return whole(*words, **named)
+
+    patch.setattr(store, name, staticmethod(counted))
 
 
 def test_a_workspace_is_run_from_another_folder(places: tuple[Path, Path], elsewhere: Path) -> None:
@@ -186,7 +219,7 @@ def _examples() -> dict[str, doctest.DocTest]:
         for member, method in vars(value).items() if name == "Workspace" else ():
             if not member.startswith("_") and callable(method):
                 found[f"{name}.{member}"] = finder.find(method, f"{name}.{member}")[0]
-    return {name: test for name, test in found.items() if name not in NO_EXAMPLE}
+    return found
 
 
 EXAMPLES = _examples()

@@ -76,7 +76,7 @@ def pod_run(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Po
 def test_the_stages_that_share_a_folder_are_those_that_meta_says() -> None:
     pipeline = compile_pipeline(read_stages(PROJECT / "dvc.yaml"))
     assert tuple(stage["name"] for stage in pipeline["stages"] if stage["subject_keys"]) == KEYS
-    assert [stage["name"] for stage in pipeline["stages"] if stage["resumes"]] == ["train"]
+    assert [stage["name"] for stage in pipeline["stages"] if stage["resumes"]] == ["train", "audit"]
 
 
 def test_it_ends_with_a_registered_model_of_the_release(pod_run: PodRun) -> None:
@@ -124,9 +124,10 @@ def test_reports_on_the_ref_are_counts_and_curves(pod_run: PodRun) -> None:
     declared = {
         path
         for stage in pipeline.values()
-        for kind in ("metrics", "plots")
+        for kind in ("outs", "metrics", "plots")
         for entry in stage.get(kind, ())
-        for path in entry
+        for path in ([entry] if isinstance(entry, str) else entry)
+        if path.startswith("reports/")
     }
     assert set(pod_run.listed) <= {"dvc.lock", *declared}
     assert {"dvc.lock", "reports/train.json", "reports/register.json"} <= set(pod_run.listed)

@@ -17,19 +17,10 @@ from lethe.core.errors import BudgetExceeded, LetheError
 from lethe.ledger import ledger as ledger_module
 from lethe.ledger.ledger import Ledger
 from lethe.privacy.accounting import epsilon_rdp
-from lethe.privacy.plan import Plan
+from tests.plans import CHARGED as PLAN
 from tests.postgres import postgres_server, postgres_urls  # noqa: F401
 
 NOW = dt.datetime(2026, 11, 24, tzinfo=dt.UTC)
-PLAN = Plan(
-    sample_rate=0.1,
-    steps=300,
-    records_per_person=4,
-    clip_norm=1.0,
-    noise_multiplier=6.6,
-    expected_batch_size=100.0,
-    delta=1e-5,
-)
 FIVE = epsilon_rdp([PLAN.event] * 5, 1e-5)
 SIX = epsilon_rdp([PLAN.event] * 6, 1e-5)
 PEOPLE = BitMap(range(0, 3000, 3))

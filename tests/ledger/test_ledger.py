@@ -22,20 +22,11 @@ from lethe.ledger.classes import Charge, histories, over_budget, spend_classes
 from lethe.ledger.ledger import Ledger
 from lethe.ledger.owner import Owner, _started
 from lethe.privacy.accounting import epsilon_rdp
-from lethe.privacy.plan import Plan
 from tests.ledger.older import write_schema_1
+from tests.plans import CHARGED as PLAN
 
 NOW = dt.datetime(2026, 11, 24, tzinfo=dt.UTC)
 BUDGET = Budget(epsilon=2.0, delta=1e-5)
-PLAN = Plan(
-    sample_rate=0.1,
-    steps=300,
-    records_per_person=4,
-    clip_norm=1.0,
-    noise_multiplier=6.6,
-    expected_batch_size=100.0,
-    delta=1e-5,
-)
 
 
 @pytest.fixture

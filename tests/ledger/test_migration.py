@@ -18,8 +18,8 @@ from lethe.config.sections import Budget
 from lethe.core.errors import BudgetExceeded, LedgerInvalid
 from lethe.ledger import database
 from lethe.ledger.ledger import Ledger
-from lethe.privacy.plan import Plan
 from tests.ledger.older import DUMP, write_schema_2
+from tests.plans import CHARGED as PLAN
 from tests.postgres import postgres_server, postgres_urls  # noqa: F401
 
 NOW = dt.datetime(2026, 11, 24, tzinfo=dt.UTC)
@@ -31,15 +31,6 @@ SPENT = {  # token: epsilon by RDP and by PLD, of the version before
     1: (1.5876840364307538, 1.4551169991661377),
     77: (1.592685974823448, 1.4598108825016574),
 }
-PLAN = Plan(
-    sample_rate=0.1,
-    steps=300,
-    records_per_person=4,
-    clip_norm=1.0,
-    noise_multiplier=6.6,
-    expected_batch_size=100.0,
-    delta=1e-5,
-)
 BUDGET = Budget(epsilon=2.0, delta=1e-5)
 
 

@@ -20,6 +20,7 @@ from lethe.people.lineage import (
 from lethe.stores.registry.registry import Registry
 from lethe.stores.registry.tags import RUN_ID
 from lethe.stores.vault.vault import Vault
+from tests.asked import ask
 from tests.stages.test_register import PEOPLE, Audited, _md5, audited, here, prepared, write_lock
 
 __all__ = ["audited", "here", "prepared"]
@@ -27,9 +28,9 @@ __all__ = ["audited", "here", "prepared"]
 
 def test_lineage_of_a_model_has_its_people_data_code_and_price(audited: Audited) -> None:
     audited.run()
-    found = model_lineage(audited.params, "readmission/1")
-    assert found == model_lineage(audited.params, "readmission@champion")
-    assert found == model_lineage(audited.params, "readmission")
+    found = ask(model_lineage, audited.params, "readmission/1")
+    assert found == ask(model_lineage, audited.params, "readmission@champion")
+    assert found == ask(model_lineage, audited.params, "readmission")
     metrics = found.pop("metrics")
     assert metrics["auc"] == {"value": 0.65, "private": False}
     manifest, lock = workspace.MANIFEST.read_bytes(), (audited.root / "dvc.lock").read_bytes()
@@ -58,13 +59,13 @@ def test_a_person_finds_the_models_and_datasets_they_are_in_and_no_others(audite
         "commit": "workspace",
     }
     version = {"model": "readmission", "version": 1, "status": "ready"}
-    assert subject_lineage(audited.params, PEOPLE[0]) == {
+    assert ask(subject_lineage, audited.params, PEOPLE[0]) == {
         "models": [version],
         "datasets": [dataset],
     }
     # Held out: in the data, in no model.
-    assert subject_lineage(audited.params, PEOPLE[3]) == {"models": [], "datasets": [dataset]}
-    assert subject_lineage(audited.params, "nobody") == {"models": [], "datasets": []}
+    assert ask(subject_lineage, audited.params, PEOPLE[3]) == {"models": [], "datasets": [dataset]}
+    assert ask(subject_lineage, audited.params, "nobody") == {"models": [], "datasets": []}
 
 
 def model_subjects(audited: Audited) -> str:
@@ -92,10 +93,10 @@ def test_past_versions_and_committed_datasets_are_found_too(audited: Audited) ->
         str(audited.root / "model"),
         tags={**first.tags, RUN_ID: "run-2", "manifest_md5": _md5(remaining)},
     )
-    ana_in = subject_lineage(audited.params, PEOPLE[0])
+    ana_in = ask(subject_lineage, audited.params, PEOPLE[0])
     assert [m["version"] for m in ana_in["models"]] == [1]
     assert [d["commit"] for d in ana_in["datasets"]] == [commit]
-    ben_in = subject_lineage(audited.params, PEOPLE[1])
+    ben_in = ask(subject_lineage, audited.params, PEOPLE[1])
     assert [m["version"] for m in ben_in["models"]] == [1, 2]
     assert [d["commit"] for d in ben_in["datasets"]] == [commit, "workspace"]
 
@@ -116,11 +117,11 @@ def _commit(root: Path) -> None:
 
 def test_a_manifest_that_is_not_here_is_said_and_not_guessed(audited: Audited) -> None:
     audited.run()
-    md5 = model_lineage(audited.params, "readmission/1")["manifest_md5"]
+    md5 = ask(model_lineage, audited.params, "readmission/1")["manifest_md5"]
     (audited.root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).unlink()
     for key in (PEOPLE[0], "nobody"):  # and for the unknown in the same way
         with pytest.raises(NotFound, match="dvc pull"):
-            subject_lineage(audited.params, key)
+            ask(subject_lineage, audited.params, key)
 
 
 def test_models_that_others_keep_in_the_same_registry_are_passed_over(audited: Audited) -> None:
@@ -128,9 +129,9 @@ def test_models_that_others_keep_in_the_same_registry_are_passed_over(audited: A
     client = Registry.open(audited.params.stores.registry)._client
     client.create_registered_model("theirs")
     client.create_model_version("theirs", str(audited.root / "model"))
-    found = subject_lineage(audited.params, PEOPLE[0])
+    found = ask(subject_lineage, audited.params, PEOPLE[0])
     assert [m["model"] for m in found["models"]] == ["readmission"]
-    theirs = model_lineage(audited.params, "theirs/1")
+    theirs = ask(model_lineage, audited.params, "theirs/1")
     assert theirs["subjects"] is None
     assert theirs["manifest_md5"] is None
 
@@ -155,14 +156,14 @@ def test_words_that_name_no_version_are_refused(words: str) -> None:
 
 def test_an_absent_version_is_not_found(audited: Audited) -> None:
     with pytest.raises(NotFound):
-        model_lineage(audited.params, "readmission/7")
+        ask(model_lineage, audited.params, "readmission/7")
 
 
 def test_readers_see_price_and_privacy_of_each_number(audited: Audited) -> None:
     audited.run()
-    text = render_model(model_lineage(audited.params, "readmission/1"))
+    text = render_model(ask(model_lineage, audited.params, "readmission/1"))
     assert "epsilon 0.9 (PLD), 1.04 (RDP) at delta 1e-05, per person" in text
     assert "0.65 (not private)" in text
-    assert "readmission/1" in render_subject(subject_lineage(audited.params, PEOPLE[0]))
+    assert "readmission/1" in render_subject(ask(subject_lineage, audited.params, PEOPLE[0]))
     assert render_subject({"models": [], "datasets": []}) == "In no model and no dataset."
-    assert "none" in render_subject(subject_lineage(audited.params, PEOPLE[3]))
+    assert "none" in render_subject(ask(subject_lineage, audited.params, PEOPLE[3]))

@@ -12,7 +12,7 @@ from dp_accounting.rdp import RdpAccountant
 from scipy import special, stats
 
 from lethe.core.errors import LedgerInvalid, ParamsInvalid
-from lethe.privacy import accounting
+from lethe.privacy import accounting, renyi
 from lethe.privacy.accounting import (
     dp_sgd_event,
     epsilon_pld,
@@ -20,6 +20,7 @@ from lethe.privacy.accounting import (
     epsilon_rdp,
     solve_noise_multiplier,
 )
+from lethe.privacy.bounds import epsilon_at_least
 from lethe.privacy.events import Leaf
 from lethe.privacy.pld import epsilon_of_losses
 from lethe.privacy.renyi import ORDERS, rdp_vector
@@ -318,3 +319,48 @@ def test_solution_that_costs_too_much_is_never_returned(monkeypatch: pytest.Monk
     monkeypatch.setattr(accounting, "_least", lambda enough, *, start: 1000)
     with pytest.raises(LedgerInvalid, match="costs more"):
         solve_noise_multiplier(0.5, 1000, 0.1, 1e-5, "rdp")
+
+
+# --- at the ends of what may be declared
+
+
+@pytest.mark.parametrize(
+    ("delta", "expected"), [(1e-5, 504.6), (1e-6, 519.6033716196603), (1e-9, 558.2)]
+)
+def test_pld_above_500_is_not_below_the_truth(delta: float, expected: float) -> None:
+    # 1e-6: by dp_accounting's grid at 1e-4; all are held against a bound from below.
+    plan = (0.025163411809434603, 168_729, 0.6504720566751937)
+    found = epsilon_pld([dp_sgd_event(*plan)], delta)
+    assert found >= epsilon_at_least(*plan, delta, near=found) > expected - 3
+
+
+@pytest.mark.parametrize(
+    ("q", "steps", "sigma"), [(1e-6, 10, 0.5), (0.01, 10, 0.1), (1e-8, 100, 0.5)]
+)
+@pytest.mark.parametrize("delta", [1e-5, 1e-9, 1e-13])
+def test_pld_is_never_above_rdp(q: float, steps: int, sigma: float, delta: float) -> None:
+    event = [dp_sgd_event(q, steps, sigma)]
+    assert epsilon_pld(event, delta) <= epsilon_rdp(event, delta)
+
+
+@pytest.mark.parametrize("q", [1e-9, 1e-8, 1e-7])
+@pytest.mark.parametrize("sigma", [0.7, 1.0, 5.0])
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_no_step_is_free_by_rounding(q: float, sigma: float, share: float) -> None:
+    # Epsilon is 0 only if delta is at least the total variation: of one step q (2 Phi(1/2s) - 1).
+    delta = share * q * (2 * float(stats.norm.cdf(0.5 / sigma)) - 1)
+    assert epsilon_rdp([dp_sgd_event(q, 1, sigma)], delta) > 0
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.1, 0.5])
+def test_where_an_integral_would_be_long_a_chord_bounds_it(
+    sigma: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = rdp_vector({Leaf("gaussian", sigma, sample_rate=0.01): 1})
+    monkeypatch.setattr(renyi, "_MOST_NODES", 1)
+    renyi._rdp_of.cache_clear()
+    chords = rdp_vector({Leaf("gaussian", sigma, sample_rate=0.01): 1})
+    renyi._rdp_of.cache_clear()
+    assert (chords >= exact * (1 - 1e-12)).all()
+    whole = np.round(ORDERS) == ORDERS
+    assert (chords[whole] == exact[whole]).all()

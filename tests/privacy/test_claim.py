@@ -9,18 +9,9 @@ from pyroaring import BitMap
 
 from lethe.core.errors import FileDamaged
 from lethe.privacy.claim import Claim
-from lethe.privacy.plan import Plan
+from tests.plans import SMALL
 
-PLAN = Plan(
-    sample_rate=0.1,
-    steps=20,
-    records_per_person=4,
-    clip_norm=1.0,
-    noise_multiplier=3.0,
-    expected_batch_size=100.0,
-    delta=1e-5,
-    noise="discrete",
-)
+PLAN = replace(SMALL, noise="discrete")
 
 
 def claimed() -> Claim:

@@ -8,8 +8,8 @@ import pytest
 from pyroaring import BitMap
 
 from lethe.core.errors import LetheError, ParamsInvalid
-from lethe.privacy.plan import Plan
 from lethe.privacy.release import Release
+from tests.plans import CHARGED
 
 FACTS: dict[str, Any] = {
     "event": dp.LaplaceDpEvent(2.0),
@@ -25,15 +25,7 @@ FACTS: dict[str, Any] = {
 
 
 def test_a_plan_of_dp_sgd_says_what_it_releases_and_for_whom() -> None:
-    plan = Plan(
-        sample_rate=0.1,
-        steps=300,
-        records_per_person=4,
-        clip_norm=1.0,
-        noise_multiplier=6.6,
-        expected_batch_size=100.0,
-        delta=1e-5,
-    )
+    plan = CHARGED
     found = plan.release(BitMap([3, 4]))
     assert (found.event, found.subjects) == (plan.event, BitMap([3, 4]))
     assert (found.unit, found.adjacency) == ("person", "add or remove one person")

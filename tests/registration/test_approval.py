@@ -11,6 +11,7 @@ from lethe.config.params import load_params
 from lethe.core.errors import ApprovalRefused, NotFound, ParamsInvalid
 from lethe.core.files import read_json, write_json
 from lethe.registration import approval
+from lethe.stores.dvc.inputs import content_md5
 from lethe.stores.registry.registry import Registry
 from lethe.stores.registry.remove import retire
 from tests.stages.test_register import NOW, PEOPLE, Audited, audited, here, prepared, write_lock
@@ -45,6 +46,7 @@ def _another_training(audited: Audited) -> None:
     model = workspace.MODEL / "model.json"
     write_json(model, read_json(model) | {"run_id": "run-2"})
     write_lock(audited.root, "d" * 32 + ".dir")
+    audited.edit("audit", model_md5=content_md5(audited.root / workspace.MODEL))
     audited.ledger.run = lambda run_id: audited.ledger.record  # type: ignore[method-assign]
 
 
@@ -102,6 +104,18 @@ def test_what_was_looked_at_is_what_is_approved(asked: Audited) -> None:
     with pytest.raises(ApprovalRefused, match="readmission/1 is not the candidate any more"):
         _approve(asked)
     assert approval.waiting(asked.params) is not None
+
+
+def test_an_experiment_does_not_take_the_place_of_what_waits(
+    asked: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = approval.waiting(asked.params)
+    _another_training(asked)
+    monkeypatch.setenv("DVC_EXP_NAME", "tried")
+    asked.run()
+    assert (_version(asked).aliases, _version(asked, 2).aliases) == (("candidate",), ())
+    assert approval.waiting(asked.params) == waits
+    assert "is champion now" in _approve(asked)
 
 
 def test_a_replacement_after_an_erasure_waits_too_and_nothing_serves_meanwhile(

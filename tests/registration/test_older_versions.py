@@ -1,7 +1,7 @@
 """Versions that were registered before a tag had its present name are read like any other."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -10,8 +10,10 @@ import sqlalchemy as sa
 from lethe.people.lineage import model_lineage, render_model
 from lethe.registration import approval
 from lethe.stores.registry.registry import Registry, Version
-from lethe.stores.registry.remove import find_tombstone, retire, retired_version
+from lethe.stores.registry.remove import retire, retired_version
 from lethe.stores.registry.tags import RUN_ID, present_names
+from lethe.stores.registry.tombstones import find_tombstone
+from tests.asked import ask
 from tests.stages.test_register import NOW, Audited, audited, here, prepared
 
 __all__ = ["audited", "here", "prepared"]
@@ -52,7 +54,7 @@ def test_an_older_version_has_todays_tags_when_it_is_read(older: tuple[Audited, 
 
 
 def test_lineage_of_an_older_version_says_its_price(older: tuple[Audited, Version]) -> None:
-    found = model_lineage(older[0].params, "readmission/1")
+    found = ask(model_lineage, older[0].params, "readmission/1")
     assert (found["epsilon_pld"], found["epsilon_rdp"]) == (0.9, 1.04)
     assert "epsilon 0.9 (PLD), 1.04 (RDP) at delta 1e-05, per person" in render_model(found)
 
@@ -75,7 +77,7 @@ def test_an_older_version_is_retired_with_all_its_tags(older: tuple[Audited, Ver
     assert gone is not None
     assert {name: gone.tags[name] for name in OLDER} == {n: present.tags[n] for n in OLDER}
     assert not set(OLDER.values()) & set(gone.tags)
-    assert model_lineage(audited.params, "readmission/1")["epsilon_pld"] == 0.9
+    assert ask(model_lineage, audited.params, "readmission/1")["epsilon_pld"] == 0.9
     engine = sa.create_engine(audited.params.stores.registry)
     with engine.connect() as connection:
         left = connection.exec_driver_sql("SELECT key FROM model_version_tags").all()
@@ -86,9 +88,9 @@ def test_a_tombstone_of_before_is_of_a_retired_version(older: tuple[Audited, Ver
     audited, _ = older
     registry = Registry.open(audited.params.stores.registry)
     retire(registry, "readmission", 1, replaced_by=None, reason="no budget", now=NOW)
-    written: dict[str, Any] = json.loads(
-        registry.client.get_registered_model("readmission").tags["retired.1"]
-    )
+    record = find_tombstone(registry, "readmission", 1)
+    assert record is not None
+    written: dict[str, Any] = json.loads(json.dumps(asdict(record)))
     facts = {OLDER.get(name, name): value for name, value in written["facts"].items()}
     before = json.dumps({**written, "status": "withdrawn", "facts": facts})
     registry.client.set_registered_model_tag("readmission", "retired.1", before)
@@ -99,7 +101,7 @@ def test_a_tombstone_of_before_is_of_a_retired_version(older: tuple[Audited, Ver
         "no budget",
         written["facts"],
     )
-    assert model_lineage(audited.params, "readmission/1")["status"] == "retired"
+    assert ask(model_lineage, audited.params, "readmission/1")["status"] == "retired"
 
 
 def test_no_tag_is_lost_where_both_names_are_there() -> None:

@@ -19,6 +19,7 @@ from lethe.registration.spending import spending
 from lethe.stages import train
 from lethe.stores.registry import registry as registries
 from tests import trained_run
+from tests.asked import ask
 
 NOW = dt.datetime(2026, 11, 24, tzinfo=dt.UTC)
 
@@ -97,13 +98,13 @@ def test_nothing_trains_or_is_charged_on_a_rolled_back_ledger(params: Params) ->
 
 
 def test_spending_of_a_rolled_back_ledger_is_not_shown(params: Params) -> None:
-    spending(params)
+    ask(spending, params)
     roll_back()
     with pytest.raises(LedgerInvalid, match="rolled back"):
-        spending(params)
+        ask(spending, params)
     Path(".lethe/ledger.db").unlink()
     with pytest.raises(LedgerInvalid, match="it is not here"):
-        spending(params)
+        ask(spending, params)
 
 
 def test_without_a_registry_there_is_nothing_to_compare_and_none_is_made(

@@ -10,20 +10,11 @@ from pyroaring import BitMap
 from lethe.config.sections import Budget
 from lethe.ledger.ledger import Ledger
 from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
-from lethe.privacy.plan import Plan
 from lethe.registration.spending import budget_report, render_budget
+from tests.plans import CHARGED as PLAN
 
 NOW = dt.datetime(2026, 11, 24, tzinfo=dt.UTC)
 BUDGET = Budget(epsilon=2.0, delta=1e-5)
-PLAN = Plan(
-    sample_rate=0.1,
-    steps=300,
-    records_per_person=4,
-    clip_norm=1.0,
-    noise_multiplier=6.6,
-    expected_batch_size=100.0,
-    delta=1e-5,
-)
 ONCE, TWICE = (epsilon_rdp([PLAN.event] * n, 1e-5) for n in (1, 2))
 
 

@@ -1,6 +1,9 @@
 """The model card says what a reader needs, and nothing in it can break out of its page."""
 
-from lethe.reports.card import Card, model_card
+import pytest
+from markdown_it import MarkdownIt
+
+from lethe.reports.card import Card, markdown_text, model_card
 
 FACTS = {
     "model": "readmission",
@@ -80,3 +83,43 @@ def test_markup_in_a_fact_stays_text() -> None:
     assert "<i>" not in page
     assert "<script>" not in text
     assert "| a\\|b | &lt;i&gt;c&lt;/i&gt; # d |" in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "![x](https://x.invalid/a.png)",
+        "[x](javascript:alert(1))",
+        "[x][1] [1]: https://x.invalid",
+        "[1]: https://x.invalid 'title'",
+        "https://x.invalid/a www.x.invalid someone@x.invalid mailto:a@x.invalid",
+        "<https://x.invalid>",
+        "<img src=https://x.invalid/a.png>",
+        "&#91;x](https://x.invalid)",
+        "\\[x](https://x.invalid)",
+        "\\![x](https://x.invalid)",
+        "`a` **b** ~~c~~",
+        "# title",
+        "- item",
+        "a\n\n![x](https://x.invalid)",
+        "a|b",
+        "\\|b",
+    ],
+)
+def test_a_word_of_data_is_no_markup_in_a_card(text: str) -> None:
+    card = Card(text, text, {text: [(text, text)]})
+    made = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(card.markdown())
+    for tag in ("<a", "<img", "<code", "<strong", "<li", "<s>"):
+        assert tag not in made
+    assert made.count("<td") == 2
+    assert made.count("<h1") == made.count("<h2") == 1
+    for bare in ("https://", "www.x", "@x", "mailto:"):
+        assert bare not in card.markdown().replace("\\" + bare[-2:], "")
+    shown = MarkdownIt("commonmark").render(markdown_text(text))
+    assert "\\\\" not in shown
+
+
+def test_what_acts_on_a_terminal_is_spelled_out_in_a_card() -> None:
+    card = Card("a", "\x1b[31mb\u202e", {})
+    assert "\x1b" not in card.markdown() + card.page()
+    assert "\u202e" not in card.markdown() + card.page()

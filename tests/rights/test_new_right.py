@@ -15,7 +15,7 @@ from lethe.rights.receipts import Signer, facts_of
 from lethe.rights.right import Right, Step
 from lethe.stores.requests.requests import OPEN, Request
 from tests.fake_stores import Killed
-from tests.rights.test_erasure import NOW, SEED, Desk, desk
+from tests.rights.desk import NOW, SEED, Desk, desk
 
 __all__ = ["desk"]
 

@@ -9,7 +9,7 @@ from lethe.core.outcomes import Outcome, Result, Traces
 from lethe.rights.receipt_facts import receipt_card
 from lethe.stores.store import Held, Person, Store
 from tests.fake_stores import Killed
-from tests.rights.test_erasure import Desk, desk
+from tests.rights.desk import Desk, desk
 from tests.stores.store_contract import Made, StoreContract
 
 __all__ = ["desk"]

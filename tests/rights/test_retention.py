@@ -13,7 +13,7 @@ from lethe.core.outcomes import Outcome, Traces
 from lethe.people.references import Expiry
 from lethe.rights.receipt_facts import receipt_card
 from lethe.rights.receipts import Signer, check, facts_of, read_public_key
-from lethe.rights.retention import Retention, RetentionSummary
+from lethe.rights.retention import RetentionCase, RetentionSummary
 from lethe.rights.services import Retraining, RetrainingCost
 from lethe.stores.requests.requests import CLOSED, OPEN, Requests
 from lethe.stores.source.expire import ExpiredRows
@@ -191,7 +191,7 @@ class Desk:
         self.requests = Requests.open("sqlite://")
 
     def run(self) -> RetentionSummary:
-        return Retention(
+        return RetentionCase(
             self.params,
             self.places,
             self.requests,

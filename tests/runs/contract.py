@@ -54,7 +54,7 @@ def make_pipeline(workspace: Workspace, outside: Path) -> Path:
         "pseudonymize": {"deps": [SCRATCH], "outs": ["data/shards"]},
         "validate": {
             "deps": ["data/shards"],
-            "metrics": [{"reports/validate.json": {"cache": False}}],
+            "outs": [{"reports/validate.json": {"cache": False}}],
         },
     }
     for name, stage in stages.items():

@@ -12,10 +12,23 @@ from lethe.config.params import load_params, resolve_secret
 from lethe.core.errors import Busy, LetheError, PublicationRefused
 from lethe.runs import publication, service
 from lethe.runs.publication import publish, publish_own
+from lethe.stores.dvc.git import parse_lock
 from lethe.stores.dvc.purge import purge_history
+from lethe.stores.dvc.survey import md5_of
 from lethe.stores.dvc.worktree import Worktree
 from lethe.stores.requests.requests import Requests
-from tests.past_pipeline import ADA, BO, CLEO, dvc, files, holders, people, run_pipeline, tokens_in
+from tests.past_pipeline import (
+    ADA,
+    BO,
+    CLEO,
+    dvc,
+    files,
+    git,
+    holders,
+    people,
+    run_pipeline,
+    tokens_in,
+)
 from tests.released_home import Home, made
 
 
@@ -45,6 +58,74 @@ def test_a_publication_is_one_commit_that_changes_the_lock_alone(released: Home)
         "dvc.lock",
     ]
     assert text(root, "show", "HEAD:dvc.lock").encode() + b"\n" == released.second["dvc.lock"]
+    assert text(root, "status", "--porcelain") == ""
+
+
+def _with_reports(home: Home) -> Path:
+    """As the project has it: reports are git's."""
+    root = home.root
+    ignored = (root / ".gitignore").read_text().replace("\n/reports/\n", "\n")
+    (root / ".gitignore").write_text(ignored)
+    (root / "reports" / "old.json").write_text("{}")
+    text(root, "add", "--all")
+    git(root, "commit", "--quiet", "--message", "Reports")
+    return root
+
+
+def _reports_of(root: Path, revision: str) -> dict[str, bool]:
+    """The reports in a commit: whether each is the one that the commit's lock names."""
+    lock = subprocess.run(
+        ["git", "show", f"{revision}:dvc.lock"], cwd=root, check=True, capture_output=True
+    ).stdout
+    named = {path: md5 for each in parse_lock(lock) for path, md5 in each.outs.items()}
+    listed = text(root, "ls-tree", "-r", "--name-only", revision, "reports/").split()
+    return {
+        path: named.get(path)
+        == md5_of(
+            subprocess.run(
+                ["git", "show", f"{revision}:{path}"], cwd=root, check=True, capture_output=True
+            ).stdout
+        )
+        for path in listed
+    }
+
+
+def test_a_release_has_the_lock_and_the_reports_of_one_version_in_one_commit(
+    released: Home,
+) -> None:
+    root = _with_reports(released)
+    made_of = second(released)
+    assert text(root, "rev-parse", "main") == made_of.commit
+    reports = _reports_of(root, "main")
+    assert {"reports/register.json", "reports/train.json"} <= reports.keys()
+    assert [path for path, is_its in reports.items() if not is_its] == ["reports/old.json"]
+    assert '"version": 2' in text(root, "show", "main:reports/register.json")
+    assert text(root, "status", "--porcelain") == ""
+    assert second(released).commit is None
+
+
+def test_a_report_of_another_version_is_in_no_release(released: Home) -> None:
+    root = _with_reports(released)
+    second(released)
+    (root / "reports" / "train.json").write_text('{"n": 0}')
+    text(root, "add", "reports/train.json")
+    git(root, "commit", "--quiet", "--message", "Somebody's")
+    made_of = publish_own(root)
+    assert made_of is not None and made_of.commit == text(root, "rev-parse", "main")
+    assert "reports/train.json" not in _reports_of(root, "main")
+    assert (root / "reports" / "train.json").read_text() == '{"n": 0}'
+    assert publish_own(root) is None
+
+
+def test_reports_that_were_not_committed_with_their_lock_are_committed_later(
+    released: Home,
+) -> None:
+    root = _with_reports(released)
+    second(released)
+    text(root, "rm", "--cached", "--quiet", "reports/train.json")
+    git(root, "commit", "--quiet", "--message", "Forgotten")
+    assert publish_own(root) is not None
+    assert _reports_of(root, "main")["reports/train.json"]
     assert text(root, "status", "--porcelain") == ""
 
 
@@ -215,7 +296,7 @@ def test_a_run_in_home_a_further_publication_or_an_erasure_is_waited_for(
     assert service.publish_home(params) is None
 
 
-@pytest.mark.parametrize("step", ["commit_lock", "check_out"])
+@pytest.mark.parametrize("step", ["commit_files", "check_out"])
 def test_a_publication_that_was_cut_is_finished_by_the_next(
     released: Home, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -238,7 +319,7 @@ def test_a_publication_that_was_cut_is_finished_by_the_next(
 def test_a_branch_that_moved_meanwhile_is_left_to_the_next_time(
     released: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publication, "commit_lock", lambda *_, **__: False)
+    monkeypatch.setattr(publication, "commit_files", lambda *_, **__: False)
     with pytest.raises(Busy, match="moved meanwhile"):
         second(released)
 

@@ -1,5 +1,6 @@
 """Every place where stages run keeps the contract; and a toy that only this test knows."""
 
+import dataclasses
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from lethe.config.params import load_params
+from lethe.config.sections import Erasure
 from lethe.core.errors import NotFound, RunEnded
 from lethe.rights.workspace_stores import WorkspaceStores
 from lethe.runs.pods import home as pods
@@ -121,8 +123,9 @@ def test_models_are_trained_anew_where_the_runner_says(
     Path("reports/register.json").write_text('{"model": "wards", "version": 2}')
     runner = Counted(tmp_path)
     any_vault: Any = SimpleNamespace(everybody=list)
+    params = load_params(PROJECT / "params.yaml", root=Path())
     stores = WorkspaceStores(
-        load_params(PROJECT / "params.yaml", root=Path()),
+        dataclasses.replace(params, erasure=Erasure(code=("tests",))),
         any_vault,
         any_vault,
         tmp_path,
@@ -131,3 +134,4 @@ def test_models_are_trained_anew_where_the_runner_says(
     )
     assert stores.retrain().version == "wards/2"
     assert runner.asked == 1
+    assert "git's files below tests, declared to be code" in stores.dvc.unseen()[-1]

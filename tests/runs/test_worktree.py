@@ -42,6 +42,7 @@ from tests.past_pipeline import (
     tokens_in,
 )
 from tests.released_home import Home
+from tests.warm import program, warm_environment
 
 DAY = 86_400.0
 HOUR = 3_600.0
@@ -145,7 +146,7 @@ def test_a_worktree_that_was_killed_while_it_was_opened_is_opened_anew(
     released: Home, step: str
 ) -> None:
     home = released.root
-    done = subprocess.run([sys.executable, "-c", KILLED, str(home), step], cwd=PROJECT)
+    done = subprocess.run(program(KILLED, str(home), step), cwd=PROJECT, env=warm_environment())
     assert done.returncode == -signal.SIGKILL
     half = RunWorktree.of(home, "run-1")
     assert half.folder.is_dir()

@@ -16,8 +16,8 @@ from lethe.privacy.plan import Plan
 from lethe.stages import train as stage
 from lethe.stores.dvc.worktree import Worktree
 from lethe.training import dpsgd_fit, loop
+from lethe.training.description import WEIGHTS
 from lethe.training.dpsgd import DpSgd
-from lethe.training.models import WEIGHTS
 from tests.stages.test_train import NOW, FakeLedger, go, interrupt, never, params  # noqa: F401
 
 
@@ -48,7 +48,7 @@ def worktrees(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_killed_training_goes_on_from_its_checkpoint_in_the_next_worktree(
     worktrees: Worktrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "Session", partial(loop.Session, checkpoint_every=1))
+    monkeypatch.setattr(loop, "Execution", partial(loop.Execution, checkpoint_every=1))
     ledger = FakeLedger()
     params = worktrees.enter("run-1")  # noqa: F811
 

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from lethe.core.files import read_json, write_json
 from lethe.ledger.ledger import Ledger
 from lethe.stages import audit
 from lethe.stages import train as train_stage
+from lethe.stores.opening import open_ledger
 from tests import trained_run
+from tests.attacks import looks
 
 PARAMS = trained_run.params()
 
@@ -32,7 +34,15 @@ def run_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(root)
         trained_run.write_people(PARAMS)
         train_stage.run(PARAMS, now=trained_run.NOW)
+        looks.examine_run(PARAMS)
     return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def replayed_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        looks.replay_once(patch)
+        yield
 
 
 @pytest.fixture
@@ -63,13 +73,15 @@ def test_the_report_is_what_is_returned_and_says_what_was_looked_at(trained: Pat
     assert report["private"] is False
     assert set(report) == {  # no list of people among them
         *("attack", "checks", "failed", "false_alarm_rate", "passed", "private", "run_id"),
+        "model_md5",
     }
     assert report["attack"]["private"] is False
     assert report["run_id"] == read_json(workspace.MODEL / "model.json")["run_id"]
     names = {check["name"].split(".")[0] for check in report["checks"]}
     assert names == {
         *("accounting", "people", "sampling", "clipping", "noise", "loop", "refusal"),
-        *("training", "membership"),
+        *("training", "membership", "independence", "separation"),
+        *("run", "draws_of_run", "noise_of_run"),
     }
     for check in report["checks"]:
         assert set(check) == {
@@ -107,6 +119,14 @@ def test_a_contradiction_is_written_before_the_pipeline_stops(trained: Path) -> 
     assert report["failed"] == ["accounting.epsilon_rdp"]
 
 
+@pytest.mark.parametrize("claimed", [None, "much", 0.0])
+def test_a_report_without_a_price_contradicts(trained: Path, claimed: object) -> None:
+    _edit(workspace.report_path("train"), epsilon_pld=claimed)
+    with pytest.raises(AuditContradiction):
+        _run()
+    assert _written()["failed"] == ["accounting.epsilon_pld"]
+
+
 def test_a_model_of_another_plan_contradicts(trained: Path) -> None:
     plan = read_json(workspace.PLAN)
     write_json(workspace.PLAN, plan | {"steps": plan["steps"] + 1})
@@ -142,7 +162,8 @@ def test_a_model_of_an_unknown_run_contradicts(trained: Path) -> None:
 
 def test_a_manifest_with_somebody_else_in_it_contradicts(trained: Path) -> None:
     manifest = BitMap.deserialize(workspace.MANIFEST.read_bytes())
-    outside = audit.load_target(PARAMS).held_out()
+    with open_ledger(PARAMS) as ledger:
+        outside = audit.load_target(PARAMS, ledger).held_out()
     manifest.add(outside[0])
     workspace.MANIFEST.write_bytes(manifest.serialize())
     with pytest.raises(AuditContradiction):

@@ -15,14 +15,22 @@ from pyroaring import BitMap
 
 from lethe.config import workspace
 from lethe.config.params import Params, load_params
-from lethe.core.errors import BudgetExceeded, NotFound, TooFewSubjects, TrainingRefused
+from lethe.core.errors import (
+    AuditContradiction,
+    BudgetExceeded,
+    NotFound,
+    TooFewSubjects,
+    TrainingRefused,
+)
 from lethe.core.files import read_json
 from lethe.ledger.classes import ClassPrice
 from lethe.ledger.ledger import Ledger
+from lethe.privacy import claim
 from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
 from lethe.privacy.plan import Plan
 from lethe.privacy.planning import plan_from
 from lethe.stages import budget
+from lethe.stores.dvc.graph import outputs
 from tests.conftest import PROJECT, YAML, Workspace
 
 NOW = dt.datetime(2026, 11, 24, tzinfo=dt.UTC)
@@ -193,6 +201,17 @@ def test_delta_must_be_below_one_over_the_people_there_are(folder: Path) -> None
         budget.check_subjects(plan.release(BitMap(range(100_000))), minimum=1)
 
 
+@pytest.mark.parametrize("accountant", ["epsilon_rdp", "epsilon_pld"])
+def test_a_price_below_the_cost_is_refused_before_anything_is_paid(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, accountant: str
+) -> None:
+    honest = getattr(claim, accountant)
+    monkeypatch.setattr(claim, accountant, lambda *words: 0.99 * honest(*words))
+    with pytest.raises(AuditContradiction, match="Nothing was trained or charged"):
+        budget.run(declared(folder), now=NOW)
+    assert not workspace.PLAN.exists()
+
+
 def test_without_shards_the_stage_says_what_to_run(folder: Path) -> None:
     for path in workspace.SHARDS.iterdir():
         path.unlink()
@@ -239,7 +258,7 @@ def test_a_change_of_how_is_trained_plans_anew(workspace: Workspace, name: str) 
     """By DVC, with the stage as `dvc.yaml` has it; in place of its command, one that counts."""
     pipeline = YAML(typ="safe", pure=True).load((workspace.root / "dvc.yaml").read_text())
     stage = pipeline["stages"]["budget"]
-    outs = [*stage["outs"], *(path for each in stage["metrics"] + stage["plots"] for path in each)]
+    outs = outputs(stage)
     (workspace.root / "plans.py").write_text(
         f"""
 import pathlib
@@ -254,5 +273,5 @@ for path in map(pathlib.Path, {outs}):
         YAML().dump({"stages": {"budget": stage}}, file)
     for change in ({}, {}, {name: {"method": "pate", "hidden": [3]}[name]}):
         workspace.edit_params(lambda raw, change=change: raw["training"].update(change))
-        workspace.run(sys.executable, "-m", "dvc", "repro", "budget")
+        workspace.run("dvc", "repro", "budget")
     assert (workspace.root / "planned").read_text() == "xx"

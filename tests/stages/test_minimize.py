@@ -1,6 +1,8 @@
 import base64
 import hashlib
+import os
 import random
+import signal
 import stat
 from decimal import Decimal
 from pathlib import Path
@@ -20,7 +22,7 @@ from lethe.data.partition import shard_of
 from lethe.stages import minimize
 from lethe.stores.source.read import RecordChunk
 from lethe.stores.vault.vault import Vault
-from tests.library import NOW, at, build, declare, rows
+from tests.library import DECLARED, NOW, at, build, declare, rows
 
 KEY = b"k" * 32
 TEXT = {"role": "text", "scrub": "presidio", "why": "w"}
@@ -65,6 +67,7 @@ def test_the_report_counts_and_names_nobody(tmp_path: Path) -> None:
         "rows": 4,
         "rows_past_retention": 1,
         "rows_undated": 0,
+        "rows_without_person": 0,
         "records": 3,
         "subjects": 2,
         "columns": ["days", "returned", "born", "kind"],
@@ -72,7 +75,55 @@ def test_the_report_counts_and_names_nobody(tmp_path: Path) -> None:
         "missing": {"days": 0, "returned": 0, "born": 0, "kind": 2},
         "scrubbed": {},
         "shards": 2,
+        "undated_children": {},
     }
+
+
+def test_records_that_are_left_out_as_nobodys_are_counted(tmp_path: Path) -> None:
+    loans = [
+        (*loan[:1], 77 if n == 1 else loan[1], *loan[2:]) for n, loan in enumerate(rows()["loans"])
+    ]
+    params = library(tmp_path, loans=loans, records__without_person="leave_out")
+    report = minimize.run(params, now=NOW)
+    assert (report["rows_without_person"], report["records"]) == (1, 2)
+
+
+def test_an_aggregate_leaves_clipped_and_undated_rows_are_counted(tmp_path: Path) -> None:
+    earlier = {"by": "lent_at", "at": "lent_at", "bounds": [0, 10], "why": "w"}
+    loans = [*rows()["loans"], (105, 8, None, None, None, 5, None, True, "s5")]
+    made = {
+        "before": {"count": "loans", **earlier},
+        "kept": {"latest": "loans.days", **earlier},
+    }
+    params = library(
+        tmp_path, loans=loans, tables__loans__aggregates=made, tables__loans__retention=None
+    )
+    report = minimize.run(params, now=NOW)
+    assert list(everything().columns[2:]) == ["days", "returned", "before", "kept", "born", "kind"]
+    assert everything()[["subject", "before", "kept"]].values.tolist() == [
+        ["7", 2.0, 10.0],  # the loan before was of 14 days
+        ["7", 1.0, 1.0],
+        ["7", 0.0, None],
+        ["8", 0.0, None],
+        ["8", None, None],  # undated itself
+    ]
+    assert report["undated_children"] == {"loans.lent_at": 1}
+    assert (report["outside"]["kept"], report["missing"]["kept"]) == (1, 3)
+
+
+def test_a_sum_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+    made = {"sum": "loans.days", "by": "lent_at", "at": "lent_at", "bounds": [0, 9], "why": "w"}
+    days = DECLARED["tables"]["loans"]["columns"]["days"] | {"type": "real"}
+    loans = [(*each[:5], 1.7e308, *each[6:]) for each in rows()["loans"]]
+    params = library(
+        tmp_path,
+        loans=loans,
+        tables__loans__aggregates={"total": made},
+        tables__loans__columns__days=days | {"bounds": [0, 1.7e308]},
+        tables__loans__retention=None,
+    )
+    with pytest.raises(NotFinite, match="'total'"):
+        minimize.run(params, now=NOW)
 
 
 def test_every_shard_is_there_private_and_has_its_people_only(tmp_path: Path) -> None:
@@ -138,9 +189,9 @@ def test_text_leaves_scrubbed_of_the_names_that_the_source_knows(tmp_path: Path)
     assert everything()["remark"].tolist() == [
         None,
         "<PERSON> asked for large print",
-        "with Bo's mother",  # two letters: too short to look for
+        "with <PERSON>'s mother",  # Bo: of two letters, and capitalized
     ]
-    assert report["scrubbed"] == {"PERSON": 1}
+    assert report["scrubbed"] == {"PERSON": 2}
 
 
 def test_text_is_scrubbed_alike_by_several_processes(
@@ -150,7 +201,25 @@ def test_text_is_scrubbed_alike_by_several_processes(
     alone = minimize.run(params, now=NOW)
     first = md5s()
     monkeypatch.setattr(minimize, "_FEW_TEXTS", 0)
+    monkeypatch.setattr(minimize, "BrokenProcessPool", ())  # and none of them is done without
     assert minimize.run(params, now=NOW) == alone
+    assert md5s() == first
+
+
+def be_killed() -> None:
+    """As a process ends that takes the last of the memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_shards_are_finished_alone_where_another_process_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = library(tmp_path, tables__loans__columns__remark=TEXT)
+    minimize.run(params, now=NOW)
+    first = md5s()
+    monkeypatch.setattr(minimize, "_FEW_TEXTS", 0)
+    monkeypatch.setattr(minimize, "drop_keys", be_killed)
+    minimize.run(params, now=NOW)
     assert md5s() == first
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from lethe.stages import pseudonymize as stage
 from lethe.stages.pseudonymize import pseudonymize, run
 from lethe.stores.vault.vault import NO_TOKEN, Vault
 from tests.conftest import PROJECT
+from tests.warm import program, warm_environment
 
 KEY = b"k" * 32
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
@@ -278,8 +278,8 @@ def test_killed_anywhere_leaves_no_half_and_runs_again_to_the_same_bytes(params:
         SUBJECTS.unlink()
         Path("reports/pseudonymize.json").unlink()
         done = subprocess.run(
-            [sys.executable, "-c", _KILLED, "params.yaml", str(step)],
-            env={**os.environ, "PYTHONPATH": str(PROJECT / "pipeline")},
+            program(_KILLED, "params.yaml", str(step)),
+            env=warm_environment() | {"LETHE_KEY": os.environ["LETHE_KEY"]},
             capture_output=True,
             text=True,
         )

@@ -23,13 +23,15 @@ from lethe.ledger.ledger import Ledger
 from lethe.people import suppression, withdrawn
 from lethe.people.consents import Decisions
 from lethe.people.references import Reference
-from lethe.privacy.plan import ADJACENCY, SAMPLING, UNIT, Plan
+from lethe.privacy.plan import ADJACENCY, MECHANISM, SAMPLING, UNIT
 from lethe.registration import approval, facts
-from lethe.registration.gate import Evidence, closed_gate, objections
+from lethe.registration.gate import LOOKS, Evidence, closed_gate, objections
 from lethe.rights.intake import receive
 from lethe.stages import register
+from lethe.stores.dvc.inputs import content_md5
 from lethe.stores.registry.registry import Registry
 from lethe.stores.vault.vault import Vault
+from tests.plans import SMALL as PLAN
 from tests.stores.registry.test_registry import PROJECT, here, prepared
 
 __all__ = ["here", "prepared"]
@@ -37,15 +39,6 @@ __all__ = ["here", "prepared"]
 NOW = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
 # ana, ben and cem train; dia is held out. All four agreed when the shards were made.
 PEOPLE = ["ana@example.org", "ben-4711", "cem-4712", "dia-4713"]
-PLAN = Plan(
-    sample_rate=0.1,
-    steps=20,
-    records_per_person=4,
-    clip_norm=1.0,
-    noise_multiplier=3.0,
-    expected_batch_size=100.0,
-    delta=1e-5,
-)
 
 
 @dataclass
@@ -173,7 +166,8 @@ def audited(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Audited]:
         {
             "passed": True,
             "run_id": "run-1",
-            "checks": [{"name": n} for n in ("noise.scale", "clipping.sum", "noise.shape")],
+            "checks": [{"name": n, "passed": True} for n in (*LOOKS[MECHANISM], "noise.scale")],
+            "model_md5": content_md5(here / workspace.MODEL),
             "attack": {"auc": 0.503, "people_in": 3, "tpr_at_fpr": {"0.01": 0.02}},
         },
     )
@@ -209,6 +203,27 @@ def audited(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Audited]:
     yield made
 
 
+def test_what_canaries_contradict_is_not_registered(audited: Audited) -> None:
+    write_json(Path("behaviour.json"), {"train": "code-1"})
+    known = {
+        "at": "2026-03-01T00:00:00+00:00",
+        "checks": [{}],
+        "confidence": 0.99,
+        "epsilon_lower_bound": 9.0,
+        "failed": ["canaries.steps.one_record.tradeoff"],
+        "interval_95": {"high": 9.5, "low": 9.0},
+        "plan_digest": PLAN.digest,
+        "training_code": "code-1",
+    }
+    write_json(workspace.report_path("deep_audit"), known)
+    with pytest.raises(RegistrationRefused, match="canaries contradict the claim"):
+        audited.run()
+    # Of other code, it says nothing about this one.
+    write_json(workspace.report_path("deep_audit"), known | {"training_code": "code-0"})
+    audited.run()
+    assert audited.versions() == [1]
+
+
 def test_a_sound_model_is_registered_as_candidate_and_champion(audited: Audited) -> None:
     report = audited.run()
     assert report == {
@@ -239,6 +254,7 @@ def test_the_ledgers_own_record_opens_the_gate(
         write_lock(audited.root, "d" * 32 + ".dir")
         for stage in ("train", "audit"):
             audited.edit(stage, run_id=run_id)
+        audited.edit("audit", model_md5=content_md5(workspace.MODEL))
         with pytest.raises(RegistrationRefused, match="is reserved, not settled"):
             audited.run()
         ledger.settle(run_id)
@@ -285,7 +301,7 @@ def test_the_version_names_people_data_code_parameters_and_price(audited: Audite
         "git_dirty": "true",
         "dvc_lock_md5": _md5(lock),
         "validation": "passed",
-        "audit": "passed: 3 checks (clipping 1, noise 2)",
+        "audit": "passed: 5 checks (draws_of_run 1, noise 1, noise_of_run 1, run 2)",
         "run_id": "run-1",
         "ledger_rows": "2",
         "ledger_head": "abcdef",
@@ -368,12 +384,29 @@ def _other_lock_data(audited: Audited) -> None:
     (audited.root / "dvc.lock").write_text(json.dumps(lock))
 
 
+def _looked(*, but: str = "", failed: str = "") -> list[dict[str, Any]]:
+    """The looks at the run in an audit's report."""
+    return [{"name": n, "passed": n != failed} for n in LOOKS[MECHANISM] if n != but]
+
+
+def _fine_tuned_and_committed(audited: Audited) -> None:
+    """As by `dvc commit train`, which takes a changed model over."""
+    (audited.root / workspace.MODEL / "weights.safetensors").write_bytes(b"fine-tuned")
+    write_lock(audited.root, "d" * 32 + ".dir")
+
+
 @pytest.mark.parametrize(
     ("turn", "reason"),
     [
         (lambda d: d.edit("validate", passed=False), "validation did not pass"),
         (lambda d: d.edit("audit", passed=False), "the audit did not pass"),
         (lambda d: d.edit("audit", run_id="run-0"), "the audit is of another training"),
+        (lambda d: d.edit("audit", model_md5="0" * 32 + ".dir"), "the audit is of other weights"),
+        (lambda d: d.edit("audit", model_md5=None), "the audit is of other weights"),
+        (lambda d: d.edit("audit", checks=[]), "did not look at the run that made the model"),
+        (lambda d: d.edit("audit", checks=_looked(but="run.weights")), "did not look at the run"),
+        (lambda d: d.edit("audit", checks=_looked(failed="run.recorded")), "did not look at the"),
+        (_fine_tuned_and_committed, "the audit is of other weights"),
         (lambda d: setattr(d.ledger.record, "state", "reserved"), "is reserved, not settled"),
         (lambda d: setattr(d.ledger.record, "state", "void"), "is void, not settled"),
         (lambda d: setattr(d.ledger.record, "plan_digest", "x"), "charged for another plan"),
@@ -427,13 +460,17 @@ def test_a_report_that_says_nothing_is_no_evidence() -> None:
         manifest_md5="m",
         subjects=1,
         withdrawn=0,
-        recorded={"data": "d", "manifest": "m"},
+        recorded={"data": "d", "manifest": "m", "model": "w"},
         used={"train": "d", "validate": "d"},
         model_is_recorded=True,
     )
-    assert len(objections(evidence)) == 3
-    passed = {"passed": True, "run_id": "run-1"}
+    assert len(objections(evidence)) == 5
+    passed = {"passed": True, "run_id": "run-1", "model_md5": "w", "checks": _looked()}
     assert objections(replace(evidence, validation=passed, audit=passed)) == []
+    contradicted = replace(
+        evidence, validation=passed, audit=passed, deep_audit="contradicted: canaries.steps"
+    )
+    assert len(objections(contradicted)) == 1
 
 
 def test_held_out_people_may_withdraw_without_closing_the_gate(audited: Audited) -> None:
@@ -483,7 +520,7 @@ def test_the_gate_promotes_only_what_is_declared(
 
 
 @pytest.mark.parametrize("how", ["DVC says so", "the folder", "it was trained in one"])
-def test_an_experiments_model_is_candidate_at_most_whoever_approves(
+def test_an_experiments_model_is_not_offered_for_use_whoever_approves(
     audited: Audited, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     if how == "DVC says so":
@@ -493,10 +530,10 @@ def test_an_experiments_model_is_candidate_at_most_whoever_approves(
     else:
         audited.edit("train", experiment=True)
     report = audited.run()
-    assert report["aliases"] == ["candidate"]
+    assert report["aliases"] == []
     assert report["reasons"] == ["it is an experiment's"]
     monkeypatch.delenv("DVC_EXP_NAME", raising=False)
-    assert audited.run()["aliases"] == ["candidate"], "applied, and looked at again"
+    assert audited.run()["aliases"] == [], "applied, and looked at again"
     asked = replace(audited.params.registration, promote="approval", approvers=("ruth",))
     params = replace(audited.params, registration=asked)
     assert approval.waiting(params) is None

@@ -1,7 +1,7 @@
 """The train stage: reserve, train, settle, publish; and what a killed run leaves behind."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,14 @@ from safetensors.torch import load_file
 
 from lethe.config import workspace
 from lethe.config.params import Params, load_params
-from lethe.core.errors import BudgetExceeded, Busy, NotFinite, NotFound, TooFewSubjects
+from lethe.core.errors import (
+    BudgetExceeded,
+    Busy,
+    NotFinite,
+    NotFound,
+    TooFewSubjects,
+    TrainingRefused,
+)
 from lethe.core.files import read_json, write_json
 from lethe.data.encoding import Encoder
 from lethe.ledger.ledger import Ledger
@@ -22,8 +29,9 @@ from lethe.privacy.plan import Plan
 from lethe.privacy.release import Release
 from lethe.stages import train as stage
 from lethe.training import dpsgd_fit
+from lethe.training.description import Architecture
 from lethe.training.dpsgd import DpSgd
-from lethe.training.models import Architecture, build_model
+from lethe.training.models import build_model
 from tests.conftest import PROJECT
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -305,3 +313,55 @@ def test_the_stage_charges_the_real_ledger_before_it_publishes(params: Params) -
         assert record.eligible == BitMap.deserialize(workspace.MANIFEST.read_bytes())
         spent = max(found.epsilon_rdp for found in ledger.classes())
     assert report["epsilon_rdp"] == pytest.approx(spent)
+
+
+OWN = """from torch import nn
+
+class Net(nn.Linear):
+    mean = 0.0
+    def forward(self, x):
+        {what}
+        return super().forward(x)
+
+def build(features, outputs):
+    return Net(features, outputs)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("x = x - x.mean(0) if self.training else x", "in training mode: people mix"),
+        ("x = x - x.mean(0) if len(x) > 40 else x", "people mix"),
+        ("self.mean = self.mean + float(x.mean())", "'mean' changes"),
+        ("x = x.double()", r"float32 features \(RuntimeError\)"),
+    ],
+)
+def test_a_model_that_mixes_people_is_refused_before_anything_is_reserved(
+    params: Params, what: str, said: str
+) -> None:
+    name = f"own_{abs(hash(what))}"
+    Path(f"{name}.py").write_text(OWN.format(what=what))
+    declared = replace(params, training=replace(params.training, model=f"{name}:build"))
+    ledger = FakeLedger()
+    with pytest.raises(TrainingRefused, match=said):
+        stage.train_reserved(declared, ledger, DpSgd(), now=NOW)  # type: ignore[arg-type]
+    assert ledger.log == []
+    assert not list(Path().glob(".lethe/staging/*"))
+
+
+def test_a_model_of_tied_weights_is_published_with_both_names(params: Params) -> None:
+    Path("own_tied.py").write_text(
+        """from torch import nn
+
+def build(features, outputs):
+    model = nn.Sequential(nn.Linear(features, 4), nn.Linear(4, 4), nn.Linear(4, 4),
+                          nn.Linear(4, outputs))
+    model[2].weight = model[1].weight
+    return model
+"""
+    )
+    declared = replace(params, training=replace(params.training, model="own_tied:build"))
+    stage.train_reserved(declared, FakeLedger(), DpSgd(), now=NOW)  # type: ignore[arg-type]
+    weights = load_file(workspace.MODEL / "weights.safetensors")
+    assert weights["1.weight"].equal(weights["2.weight"])

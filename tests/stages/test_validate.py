@@ -18,11 +18,18 @@ from pyroaring import BitMap
 
 from lethe.config.params import Params, parse_params
 from lethe.config.workspace import SHARDS, SUBJECTS, shard_name
-from lethe.core.errors import NotFound, ValidationFailed
-from lethe.stages import validate as stage
-from lethe.stages.validate import IDENTIFIERS, run
+from lethe.core.errors import FileDamaged, NotFound, ValidationFailed
 
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
+
+
+def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
+    """The stage; imported here, since who only collects the tests need not wait for its imports."""
+    from lethe.stages import validate
+
+    return validate.run(params, now=now)
+
+
 DECLARED: dict[str, Any] = {
     "purpose": "readmission",
     "source": {"url": "sqlite:///clinic.db"},
@@ -269,7 +276,7 @@ def test_broken_value_fails_its_expectation_and_no_other(
 def test_person_in_two_shards_is_seen_even_if_no_two_rows_meet(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(stage, "_BATCH_ROWS", 1)
+    monkeypatch.setattr("lethe.stages.validate._BATCH_ROWS", 1)
     shards = sound()
     copy_to_other_shard(shards)
     shards[1].loc[2, "rank"] = 1
@@ -281,7 +288,7 @@ def test_person_in_two_shards_is_seen_even_if_no_two_rows_meet(
 def test_failure_in_the_first_shard_is_not_forgotten_at_the_last(
     monkeypatch: pytest.MonkeyPatch, batch_rows: int
 ) -> None:
-    monkeypatch.setattr(stage, "_BATCH_ROWS", batch_rows)
+    monkeypatch.setattr("lethe.stages.validate._BATCH_ROWS", batch_rows)
     shards = sound()
     shards[0].loc[0, "ward"] = "west"
     write(shards)
@@ -378,8 +385,10 @@ def test_neither_report_nor_error_nor_log_holds_a_value(
 
 
 def test_answers_hold_no_value_even_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    from great_expectations.datasource.fluent import interfaces
+
     answers: list[Any] = []
-    batch = stage.gx.datasource.fluent.interfaces.Batch
+    batch = interfaces.Batch
     validate = batch.validate
 
     def kept(*arguments: Any, **options: Any) -> Any:
@@ -442,6 +451,8 @@ def test_identifier_looking_text_is_refused(value: str) -> None:
     ],
 )
 def test_ordinary_text_passes(value: str) -> None:
+    from lethe.stages.validate import IDENTIFIERS
+
     assert [pattern for pattern in IDENTIFIERS if re.search(pattern, value)] == []
 
 
@@ -468,7 +479,7 @@ def test_shards_or_bitmap_that_are_not_there_are_named() -> None:
         run(declared(), now=NOW)
     write(sound())
     SUBJECTS.write_bytes(b"broken")
-    with pytest.raises(NotFound, match="not a bitmap"):
+    with pytest.raises(FileDamaged, match="is no list of people"):
         run(declared(), now=NOW)
 
 

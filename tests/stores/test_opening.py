@@ -4,12 +4,16 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from typer.testing import CliRunner
 
+from lethe.cli.main import app
 from lethe.config.home import IDENTITY, home, in_experiment
 from lethe.config.identity import read_identity
 from lethe.config.params import Params
@@ -19,8 +23,10 @@ from lethe.registration.spending import render_budget, spending
 from lethe.stores import opening
 from lethe.stores.opening import begin_anew, open_ledger, open_requests, open_vault
 from lethe.stores.vault.vault import Vault
+from tests.asked import ask
 from tests.library import declare
 from tests.past_pipeline import commit, git
+from tests.postgres import postgres_server, postgres_url, postgres_urls  # noqa: F401
 
 KEY = b"k" * 32
 TRAINED = """schema: '2.0'
@@ -71,8 +77,12 @@ def open_everything(params: Params) -> None:
         pass
 
 
-def test_the_first_opening_names_the_workspace_and_its_stores(root: Path, params: Params) -> None:
+def test_the_first_opening_names_the_workspace_and_its_stores(
+    root: Path, params: Params, capsys: pytest.CaptureFixture[str]
+) -> None:
     open_everything(params)
+    line = f"lethe: Wrote {IDENTITY}, which names this workspace. Commit it.\n"
+    assert capsys.readouterr().err == line
     identity = (root / IDENTITY).read_text().strip()
     assert len(identity) == 32 and read_identity(Path()) == identity
     for name, stores in (("ledger", {"ledger", "vault"}), ("vault", {"vault"})):
@@ -102,7 +112,7 @@ def test_a_clone_with_its_own_stores_is_refused_and_cannot_say_that_nobody_was_c
             opened(params)
     monkeypatch.delenv("LETHE_KEY")
     with pytest.raises(LedgerInvalid, match="cannot be known"):
-        spending(params)
+        ask(spending, params)
     assert not Path(".lethe").exists()
 
 
@@ -114,7 +124,9 @@ def test_a_clone_that_reaches_the_shared_stores_works_on_them(
     shared = {name: f"sqlite:///{used}/.lethe/{name}.db" for name in STORES}
     params = declare("csv:data", stores=shared)
     open_everything(params)
-    assert "Nobody has been charged in this workspace's ledger" in render_budget(spending(params))
+    assert "Nobody has been charged in this workspace's ledger" in render_budget(
+        ask(spending, params)
+    )
 
 
 def _no_identity(root: Path) -> None:
@@ -218,18 +230,17 @@ def _forget_names(root: Path, *stores: str) -> None:
 
 
 def test_a_workspace_of_the_version_before_is_adopted_once_with_one_line(
-    used: Path, params: Params, caplog: pytest.LogCaptureFixture
+    used: Path, params: Params, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _forget_names(used, "ledger", "vault")
     (used / IDENTITY).unlink()
     with open_vault(params, create=False), open_ledger(params, create=False):
         assert not (used / IDENTITY).exists(), "a look adopts nothing"
-    caplog.clear()
+    capsys.readouterr()
     open_everything(params)
     open_everything(params)
-    assert [r.getMessage() for r in caplog.records if r.name == opening.__name__] == [
-        f"Wrote {IDENTITY}, which says whose stores these are. Commit it."
-    ]
+    line = f"lethe: Wrote {IDENTITY}, which says whose stores these are. Commit it.\n"
+    assert capsys.readouterr().err == line
     assert read_identity(Path())
 
 
@@ -292,6 +303,64 @@ def test_a_new_identity_is_given_knowingly_and_only_to_empty_stores(
     with pytest.raises(LedgerInvalid, match="3 entries"):
         begin_anew(params)
     assert read_identity(Path()) == named
+
+
+def test_the_command_begins_a_workspace_of_its_own_and_never_over_somebodys(
+    used: Path, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lethe.cli.keys.load_params", lambda path: params)
+    named = read_identity(Path())
+    git(tmp_path, "clone", "--quiet", str(used), "clone")
+    monkeypatch.chdir(tmp_path / "clone")
+    refused = CliRunner().invoke(app, ["key"])
+    assert "is left to the first run: " in refused.output or refused.exception is not None
+    assert read_identity(Path()) == named
+    done = CliRunner().invoke(app, ["key", "--new-identity"])
+    assert done.exit_code == 0, done.output
+    assert f"Wrote a new {IDENTITY}: nobody has been charged in this workspace." in done.output
+    assert read_identity(Path()) not in (None, named)
+    open_everything(params)
+    with open_vault(params) as vault:
+        vault.tokens(["ada"])
+    again = CliRunner().invoke(app, ["key", "--new-identity"])
+    assert isinstance(again.exception, VaultMismatch)
+
+
+def test_stores_on_postgresql_carry_the_identity_and_take_no_other(
+    root: Path,
+    postgres_urls: Callable[[], str],  # noqa: F811
+) -> None:
+    stores = {name: postgres_urls().replace("://", "+psycopg://") for name in STORES}
+    params = declare("csv:data", stores=stores)
+    open_everything(params)
+    identity = read_identity(Path())
+    assert identity is not None
+    for name, carried in (("ledger", {"ledger", "vault"}), ("vault", {"vault"})):
+        with psycopg.connect(stores[name].replace("+psycopg", "")) as database:
+            rows = database.execute("SELECT store, identity FROM workspace_identity").fetchall()
+        assert dict(rows) == dict.fromkeys(carried, identity)
+    open_everything(params)
+    (root / IDENTITY).write_text("0" * 32 + "\n")
+    for opened in (open_ledger, open_requests, open_vault):
+        with pytest.raises(LedgerInvalid, match="belongs to another workspace"):
+            opened(params)
+    (root / IDENTITY).write_text(identity + "\n")
+    foreign = declare("csv:data", stores=stores | {"vault": postgres_urls()})
+    with pytest.raises(VaultMismatch, match="and it is not here"):
+        open_vault(foreign)
+    empty = declare("csv:data", stores=stores | {"ledger": postgres_urls()})
+    with pytest.raises(LedgerInvalid, match="it is not here: what people spent cannot be known"):
+        open_ledger(empty)
+
+
+def test_two_that_begin_at_once_on_postgresql_agree_on_one_identity(
+    root: Path,
+    postgres_url: str,  # noqa: F811
+) -> None:
+    url = postgres_url.replace("://", "+psycopg://")
+    with ThreadPoolExecutor(4) as threads:
+        claimed = list(threads.map(lambda n: opening._claim(url, "ledger", f"{n:032x}"), range(4)))
+    assert len(set(claimed)) == 1
 
 
 def test_a_damaged_identity_is_named(used: Path, params: Params) -> None:

@@ -21,7 +21,7 @@ from lethe.stores.vault.vault import Vault
 from tests import past_pipeline as history
 from tests.library import NOW, build, declare, rows
 from tests.past_pipeline import past, past_template
-from tests.stores.registry.test_remove import here, prepared, registry
+from tests.stores.registry.retired import here, prepared, registry
 from tests.stores.store_contract import Made, StoreContract
 
 __all__ = ["here", "past", "past_template", "prepared", "registry"]

@@ -23,7 +23,7 @@ from lethe.privacy.noise.sampling import Keystream
 from lethe.privacy.plan import AdaptiveClip, Plan
 from lethe.privacy.planning import plan_from
 from lethe.training.engines.reference import PlainEngine
-from lethe.training.loop import CLIP_RANGE, DpStep, Session, Task, TrainedModel, train
+from lethe.training.loop import CLIP_RANGE, DpStep, Execution, Task, TrainedModel, train
 from lethe.training.parallel import Admission
 from tests import trained_run
 
@@ -58,8 +58,8 @@ def trained(plan: Plan, *, processes: int = 1, **words: Any) -> TrainedModel:
     reserved = Admission("run-1", BitMap(data.tokens))
     task = Task(plan, data, network, replay.output_as_loss, "bookkeeping", 1, 64)
     with helped(processes, task, reserved) as others:
-        session = Session(keystream=lambda: Keystream(bytes(range(32))), others=others, **words)
-        return train(task, reserved, Optimizer(learning_rate=0.1), session)
+        execution = Execution(keystream=lambda: Keystream(bytes(range(32))), others=others, **words)
+        return train(task, reserved, Optimizer(learning_rate=0.1), execution)
 
 
 @pytest.mark.parametrize(("z", "count_noise"), [(0.7, 0.4), (1.2, 5.0), (3.0, 1.6), (1.0, 400.0)])

@@ -21,7 +21,7 @@ from lethe.data.batches import PersonData
 from lethe.privacy.noise.sampling import Keystream
 from lethe.privacy.plan import Plan
 from lethe.training.engines.reference import PlainEngine
-from lethe.training.loop import DpStep, Session, Task, train, train_plain
+from lethe.training.loop import DpStep, Execution, Task, train, train_plain
 from lethe.training.models import binary_loss
 
 KEY = bytes(range(32))
@@ -84,8 +84,8 @@ def run(network: nn.Module, data: PersonData | None = None, **words: Any) -> nn.
     computed = {k: words.pop(k) for k in ("engine", "physical_batch") if k in words}
     reservation, optimizer = words.pop("reservation", Reservation()), words.pop("optimizer", SGD)
     task = Task(plan(**numbers), data or people(), network, binary_loss, **computed)
-    session = Session(**({"keystream": lambda: Keystream(KEY)} | words))
-    return train(task, reservation, optimizer, session).model
+    execution = Execution(**({"keystream": lambda: Keystream(KEY)} | words))
+    return train(task, reservation, optimizer, execution).model
 
 
 def test_a_person_more_moves_the_sum_by_at_most_the_clip() -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from lethe.core.errors import FileDamaged, ParamsInvalid
-from lethe.training.models import Architecture, build_model, loss_for, probabilities
+from lethe.training.description import Architecture
+from lethe.training.models import build_model, loss_for, probabilities
 
 
 @pytest.mark.parametrize("outputs", [1, 3])

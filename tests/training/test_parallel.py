@@ -17,8 +17,9 @@ from lethe.data.batches import PersonData
 from lethe.privacy.noise.sampling import Keystream
 from lethe.privacy.plan import Plan
 from lethe.training import parallel
-from lethe.training.loop import DpStep, Session, Task, summed, train
-from lethe.training.models import Architecture, binary_loss, build_model
+from lethe.training.description import Architecture
+from lethe.training.loop import DpStep, Execution, Task, summed, train
+from lethe.training.models import binary_loss, build_model
 from lethe.training.parallel import Admission, NoKeystream
 from lethe.training.wire import Place, device_of
 
@@ -62,8 +63,8 @@ def admission(of: Task) -> Admission:
 def trained(processes: int, of: Task, **words: Any) -> nn.Module:
     with threads.helped(processes, of, admission(of)) as others:
         optimizer = words.pop("optimizer", Optimizer(learning_rate=0.5))
-        session = Session(others=others, **({"keystream": fixed} | words))
-        made = train(of, admission(of), optimizer, session)
+        execution = Execution(others=others, **({"keystream": fixed} | words))
+        made = train(of, admission(of), optimizer, execution)
     return made.model
 
 

@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import dp_accounting as dp
+import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 from pyroaring import BitMap
 from safetensors.torch import save
@@ -16,25 +19,31 @@ from safetensors.torch import save
 from lethe.config import workspace
 from lethe.config.params import Params
 from lethe.core.errors import AuditContradiction, BudgetExceeded, ParamsInvalid
-from lethe.core.files import json_bytes, md5, read_json, write_json
+from lethe.core.files import json_bytes, md5, read_json, write_json, write_whole
 from lethe.data.batches import held_out_records, person_data
 from lethe.data.encoding import Encoder
 from lethe.data.shards import eligible_people, shard_paths
 from lethe.ledger.ledger import Ledger
+from lethe.people.lineage import model_lineage
 from lethe.privacy.claim import Claim
 from lethe.privacy.release import Release
 from lethe.registration.facts import release_of
 from lethe.registration.gate import Evidence, objections
 from lethe.registration.spending import spending
-from lethe.stages import audit, budget
+from lethe.stages import audit, budget, register
 from lethe.stages import train as stage
 from lethe.stores.dvc.repro import History
+from lethe.stores.opened import OpenStores
+from lethe.stores.registry.registry import Registry, Version, quiet
+from lethe.training.description import WEIGHTS, Architecture, Description
 from lethe.training.dpsgd import DpSgd
-from lethe.training.models import WEIGHTS, Architecture, build_model
+from lethe.training.models import build_model
 from lethe.training.parallel import Admission
-from lethe.training.trainer import Check, Reserved, Session, Shards, Trained, Trainer
+from lethe.training.trainer import Bound, Reserved, Session, Shards, Trained, Trainer
 from lethe.training.trainers import TRAINERS, trainer_of
 from tests import trained_run
+from tests.asked import ask
+from tests.stages.test_register import write_lock
 
 NOW = trained_run.NOW
 
@@ -85,18 +94,13 @@ class NoisyRate(Trainer[NoisyRatePlan]):
         architecture = Architecture("logistic", (), len(shards.encoder.names), 1)
         network = build_model(architecture)  # its weights are 0
         network[-1].bias.data.fill_(noisy / plan.expected)  # type: ignore[union-attr, operator]
-        described = {
-            "architecture": architecture.to_data(),
-            "classes": list(shards.encoder.classes),
-            "encoder": shards.encoder.to_data(),
-            "plan": plan.to_data(),
-            "run_id": reservation.run_id,
-        }
-        files = {"model.json": json_bytes(described), WEIGHTS: save(network.state_dict())}
+        encoder, run_id = shards.encoder, reservation.run_id
+        described = Description(architecture, encoder.classes, encoder, plan.to_data(), run_id)
+        files = {"model.json": described.to_bytes(), WEIGHTS: save(network.state_dict())}
         return Trained(model=files, facts={"count": noisy})
 
-    def checks(self, trained: Trained) -> list[Check]:
-        return [Check("toy.count", -trained.facts["count"], 100.0, "no count is far below 0")]
+    def checks(self, trained: Trained) -> list[Bound]:
+        return [Bound("toy.count", -trained.facts["count"], 100.0, "no count is far below 0")]
 
 
 @pytest.fixture
@@ -247,7 +251,9 @@ def toy(params: Params, monkeypatch: pytest.MonkeyPatch) -> Params:
 def test_a_toy_goes_through_audit_and_gate_to_the_facts_of_a_version(toy: Params) -> None:
     trained, audited = (read_json(workspace.report_path(s)) for s in ("train", "audit"))
     names = {check["name"].partition(".")[0] for check in audited["checks"]}
-    assert names == {"accounting", "membership", "people", "toy", "training"}
+    assert names == {
+        *("accounting", "independence", "membership", "people", "toy", "training"),
+    }
     assert audited["passed"] is True
     evidence = _evidence(toy, trained, audited)
     assert objections(evidence) == []
@@ -259,10 +265,47 @@ def test_a_toy_goes_through_audit_and_gate_to_the_facts_of_a_version(toy: Params
     assert not {"sample_rate", "noise_multiplier", "clip_norm", "steps"} & set(made.tags)
     assert Claim.from_data(made.tags).epsilon_rdp == trained["epsilon_rdp"]
     assert "noise solved" not in made.tags["accountant"]
-    assert made.inputs == ("stay", "ward")
-    seen = spending(toy)["next"]
+    assert [each.name for each in made.inputs] == ["stay", "ward"]
+    seen = ask(spending, toy)["next"]
     assert (seen["epsilon_rdp"], seen["noise"]) == (trained["epsilon_rdp"], "laplace")
     assert "sample_rate" not in seen
+
+
+def test_a_toys_release_is_charged_audited_and_registered_in_mlflow(
+    toy: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(register, "count_withdrawn", lambda *_: 0)  # there is no source to ask
+    people = eligible_people(shard_paths(workspace.SHARDS))
+    write_whole(workspace.SUBJECTS, people.serialize())
+    write_json(workspace.report_path("validate"), {"passed": True})
+    write_lock(Path.cwd(), "d" * 32 + ".dir")
+    registered = register.run(toy, now=NOW)
+    assert (registered["version"], registered["aliases"]) == (1, ["candidate"])
+    assert "no auc was measured" in registered["reasons"], "so a toy is no champion by itself"
+    trained = read_json(workspace.report_path("train"))
+    with OpenStores(toy) as stores:
+        (run,) = stores.ledger.runs()
+        version = stores.registry.find("return", "1")
+        found = model_lineage(stores, "return/1")
+        assert stores.ledger.head()[0] == int(version.tags["ledger_rows"])
+    assert (run.run_id, run.state, run.mechanism) == (trained["run_id"], "settled", "noisy-rate")
+    assert run.event == dp.LaplaceDpEvent(2.0)
+    assert version.tags["run_id"] == run.run_id
+    assert (version.tags["mechanism"], version.tags["scale"]) == ("noisy-rate", "2.0")
+    assert "toy 1" in version.tags["audit"]
+    assert (found["subjects"], found["epsilon_rdp"]) == (len(run.eligible), trained["epsilon_rdp"])
+    with quiet():
+        served = mlflow.pyfunc.load_model(_place_of(toy, version))
+    (said,) = served.predict(pd.DataFrame({"stay": [3], "ward": ["north"]})).to_numpy().ravel()
+    assert said == pytest.approx(1 / (1 + math.exp(-trained["count"] / 450)))
+    again = register.run(toy, now=NOW)
+    assert again == registered, "registered once"
+
+
+def _place_of(params: Params, version: Version) -> str:
+    registry = Registry.open(params.address(params.stores.registry))
+    place: str = registry.client.get_logged_model(version.logged_model).artifact_location
+    return place
 
 
 @pytest.mark.parametrize("changed", ["sampling", "delta", "epsilon_pld", "noise", "unit"])
@@ -308,7 +351,7 @@ def _evidence(params: Params, trained: dict[str, Any], audited: dict[str, Any]) 
     manifest = md5(workspace.MANIFEST.read_bytes())
     return Evidence(
         validation={"passed": True},
-        audit=audited,
+        audit={**audited, "model_md5": "m"},
         training=trained,
         plan=trainer_of(params.training).read_plan(read_json(workspace.PLAN)),
         described_run=trained["run_id"],

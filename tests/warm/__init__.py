@@ -1,7 +1,8 @@
-"""Commands without their imports: one process a worker has them, and forks what tests start."""
+"""Commands without their imports: one process has them, and forks what tests start."""
 
-import atexit
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,9 +22,32 @@ _NAMES = ("lethe", "dvc", "python")
 def warm_bin() -> Path:
     """A folder with `lethe`, `dvc` and `python`, for a PATH or a `sys.executable`.
 
-    Started at the first call, ended with this process.
+    Started at the first call, by whichever worker of pytest comes first; ended with the last one.
     """
-    folder = Path(tempfile.mkdtemp(prefix="lethe-warm-"))
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if run is None:
+        return _start(Path(tempfile.mkdtemp(prefix="lethe-warm-")))
+    shared = Path(tempfile.gettempdir()) / f"lethe-warm-{run}"
+    with shared.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (shared / "socket").exists() and _keep(shared):
+            return shared / "bin"
+        shutil.rmtree(shared, ignore_errors=True)
+        shared.mkdir(0o700)
+        return _start(shared)
+
+
+def _keep(folder: Path) -> bool:
+    """Keeps the process of a folder from ending before this one; False where it has ended."""
+    try:
+        os.open(folder / "kept", os.O_WRONLY | os.O_NONBLOCK)  # open until this process ends
+    except OSError:  # nobody reads it
+        return False
+    return True
+
+
+def _start(folder: Path) -> Path:
+    """Ends, and removes its folder, when nobody keeps it any more."""
     binaries = folder / "bin"
     binaries.mkdir()
     program = (
@@ -36,14 +60,17 @@ def warm_bin() -> Path:
         (binaries / name).chmod(0o755)
     environment = _start_environment()
     (folder / "environment").write_text(decided_at_start(environment))
+    os.mkfifo(folder / "kept")
+    read = os.open(folder / "kept", os.O_RDONLY | os.O_NONBLOCK)
+    _keep(folder)
     process = subprocess.Popen(
         [sys.executable, str(_HERE / "server.py"), str(folder), str(BIN)],
-        stdin=subprocess.PIPE,
+        stdin=read,
         env=environment,
         start_new_session=True,
         cwd="/",
     )
-    atexit.register(_end, process, folder)
+    os.close(read)
     until = time.monotonic() + _PATIENCE_S
     while not (folder / "socket").exists():
         if process.poll() or time.monotonic() > until:
@@ -53,12 +80,12 @@ def warm_bin() -> Path:
 
 
 def _start_environment() -> dict[str, str]:
-    """What commands are started with: nothing that says where a test's own stores are.
+    """What commands are started with: nothing that says where a test's own stores or modules are.
 
     MLflow writes where its stores are into the environment of whoever used it: a test that ran
     before in this process would send the commands of this one to its own registry.
     """
-    foreign = ("LETHE_", "MLFLOW_", "PYTEST_", "COV_")
+    foreign = ("LETHE_", "MLFLOW_", "PYTEST_", "COV_", "PYTHONPATH")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return kept | {"OMP_NUM_THREADS": "1", "COLUMNS": "100", "LC_ALL": "C.UTF-8"}
 
@@ -69,10 +96,6 @@ def warm_environment() -> dict[str, str]:
     return _start_environment() | {"PATH": os.pathsep.join(path)}
 
 
-def _end(process: "subprocess.Popen[bytes]", folder: Path) -> None:
-    import shutil
-
-    if process.stdin is not None:
-        process.stdin.close()
-    process.wait()
-    shutil.rmtree(folder, ignore_errors=True)
+def program(code: str, *words: str) -> list[str]:
+    """The command line of a Python program, for `warm_environment`."""
+    return [str(warm_bin() / "python"), "-c", code, *words]

@@ -60,5 +60,6 @@ def decided_at_start(environment: "dict[str, str]") -> str:
 
 
 def _known(words: "list[str]") -> bool:
-    """A module, or a file: nothing that only a new interpreter can do."""
-    return bool(words) and (words[0] == "-m" or words[0].endswith(".py"))
+    """A module, a file or a line: nothing that only a new interpreter can do."""
+    words = words[1:] if words[:1] == ["-P"] else words
+    return bool(words) and (words[0] in ("-m", "-c") or words[0].endswith(".py"))

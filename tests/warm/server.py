@@ -6,7 +6,7 @@ been started. Two things are not the same. What an interpreter reads at its star
 PYTHONPATH or a hash seed of its own is started truly. And whose child it is: it leads a session of
 its own below this process, so tests of how processes end together start those of `BIN`.
 
-Runs no thread and no command's code itself. Ends when its standard input does.
+Runs no thread and no command's code itself. Ends, with its folder, when its standard input does.
 """
 
 import contextlib
@@ -16,22 +16,30 @@ import os
 import pkgutil
 import runpy
 import selectors
+import shutil
 import signal
 import socket
 import sys
+import types
 from ast import literal_eval
 from pathlib import Path
 from typing import Any
 
 MODULES = (
-    *("dvc.cli", "dvc.repo.reproduce", "dvc.repo.graph", "dvc.repo.status", "dvc.stage.run"),
-    *("scmrepo.git", "flufl.lock", "zc.lockfile", "networkx", "markdown_it", "faker"),
+    *("dvc.cli", "dvc.stage.run", "dvc.cachemgr", "dvc.data_cloud", "dvc.rwlock", "dvc.utils.diff"),
+    *("dvc_render.vega_templates", "dvc_task.app", "dvc_data.index.push", "dvc_studio_client.env"),
+    *("dvc_data.hashfile.transfer", "dvc_data.hashfile.checkout", "dvc_data.hashfile.status"),
+    *("scmrepo.git", "scmrepo.noscm", "dulwich.ignore", "dulwich.worktree", "flatten_dict"),
+    *("configobj", "platformdirs", "pygit2", "celery.app", "flufl.lock", "zc.lockfile", "networkx"),
+    *("markdown_it", "rich.markdown", "rich.traceback", "typer.rich_utils", "faker"),
     *("torch", "torch._dynamo", "opacus", "sklearn.metrics", "pandas", "pyarrow.dataset"),
-    *("matplotlib.backends.backend_agg", "great_expectations", "presidio_analyzer", "spacy"),
+    *("matplotlib.backends.backend_agg", "matplotlib.figure", "dateutil.rrule", "encodings.ascii"),
+    *("great_expectations", "presidio_analyzer", "spacy", "PIL.PngImagePlugin"),
     *("mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_workspace_store", "alembic.config"),
     *("mlflow.store.model_registry.sqlalchemy_workspace_store", "dp_accounting.rdp", "psutil"),
 )
-PACKAGES = ("lethe", "dvc.commands")  # with all that is in them
+_PATIENCE_S = 60.0  # for who has connected and is to say what it wants
+PACKAGES = ("lethe", "dvc.commands", "dvc.repo", "faker.providers")  # with all that is in them
 
 
 def main(folder: str, binaries: str) -> None:
@@ -42,6 +50,7 @@ def main(folder: str, binaries: str) -> None:
     for name in PACKAGES:
         _import_all(name)
     _read_code()
+    importlib.import_module("tables").install(Path(folder, "mlflow.db"))
     gc.collect()
     gc.freeze()
     gate = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -59,11 +68,13 @@ def _import_all(package: str) -> None:
 
 
 def _read_code() -> None:
-    """What `lethe` compares at its start: the code, which is the same for all of them."""
+    """What `lethe` compares at its start, and records of a release: the code, alike for all."""
+    from lethe.ledger.admission import code_digest
     from lethe.stages import STAGES, behaviour
 
     for stage in STAGES:
         behaviour.own_code().digest(behaviour.modules(stage))
+    code_digest()
 
 
 class Server:
@@ -93,9 +104,10 @@ class Server:
                     self._pass_on(key.fileobj)  # type: ignore[arg-type]
 
     def _begin(self, client: socket.socket) -> None:
+        client.settimeout(_PATIENCE_S)  # one that was stopped before it asked must not hold others
         try:
             _, streams, _, _ = socket.recv_fds(client, 16, 4)
-        except ConnectionError:
+        except (ConnectionError, TimeoutError):
             streams = []
         if len(streams) < 4:  # gone before it asked
             client.close()
@@ -151,8 +163,11 @@ class Server:
             said = b""
         if not said:  # whoever asked was killed
             self.selector.unregister(client)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, said[0] if said else signal.SIGKILL)
+        if said:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, said[0])
+        else:
+            _kill_all_of(process)
 
     def _bury(self) -> None:
         while self.running:
@@ -167,9 +182,19 @@ class Server:
             client.close()
 
     def _end(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        Path(f"{self.folder}.lock").unlink(missing_ok=True)
         for process in self.running:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+            _kill_all_of(process)
+
+
+def _kill_all_of(process: int) -> None:
+    """A fork, and what it started in its session's first group."""
+    try:
+        os.killpg(process, signal.SIGKILL)
+    except ProcessLookupError:  # it does not lead a group yet
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def _draw_anew() -> None:
@@ -212,13 +237,21 @@ def run(words: list[str], binaries: str) -> int:
 
 def _call(words: list[str], binaries: str) -> None:
     name, *others = words
+    safe = others[:1] == ["-P"]  # modules are not looked for where it runs
+    others = others[safe:]
     if name == "python" and others[0] == "-m":
         sys.argv = others[1:]
-        sys.path[0] = str(Path.cwd())
+        sys.path[0] = binaries if safe else str(Path.cwd())
         runpy.run_module(others[1], run_name="__main__", alter_sys=True)
+    elif name == "python" and others[0] == "-c":
+        sys.argv = ["-c", *others[2:]]
+        sys.path[0] = binaries if safe else str(Path.cwd())
+        main = types.ModuleType("__main__")
+        sys.modules["__main__"] = main
+        exec(others[1], main.__dict__)
     elif name == "python":
         sys.argv = others
-        sys.path[0] = str(Path(others[0]).absolute().parent)
+        sys.path[0] = binaries if safe else str(Path(others[0]).absolute().parent)
         runpy.run_path(others[0], run_name="__main__")
     else:
         sys.argv = [f"{binaries}/{name}", *others]

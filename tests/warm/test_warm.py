@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.warm import BIN, client, warm_bin, warm_environment
+from tests.warm import BIN, client, server, warm_bin, warm_environment
 from tests.warm.client import decided_at_start
 from tests.warm.server import Server
 
@@ -34,6 +34,14 @@ time.sleep(600)
 """
 KILLS = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n"
 AT_END = "import atexit\natexit.register(print, 'at the end')\nraise ValueError('a reason')\n"
+BEGETS = """
+import subprocess, sys, time
+from pathlib import Path
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+Path("began.part").write_text(str(child.pid))
+Path("began.part").rename("began")
+time.sleep(600)
+"""
 DRAWN = (
     "import os, random, uuid, numpy\nprint(random.random(), numpy.random.random(), uuid.uuid4())"
 )
@@ -90,6 +98,27 @@ def test_a_signal_reaches_it(tmp_path: Path, asked: signal.Signals, code: int) -
         time.sleep(0.02)
 
 
+def test_who_is_killed_takes_what_it_started_with_it(tmp_path: Path) -> None:
+    started = subprocess.Popen(_python(tmp_path, BEGETS), cwd=tmp_path, env=warm_environment())
+    while not (tmp_path / "began").exists():
+        assert started.poll() is None
+        time.sleep(0.02)
+    child = int((tmp_path / "began").read_text())
+    started.kill()
+    assert started.wait() == -signal.SIGKILL
+    until = time.monotonic() + 300  # it would end by itself after twice that
+    while _runs(child):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def _runs(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_what_is_drawn_differs(tmp_path: Path) -> None:
     one, other = (_run(tmp_path, DRAWN).stdout.split() for _ in range(2))
     assert not set(one) & set(other)
@@ -124,10 +153,41 @@ def test_one_that_ends_while_whoever_asked_is_killed_takes_no_other_with_it(
     """Both are heard of in one look, the end first."""
     gate, asked = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with gate, asked:
-        server = Server(gate, str(tmp_path), str(BIN))
-        server._pass_on(asked)
-        assert not server.running
-        server.selector.close()
+        warm = Server(gate, str(tmp_path), str(BIN))
+        warm._pass_on(asked)
+        assert not warm.running
+        warm.selector.close()
+
+
+def test_one_that_is_stopped_before_it_asks_holds_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_PATIENCE_S", 0.05)
+    gate, connected = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with gate, connected:
+        warm = Server(gate, str(tmp_path), str(BIN))
+        warm._begin(connected)
+        assert not warm.running
+        assert connected.fileno() == -1
+        warm.selector.close()
+
+
+@pytest.mark.parametrize("words", [("-m", "beside"), ("-c", "import beside")])
+@pytest.mark.parametrize("safe", [True, False])
+def test_where_it_runs_is_left_out_of_its_path_if_asked(
+    tmp_path: Path, words: tuple[str, ...], safe: bool
+) -> None:
+    (tmp_path / "beside.py").write_text("import os\nprint('found', os.getppid())")
+    done = subprocess.run(
+        [str(warm_bin() / "python"), *(["-P"] if safe else []), *words],
+        cwd=tmp_path,
+        env=warm_environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith("found") is not safe, done.stderr
+    assert (done.returncode == 0) is not safe
+    assert done.stdout != f"found {os.getpid()}\n", "it is a fork"
 
 
 def test_without_the_warm_process_a_command_is_started_truly(tmp_path: Path) -> None:

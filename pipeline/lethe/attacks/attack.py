@@ -15,14 +15,18 @@ import dp_accounting as dp
 import pandas as pd
 from pyroaring import BitMap
 
+from lethe.attacks.declared import Declared
 from lethe.attacks.statistics import Check
 from lethe.config.sections import Audit
+from lethe.config.training import Training
 from lethe.core.errors import ParamsInvalid
 from lethe.data.batches import PersonData, person_data
 from lethe.data.encoding import Encoder
+from lethe.data.shards import held_out_people
 from lethe.privacy.release import Release
+from lethe.training.description import Description
 from lethe.training.engines.contract import LossFn
-from lethe.training.models import Description, Model, loss_for
+from lethe.training.models import Model, loss_for
 from lethe.training.processes import device_again
 from lethe.training.trainer import Planned, Trainer
 
@@ -63,7 +67,11 @@ class Target:
         record: the ledger's run that made the model; None if it knows none.
         declared: how hard to look.
         trainer: of the declared kind of training.
-        files: the model's folder, by name.
+        training: as `params.yaml` declares it.
+        root: of the workspace.
+        files: the model's folder, by path in it; a folder in it ends with `/`.
+        made: what `params.yaml` alone makes; None if that cannot be made without data.
+        written: `encoding.json` and `plan.json` of the workspace, as they lie there.
     """
 
     plan: Planned
@@ -76,6 +84,10 @@ class Target:
     declared: Audit
     trainer: Trainer[Any]
     files: Mapping[str, bytes]
+    training: Training
+    root: Path
+    made: Declared | None
+    written: Mapping[str, bytes]
 
     @cached_property
     def release(self) -> Release:
@@ -111,12 +123,7 @@ class Target:
 
     def held_out(self) -> BitMap:
         """Everybody in the shards who was held out of training."""
-        found = BitMap()
-        for path in self.paths:
-            frame = pd.read_parquet(path, columns=["token", "held_out"])
-            held = frame["held_out"].astype(bool)
-            found |= BitMap(frame.loc[held, "token"].to_numpy("uint32"))
-        return found
+        return held_out_people(self.paths)
 
 
 class Attack(ABC):

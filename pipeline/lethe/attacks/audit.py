@@ -7,7 +7,15 @@ from typing import Any
 import pandas as pd
 
 # These register what Lethe brings.
-from lethe.attacks import claims, mechanism, membership, own_checks  # noqa: F401
+from lethe.attacks import (  # noqa: F401
+    claims,
+    independence,
+    mechanism,
+    membership,
+    own_checks,
+    own_run,
+    separation,
+)
 from lethe.attacks.attack import Attack, Target, registered
 
 MEMBERSHIP = "membership"  # what it measured stands in the report as `attack`

@@ -22,11 +22,12 @@ from lethe.core.files import md5
 from lethe.data import batches
 from lethe.data.batches import PersonData
 from lethe.data.encoding import Encoder
+from lethe.privacy.bounds import ROUNDING, least_price
 from lethe.privacy.plan import ADJACENCY, SAMPLING, UNIT, Plan
 from lethe.privacy.release import Release
 from lethe.training.trainer import Planned
 
-# Two accountings of the same event may differ by their grids, not by more.
+# Of an event that `bounds` does not know: two accountings may differ by their grids.
 _ACCOUNTING_TOLERANCE = 2e-3
 
 
@@ -129,9 +130,10 @@ class People(Attack):
 
 
 def _claimed(target: Target) -> list[Check]:
-    """The claim against what the plan costs, by accountants of others."""
+    """The claim against what the plan costs, worked out by other ways than the accountants."""
     plan, report, stated = target.plan, target.report, stated_of(target)
-    rdp, pld = _epsilons(stated.event, stated.delta)
+    # A report of the version before calls it `epsilon`.
+    pld = number({"epsilon_pld": report.get("epsilon"), **report}, "epsilon_pld")
     return [
         holds(
             "accounting.plan",
@@ -143,20 +145,7 @@ def _claimed(target: Target) -> list[Check]:
             target.release.event == stated.event,
             meaning="the plan's privacy event says what the plan's fields say",
         ),
-        at_most(
-            "accounting.epsilon_rdp",
-            rdp,
-            number(report, "epsilon_rdp") * (1 + _ACCOUNTING_TOLERANCE),
-            meaning="the claimed epsilon (RDP) is not below what the plan costs",
-        ),
-        at_most(
-            "accounting.epsilon_pld",
-            pld,
-            # A report of the version before calls it `epsilon`.
-            number({"epsilon_pld": report.get("epsilon"), **report}, "epsilon_pld")
-            * (1 + _ACCOUNTING_TOLERANCE),
-            meaning="the claimed epsilon (PLD) is not below what the plan costs",
-        ),
+        *check_price(plan, stated, rdp=number(report, "epsilon_rdp"), pld=pld),
         holds(
             "accounting.statement",
             [report.get(k) for k in ("delta", "unit", "adjacency", "sampling", "noise")]
@@ -246,8 +235,29 @@ def event_of(plan: Plan) -> dp.DpEvent:
     return dp.SelfComposedDpEvent(event=drawn, count=plan.steps)
 
 
-def _epsilons(event: dp.DpEvent, delta: float) -> tuple[float, float]:
-    return (
-        float(RdpAccountant().compose(event).get_epsilon(delta)),
-        float(PLDAccountant().compose(event).get_epsilon(delta)),
-    )
+def check_price(plan: Planned, stated: Release, *, rdp: float, pld: float) -> list[Check]:
+    """Whether a claim by both accountants covers what the plan costs; an honest one always does.
+
+    Args:
+        stated: what the plan says that it releases.
+    """
+    if isinstance(plan, Plan):
+        # A number that is missing passes nothing, whatever it is held against.
+        least_rdp, least_pld = least_price(plan, near=pld if math.isfinite(pld) else 1.0)
+        margins = (ROUNDING, 0.0)
+    else:
+        least_rdp = float(RdpAccountant().compose(stated.event).get_epsilon(stated.delta))
+        least_pld = float(PLDAccountant().compose(stated.event).get_epsilon(stated.delta))
+        margins = (_ACCOUNTING_TOLERANCE, _ACCOUNTING_TOLERANCE)
+    return [
+        at_most(
+            f"accounting.epsilon_{name}",
+            least,
+            claimed * (1 + margin),
+            meaning=f"the claimed epsilon ({name.upper()}) is not below what the plan costs",
+        )
+        for name, least, claimed, margin in (
+            ("rdp", least_rdp, rdp, margins[0]),
+            ("pld", least_pld, pld, margins[1]),
+        )
+    ]

@@ -112,7 +112,7 @@ def check_mechanism(
 
 
 @register
-class Mechanism(Attack):
+class MechanismReplay(Attack):
     """The code that trains, replayed on the run's model and people with fresh keys."""
 
     name = "mechanism"

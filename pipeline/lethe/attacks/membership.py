@@ -157,7 +157,7 @@ def empirical_epsilon(
     # And just above each: many people may have the same loss.
     thresholds = np.unique(np.concatenate([at, np.nextafter(at, np.inf)]))
     rules = [
-        _Rule(float(threshold), above, swapped)
+        _ScoreRule(float(threshold), above, swapped)
         for threshold in thresholds
         for above in (True, False)
         for swapped in (False, True)
@@ -168,7 +168,7 @@ def empirical_epsilon(
 
 
 @dataclass(frozen=True)
-class _Rule:
+class _ScoreRule:
     """The scores above a threshold, or those below; for "in", or swapped for "out"."""
 
     threshold: float
@@ -177,7 +177,7 @@ class _Rule:
 
 
 def _bound(
-    scores_in: Floats, scores_out: Floats, rule: _Rule, *, delta: float, alpha: float
+    scores_in: Floats, scores_out: Floats, rule: _ScoreRule, *, delta: float, alpha: float
 ) -> float:
     """ln((P_in(S) - delta) / P_out(S)) from below, S being the rule's set of scores."""
     groups = (scores_out, scores_in) if rule.swapped else (scores_in, scores_out)

@@ -159,7 +159,7 @@ def released_sums(
             task,
             reserved,
             Optimizer(name="sgd", learning_rate=plan.expected_batch_size),
-            loop.Session(device=device, progress=look, others=others),
+            loop.Execution(device=device, progress=look, others=others),
         )
     sizes = tuple(b.size for b in before)
     clips = np.full(len(rows), plan.clip_norm)

@@ -39,6 +39,14 @@ class Check:
     kind: str
     meaning: str
 
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> "Check":
+        """As `to_data` gives it; null is NaN. Raises: TypeError, ValueError: it is none."""
+        given: dict[str, Any] = {n: math.nan if v is None else v for n, v in dict(data).items()}
+        if not isinstance(given.get("passed"), bool):
+            raise ValueError("no check")
+        return cls(**given)
+
     def to_data(self) -> dict[str, Any]:
         """As JSON: what is not finite becomes null."""
         return {

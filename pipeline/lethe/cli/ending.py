@@ -6,8 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-import typer
-
+from lethe.cli.terminal import say
 from lethe.config import workspace
 from lethe.core.ends import Ended
 from lethe.stages import STAGES
@@ -52,5 +51,5 @@ def leave(ended: Ended) -> NoReturn:
         if words[:1] and words[0] in STAGES:
             workspace.write_failure(Path.cwd(), ended.exit_code, message)
         with suppress(OSError):  # the terminal is gone, or nobody reads
-            typer.echo(f"lethe: {message}", err=True)
+            say(f"lethe: {message}", err=True)
     sys.exit(ended.exit_code)

@@ -17,6 +17,7 @@ from lethe.cli.keys import key, reveal, rotate_key
 from lethe.cli.pod import pod
 from lethe.cli.retain import retain
 from lethe.cli.run import worktree
+from lethe.cli.start import check, init
 from lethe.cli.sweep import sweep
 from lethe.cli.terminal import (
     LOOK,
@@ -44,6 +45,7 @@ from lethe.core.errors import (
 )
 from lethe.core.files import write_json, write_whole
 from lethe.stages import STAGES, behaviour, run_stage
+from lethe.stores.opened import OpenStores
 
 app = typer.Typer(
     cls=Grouped,
@@ -78,6 +80,7 @@ def budget(
 ) -> None:
     params = load_params(params_file)
     from lethe.registration import spending
+    from lethe.stores.source.find_people import key_meant
 
     looks = as_json or subject is not None or plot is not None
     refused: BudgetExceeded | None = None
@@ -89,7 +92,8 @@ def budget(
             refused, plot = error, None
         else:
             plot = params.at(workspace.PLOTS / "budget.png")
-    report = spending.spending(params, key=subject)
+    with OpenStores(params) as stores:
+        report = spending.spending(stores, key=subject and key_meant(params, subject))
     if plot is not None:
         from lethe.reports.plots import budget_plot
 
@@ -99,6 +103,27 @@ def budget(
         raise refused
 
 
+def audit(
+    params_file: ParamsFile = PARAMS,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Train twins of the plan with canaries: minutes.")
+    ] = False,
+    trials: Annotated[
+        int, typer.Option(min=1000, help="With --deep: coins for each of two adversaries.")
+    ] = 40_000,
+) -> None:
+    params = load_params(params_file)
+    behaviour.refuse_changed(params)
+    if not deep:
+        run_stage("audit", params, now=now())
+        return
+    from lethe.stages import deep_audit
+
+    report = deep_audit.run(params, now=now(), trials=trials)
+    say(deep_audit.render(report))
+
+
+_OWN_OPTIONS: dict[str, Callable[..., None]] = {"audit": audit, "budget": budget}
 _STAGE_HELP = {
     "minimize": "Select the declared columns, drop what is past retention, generalize.",
     "consent": "Keep the subjects whose latest answer for the purpose is yes.",
@@ -109,6 +134,8 @@ _STAGE_HELP = {
     "audit": "Attack the model and check the mechanism.",
     "register": "Register the model, if everything it claims holds.",
 }
+app.command(rich_help_panel=START, epilog="Example: lethe init postgresql://reader@db/clinic")(init)
+app.command(rich_help_panel=START, epilog="Example: lethe check")(check)
 app.add_typer(
     erase, name="erase", rich_help_panel=RIGHTS, epilog="Example: lethe erase run --dry-run"
 )
@@ -122,7 +149,7 @@ app.add_typer(
     epilog="Example: lethe worktree open nightly-7",
 )
 for _name in STAGES:
-    _command = budget if _name == "budget" else _stage(_name)
+    _command = _OWN_OPTIONS.get(_name) or _stage(_name)
     app.command(
         _name, help=_STAGE_HELP[_name], rich_help_panel=STAGE, epilog=f"Example: lethe {_name}"
     )(_command)
@@ -150,27 +177,6 @@ def run(
     params = load_params(params_file)
     behaviour.refuse_changed(params)
     progress.run(params, runner_in(params.root), force=force, console=Console())
-
-
-@app.command(rich_help_panel=START, epilog="Example: lethe check")
-def check(params_file: ParamsFile = PARAMS) -> None:
-    """Check params.yaml, the source against it, without reading people's data, and the code."""
-    from lethe.stores.dvc.inputs import unverified_remotes
-    from lethe.stores.source.connect import check_one_place
-    from lethe.stores.source.read import Source
-
-    params = load_params(params_file)
-    behaviour.refuse_changed(params)
-    check_one_place(params)
-    with Source.open(params) as source:
-        source.check(params)
-        unseen = source.outside()
-    taken = f"{len(params.taken_columns())} columns taken for {params.purpose}"
-    say(f"{params_file} is sound: {len(params.tables)} tables, {taken}.")
-    if unseen:
-        say(f"Nobody is looked for, and nobody erased, in: {'; '.join(unseen)}.")
-    for name in unverified_remotes(params.root):
-        say(f"DVC takes remote {name} at its word; run: dvc remote modify {name} verify true")
 
 
 @app.command(rich_help_panel=START, epilog="Example: lethe sample --patients 2000")
@@ -271,16 +277,18 @@ def lineage(
 ) -> None:
     """Say what a model was trained on, or which models and datasets a person is in."""
     from lethe.people import lineage as answers
+    from lethe.stores.source.find_people import key_meant
 
     if (model is None) == (subject is None):
         raise typer.BadParameter("Give either --model NAME/VERSION or --subject KEY.")
     params = load_params(params_file)
-    if model is not None:
-        found = answers.model_lineage(params, model)
-        say_json(found) if as_json else say(answers.render_model(found))
-    elif subject is not None:
-        found = answers.subject_lineage(params, subject)
-        say_json(found) if as_json else say(answers.render_subject(found))
+    with OpenStores(params) as stores:
+        if model is not None:
+            found = answers.model_lineage(stores, model)
+            say_json(found) if as_json else say(answers.render_model(found))
+        elif subject is not None:
+            found = answers.subject_lineage(stores, key_meant(params, subject))
+            say_json(found) if as_json else say(answers.render_subject(found))
 
 
 @app.command(
@@ -350,7 +358,7 @@ def main() -> None:
 def _fail(error: LetheError) -> None:
     message = " ".join(str(error).split())
     workspace.write_failure(Path.cwd(), error.exit_code, message)
-    typer.echo(f"lethe: error: {message}", err=True)
+    say(f"lethe: error: {message}", err=True)
     sys.exit(error.exit_code)
 
 
@@ -367,5 +375,5 @@ def _internal(error: Exception) -> None:
         "whole; it may then show personal data."
     )
     workspace.write_failure(Path.cwd(), 1, message)
-    typer.echo(f"lethe: {message}", err=True)
+    say(f"lethe: {message}", err=True)
     sys.exit(1)

@@ -1,7 +1,9 @@
 """What `lethe run` shows while the pipeline runs, and when it ends."""
 
+import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,10 @@ from rich.text import Text
 from lethe.cli.terminal import say
 from lethe.config import workspace
 from lethe.config.params import Params
-from lethe.core.files import read_json
+from lethe.core.errors import FileDamaged
+from lethe.core.files import RESTORE, read_json
+from lethe.core.reading import damage
+from lethe.core.shown import shown
 from lethe.privacy.claim import Claim
 from lethe.runs.runner import Runner
 from lethe.stages import STAGES
@@ -57,9 +62,8 @@ class _Progress:
         for stage, state in self.state.items():
             mark = self.spinner if state == "running" else Text(marks[state])
             took = f"{self.seconds[stage]:5.1f} s" if stage in self.seconds else ""
-            table.add_row(
-                mark, stage, took, _headline(self.root, stage) if state == "done" else state
-            )
+            said = _headline(self.root, stage) if state == "done" else state
+            table.add_row(mark, stage, took, Text(shown(said)))
         return table
 
 
@@ -90,9 +94,12 @@ def run(params: Params, runner: Runner, *, force: bool, console: Console) -> Non
 def summary(params: Params) -> Panel:
     """What came of the run, in a person's words: who is in it, what it costs, what is next."""
     table = Table.grid(padding=(0, 2))
-    for what, said in _facts(params, {stage: _report(params.root, stage) for stage in STAGES}):
-        table.add_row(Text(what, style="bold"), Text(said))
-    title = f"Lethe · {params.purpose}"
+    reports = {stage: _report(params.root, stage) for stage in STAGES}
+    with damage(_no_report):
+        facts = _facts(params, reports)
+    for what, said in facts:
+        table.add_row(Text(what, style="bold"), Text(shown(said)))
+    title = Text(shown(f"Lethe · {params.purpose}"))
     return Panel(table, title=title, title_align="left", expand=False, padding=(1, 2))
 
 
@@ -122,8 +129,22 @@ def _facts(params: Params, reports: dict[str, dict[str, Any]]) -> list[tuple[str
         ("measured", f"{measured} on held-out people (not private)"),
         ("attacked", _attack_in_words(audit)),
         ("registered", f"{name}, {' and '.join(registered['aliases']) or 'no alias'}"),
-        ("next", f"lethe lineage --model {name}    make mlflow"),
+        ("next", f"lethe lineage --model {name}"),
+        ("look", _look(params)),
     ]
+
+
+def _look(params: Params) -> str:
+    """How the registry's page is opened: a workspace of `lethe init` has no Makefile."""
+    with suppress(OSError):
+        makefile = params.at_home(Path("Makefile")).read_text(encoding="utf-8", errors="replace")
+        if re.search("^mlflow:", makefile, re.MULTILINE):
+            return "make mlflow"
+    declared = params.stores.registry
+    if declared.startswith(("http://", "https://")):
+        return declared
+    named = f'"${declared.removeprefix("env:")}"' if declared.startswith("env:") else declared
+    return f"mlflow ui --backend-store-uri {named}"
 
 
 _TERMS = {  # what a plan has of them is shown; another kind of training has others
@@ -148,7 +169,15 @@ def _attack_in_words(audit: dict[str, Any]) -> str:
 
 def _headline(root: Path, stage: str) -> str:
     """The one number that a stage's report is about."""
-    report = _report(root, stage)
+    with damage(_no_report):
+        return _number_of(stage, _report(root, stage))
+
+
+def _no_report() -> FileDamaged:
+    return FileDamaged(f"A report in {workspace.REPORTS} is not as Lethe writes it. {RESTORE}")
+
+
+def _number_of(stage: str, report: dict[str, Any]) -> str:
     match stage:
         case "minimize":
             return f"{report['records']:,} records, {len(report['columns'])} columns"

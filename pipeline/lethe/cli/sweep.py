@@ -1,14 +1,14 @@
 """`lethe sweep`: its options, and which sweep they ask for."""
 
 import datetime as dt
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lethe.config.params import load_params
+from lethe.cli.terminal import say, say_json
+from lethe.config.params import Params, load_params
 from lethe.core.errors import ParamsInvalid
 
 
@@ -51,12 +51,8 @@ def sweep(
 ) -> None:
     """Show accuracy against epsilon, to choose one by: on a stand-in for free, or charged."""
     # Here, not above: torch and scikit-learn take seconds that other commands need not wait.
-    from rich.console import Console
-
-    from lethe.sweep.grid import grid, numbers
     from lethe.sweep.report import render_sweep
-    from lethe.sweep.run import paths_written, sweep_charged, sweep_stand_in
-    from lethe.sweep.stand_in import from_files, generated
+    from lethe.sweep.run import paths_written
 
     if noise is not None:
         raise ParamsInvalid("`--noise` is called `--noise-multiplier` now. Write that.")
@@ -64,35 +60,70 @@ def sweep(
         raise ParamsInvalid("Give either --stand-in or --charged: one is free, one is not.")
     if charged and (people is not None or person is not None):
         raise ParamsInvalid("--people and --person are of a stand-in; leave them out of --charged.")
-    params, console = load_params(params_file), Console(stderr=True)
-    wanted: dict[str, Any] = {
-        "epsilons": None if epsilon is None else numbers(epsilon, option="--epsilon"),
-        "noise_multipliers": None
-        if noise_multiplier is None
-        else numbers(noise_multiplier, option="--noise-multiplier"),
-        "clips": None if clip is None else numbers(clip, option="--clip"),
-    }
+    params, axes = load_params(params_file), _axes(epsilon, noise_multiplier, clip)
     if charged:
-
-        def agree(price: str) -> None:
-            typer.echo(price, err=True)
-            if not yes and not (sys.stdin.isatty() and typer.confirm("Spend it?", err=True)):
-                raise ParamsInvalid("Nothing was spent. Say --yes to spend what is listed above.")
-
-        plans = grid(params, **wanted)
-        now = dt.datetime.now(dt.UTC)
-        report = sweep_charged(
-            params, plans, repeats=repeats, now=now, console=console, agree=agree
-        )
+        report = _charged(params, axes, repeats=repeats, yes=yes)
     else:
-        if stand_in in (None, "generated"):
-            tried = generated(params, people=people, auc=auc, base_rate=base_rate, seed=seed)
-        else:
-            tried = from_files(params, Path(str(stand_in)), person=person, seed=seed)
-        plans = grid(params, **wanted, people=len(tried.people))
-        report = sweep_stand_in(params, plans, tried, repeats=repeats, console=console)
+        guess = {"people": people, "auc": auc, "base_rate": base_rate}
+        report = _free(params, axes, stand_in, guess, person=person, seed=seed, repeats=repeats)
     if as_json:
-        typer.echo(json.dumps(report, indent=2, sort_keys=True, allow_nan=False))
-        return
-    typer.echo(render_sweep(report))
-    typer.echo("\n" + "\n".join(str(path) for path in paths_written()))
+        return say_json(report)
+    say(render_sweep(report) + "\n\n" + "\n".join(str(path) for path in paths_written()))
+
+
+def _axes(epsilon: str | None, noise_multiplier: str | None, clip: str | None) -> dict[str, Any]:
+    """What is tried, as `grid` takes it."""
+    from lethe.sweep.grid import numbers
+
+    given = {"epsilon": epsilon, "noise-multiplier": noise_multiplier, "clip": clip}
+    found = {
+        name: None if text is None else numbers(text, option=f"--{name}")
+        for name, text in given.items()
+    }
+    return {
+        "epsilons": found["epsilon"],
+        "noise_multipliers": found["noise-multiplier"],
+        "clips": found["clip"],
+    }
+
+
+def _charged(params: Params, axes: dict[str, Any], *, repeats: int, yes: bool) -> dict[str, Any]:
+    """On the people in the shards, once somebody agreed to the price."""
+    from rich.console import Console
+
+    from lethe.sweep.grid import grid
+    from lethe.sweep.run import sweep_charged
+
+    def agree(price: str) -> None:
+        say(price, err=True)
+        if not yes and not (sys.stdin.isatty() and typer.confirm("Spend it?", err=True)):
+            raise ParamsInvalid("Nothing was spent. Say --yes to spend what is listed above.")
+
+    now, console = dt.datetime.now(dt.UTC), Console(stderr=True)
+    plans = grid(params, **axes)
+    return sweep_charged(params, plans, repeats=repeats, now=now, console=console, agree=agree)
+
+
+def _free(
+    params: Params,
+    axes: dict[str, Any],
+    stand_in: str | None,
+    guess: dict[str, Any],
+    *,
+    person: str | None,
+    seed: int,
+    repeats: int,
+) -> dict[str, Any]:
+    """On a stand-in: invented by `guess`, or what a file has."""
+    from rich.console import Console
+
+    from lethe.sweep.grid import grid
+    from lethe.sweep.run import sweep_stand_in
+    from lethe.sweep.stand_in import from_files, generated
+
+    if stand_in in (None, "generated"):
+        tried = generated(params, **guess, seed=seed)
+    else:
+        tried = from_files(params, Path(str(stand_in)), person=person, seed=seed)
+    plans = grid(params, **axes, people=len(tried.people))
+    return sweep_stand_in(params, plans, tried, repeats=repeats, console=Console(stderr=True))

@@ -9,7 +9,10 @@ import typer
 from typer.core import TyperGroup
 
 from lethe.config import workspace
+from lethe.config.transcripts import remove_abandoned
 from lethe.core.ends import ended_with_output
+from lethe.core.shown import shown
+from lethe.stages import STAGES
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The declarations.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -22,6 +25,14 @@ STAGE = "Stages: the pipeline, one step at a time"
 LOOK = "Look: what was spent, and whose data is where"
 RIGHTS = "Rights: what people ask for, and what time ends"
 OPERATE = "Operate: schedules, approvals, keys"
+_RUN_STAGES = (
+    "assist",
+    "erase",
+    "pod",
+    "retain",
+    "run",
+    "worktree",
+)  # they run stages, or belong to one
 GROUPS = (START, RUN, STAGE, LOOK, RIGHTS, OPERATE)
 
 
@@ -35,6 +46,8 @@ class Grouped(TyperGroup):
         with ended_with_output():
             if workspace.remove_leftovers(Path.cwd()):
                 typer.echo("Removed what has subject keys of a command that was killed.", err=True)
+            if not _goes_on(ctx) and remove_abandoned(Path.cwd()):
+                typer.echo("Removed the transcript of a run whose audit was killed.", err=True)
             return super().invoke(ctx)
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -45,12 +58,19 @@ class Grouped(TyperGroup):
         return sorted(self.commands, key=rank)
 
 
-def say(text: str = "") -> None:
-    typer.echo(text)
+def _goes_on(ctx: Any) -> bool:
+    """Whether a command may be an audit again, which needs what the one that was killed read."""
+    words = [*ctx._protected_args, *ctx.args]
+    return not words or words[0] in (*STAGES, *_RUN_STAGES)
+
+
+def say(text: str = "", *, err: bool = False) -> None:
+    """The one way to a terminal for text that may be of data."""
+    typer.echo(shown(text), err=err)
 
 
 def say_json(content: Any) -> None:
-    typer.echo(json.dumps(content, indent=2, sort_keys=True, allow_nan=False))
+    say(json.dumps(content, indent=2, sort_keys=True, allow_nan=False))
 
 
 def now() -> dt.datetime:

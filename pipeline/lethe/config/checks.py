@@ -3,8 +3,10 @@
 import difflib
 from collections.abc import Mapping, Sequence
 
+from lethe.config.aggregates import Aggregate
+from lethe.config.links import paths_between
 from lethe.config.sections import Budget, Consent, Records, Subject
-from lethe.config.tables import Column, Table, path_between
+from lethe.config.tables import Column, Table
 from lethe.config.training import Mechanism
 
 Tables = Mapping[str, Table]
@@ -32,9 +34,13 @@ def check_names(tables: Tables, subject: Subject, records: Records, consent: Con
             f"subject.key={subject.key!r} must be a column of {subject.table!r} "
             "with role subject_key"
         )
-    latest = records.latest_by
-    if latest is not None and latest not in tables[records.table].columns:
-        raise ValueError(f"records.latest_by={latest!r} is not declared in {records.table!r}")
+    latest = latest_by(tables, records)
+    if latest is not None and (
+        latest[0] not in tables or latest[1] not in tables[latest[0]].columns
+    ):
+        raise ValueError(
+            f"records.latest_by={records.latest_by!r} is not declared in {latest[0]!r}"
+        )
     answers = tables[consent.table]
     for where in ("subject", "purpose", "answer", "time"):
         column = getattr(consent, where)
@@ -43,6 +49,20 @@ def check_names(tables: Tables, subject: Subject, records: Records, consent: Con
                 f"consent.{where}={column!r} is not declared in {consent.table!r}"
                 f"{nearest(column, list(answers.columns))}"
             )
+
+
+def latest_by(tables: Tables, records: Records) -> tuple[str, str] | None:
+    """(table, column) of what orders a person's records, if anything is declared."""
+    if records.latest_by is None:
+        return None
+    own = tables.get(records.table)
+    words = records.latest_by.split(".")
+    if len(words) == 1 or (own is not None and records.latest_by in own.columns):
+        return records.table, records.latest_by
+    # Names of tables and columns may have dots in them; what is declared decides.
+    ways = [(".".join(words[:n]), ".".join(words[n:])) for n in range(len(words) - 1, 0, -1)]
+    known = (way for way in ways if way[0] in tables and way[1] in tables[way[0]].columns)
+    return next(known, ways[0])
 
 
 def check_links(tables: Tables) -> None:
@@ -66,7 +86,7 @@ def check_links(tables: Tables) -> None:
 def check_columns(tables: Tables, subject: Subject, records: Records) -> None:
     """People are reached, erasures declared, and what is taken is one label and its features."""
     for name, table in tables.items():
-        if table.about == "person" and path_between(tables, name, subject.table) is None:
+        if not paths_between(tables, name, subject.table) and table.about == "person":
             raise ValueError(
                 f"tables.{name}: no chain of links leads to {subject.table!r}; declare its "
                 "link, or about: nobody"
@@ -75,16 +95,21 @@ def check_columns(tables: Tables, subject: Subject, records: Records) -> None:
             raise ValueError(f"tables.{name}: say what an erasure does to it (erase: …)")
         for column, declared in table.columns.items():
             _check_column(tables, name, column, declared, records)
+    latest = latest_by(tables, records)
+    if latest is not None and not paths_between(tables, records.table, latest[0]):
+        raise ValueError(
+            f"records.latest_by={records.latest_by!r}: no chain of links leads from "
+            f"{records.table!r} to {latest[0]!r}"
+        )
     columns = [
         (f"{name}.{column}", declared)
         for name, table in tables.items()
-        for column, declared in table.columns.items()
+        for column, declared in {**table.columns, **table.computed}.items()
     ]
     labels = [name for name, declared in columns if declared.role == "label"]
     if len(labels) != 1:
         raise ValueError(f"exactly one column must have role label; declared: {labels or 'none'}")
-    features = ("feature", "quasi_identifier", "text")
-    if not any(declared.role in features and declared.taken for _, declared in columns):
+    if not any(declared.taken and declared.role != "label" for _, declared in columns):
         raise ValueError("no feature is declared: nothing to learn from")
 
 
@@ -97,12 +122,99 @@ def _check_column(
         raise ValueError(
             f"tables.{table}.{name}: age_at={at!r} must be a timestamp column of {records.table!r}"
         )
-    if declared.taken and path_between(tables, records.table, table) is None:
+    if declared.taken and not paths_between(tables, records.table, table):
         raise ValueError(
             f"tables.{table}.{name}: role {declared.role}, but no chain of links "
             f"leads from {records.table!r} to {table!r}; a record takes columns of "
             "rows it points at, no others"
         )
+
+
+def check_aggregates(tables: Tables, subject: Subject, records: Records) -> None:
+    """What records take of child rows is one person's, of days before theirs, and numbers."""
+    used = set()
+    for table, declared in tables.items():
+        for name, made in declared.aggregates.items():
+            where = f"tables.{table}.aggregates.{name}"
+            if table != records.table:
+                raise ValueError(
+                    f"{where}: aggregates belong to the records' table {records.table!r}"
+                )
+            _check_children(tables, subject, records, made, where)
+            _check_days(tables, subject, records, made, where)
+            used.add((made.table, made.column))
+    for table, declared in tables.items():
+        for name, column in declared.columns.items():
+            if column.role == "aggregated" and (table, name) not in used:
+                raise ValueError(
+                    f"tables.{table}.{name}: role aggregated, but no aggregate of "
+                    f"{records.table!r} is made of it; what nothing needs is unused"
+                )
+
+
+def _check_children(
+    tables: Tables, subject: Subject, records: Records, made: Aggregate, where: str
+) -> None:
+    """Whose the child rows are, and what is read of them."""
+    if made.table not in tables:
+        raise ValueError(f"{where}: no table {made.table!r}{nearest(made.table, list(tables))}")
+    children = tables[made.table]
+    if made.table == subject.table:
+        raise ValueError(
+            f"{where}: {made.table!r} has one row a person; take its columns as they are"
+        )
+    if children.about != "person" or not paths_between(tables, made.table, subject.table):
+        raise ValueError(
+            f"{where}: {made.table!r} does not say whose its rows are, so no erasure would find "
+            f"them. Declare its link to {subject.table!r}, and what an erasure does to it"
+        )
+    if made.of == "record" and (
+        made.table == records.table or not paths_between(tables, made.table, records.table)
+    ):
+        raise ValueError(
+            f"{where}: of: record, but no chain of links leads from {made.table!r} to a row of "
+            f"{records.table!r}; count those of the person, or declare the link"
+        )
+    named = [*dict(made.condition), *([made.column] if made.column else [])]
+    for name in named:
+        column = children.columns.get(name)
+        if column is None or column.role in ("unused", "identifier", "text"):
+            raise ValueError(
+                f"{where}: {made.table}.{name} is not declared as a column that is read"
+                f"{nearest(name, list(children.columns))}"
+            )
+    if made.function == "count":
+        return
+    column = children.columns[str(made.column)]
+    number = column.type in ("integer", "real") and column.categories is None
+    if not number or column.role not in ("aggregated", "feature", "quasi_identifier"):
+        raise ValueError(
+            f"{where}: {made.function} needs numbers; declare {made.table}.{made.column} with role "
+            "aggregated and type integer or real"
+        )
+
+
+def _check_days(
+    tables: Tables, subject: Subject, records: Records, made: Aggregate, where: str
+) -> None:
+    """A child row is looked at if it was there before the record's day; never one of later."""
+    children, own = tables[made.table].columns, tables[records.table].columns
+    dated = [name for name, column in children.items() if column.role == "timestamp"]
+    if made.by is None and (made.of == "person" or dated):
+        raise ValueError(
+            f"{where}: say with `by` which timestamp column of {made.table!r} has a row's day, so "
+            "that no row of after the record is looked at"
+        )
+    if made.by is not None and made.by not in dated:
+        raise ValueError(f"{where}: by={made.by!r} must be a timestamp column of {made.table!r}")
+    if made.at is not None and (made.at not in own or own[made.at].role != "timestamp"):
+        raise ValueError(f"{where}: at={made.at!r} must be a timestamp column of {records.table!r}")
+    if made.by is not None and made.at is None and records.table != subject.table:
+        raise ValueError(
+            f"{where}: say with `at` which timestamp column of {records.table!r} has a record's day"
+        )
+    if made.same_day and made.table == records.table:
+        raise ValueError(f"{where}: with same_day a record would be counted for itself")
 
 
 def check_privacy(budget: Budget, mechanism: Mechanism, subject: Subject) -> None:

@@ -11,35 +11,47 @@ import datetime as dt
 import os
 import typing
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from lethe.config.checks import check_columns, check_links, check_names, check_privacy, nearest
+from lethe.config.aggregates import Aggregate
+from lethe.config.checks import (
+    check_aggregates,
+    check_columns,
+    check_links,
+    check_names,
+    check_privacy,
+    latest_by,
+    nearest,
+)
 from lethe.config.home import address_at_home, at_home, home
+from lethe.config.links import Link, paths_between
 from lethe.config.sections import (
     CLOSED,
     Audit,
     Budget,
     Consent,
+    DeclaredSource,
     Erasure,
     Parallel,
     Records,
     Registration,
-    Source,
     Stores,
     Subject,
     Validation,
 )
-from lethe.config.tables import Column, Link, Table, path_between
+from lethe.config.tables import Column, Table
 from lethe.config.training import Training
+from lethe.config.undecided import undecided
 from lethe.core.children import keep_from_children
 from lethe.core.errors import ParamsInvalid
+from lethe.core.reading import TRIPPED, load_yaml
 from lethe.core.text import folded
 
 OWN_COLUMNS = frozenset({"subject", "token", "rank", "held_out"})  # the shards' own
@@ -57,7 +69,7 @@ class Params:
     """
 
     purpose: str
-    source: Source
+    source: DeclaredSource
     subject: Subject
     records: Records
     tables: dict[str, Table]
@@ -105,21 +117,29 @@ class Params:
             if column.role == "label"
         )
 
-    def path(self, table: str, goal: str) -> tuple[Link, ...] | None:
-        """The shortest chain of many-to-one links from `table` to `goal`; None without one."""
-        return path_between(self.tables, table, goal)
+    def paths(self, table: str, goal: str) -> tuple[tuple[Link, ...], ...]:
+        """The chains of many-to-one links from `table` to `goal`; see `paths_between`."""
+        return paths_between(self.tables, table, goal)
+
+    @property
+    def latest_by(self) -> tuple[str, str] | None:
+        """(table, column) of `records.latest_by`, if one is declared."""
+        return latest_by(self.tables, self.records)
 
     def taken_columns(self) -> dict[str, tuple[str, Column]]:
         """Name in the shards → (table, column) of what leaves minimize.
 
-        The records' table comes first; a name that two tables share, or that the shards
-        use themselves, is written `table.column`.
+        The records' table comes first, and its aggregates are among its columns; a name that
+        two tables share, or that the shards use themselves, is written `table.column`.
         """
         order = [self.records.table, *(t for t in self.tables if t != self.records.table)]
         found = [
             (table, name, column)
             for table in order
-            for name, column in self.tables[table].columns.items()
+            for name, column in {
+                **self.tables[table].columns,
+                **self.tables[table].computed,
+            }.items()
             if column.taken
         ]
         names = [name for _, name, _ in found]
@@ -132,6 +152,35 @@ class Params:
             for table, name, column in found
         }
 
+    @property
+    def aggregates(self) -> dict[str, Aggregate]:
+        """Those of `taken_columns` that are made of child rows, by its names."""
+        table = self.records.table
+        made = self.tables[table].aggregates
+        found: dict[str, Aggregate] = {}
+        for name, (whose, _) in self.taken_columns().items():
+            own = name if name in made else name.removeprefix(f"{table}.")
+            if whose == table and own in made:
+                found[name] = made[own]
+        return found
+
+    def age_times(self) -> dict[str, Column]:
+        """The columns of the records' table at whose days an age of a taken column counts."""
+        kinds = [column.generalize for _, column in self.taken_columns().values()]
+        names = dict.fromkeys(kind.age_at for kind in kinds if kind is not None and kind.age_at)
+        return {name: self.tables[self.records.table].columns[name] for name in names}
+
+    @field_validator("snapshot", mode="before")
+    @classmethod
+    def _a_date(cls, value: Any) -> Any:
+        """A number is no date: it would be read as seconds since 1970."""
+        if isinstance(value, str):
+            with suppress(ValueError):
+                return dt.datetime.fromisoformat(value.strip())
+        elif value is None or isinstance(value, dt.date):
+            return value
+        raise ValueError("it is no date; write 2026-01-31, or 2026-01-31T12:00:00Z")
+
     @model_validator(mode="after")
     def _whole(self) -> "Params":
         consent = self.consent
@@ -140,6 +189,7 @@ class Params:
         check_names(self.tables, self.subject, self.records, self.consent)
         check_links(self.tables)
         check_columns(self.tables, self.subject, self.records)
+        check_aggregates(self.tables, self.subject, self.records)
         check_privacy(self.budget, self.training.mechanism, self.subject)
         return self
 
@@ -154,17 +204,20 @@ def load_params(path: Path = Path("params.yaml"), *, root: Path | None = None) -
         ParamsInvalid: absent, not YAML, an unknown key or an impossible value; names each.
     """
     try:
-        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        raw, text = load_yaml(path)
     except FileNotFoundError:
         raise ParamsInvalid(
-            f"{path} does not exist. Run from the project's folder, or give --params."
+            f"{path} does not exist: this is no workspace. Change into one, make one here with "
+            "`lethe init SOURCE`, or give --params."
         ) from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f" at line {mark.line + 1}" if mark else ""
         raise ParamsInvalid(f"{path} is not YAML{line}: {error.problem}.") from None
-    except (YAMLError, UnicodeDecodeError, OSError) as error:
+    except (YAMLError, OSError, *TRIPPED) as error:
         raise ParamsInvalid(f"{path} cannot be read as YAML: {type(error).__name__}.") from None
+    if open_ := undecided(raw, text):
+        raise ParamsInvalid(f"{path}, {open_[0]} ({len(open_)} left to decide).")
     return parse_params(raw, name=str(path), root=path.absolute().parent if root is None else root)
 
 
@@ -201,7 +254,10 @@ def _fields_at(location: Sequence[int | str]) -> list[str]:
     """The keys that the declarations know at a place of the file."""
     kind: Any = Params
     for part in location:
-        if hasattr(kind, "__dataclass_fields__"):
+        kind = getattr(kind, "__origin__", kind) if hasattr(kind, "__metadata__") else kind
+        if typing.get_origin(kind) is tuple:
+            kind = typing.get_args(kind)[0]
+        elif hasattr(kind, "__dataclass_fields__"):
             field = kind.__dataclass_fields__.get(part)
             if field is None:
                 return []

@@ -6,29 +6,45 @@ change it. `training` has a module of its own. What sections must agree on is ch
 """
 
 import re
+from pathlib import PurePosixPath
 from typing import Literal
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from lethe.config.csv_form import CsvForm
 from lethe.core.text import folded
 from lethe.core.times import check_zone
 
 CLOSED = ConfigDict(extra="forbid")
+_MADE = frozenset(
+    {".dvc", ".git", ".lethe", "data", "mlartifacts", "mlruns", "model", "receipts", "reports"}
+)
 
 
 @dataclass(frozen=True, kw_only=True, config=CLOSED)
-class Source:
+class DeclaredSource:
     """Where the people's data is: a SQLAlchemy URL, `csv:FOLDER`, `parquet:FOLDER`, or
-    `env:NAME` for a URL that is a secret; `time_zone` is that of times without one."""
+    `env:NAME` for a URL that is a secret; `time_zone` is that of times without one.
+
+    `schema`: of PostgreSQL, the one schema that is read and erased from. `csv`: how a folder's
+    CSV files are written.
+    """
 
     url: str
     chunk_rows: int = Field(default=20_000, ge=1)
     time_zone: str = "UTC"
+    schema: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    csv: CsvForm = Field(default_factory=CsvForm)
 
     @model_validator(mode="after")
-    def _zone(self) -> "Source":
+    def _possible(self) -> "DeclaredSource":
         check_zone(self.time_zone)
+        kind = self.url.partition(":")[0]
+        if self.csv != CsvForm() and kind not in ("csv", "env"):
+            raise ValueError("csv says how CSV files are written; source.url is no csv:FOLDER")
+        if self.schema is not None and not kind.startswith(("postgres", "env")):
+            raise ValueError("schema is of PostgreSQL; source.url leads to none")
         return self
 
 
@@ -40,13 +56,29 @@ class Subject:
     key: str
     minimum: int = Field(default=100, ge=1)
 
+    @model_validator(mode="after")
+    def _one_column(self) -> "Subject":
+        if "," in self.key:
+            raise ValueError(
+                f"key {self.key!r}: a person's key is one column. Where several make it, let the "
+                "database join them to one (a generated column) in this table and in those that "
+                "point at it; docs/own-database.md has the SQL"
+            )
+        return self
+
 
 @dataclass(frozen=True, kw_only=True, config=CLOSED)
 class Records:
-    """Which table has one row a training record; `latest_by` orders a person's records."""
+    """Which table has one row a training record; `latest_by` orders a person's records.
+
+    `latest_by`: a column of that table, or `table.column` of one that its rows point at.
+    `without_person`: what becomes of records that lead to nobody: `refuse` stops the run,
+        `leave_out` counts them in the report.
+    """
 
     table: str
     latest_by: str | None = None
+    without_person: Literal["refuse", "leave_out"] = "refuse"
 
 
 @dataclass(frozen=True, kw_only=True, config=CLOSED)
@@ -126,10 +158,15 @@ class Parallel:
 
 @dataclass(frozen=True, kw_only=True, config=CLOSED)
 class Audit:
-    """How hard the model is attacked before it may be registered."""
+    """How hard the model is attacked before it may be registered.
+
+    `transcript_megabytes`: of what a training's steps released, kept until its audit; of a longer
+        run, a random part.
+    """
 
     subjects: int = Field(default=5_000, ge=50)
     replays: int = Field(default=8, ge=1)
+    transcript_megabytes: int = Field(default=1_024, ge=1)
 
 
 @dataclass(frozen=True, kw_only=True, config=CLOSED)
@@ -144,6 +181,21 @@ class Registration:
     promote: Literal["automatic", "approval", "manual"] = "manual"
     approvers: tuple[str, ...] = ()
     min_auc: float = Field(default=0.5, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _name_of_a_model(self) -> "Registration":
+        name = self.name
+        if (
+            not re.fullmatch(r"[^/:\x00-\x1f\x7f]{1,256}", name)
+            or name.strip() != name
+            or name == "."
+            or name.startswith("..")
+        ):
+            raise ValueError(
+                "name must be one that the registry takes: 1 to 256 characters, no / or :, no "
+                "blank at an end, and no dots alone"
+            )
+        return self
 
     @model_validator(mode="after")
     def _approvers_where_they_decide(self) -> "Registration":
@@ -176,8 +228,21 @@ class Erasure:
     `retrain`: `automatic`, or `manual` to withdraw the models that somebody was in and leave
         it to a person to run the pipeline again.
     `retention`: the same of rows past their retention, for which nobody asked.
+    `code`: folders of the workspace whose files in git are code: they, and their versions in git's
+        history, are not searched for people's keys and identifiers. Receipts name them.
     """
 
     delay_days: int = Field(default=0, ge=0, le=25)
     retrain: Literal["automatic", "manual"] = "automatic"
     retention: ExpiredModels = Field(default_factory=ExpiredModels)
+    code: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _only_code(self) -> "Erasure":
+        for folder in self.code:
+            parts = PurePosixPath(folder).parts
+            if not parts or PurePosixPath(folder).is_absolute() or {"..", "~"} & set(parts):
+                raise ValueError(f"code names folders below params.yaml, like tests; not {folder}")
+            if parts[0] in _MADE:
+                raise ValueError(f"code cannot name {folder}: what is made of people lies there")
+        return self

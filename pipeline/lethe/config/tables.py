@@ -6,12 +6,13 @@ checked by `lethe.config.params`.
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from lethe.config.aggregates import MOST_DAYS, Aggregate
+from lethe.config.links import DeclaredLink, Link, When, as_declared, parse_links
 from lethe.core.times import check_zone
 
 _CLOSED = ConfigDict(extra="forbid")
@@ -23,11 +24,21 @@ Role = Literal[
     "quasi_identifier",  # points at a person together with others; must be generalized
     "feature",
     "label",
+    "aggregated",  # a number of a row of which aggregates are made; itself it never leaves
     "text",  # free text: scrubbed or refused
     "timestamp",  # when the row came to be: for retention and order, never trained on
     "consent",  # a column of the consent table
     "unused",  # there, but not needed for this purpose: never read
 ]
+# Whoever adds a role says here what it allows; what is said nowhere is not allowed.
+TRAINED: frozenset[Role] = frozenset({"feature", "quasi_identifier", "label"})  # leaves minimize
+READ: frozenset[Role] = TRAINED | {
+    "subject_key",
+    "link",
+    "timestamp",
+    "consent",
+    "aggregated",
+}  # by statements
 ColumnType = Literal["integer", "real", "boolean", "category", "date", "timestamp", "text"]
 
 # The first letter of an ICD-9 code or its number's range; published chapters of the
@@ -134,9 +145,7 @@ class Column:
     @property
     def taken(self) -> bool:
         """Whether minimize lets the column's (generalized) values through."""
-        return self.role in ("feature", "quasi_identifier", "label") or (
-            self.role == "text" and self.scrub == "presidio"
-        )
+        return self.role in TRAINED or (self.role == "text" and self.scrub == "presidio")
 
     @property
     def categories(self) -> tuple[str, ...] | None:
@@ -148,7 +157,8 @@ class Column:
             if g.icd9:
                 return ICD9_GROUPS
             if g.groups is not None:
-                return (*g.groups, *((g.others,) if g.others else ()))
+                # Sorted, as JSON has them: an encoding that was written and read is the same one.
+                return (*sorted(g.groups), *((g.others,) if g.others else ()))
         if self.type == "boolean":
             return ("false", "true")
         return self.domain
@@ -205,11 +215,13 @@ class Column:
                 raise ValueError(f"year and age_at need type date or timestamp, not {self.type}")
             if (g.groups or g.icd9 or g.prefix) and self.type not in ("category", "text"):
                 raise ValueError(f"groups, icd9 and prefix need type category, not {self.type}")
+        if self.role == "aggregated" and (not numeric or g is not None or self.domain is not None):
+            raise ValueError("role aggregated is of numbers: type integer or real, and no domain")
         if self.outside == "clip" and not (numeric or (g is not None and (g.year or g.age_at))):
             raise ValueError("outside: clip needs a number; use reject or null for categories")
         if self.role == "quasi_identifier" and g is None:
             raise ValueError("a quasi_identifier needs `generalize`, or is a feature")
-        if self.role in ("feature", "quasi_identifier", "label"):
+        if self.role in TRAINED:
             limits = self.limits
             if self.categories is None and (limits is None or not all(map(math.isfinite, limits))):
                 raise ValueError(
@@ -230,19 +242,11 @@ class Column:
 
 
 @dataclass(frozen=True, kw_only=True, config=_CLOSED)
-class Link:
-    """Rows of one table point at a row of another (many to one)."""
-
-    columns: tuple[str, ...]
-    table: str
-    references: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True, config=_CLOSED)
 class Retention:
-    """Rows older than `days`, by column `by`, are never read, and leave by `lethe retain`."""
+    """Rows of a day more than `days` ago, by column `by`, are never read, and leave by
+    `lethe retain`."""
 
-    days: int = Field(ge=1)
+    days: int = Field(ge=1, le=MOST_DAYS)
     by: str
 
 
@@ -264,7 +268,7 @@ class Erase:
     columns: tuple[str, ...] = ()
     replace: dict[str, str | int | float | bool] = Field(default_factory=dict)
     basis: str | None = None
-    days: int | None = Field(default=None, ge=1)
+    days: int | None = Field(default=None, ge=1, le=MOST_DAYS)
     by: str | None = None
     shared: Literal["delete", "unlink"] | None = None
 
@@ -289,32 +293,51 @@ class Table:
     `about`: `person` if its rows are about the person that their links lead to; `shared` if
     people's rows point at them (an address of two): one goes with the last that does.
     `links` maps own columns to another table's: `{patient_id: patients.patient_id}`;
-    a composite key is written with commas: `{"a, b": "t.a, t.b"}`.
+    a composite key is written with commas: `{"a, b": "t.a, t.b"}`; a link that holds for some
+    rows only, with `when`: `{object_id: [{to: people.id, when: {object_type: Person}}]}`.
     `not_links` names columns that look like a link to a person and are none.
+    `aggregates`, of the records' table: features made of other tables' rows.
     """
 
     columns: dict[str, Column]
     about: Literal["person", "nobody", "shared"] = "person"
-    links: dict[str, str] = Field(default_factory=dict)
+    links: dict[str, Annotated[tuple[DeclaredLink, ...], BeforeValidator(as_declared)]] = Field(
+        default_factory=dict
+    )
     not_links: tuple[str, ...] = ()
     retention: Retention | None = None
     erase: Erase | None = None
     unused: tuple[str, ...] = ()
+    aggregates: dict[str, Aggregate] = Field(default_factory=dict)
+
+    @property
+    def computed(self) -> dict[str, Column]:
+        """What the aggregates become, as columns."""
+        return {
+            name: Column(
+                role="feature",
+                type="integer" if made.function == "count" else "real",
+                why=made.why,
+                bounds=made.bounds,
+                outside=made.outside,
+            )
+            for name, made in self.aggregates.items()
+        }
 
     @property
     def parsed_links(self) -> tuple[Link, ...]:
-        found = []
-        for own, other in self.links.items():
-            targets = [part.strip() for part in other.split(",")]
-            if any(target.count(".") != 1 for target in targets):
-                raise ValueError(f"link {own!r}: write the target as table.column, not {other!r}")
-            tables = {target.split(".")[0] for target in targets}
-            columns = tuple(part.strip() for part in own.split(","))
-            if len(tables) != 1 or len(columns) != len(targets):
-                raise ValueError(f"link {own!r} → {other!r}: one table, as many columns each side")
-            references = tuple(target.split(".")[1] for target in targets)
-            found.append(Link(columns=columns, table=tables.pop(), references=references))
-        return tuple(found)
+        return tuple(
+            link for own, declared in self.links.items() for link in parse_links(own, declared)[1]
+        )
+
+    @property
+    def conditions(self) -> dict[tuple[str, ...], tuple[When, ...]]:
+        """Own columns of the links that hold for some rows only, and for which."""
+        return {
+            parse_links(own, declared)[0]: tuple(each.condition for each in declared)
+            for own, declared in self.links.items()
+            if any(each.when for each in declared)
+        }
 
     @property
     def declared(self) -> frozenset[str]:
@@ -323,6 +346,12 @@ class Table:
 
     @model_validator(mode="after")
     def _consistent(self) -> "Table":
+        both = set(self.aggregates) & self.declared
+        if both:
+            raise ValueError(f"aggregates {sorted(both)}: there are columns of that name")
+        odd = [name for name in self.aggregates if not name.isidentifier()]
+        if odd:
+            raise ValueError(f"aggregates {odd}: a name is letters, digits and _")
         both = set(self.columns) & set(self.unused)
         if both:
             raise ValueError(f"columns {sorted(both)} are declared and listed as unused")
@@ -336,6 +365,7 @@ class Table:
             for column in link.columns:
                 if column not in self.columns:
                     raise ValueError(f"link column {column!r} is not declared in this table")
+        self._check_conditions()
         erase = self.erase
         for column in (*erase.columns, *filter(None, [erase.by])) if erase else ():
             if column not in self.declared:
@@ -349,17 +379,15 @@ class Table:
                 raise ValueError(f"not_links names column {column!r}, which is not declared")
         return self
 
-
-def path_between(tables: Mapping[str, Table], start: str, goal: str) -> tuple[Link, ...] | None:
-    """The shortest chain of many-to-one links from a table to another; None without one."""
-    frontier: list[tuple[str, tuple[Link, ...]]] = [(start, ())]
-    seen = {start}
-    while frontier:
-        here, links = frontier.pop(0)
-        if here == goal:
-            return links
-        for link in tables[here].parsed_links:
-            if link.table not in seen:
-                seen.add(link.table)
-                frontier.append((link.table, (*links, link)))
-    return None
+    def _check_conditions(self) -> None:
+        """What says where a row points can be read, and outlives what the row points at."""
+        blanked = self.erase.columns if self.erase else ()
+        for whens in self.conditions.values():
+            for column in {column for when in whens for column, _ in when}:
+                declared = self.columns.get(column)
+                if declared is None or declared.role not in READ:
+                    raise ValueError(f"when names column {column!r}: declare it with role link")
+                if column in blanked:
+                    raise ValueError(
+                        f"erase blanks {column!r}, which says where a row points; blank the link"
+                    )

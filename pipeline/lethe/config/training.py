@@ -75,7 +75,8 @@ class Optimizer:
 class Training:
     """What is trained, and how; `method` and `mechanism` alone decide the privacy.
 
-    `method` is one of the kinds of training that `lethe.training.trainers` has.
+    `method` is one of the kinds of training that `lethe.training.trainers` has. `initial_seed` is
+    public: the first weights come of it, and neither draws nor noise.
     """
 
     method: str = "dpsgd"
@@ -87,6 +88,7 @@ class Training:
     engine: Literal["auto", "opacus", "opacus_ghost", "bookkeeping", "functional"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     physical_batch: int = Field(default=4096, ge=1)
+    initial_seed: int = Field(default=0, ge=0, lt=2**63)
 
     @model_validator(mode="after")
     def _known_model(self) -> "Training":

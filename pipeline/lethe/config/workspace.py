@@ -8,13 +8,14 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from lethe.config.home import of_a_run
 from lethe.core import locks
-from lethe.core.errors import Busy, DiskFull, FileDamaged
+from lethe.core.errors import DiskFull, FileDamaged
 from lethe.core.files import disk_errors, read_json, write_json
+from lethe.core.shown import shown
 
 MINIMIZED = Path("data/minimized")  # subject keys: owner only, never cached, gone at the end
 CONSENTED = Path("data/consented")  # likewise
@@ -30,6 +31,7 @@ RECEIPTS = Path("receipts")  # of erasures; they name nobody
 STATE = Path(".lethe")
 TEMPORARY = STATE / "tmp"
 WORKING = STATE / "working"  # a locked file for each command at work: one that is free was killed
+_TURN = STATE / "working.lock"  # who marks and who looks at the marks take turns
 FAILURE = STATE / "failure.json"
 _WITH_KEYS = (MINIMIZED, CONSENTED, TEMPORARY)
 
@@ -80,7 +82,9 @@ def working(root: Path) -> Iterator[None]:
     The mark is a file that the process holds locked: however it dies, the lock is let go of.
     """
     mark = root / WORKING / f"{os.getpid()}-{secrets.token_hex(4)}"
-    with locks.waited_for(mark):  # another may just look whether it is held
+    with ExitStack() as marked:
+        with locks.waited_for(root / _TURN):  # nobody sees it before it is held
+            marked.enter_context(locks.held(mark, busy="It is new."))
         try:
             yield
         finally:
@@ -93,18 +97,18 @@ def remove_leftovers(root: Path) -> bool:
     Where another command is at work, or the folder is a run's own that ends with the run, it
     stays: it is theirs.
     """
-    dead = []
-    for mark in (root / WORKING).glob("*"):
-        try:
-            with locks.held(mark, busy="It is at work."):
-                dead.append(mark)
-        except Busy:
+    if not any((root / WORKING).glob("*")):
+        return False  # most often; nothing is made where there is no workspace
+    with locks.waited_for(root / _TURN):  # no command begins while another's files are removed
+        marks = {mark: locks.is_free(mark) for mark in (root / WORKING).glob("*")}
+        if False in marks.values():
             return False
-    found = any((root / path).exists() for path in _WITH_KEYS)
-    if dead and not of_a_run(root):
-        remove_scratch(root)
-    for mark in dead:  # last: killed before, the next command does it again
-        mark.unlink(missing_ok=True)
+        dead = [mark for mark, free in marks.items() if free]
+        found = any((root / path).exists() for path in _WITH_KEYS)
+        if dead and not of_a_run(root):
+            remove_scratch(root)
+        for mark in dead:  # last: killed before, the next command does it again
+            mark.unlink(missing_ok=True)
     return bool(dead) and found and not of_a_run(root)
 
 
@@ -113,14 +117,17 @@ def write_failure(root: Path, exit_code: int, message: str) -> None:
     if not (root / "params.yaml").exists():
         return  # not a workspace
     with suppress(OSError, DiskFull):  # the message is on stderr already
-        write_json(root / FAILURE, {"exit_code": exit_code, "message": message})
+        write_json(root / FAILURE, {"exit_code": exit_code, "message": shown(message)})
 
 
 def take_failure(root: Path) -> tuple[int, str] | None:
     """The failure that the last stage left, once."""
     try:
         found = read_json(root / FAILURE)
-    except (OSError, FileDamaged):
+        failure = int(found["exit_code"]), str(found["message"])
+    except FileNotFoundError:
         return None
+    except (OSError, FileDamaged, ValueError, TypeError, LookupError):
+        failure = None  # a half of a message says nothing; the stage's own stands on the screen
     (root / FAILURE).unlink(missing_ok=True)
-    return int(found["exit_code"]), str(found["message"])
+    return failure

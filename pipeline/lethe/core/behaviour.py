@@ -118,10 +118,28 @@ def read_module(file: Path, package: str = "") -> Module:
     return Module(hashlib.sha256(done.encode()).digest(), names)
 
 
-def alike(one: Path, other: Path) -> bool:
-    """Whether two modules do the same; true of modules that are the same to the byte."""
-    same = one.read_bytes() == other.read_bytes()
-    return same or read_module(one).digest == read_module(other).digest
+def differing(one: Path, other: Path) -> list[Path]:
+    """The files of two packages that do not do the same, or that one of them lacks.
+
+    Modules do the same as their digests say. Whatever else lies in a package, such as a template,
+    does the same if its bytes are the same.
+    """
+    ours, theirs = _files(one), _files(other)
+    return sorted(
+        path for path in ours | theirs if path not in ours & theirs or not _alike(path, one, other)
+    )
+
+
+def _files(package: Path) -> set[Path]:
+    found = (path.relative_to(package) for path in package.rglob("*") if path.is_file())
+    return {path for path in found if "__pycache__" not in path.parts}
+
+
+def _alike(path: Path, one: Path, other: Path) -> bool:
+    if (one / path).read_bytes() == (other / path).read_bytes():
+        return True
+    modules = path.suffix == ".py"
+    return modules and read_module(one / path).digest == read_module(other / path).digest
 
 
 @cache

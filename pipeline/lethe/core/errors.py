@@ -151,7 +151,7 @@ class TrainingRefused(LetheError):
 
 
 class StoreUnavailable(LetheError):
-    """A cache or remote of DVC does not answer, or cannot be looked through whole."""
+    """DVC's cache or remote, or the registry, does not answer or cannot be looked through whole."""
 
     exit_code = 32
 

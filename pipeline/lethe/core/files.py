@@ -11,11 +11,15 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from lethe.core.errors import DiskFull, FileDamaged, ParamsInvalid
+from lethe.core.reading import damage, parse_data
+
+if TYPE_CHECKING:
+    from pyroaring import BitMap
 
 T = TypeVar("T")
 _COMPLAINTS = 3
@@ -66,19 +70,36 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         FileDamaged: it is not one.
+        FileNotFoundError: there is none.
     """
-    return parse_json(path.read_bytes(), of=str(path))
+    try:
+        content = path.read_bytes()
+    except (IsADirectoryError, NotADirectoryError):
+        content = b""
+    return parse_json(content, of=str(path))
 
 
-def parse_json(content: bytes, *, of: str) -> dict[str, Any]:
+def parse_json(content: str | bytes, *, of: str) -> dict[str, Any]:
     """Likewise of bytes; `of` names them in the message."""
     try:
-        parsed = json.loads(content)
-    except (ValueError, RecursionError):
+        parsed = parse_data(content)
+    except ValueError:
         parsed = None
     if not isinstance(parsed, dict):
         raise FileDamaged(f"{of} is not a JSON object, as Lethe writes it. {RESTORE}")
     return parsed
+
+
+def parse_people(content: bytes, *, of: str) -> "BitMap":
+    """The tokens in a manifest or any other list of people.
+
+    Raises:
+        FileDamaged: it is none.
+    """
+    from pyroaring import BitMap  # a machine that serves a model has no lists of people
+
+    with damage(lambda: FileDamaged(f"{of} is no list of people, as Lethe writes it. {RESTORE}")):
+        return BitMap.deserialize(content)
 
 
 def checked(kind: TypeAdapter[T], data: Mapping[str, Any], *, of: str) -> T:

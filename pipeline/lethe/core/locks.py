@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lethe.core.errors import Busy
+from lethe.core.waiting import waiting
 
 
 @contextmanager
@@ -38,8 +39,23 @@ def waited_for(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     while True:
         with path.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            with waiting(f"another process that holds {path.name}"):
+                fcntl.flock(file, fcntl.LOCK_EX)
             if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
                 continue
             yield
             return
+
+
+def is_free(path: Path) -> bool | None:
+    """Whether nobody holds a lock file; None if there is none, and none is made."""
+    try:
+        file = path.open("r+b")
+    except FileNotFoundError:
+        return None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True if path.exists() else None  # its holder removed it and let go

@@ -2,7 +2,9 @@
 
 import sys
 
+from lethe.core.shown import shown
+
 
 def notice(line: str) -> None:
     """Shows one line beside a command's own output, which stays what it was."""
-    sys.stderr.write(f"lethe: {line}\n")
+    sys.stderr.write(f"lethe: {shown(line)}\n")

@@ -7,9 +7,10 @@ is taken before anything is read. No message quotes a row.
 """
 
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +18,9 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from lethe.core.errors import Busy, DiskFull, LetheError, NotFound, SourceUnavailable
+from lethe.core.silence import give_up_when_silent
+from lethe.core.waiting import CONNECT_S, PATIENCE_S, waiting
 
-PATIENCE_S = 60  # how long a writer waits for the others
 _MEMORY = (None, "", ":memory:")
 
 Failure = Literal["busy", "conflict", "full", "damaged", "lacking", "read only", "rule", "silent"]
@@ -65,6 +67,8 @@ class Database:
             options: dict[str, Any] = {}
             if sqlite:
                 options["connect_args"] = {"timeout": PATIENCE_S, "isolation_level": None}
+            elif "connect_timeout" not in parsed.query:
+                options["connect_args"] = {"connect_timeout": CONNECT_S}
             if not self.pooled:
                 memory = sqlite and parsed.database in _MEMORY
                 options["poolclass"] = sa.StaticPool if memory else sa.NullPool
@@ -75,6 +79,7 @@ class Database:
                 f"{self.setting} is not a SQLAlchemy URL of an installed driver, such as "
                 f"sqlite:///.lethe/{self.name}.db or postgresql+psycopg://…"
             ) from None
+        give_up_when_silent(engine, f"the {self.name} ({self.setting})")
         if sqlite:
             sa.event.listen(engine, "connect", self._on_connect)
             sa.event.listen(engine, "begin", _begin)
@@ -85,18 +90,22 @@ class Database:
         """One transaction, committed if the block ends well: a writer is alone, a reader sees one
         state. What the database complains of passes through as it is; see `error`.
         """
-        with engine.connect() as connection:
-            if engine.dialect.name == "sqlite":
-                connection = connection.execution_options(lethe_write=write)
-            else:
-                level = self.isolation if write else "REPEATABLE READ"
-                connection = connection.execution_options(isolation_level=level)
-            with connection.begin():
+        with ExitStack() as held:
+            with waiting(f"the {self.name} ({self.setting})", at_most_s=PATIENCE_S):
+                connection = held.enter_context(engine.connect())
+                if engine.dialect.name == "sqlite":
+                    connection = connection.execution_options(lethe_write=write)
+                else:
+                    level = self.isolation if write else "REPEATABLE READ"
+                    connection = connection.execution_options(isolation_level=level)
+                held.enter_context(connection.begin())
+                if engine.dialect.name == "sqlite":
+                    connection.exec_driver_sql("PRAGMA schema_version")  # here it waits, if at all
                 if write and engine.dialect.name == "postgresql":
                     connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{PATIENCE_S}s'")
                     # Before any query: a snapshot must hold what the writer before committed.
                     connection.exec_driver_sql(self.turn)
-                yield connection
+            yield connection
 
     def error(self, error: sa.exc.DBAPIError) -> Exception:
         """The user's error for a database's; anything not understood stays what it is."""
@@ -118,6 +127,8 @@ class Database:
                     f"The {self.name} lacks a table or column of its own. Restore its backup."
                 )
             case "silent" | "read only":
+                if why := refusal_of(error):
+                    return SourceUnavailable(f"The {self.name}'s server {why} ({self.setting}).")
                 return SourceUnavailable(
                     f"The {self.name}'s database does not answer ({code_of(error)}). "
                     f"Check {self.setting} and that it runs."
@@ -172,6 +183,8 @@ def failure_of(error: sa.exc.DBAPIError | sqlite3.Error) -> Failure | None:
         return "full"
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
         return "damaged"
+    if "decode to UTF-8" in str(cause):
+        return "damaged"
     if state in ("42P01", "42703"):
         return "lacking"
     if name.startswith("SQLITE_ERROR") and "no such" in str(cause):
@@ -183,6 +196,53 @@ def failure_of(error: sa.exc.DBAPIError | sqlite3.Error) -> Failure | None:
     if isinstance(error, sa.exc.OperationalError):
         return "silent"
     return None
+
+
+# What libpq says where there is no session yet, which has no code: the first that is in it.
+_REFUSALS = (
+    ("does not support SSL", "offers no TLS, which the URL demands: correct sslmode"),
+    (
+        "certificate verify failed|root certificate|server certificate for|self-signed",
+        "has a TLS certificate that cannot be verified: correct sslmode, sslrootcert or the host",
+    ),
+    ("no encryption|SSL off", "lets this role in from here by TLS alone: add ?sslmode=require"),
+    ("invalid response|SSL SYSCALL|wrong version number", "is no PostgreSQL: correct the port"),
+    ("SSL|sslmode|TLS", "and this machine do not agree on TLS: correct sslmode and certificates"),
+    (
+        "password authentication failed|no password supplied",
+        "refuses the password, or has no such role: correct the role or its password",
+    ),
+    ('role ".*" does not exist', "has no such role: correct the role"),
+    ('role ".*" is not permitted to log in', "does not let this role log in: grant it LOGIN"),
+    ('database ".*" does not exist', "has no such database: correct its name"),
+    ("permission denied for database", "does not let this role in there: grant it CONNECT"),
+    (
+        "pg_hba.conf|authentication failed",
+        "does not let this role in from here: correct the role, or the server's pg_hba.conf",
+    ),
+    (
+        "too many clients|too many connections|connection slots",
+        "has no connection left: end some, or try again",
+    ),
+    ("starting up|shutting down|in recovery", "starts or stops just now: try again"),
+    ("resolve host|translate host|not known|No address", "is a host that nobody knows: correct it"),
+    (
+        "Connection refused|No route|unreachable|No such file",
+        "is not there: correct the host or the port, or start it",
+    ),
+    ("timeout", "did not answer in time: correct the host or the port, or look for a firewall"),
+)
+
+
+def refusal_of(error: sa.exc.DBAPIError) -> str | None:
+    """Why PostgreSQL let nobody in, as what follows "the server"; None if that is not known.
+
+    Guarantees: none of the server's or the URL's own words are in it, so no secret is.
+    """
+    if not isinstance(error, sa.exc.OperationalError):
+        return None
+    said = str(error.orig)
+    return next((why for form, why in _REFUSALS if re.search(form, said, re.DOTALL)), None)
 
 
 def code_of(error: sa.exc.DBAPIError | sqlite3.Error) -> str:

@@ -3,6 +3,7 @@
 import datetime as dt
 import re
 from functools import lru_cache
+from numbers import Number
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -18,11 +19,12 @@ _ISO = re.compile(
 def moment_of(value: Any, *, zone: str = "UTC", form: str | None = None) -> dt.datetime | None:
     """A date or timestamp as an aware moment in UTC; None for what is none.
 
-    Guarantees: a day that the calendar does not have is none; nor is a bare number.
+    Guarantees: a day that the calendar does not have is none; nor is a bare number, unless `form`
+        says what its digits are.
 
     Args:
         zone: of what has none; of the two moments of a repeated hour the first one.
-        form: of text, as `strptime` has it.
+        form: of text and of whole numbers, as `strptime` has it.
     """
     read = _read(value, form)
     if read is None:
@@ -47,16 +49,20 @@ def day_of(value: Any, *, zone: str = "UTC", form: str | None = None) -> dt.date
     return dt.datetime(read.year, read.month, read.day)
 
 
-def in_utc(value: Any, zone: str, form: str | None) -> str | None:
-    """A moment as text that sorts by time, to the millisecond: what SQLite compares."""
-    moment = moment_of(value, zone=zone, form=form or None)
-    return None if moment is None else sortable(moment)
+def day_text(value: Any, zone: str, form: str | None) -> str | None:
+    """The day that was written, as text that sorts by time: what SQLite compares."""
+    day = day_of(value, zone=zone, form=form or None)
+    return None if day is None else day.date().isoformat()
 
 
-def sortable(moment: dt.datetime) -> str:
-    """See `in_utc`."""
-    utc = moment.astimezone(dt.UTC).replace(tzinfo=None)
-    return utc.isoformat(sep=" ", timespec="milliseconds")
+def today(now: dt.datetime, zone: str) -> dt.date:
+    """The calendar day of a moment in a zone."""
+    return now.astimezone(_zone(zone)).date()
+
+
+def in_zone(moment: dt.datetime, zone: str) -> dt.datetime:
+    """A moment that is written without a zone is of this one."""
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=_zone(zone))
 
 
 def check_zone(name: str) -> None:
@@ -88,6 +94,9 @@ def _read(value: Any, form: str | None) -> dt.datetime | None:
         return value
     if isinstance(value, dt.date):
         return dt.datetime(value.year, value.month, value.day)
+    if form is not None and isinstance(value, Number) and not isinstance(value, bool):
+        whole = float(value).is_integer()  # type: ignore[arg-type]
+        return _read_text(str(int(value)), form) if whole else None  # type: ignore[call-overload]
     return None
 
 

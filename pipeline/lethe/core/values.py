@@ -11,13 +11,17 @@ import pandas as pd
 
 from lethe.core.times import day_of, moment_of
 
+# A column without its index: pandas takes ten times as long for a Series of one value.
+Values = np.ndarray | pd.api.extensions.ExtensionArray
+_FEW = 4  # values: to find those that are distinct takes longer than to make each
 EXACT = 2.0**53  # beyond it two whole numbers can be one float
 
 
 def canonical_text(value: Any) -> str:
     """One spelling of a value that is not null, whatever driver or file it came from.
 
-    Guarantees: 7, 7.0, numpy's and Decimal's 7 are all "7"; text stays as it is.
+    Guarantees: 7, 7.0, numpy's and Decimal's 7 are all "7"; text stays as it is; two decimals
+        are one text only if they are one number.
     """
     if isinstance(value, str):
         return value
@@ -25,11 +29,14 @@ def canonical_text(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, int | np.integer):
         return str(int(value))
-    if isinstance(value, float | np.floating | Decimal):
+    if isinstance(value, Decimal):
+        if not value.is_finite() or value != value.to_integral_value():
+            return str(value)
+        return f"{value.to_integral_value():f}" if value else "0"
+    if isinstance(value, float | np.floating):
         number = float(value)
-        if number.is_integer() and (isinstance(value, Decimal) or abs(number) <= EXACT):
-            return str(int(value))
-        return str(value) if isinstance(value, Decimal) else repr(number)
+        whole = number.is_integer() and abs(number) <= EXACT
+        return str(int(number)) if whole else repr(number)
     if isinstance(value, dt.date | dt.datetime):
         return value.isoformat()
     if isinstance(value, uuid.UUID):
@@ -39,16 +46,45 @@ def canonical_text(value: Any) -> str:
     return str(value)
 
 
-def by_distinct(values: pd.Series, make: Callable[[Any], Any]) -> np.ndarray:
+def values_of(values: pd.Series | Values) -> Values:
+    """A column's values without its index, not copied; moments stay pandas', which know zones."""
+    if not isinstance(values, pd.Series):
+        return values
+    plain = isinstance(values.dtype, np.dtype) and values.dtype.kind not in "mM"
+    return values.to_numpy() if plain else values.array
+
+
+def by_distinct(values: pd.Series | Values, make: Callable[[Any], Any]) -> np.ndarray:
     """`make` of every value, computed once per distinct one; null gives None.
 
     Shapes: values (n,) -> object array (n,).
     """
-    codes, uniques = pd.factorize(values)
+    values = values_of(values)
+    if len(values) <= _FEW:
+        made = np.empty(len(values), dtype=object)
+        for position, (value, null) in enumerate(zip(values, pd.isna(values), strict=True)):
+            made[position] = None if null else make(value)
+        return made
+    if pd.api.types.infer_dtype(values).startswith("mixed"):  # pandas takes True and 1 for one
+        return _by_distinct_objects(values, make)
+    codes, uniques = pd.factorize(pd.Series(values))
     made = np.empty(len(uniques) + 1, dtype=object)
     for position, value in enumerate(uniques):
         made[position] = make(value)
     return made[codes]
+
+
+def _by_distinct_objects(values: Values, make: Callable[[Any], Any]) -> np.ndarray:
+    made: dict[tuple[type, Any], Any] = {}
+    found = np.empty(len(values), dtype=object)
+    for position, (value, null) in enumerate(zip(values, pd.isna(values), strict=True)):
+        if null:
+            continue
+        kind = (type(value), value)
+        if kind not in made:
+            made[kind] = make(value)
+        found[position] = made[kind]
+    return found
 
 
 def number_of(value: Any) -> float | None:

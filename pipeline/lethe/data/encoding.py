@@ -9,24 +9,36 @@ a served model needs to take the source's own values.
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import ConfigDict, TypeAdapter, with_config
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, with_config
 
-from lethe.config.params import Params
 from lethe.config.tables import Column
 from lethe.core.errors import FileDamaged, NotFinite, SchemaMismatch, ValueOutsideDomain
 from lethe.core.files import RESTORE, checked
+from lethe.core.times import check_zone
+from lethe.core.values import Values, parse_days
 
 Float32Array = npt.NDArray[np.float32]
 
 _COLUMN = TypeAdapter(Column)
 _WORD = re.compile(r"\w+")
+
+
+class Declarations(Protocol):
+    """What of `params.yaml` an encoding is made of; a served model knows no more of it."""
+
+    def taken_columns(self) -> dict[str, tuple[str, Column]]: ...
+
+    def age_times(self) -> dict[str, Column]: ...
+
+    @property
+    def source(self) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -39,24 +51,26 @@ class Encoder:
     length 1 (Weinberger et al. 2009, arXiv:0902.2206).
 
     Guarantee: a record's numbers depend on that record and on public declarations only.
+
+    `times`: the columns at whose days an age counts. `zone`: of times that have none.
     """
 
     features: Mapping[str, Column]
     label: str
     label_column: Column
+    times: Mapping[str, Column] = field(default_factory=dict)
+    zone: str = "UTC"
 
     @classmethod
-    def from_params(cls, params: Params) -> "Encoder":
-        # Why a column is needed changes nothing that is computed: rewording it trains nothing.
-        taken = {
-            name: (table, replace(column, why="declared in params.yaml"))
-            for name, (table, column) in params.taken_columns().items()
-        }
-        label = next(name for name, place in taken.items() if place[1].role == "label")
+    def from_params(cls, params: Declarations) -> "Encoder":
+        taken = {name: _bare(column) for name, (_, column) in params.taken_columns().items()}
+        label = next(name for name, column in taken.items() if column.role == "label")
         return cls(
-            features={n: column for n, (_, column) in taken.items() if column.role != "label"},
+            features={name: column for name, column in taken.items() if column.role != "label"},
             label=label,
-            label_column=taken[label][1],
+            label_column=taken[label],
+            times={name: _bare(column) for name, column in params.age_times().items()},
+            zone=params.source.time_zone,
         )
 
     @property
@@ -76,7 +90,7 @@ class Encoder:
         """Numbers that the model gives for one record: a logit, or one for each class."""
         return 1 if self.binary else len(self.classes)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """One name for each encoded number, in order."""
         found: list[str] = []
@@ -90,6 +104,29 @@ class Encoder:
                 found += [name, f"{name}=(missing)"]
         return tuple(found)
 
+    def ages_at(
+        self, raw: pd.DataFrame | Mapping[str, Values], columns: Mapping[str, Column]
+    ) -> dict[str, pd.Series]:
+        """For each column that becomes an age, the days at which it counts.
+
+        Raises:
+            ValueOutsideDomain: one is there and cannot be read; names column and count.
+        """
+        return {name: self._days(pd.Series(raw[at]), at) for name, at in ages_of(columns).items()}
+
+    def _days(self, values: pd.Series, name: str) -> pd.Series:
+        column = self.times.get(name)  # an encoding of the version before has none
+        zone = (column.time_zone if column else None) or self.zone
+        form = column.format if column else None
+        days = parse_days(values, zone=zone, form=form)
+        unread = int((days.isna() & values.notna()).sum())
+        if unread:
+            raise ValueOutsideDomain(
+                f"Column {name!r} (age_at) has {unread} values that cannot be read as dates. Write "
+                f"them as {form or 'ISO 8601 (2020-12-31)'}, as training has read them."
+            )
+        return days
+
     def encode(self, frame: pd.DataFrame) -> Float32Array:
         """Encodes generalized records.
 
@@ -102,8 +139,14 @@ class Encoder:
             NotFinite: a number is infinite.
         """
         _require(frame, self.features)
-        out = np.zeros((len(frame), len(self.names)), dtype=np.float32)
-        rows = np.arange(len(frame))
+        return self.encode_columns(frame, rows=len(frame))
+
+    def encode_columns(
+        self, frame: pd.DataFrame | Mapping[str, np.ndarray], *, rows: int
+    ) -> Float32Array:
+        """As `encode`, of columns that need not be pandas' and are all there, of `rows` each."""
+        out = np.zeros((rows, len(self.names)), dtype=np.float32)
+        each = np.arange(rows)
         at = 0
         for name, column in self.features.items():
             if column.role == "text":
@@ -112,7 +155,7 @@ class Encoder:
             elif column.categories is not None:
                 codes = _codes(frame[name], column.categories, name)
                 codes[codes < 0] = len(column.categories)
-                out[rows, at + codes] = 1.0
+                out[each, at + codes] = 1.0
                 at += len(column.categories) + 1
             else:
                 scaled, absent = _scaled(frame[name], column, name)
@@ -153,19 +196,45 @@ class Encoder:
         def plain(column: Column) -> Any:
             return _COLUMN.dump_python(column, mode="json", exclude_defaults=True)
 
+        def named(columns: Mapping[str, Column]) -> list[dict[str, Any]]:
+            return [{"name": name, "column": plain(column)} for name, column in columns.items()]
+
         return {
-            "features": [{"name": n, "column": plain(c)} for n, c in self.features.items()],
+            "features": named(self.features),
             "label": {"name": self.label, "column": plain(self.label_column)},
+            "times": named(self.times),
+            "time_zone": self.zone,
         }
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> "Encoder":
         """Raises: FileDamaged: a field is missing, unknown, of another type or impossible."""
         found = checked(_WRITTEN, data, of="The encoding")
-        features = {each.name: each.column for each in found.features}
-        if len(features) < len(found.features):
-            raise FileDamaged(f"The encoding has a feature twice. {RESTORE}")
-        return cls(features, found.label.name, found.label.column)
+        features, times = (
+            {each.name: each.column for each in listed} for listed in (found.features, found.times)
+        )
+        if (len(features), len(times)) != (len(found.features), len(found.times)):
+            raise FileDamaged(f"The encoding has a column twice. {RESTORE}")
+        return cls(features, found.label.name, found.label.column, times, found.time_zone)
+
+
+def ages_of(columns: Mapping[str, Column]) -> dict[str, str]:
+    """Each column that becomes an age → the column of the day at which it counts."""
+    return {
+        name: column.generalize.age_at
+        for name, column in columns.items()
+        if column.generalize is not None and column.generalize.age_at is not None
+    }
+
+
+def _bare(column: Column) -> Column:
+    """Why a column is needed changes nothing that is computed: rewording it trains nothing."""
+    return replace(column, why="declared in params.yaml")
+
+
+def _known_zone(name: str) -> str:
+    check_zone(name)
+    return name
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
@@ -178,10 +247,12 @@ class _Declared:
 @with_config(ConfigDict(extra="forbid", strict=True))
 @dataclass(frozen=True)
 class _Written:
-    """An encoder as JSON has it."""
+    """An encoder as JSON has it; up to 0.1.0 without times and zone."""
 
     features: tuple[_Declared, ...]
     label: _Declared
+    times: tuple[_Declared, ...] = ()
+    time_zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
 
 
 _WRITTEN = TypeAdapter(_Written)
@@ -193,24 +264,30 @@ def _require(frame: pd.DataFrame, names: Any) -> None:
         raise SchemaMismatch(f"Columns {absent} are declared, but not in the records.")
 
 
-def _codes(values: pd.Series, categories: tuple[str, ...], name: str) -> npt.NDArray[np.int64]:
+def _codes(
+    values: pd.Series | np.ndarray, categories: tuple[str, ...], name: str
+) -> npt.NDArray[np.int64]:
     """Position of each value among the declared ones; -1 where it is missing."""
-    codes = pd.Index(categories).get_indexer(pd.Index(values.astype(object)))
-    missing = values.isna().to_numpy()
+    position = {category: at for at, category in enumerate(categories)}
+    taken = np.asarray(values, dtype=object)
+    codes = np.fromiter((position.get(value, -1) for value in taken), np.int64, count=len(taken))
+    missing = pd.isna(taken)
     strangers = int(((codes < 0) & ~missing).sum())
     if strangers:
         raise ValueOutsideDomain(
             f"Column {name!r} has {strangers} values outside its declared domain. Generalize the "
             "records by the same declarations first."
         )
-    return np.where(missing, -1, codes).astype(np.int64)
+    return np.where(missing, -1, codes)
 
 
 def _scaled(
-    values: pd.Series, column: Column, name: str
+    values: pd.Series | np.ndarray, column: Column, name: str
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     low, high = column.limits or (0.0, 0.0)
-    numbers = pd.to_numeric(values).to_numpy(dtype=np.float64, na_value=np.nan)
+    if isinstance(values, pd.Series):
+        values = pd.to_numeric(values).to_numpy(dtype=np.float64, na_value=np.nan)
+    numbers = values
     infinite = int(np.isinf(numbers).sum())
     if infinite:
         raise NotFinite(f"Column {name!r} has {infinite} infinite values; they cannot be encoded.")
@@ -232,7 +309,7 @@ def _bucket(word: str, buckets: int) -> tuple[int, float]:
     return (digest >> 1) % buckets, 1.0 if digest & 1 else -1.0
 
 
-def _hashed(values: pd.Series, buckets: int) -> npt.NDArray[np.float64]:
+def _hashed(values: pd.Series | np.ndarray, buckets: int) -> npt.NDArray[np.float64]:
     out = np.zeros((len(values), buckets))
     for row, text in enumerate(values):
         if not isinstance(text, str):

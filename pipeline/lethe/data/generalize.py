@@ -15,7 +15,14 @@ import pandas as pd
 
 from lethe.config.tables import Column
 from lethe.core.errors import NotFinite, ParamsInvalid, ValueOutsideDomain
-from lethe.core.values import by_distinct, canonical_text, number_of, parse_days
+from lethe.core.values import (
+    Values,
+    by_distinct,
+    canonical_text,
+    number_of,
+    parse_days,
+    values_of,
+)
 
 _OUTSIDE = object()  # a value that the declaration does not know
 _TRUE = frozenset({"1", "true", "t"})
@@ -34,6 +41,16 @@ class Generalized:
     """
 
     frame: pd.DataFrame
+    outside: dict[str, int]
+    missing: dict[str, int]
+    rejected: dict[str, int]
+
+
+@dataclass(frozen=True)
+class GeneralizedColumns:
+    """The same by column, without pandas: objects where `frame` has `str`, null None."""
+
+    values: dict[str, np.ndarray]
     outside: dict[str, int]
     missing: dict[str, int]
     rejected: dict[str, int]
@@ -64,7 +81,27 @@ def generalize(
         ValueOutsideDomain: a value is outside its domain and the policy is `reject`.
         ParamsInvalid: a declared column or its `at` is not given.
     """
-    made: dict[str, pd.Series] = {}
+    given = {name: values_of(raw[name]) for name in columns if name in raw}
+    made = generalize_columns(given, columns, at=at, count_only=count_only, zone=zone)
+    frame = {
+        name: pd.Series(v, index=raw.index, dtype="str" if v.dtype == object else np.float64)
+        for name, v in made.values.items()
+    }
+    return Generalized(
+        pd.DataFrame(frame, index=raw.index), made.outside, made.missing, made.rejected
+    )
+
+
+def generalize_columns(
+    raw: Mapping[str, Values],
+    columns: Mapping[str, Column],
+    *,
+    at: Mapping[str, pd.Series] | None = None,
+    count_only: bool = False,
+    zone: str = "UTC",
+) -> GeneralizedColumns:
+    """As `generalize`, of columns without an index: a request of one row has little time."""
+    made: dict[str, np.ndarray] = {}
     outside: dict[str, int] = {}
     missing: dict[str, int] = {}
     rejected: dict[str, int] = {}
@@ -85,7 +122,7 @@ def generalize(
             rejected[name] = beyond
     if rejected and not count_only:
         raise outside_domain(rejected)
-    return Generalized(pd.DataFrame(made, index=raw.index), outside, missing, rejected)
+    return GeneralizedColumns(made, outside, missing, rejected)
 
 
 def outside_domain(rejected: Mapping[str, int]) -> ValueOutsideDomain:
@@ -128,31 +165,33 @@ def icd9_group(code: str) -> str | None:
 
 
 def _one(
-    values: pd.Series, column: Column, when: pd.Series | None, name: str, zone: str
-) -> tuple[pd.Series, int, int]:
+    values: Values, column: Column, when: pd.Series | None, name: str, zone: str
+) -> tuple[np.ndarray, int, int]:
     """One column's generalized values, and how many lay outside or were missing."""
     if column.role == "text":
-        null = values.isna() | values.isin(column.missing)
-        text = by_distinct(values.mask(null), canonical_text)
-        return pd.Series(text, index=values.index, dtype="str"), 0, int(null.sum())
+        null = _null(values, column)
+        return _blank(by_distinct(values, canonical_text), null), 0, int(null.sum())
     g = column.generalize
     if g is not None and (g.year or g.age_at is not None):
         return _of_date(values, column, when, zone)
     if column.type in ("integer", "real") and (g is not None or column.categories is None):
-        numbers, wrong, missing = _numbers(values, column, name)
-        return _finish_numbers(numbers, wrong, missing, column, values.index)
+        return _finish_numbers(*_numbers(values, column, name), column)
     if column.categories is None:  # bounds alone
         if column.type in ("date", "timestamp"):
             return _of_date(values, column, None, zone)
-        numbers, wrong, missing = _numbers(values, column, name)
-        return _finish_numbers(numbers, wrong, missing, column, values.index)
+        return _finish_numbers(*_numbers(values, column, name), column)
     spelled = _spelled(values, column)
     wrong, kept = _known(by_distinct(spelled, _categorizer(column)))
-    made = pd.Series(kept, index=values.index, dtype="str")
-    return made, int(wrong.sum()), int(spelled.isna().sum())
+    return kept, int(wrong.sum()), int(pd.isna(spelled).sum())
 
 
-def _spelled(values: pd.Series, column: Column) -> pd.Series:
+def _null(values: Values, column: Column) -> np.ndarray:
+    """Which are null, or a declared missing value."""
+    null = pd.isna(values)
+    return null | pd.Series(values).isin(column.missing).to_numpy() if column.missing else null
+
+
+def _spelled(values: Values, column: Column) -> np.ndarray:
     """Every value as text without the spaces that a CHAR column pads with; missing is null."""
     known = frozenset(column.missing)
 
@@ -161,7 +200,7 @@ def _spelled(values: pd.Series, column: Column) -> pd.Series:
         stripped = text.strip()
         return None if text in known or stripped in known else stripped
 
-    return pd.Series(by_distinct(values, spell), index=values.index, dtype=object)
+    return by_distinct(values, spell)
 
 
 def _categorizer(column: Column) -> Callable[[str], Any]:
@@ -211,13 +250,13 @@ def _blank(values: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 
 def _numbers(
-    values: pd.Series, column: Column, name: str
+    values: Values, column: Column, name: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Numbers (NaN where none), which are no number of the type, which are missing."""
     texts = frozenset(column.missing)
     tokens = [t for t in map(number_of, column.missing) if t is not None]
     if isinstance(values.dtype, np.dtype) and values.dtype.kind in "iuf":
-        numbers = values.to_numpy(dtype=np.float64)
+        numbers = np.asarray(values, dtype=np.float64)
         wrong = np.zeros(len(numbers), dtype=bool)
         missing = np.isnan(numbers)
     else:
@@ -250,8 +289,8 @@ def _numbers(
 
 
 def _finish_numbers(
-    numbers: np.ndarray, wrong: np.ndarray, missing: np.ndarray, column: Column, index: pd.Index
-) -> tuple[pd.Series, int, int]:
+    numbers: np.ndarray, wrong: np.ndarray, missing: np.ndarray, column: Column
+) -> tuple[np.ndarray, int, int]:
     """Bounds, then bottom and top coding or intervals."""
     g = column.generalize
     clip = column.outside == "clip"
@@ -267,23 +306,24 @@ def _finish_numbers(
             wrong = wrong | (numbers < edges[0]) | (numbers >= edges[-1])
             absent = np.isnan(numbers) if clip else np.isnan(numbers) | wrong
             labels = np.array(names, dtype=object)[np.clip(position, 0, len(names) - 1)]
-            text = pd.Series(_blank(labels, absent), index=index, dtype="str")
-            return text, int(wrong.sum()), int(missing.sum())
+            return _blank(labels, absent), int(wrong.sum()), int(missing.sum())
     kept = numbers if clip else np.where(wrong, np.nan, numbers)
     if g is not None and (g.bottom is not None or g.top is not None):
         kept = np.clip(
             kept, -np.inf if g.bottom is None else g.bottom, np.inf if g.top is None else g.top
         )
-    return pd.Series(kept, index=index, dtype=np.float64), int(wrong.sum()), int(missing.sum())
+    return kept, int(wrong.sum()), int(missing.sum())
 
 
 def _of_date(
-    values: pd.Series, column: Column, when: pd.Series | None, zone: str
-) -> tuple[pd.Series, int, int]:
+    values: Values, column: Column, when: pd.Series | None, zone: str
+) -> tuple[np.ndarray, int, int]:
     """A date's year, the age at `when`, or the days since 1970 where only bounds are given."""
     g = column.generalize
-    missing = (values.isna() | values.isin(column.missing)).to_numpy()
-    times = parse_days(values.mask(missing), zone=column.time_zone or zone, form=column.format)
+    missing = _null(values, column)
+    # With the other dates' positions, whatever index these came with.
+    dated = pd.Series(values, index=None if when is None else when.index)
+    times = parse_days(dated.mask(missing), zone=column.time_zone or zone, form=column.format)
     if g is not None and g.year:
         numbers = times.dt.year.to_numpy(dtype=np.float64, na_value=np.nan)
     elif when is not None:
@@ -305,9 +345,8 @@ def _of_date(
             wrong, numbers = wrong | negative, np.where(negative, np.nan, numbers)
     if column.categories is not None and (g is None or g.bins is None):
         allowed = frozenset(column.categories)
-        spelled = by_distinct(pd.Series(numbers), canonical_text)
+        spelled = by_distinct(numbers, canonical_text)
         known = np.fromiter((text in allowed for text in spelled), dtype=bool, count=len(spelled))
         wrong = wrong | (~known & ~missing)
-        made = pd.Series(_blank(spelled, ~known), index=values.index, dtype="str")
-        return made, int(wrong.sum()), int(missing.sum())
-    return _finish_numbers(numbers, wrong, missing, column, values.index)
+        return _blank(spelled, ~known), int(wrong.sum()), int(missing.sum())
+    return _finish_numbers(numbers, wrong, missing, column)

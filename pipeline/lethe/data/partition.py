@@ -5,6 +5,8 @@ come or go, and nobody outside can see from a key where its person is.
 """
 
 import hashlib
+import math
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -22,21 +24,33 @@ def canonical_keys(keys: pd.Series) -> pd.Series:
         integer, as a float beside nulls, as a Decimal or as text.
     Shapes: keys (n,) -> (n,) of dtype `str`, same index.
     Raises:
-        SubjectKeyInvalid: a float beyond 2**53, which may stand for two persons.
+        SubjectKeyInvalid: a float beyond 2**53, which may stand for two persons; or what is no
+            number among the values of a driver, which have None where there is none.
     """
     if isinstance(keys.dtype, pd.StringDtype):
         return keys.astype("str")
     if pd.api.types.is_integer_dtype(keys.dtype):
         return keys.astype("str")
-    if pd.api.types.is_float_dtype(keys.dtype):
-        inexact = int((keys.abs() > EXACT).sum())
-        if inexact:
-            raise SubjectKeyInvalid(
-                f"{inexact} subject keys are floats beyond 2**53, where two persons can share "
-                "one number. Store the key as an integer or as text."
-            )
+    _refuse_inexact(keys)
     spelled = by_distinct(keys, canonical_text)
     return pd.Series(spelled, index=keys.index, name=keys.name, dtype="str")
+
+
+def _refuse_inexact(keys: pd.Series) -> None:
+    floats = keys
+    if not pd.api.types.is_float_dtype(keys.dtype):
+        floats = keys[[isinstance(each, float | Decimal) for each in keys]]
+        if count := sum(not math.isfinite(each) for each in floats):
+            raise SubjectKeyInvalid(
+                f"{count} subject keys are no numbers (NaN or infinite). Correct the source, or "
+                "store the key as an integer or as text."
+            )
+        floats = floats[[isinstance(each, float) for each in floats]].astype("float64")
+    if inexact := int((floats.abs() > EXACT).sum()):
+        raise SubjectKeyInvalid(
+            f"{inexact} subject keys are floats beyond 2**53, where two persons can share "
+            "one number. Store the key as an integer or as text."
+        )
 
 
 def _keyed_hash(keys: pd.Series, *, secret: bytes, purpose: bytes) -> np.ndarray:

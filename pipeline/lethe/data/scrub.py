@@ -25,26 +25,36 @@ from presidio_analyzer import predefined_recognizers as presidio
 from presidio_analyzer.nlp_engine import NlpArtifacts, SpacyNlpEngine
 from tldextract import TLDExtract
 
-from lethe.core.text import folded, plain
+from lethe.core.text import plain
+from lethe.data.names import Finder
 
 THRESHOLD = 0.35  # Presidio gives telephone numbers 0.4, weak patterns 0.05 to 0.3
 _SCORES = {"US_SSN": 0.8}  # its form is a telephone number's too, and says more
-_WORD = re.compile(r"[^\W\d_]{3,}")
-_SENTENCE_START = re.compile(r"(?:^|[.!?:;\n]\s*|^\s*[\"'(-]\s*)$")
-# Names that are everyday words: a name only where written as one inside a sentence.
-_EVERYDAY_WORDS = """
-    able art august bell best bill black blue brown bush carol chance christian church cook day
-    dean drew earl early faith fish ford forest frank free gay gene glass good grace grant gray
-    green hall hand hart heart heath hill hope house hunter iris jack jean joy june king lane law
-    little long love major mark marsh may miles moon moore new noble old page park pat piece
-    pope porter power price prince ray read rice rich river rob rock rose sage short small stone
-    street strong summer sun sunny thing trip violet walker wall ward waters weeks welcome wells
-    west white wild will winter wise wood woods worth year young
-"""
-_EVERYDAY = frozenset(_EVERYDAY_WORDS.split())
-_CAP = r"[^\W\d_a-z][\w'’.-]*\w"
+# A capital letter, or one of a script that has no capitals.
+_CAP = r"[^\W\d_a-zß-öø-ÿα-ωа-џ][\w'’.-]*\w"
 _JOINING = r"(?:(?:van|von|der|den|de|del|della|da|di|la|le|el|bin|al)\s+)*"
 _CAPS = rf"(?:{_CAP}|[A-Z]\.)(?:\s+{_JOINING}(?:{_CAP}|[A-Z]\.)){{0,3}}"
+# Of titles in capitals that are findings and methods too (MR LUMBAR SPINE, SR CREATININE): not in a
+# text, or stretch of it, that is in capitals as a whole.
+_NOT_ALL_CAPITALS = r"(?:(?<=[a-z][^\n]{0,200})|(?=[^\n]{0,200}?[a-z]))"
+# Titles that are no other word, in any case of letters; and those that are, written as titles.
+_TITLES = (
+    r"(?:(?i:Dr|Dra|Drs|Mrs|Prof|Profa|Herrn?|Frau|Fräulein|Fru|Frøken|Fröken|Herra|Rouva|"
+    r"Mme|Mlle|Monsieur|Madame|Mademoiselle|Docteur|Doktor|Sra|Srta|Señora?|Señorita|Doña|Dona|"
+    r"Senhora?|Signora?|Signorina|Dott|Dottore?|Dottoressa|Dhr|Mevr|Mevrouw|Meneer|Pani|Sayın|"
+    r"господин|госпожа|доктор)|Mr|Ms|Mx|(?<!\d)(?<!\d\s)Hr|"
+    rf"(?:MR|MS|SR|DON)(?=\.?\s+[^\W\d_a-z]{{3,}}\b)(?:(?=\.)|{_NOT_ALL_CAPITALS})|"
+    r"(?:Miss|MISS|Professor|PROFESSOR|Doctor|DOCTOR|Nurse|NURSE|Sister|SISTER|Sir|SIR|Madam|MADAM|"
+    r"Rev|REV|Sr|Don)|M(?=\.)|Sig(?=\.))"
+)
+_AT = r"(?:\(\s*(?:at|a|@)\s*\)|\[\s*(?:at|a|@)\s*\]|\{\s*at\s*\}|<\s*at\s*>)"
+_DOT = r"(?:\s*(?:\(\s*dot\s*\)|\[\s*dot\s*\]|\{\s*dot\s*\}|\.)\s*|\s+(?:dot|punkt|punto|point)\s+)"
+_LAST = r"(?:com|org|net|edu|gov|info|io|eu|uk|de|fr|es|nl|se|dk|fi|ch|ca|au|nz|jp|pl|pt|ie|br|mx)"
+_RECORD = (
+    r"(?:mrn|m\.r\.n\.|(?:medical|health)\s+record|nhs|account|acct|urn?|pid|dossier|historia)"
+)
+_ORDINARY = r"(?:patient|patienten|chart|record|hospital|case|unit|fall)"  # has a number, or any
+_NUMBER = r"(?:number|nummer|num|nr|no|id|#)"
 _MONTH = (
     r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|"
     r"sep(?:t(?:ember)?)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\.?"
@@ -69,8 +79,7 @@ def _patterns() -> dict[str, list[str]]:
     """Entity type → regular expressions, beside those of Presidio."""
     return {
         "PERSON": [
-            rf"\b(?:Dr|Mr|Mrs|Ms|Mx|Miss|Prof|Professor|Doctor|Nurse|Sister|Sir|Madam|Rev)\b\.?\s+"
-            rf"{_CAPS}",
+            rf"\b(?:{_TITLES}\b\.?\s+)+{_CAPS}",
             rf"\b(?i:name is|named|name:?|patient:|signed:?|signature:|sincerely,|regards,)\s+"
             rf"{_CAPS}",
         ],
@@ -93,20 +102,46 @@ def _patterns() -> dict[str, list[str]]:
             rf"(?i)\b{_SUFFIX_STREET}\s+\d{{1,5}}[a-z]?\b",
             rf"(?i)\b\d{{1,5}}\s+{_SUFFIX_STREET}\b",
             rf"(?i)\b{_UNIT}",
-            rf"\b{_CAP},?\s+\d{{5}}(?:-\d{{4}})?\b",
+            rf"\b(?!MRN\b){_CAP},?\s+\d{{5}}(?:-\d{{4}})?\b",
             r"\b[AFD]PO\s+A[APE]\b",
             r"\b[A-Z][\w'’-]+(?:\s[A-Z][\w'’-]+)?,?\s+[A-Z]{2}[\s,]+\d{5}(?:-\d{4})?\b",
             r"\b[A-Z]{2}\s+\d{5}(?:-\d{4})?\b",
             r"\b[A-Z]{1,2}\d[A-Z\d]?\s\d[A-Z]{2}\b",  # British postcodes
+            # In small letters: no letter that their end never has, and after a single letter no
+            # unit (vitamin b12 5ug).
+            r"(?i)\b[a-z]{2}\d[a-z\d]?\s?\d[abd-hjlnp-uw-z]{2}\b",
+            r"(?i)\b[beglmnsw]\d[a-z\d]?\s\d(?!(?:ug|ng|pg|dl|lb|gr|hr|wk|yr|st|nd|rd|th)\b)"
+            r"[abd-hjlnp-uw-z]{2}\b",
             r"\b[A-Z]\d[A-Z]\s\d[A-Z]\d\b",  # Canadian ones
         ],
         "URL": [r"(?i)\b(?:https?://|www\.)[^\s<>\"']+"],
-        "EMAIL_ADDRESS": [r"[\w.!#$%&'*+/=?^`{|}~-]+@[\w-]+(?:\.[\w-]+)+"],
+        **_of_contact_and_record(),
+        "US_SSN": [r"\b\d{3}-\d{2}-\d{4}\b"],
+    }
+
+
+def _of_contact_and_record() -> dict[str, list[str]]:
+    return {
+        "EMAIL_ADDRESS": [
+            r"[\w.!#$%&'*+/=?^`{|}~-]+@[\w-]+(?:\.[\w-]+)+",
+            # Spelled so that machines do not find it.
+            rf"(?i)(?<![\w+-])[\w+-]{{1,64}}(?:{_DOT}[\w+-]{{1,64}}){{0,3}}\s*{_AT}\s*"
+            rf"[\w-]+(?:{_DOT}[\w-]+){{1,4}}",
+            r"(?i)(?<![\w+-])[\w+-]{1,64}(?:(?:\.|\s+dot\s+)[\w+-]{1,64}){0,3}\s+"
+            r"(?:at|arroba|arobase)\s+"
+            rf"[\w-]+(?:{_DOT}[\w-]+){{0,3}}\s+(?:dot|punto|point)\s+{_LAST}\b",
+        ],
         "ID": [
+            rf"(?i)\b(?:{_RECORD}(?:\s*{_NUMBER})?|{_ORDINARY}\s*{_NUMBER})\.?\s*[:#=]\s*"
+            r"[a-z]{0,4}[-/ ]?\d[\w/-]*(?:[ -]\d{2,})*",
+            rf"(?i)\b(?:mrn|(?:{_RECORD}|{_ORDINARY})\s*{_NUMBER})\.?\s*"
+            r"[a-z]{0,4}[-/]?\d[\w/-]*(?:[ -]\d{2,})*",
+            # Of an ordinary word: letters before the digits, or four digits (Patient: 45yo).
+            rf"(?i)\b{_ORDINARY}\s*[:#=]\s*"
+            r"(?:[a-z]{1,4}[-/]?\d|(?=(?:\d[/-]?){4})\d)[\w/-]*(?:[ -]\d{2,})*",
             r"(?i)\b[a-z]{0,3}-?\d{6,}[a-z]?\b",
             r"(?i)\b[a-z]{2}\d{2}(?: ?[a-z\d]{4}){3,7}(?: ?[a-z\d]{1,3})?\b",
         ],
-        "US_SSN": [r"\b\d{3}-\d{2}-\d{4}\b"],
     }
 
 
@@ -114,7 +149,7 @@ class KnownNames(EntityRecognizer):
     """Words that are in the names of people whom the source knows."""
 
     def __init__(self, names: frozenset[str]) -> None:
-        self._names = names
+        self._finder = Finder(names)
         super().__init__(supported_entities=["PERSON"], name="KnownNames")
 
     def load(self) -> None:
@@ -123,23 +158,10 @@ class KnownNames(EntityRecognizer):
     def analyze(
         self, text: str, entities: Sequence[str], nlp_artifacts: NlpArtifacts | None = None
     ) -> list[RecognizerResult]:
-        """Every word of the text that is one of the names, in any case of letters.
-
-        A name that is an everyday word (Will, Rose) counts where it is capitalized inside a
-        sentence, and not at its start.
-        """
-        found = []
-        for match in _WORD.finditer(text):
-            word = match.group()
-            lower = folded(word)
-            if lower not in self._names:
-                continue
-            if lower in _EVERYDAY and (
-                word[0].islower() or _SENTENCE_START.search(text[: match.start()])
-            ):
-                continue
-            found.append(RecognizerResult("PERSON", match.start(), match.end(), 0.9))
-        return found
+        """Every word of the text that is one of the names; see `Finder.find`."""
+        return [
+            RecognizerResult("PERSON", start, end, 0.9) for start, end in self._finder.find(text)
+        ]
 
 
 class OfflineEmail(presidio.EmailRecognizer):
@@ -165,8 +187,8 @@ class _BlankEngine(SpacyNlpEngine):
 class ColumnScrubber:
     """Replaces what points at a person by its type, e.g. `<PHONE_NUMBER>`.
 
-    Guarantees: a word of a known name is absent from the result (everyday words excepted
-        as in `KnownNames`); needs no network.
+    Guarantees: a word of a known name is absent from the result, whatever its normal form (everyday
+        words and those of two letters excepted as in `Finder.find`); needs no network.
     """
 
     def __init__(self, known_names: frozenset[str]) -> None:

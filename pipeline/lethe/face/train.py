@@ -15,6 +15,7 @@ from lethe.privacy.plan import Plan
 from lethe.training import loop
 from lethe.training.models import Model, loss_for
 from lethe.training.processes import resolve_device
+from lethe.training.rehearsal import refuse_unsound
 from lethe.training.trainer import Progress
 
 _TAKING = threading.Lock()  # of a reservation: two threads may not both find it unspent
@@ -86,14 +87,14 @@ def train(
         )
     task = loop.Task(plan, data, copy.deepcopy(model), loss_for(classes), classes=classes)
     loop.refuse_unreserved(plan, data, reservation)
-    session = loop.Session(device=resolve_device(device), progress=progress)
-    loop.prepared_engine(task, task.model.to(session.device))  # refuses what cannot be clipped
+    execution = loop.Execution(device=resolve_device(device), progress=progress)
+    refuse_unsound(task, device=execution.device)
     declared = Optimizer(name=optimizer, learning_rate=learning_rate)  # type: ignore[arg-type]
     with _TAKING:
         record = reservation.ledger.run(reservation.run_id)
         _refuse_unpaid(plan, data, record)
         reservation.ledger.settle(reservation.run_id)
-    return loop.train(task, reservation, declared, session).model
+    return loop.train(task, reservation, declared, execution).model
 
 
 def _refuse_unpaid(plan: Plan, data: PersonData, record: RunRecord) -> None:

@@ -6,31 +6,24 @@ open at once.
 
 import datetime as dt
 from collections.abc import Callable
-from contextlib import ExitStack
-from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from lethe.config import workspace as places
-from lethe.config.params import OWN_COLUMNS, Params, load_params
-from lethe.core.errors import NotFound, ParamsInvalid
+from lethe.config.params import OWN_COLUMNS, load_params
+from lethe.core.errors import ParamsInvalid
+from lethe.stores.opened import OpenStores
 
-if TYPE_CHECKING:  # each store is imported by who asks for it: MLflow alone takes seconds
+if TYPE_CHECKING:  # each is imported by who asks for it: MLflow alone takes seconds
     import pandas as pd
 
     from lethe.data.batches import PersonData
-    from lethe.ledger.ledger import Ledger, Reservation
+    from lethe.ledger.ledger import Reservation
     from lethe.privacy.plan import Plan
-    from lethe.stores.dvc.lookup import Lookup
     from lethe.stores.dvc.repro import StageEvent
-    from lethe.stores.registry.registry import Registry
-    from lethe.stores.requests.requests import Requests
-    from lethe.stores.source.read import Source
-    from lethe.stores.vault.vault import Vault
 
 
-class Workspace:
+class Workspace(OpenStores):
     """A folder with `params.yaml`, and the stores that it declares.
 
     Each store is opened when it is first asked for, once, and closed by `close()` or at the end of
@@ -49,76 +42,7 @@ class Workspace:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._params = load_params(Path(path) / "params.yaml")
-        self._open = ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Closes every store that was opened; asked again, they are opened again."""
-        self._open.close()
-        for store in ("source", "vault", "requests", "ledger", "registry", "history"):
-            self.__dict__.pop(store, None)
-
-    @property
-    def params(self) -> Params:
-        """What is declared, checked and frozen; `params.root` is the folder."""
-        return self._params
-
-    @cached_property
-    def source(self) -> "Source":
-        """The people's data, which has their keys. Read only."""
-        from lethe.stores.source.read import Source
-
-        return self._open.enter_context(Source.open(self._params))
-
-    @cached_property
-    def vault(self) -> "Vault":
-        """What leads from a person's key to a token, if there is one yet; needs the master key."""
-        from lethe.stores.opening import open_vault
-
-        return self._open.enter_context(open_vault(self._params, create=False))
-
-    @cached_property
-    def requests(self) -> "Requests":
-        """What people asked for, if there is a ledger, in whose database it is."""
-        from lethe.stores.opening import open_requests
-
-        self.ledger.head()  # to look makes no ledger
-        return self._open.enter_context(open_requests(self._params))
-
-    @cached_property
-    def ledger(self) -> "Ledger":
-        """What everybody has spent, if anybody has; the only way to spend more."""
-        from lethe.stores.opening import open_ledger
-
-        return self._open.enter_context(open_ledger(self._params, create=False))
-
-    @cached_property
-    def registry(self) -> "Registry":
-        """The model versions, if there are any."""
-        from lethe.stores.registry.registry import Registry, exists
-
-        url = self._params.address(self._params.stores.registry)
-        if not exists(url):
-            raise NotFound("There is no registry yet: no model was registered. Run the pipeline.")
-        return Registry.open(url)
-
-    @cached_property
-    def history(self) -> "Lookup":
-        """Which tokens were in which data set and model, over all of git's and DVC's history."""
-        from lethe.stores.dvc.lookup import Lookup
-
-        return Lookup(self._params.root)
+        super().__init__(load_params(Path(path) / "params.yaml"))
 
     def shards(self) -> "pd.DataFrame":
         """The training records of everybody who agreed, held-out people included.
@@ -166,12 +90,13 @@ class Workspace:
             LetheError: there is no such version, or both or neither are given.
         """
         from lethe.people import lineage as answers
+        from lethe.stores.source.find_people import key_meant
 
         if (model is None) == (subject is None):
             raise ParamsInvalid("Give either model or subject.")
         if model is not None:
-            return answers.model_lineage(self._params, model)
-        return answers.subject_lineage(self._params, str(subject))
+            return answers.model_lineage(self, model)
+        return answers.subject_lineage(self, key_meant(self.params, str(subject)))
 
     def budget(self, *, subject: str | None = None) -> dict[str, Any]:
         """What people have spent, have left, and what the next run would cost; changes nothing.
@@ -191,8 +116,9 @@ class Workspace:
             LetheError: the ledger is damaged, another workspace's, or was rolled back.
         """
         from lethe.registration.spending import spending
+        from lethe.stores.source.find_people import key_meant
 
-        return spending(self._params, key=subject)
+        return spending(self, key=None if subject is None else key_meant(self.params, subject))
 
     def run(
         self,
@@ -270,7 +196,7 @@ class Workspace:
         release = plan.release(eligible_people(shard_paths(self._params.at(places.SHARDS))))
         check_subjects(release, minimum=self._params.subject.minimum)
         refuse_unsound(self._params, now)
-        refuse_rolled_back(self._params, self.ledger)
+        refuse_rolled_back(self._params, self.ledger, self.find_registry())
         return self.ledger.reserve(
             release, budget=self._params.budget, request=f"notebook {request}", now=now
         )
@@ -329,4 +255,4 @@ def audit(workspace: Workspace) -> dict[str, Any]:
     from lethe.stores.dvc.inputs import verify_inputs
 
     verify_inputs(workspace.params.root, "audit")
-    return attacked(load_target(workspace.params)).report
+    return attacked(load_target(workspace.params, workspace.ledger)).report

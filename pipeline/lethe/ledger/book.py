@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from pyroaring import BitMap
 
 from lethe.core.errors import LedgerInvalid, NotFound
+from lethe.core.files import parse_people
+from lethe.core.reading import damage, parse_data
 from lethe.ledger.classes import Charge
 from lethe.ledger.database import CARRIED, ENTRIES, SPENDS, stored_columns
 from lethe.ledger.owner import Owner
@@ -66,7 +68,7 @@ class Book:
         back: dict[str, list[int]] = {}
         for row in self.carried:
             if row.token is not None:
-                for run_id in json.loads(row.runs):
+                for run_id in parse_data(row.runs):
                     back.setdefault(run_id, []).append(row.token)
         return [
             Charge(
@@ -98,6 +100,17 @@ def read_book(connection: sa.Connection, bitmaps: dict[str, BitMap]) -> Book:
     Raises:
         LedgerInvalid: a row was changed, added or removed behind the ledger's back.
     """
+    with damage(_damaged):
+        return _read_book(connection, bitmaps)
+
+
+def _damaged() -> LedgerInvalid:
+    return LedgerInvalid(
+        "The ledger is damaged: a value is of another kind than was written. Restore a backup."
+    )
+
+
+def _read_book(connection: sa.Connection, bitmaps: dict[str, BitMap]) -> Book:
     entries = connection.execute(sa.select(ENTRIES).order_by(ENTRIES.c.position)).all()
     stored = stored_columns(connection, SPENDS)
     columns = [column for column in stored if column.name != "eligible"]
@@ -190,12 +203,12 @@ def _manifest(connection: sa.Connection, row: Any) -> BitMap:
     stored = bytes(connection.execute(query).scalar_one())
     if hashlib.sha256(stored).hexdigest() != row.manifest_sha256:
         raise LedgerInvalid(f"The manifest of run {row.run_id} was changed. Restore a backup.")
-    return BitMap.deserialize(stored)
+    return parse_people(stored, of=f"The manifest of run {row.run_id}")
 
 
 def _record(row: Any, entry: Any, eligible: BitMap) -> RunRecord:
     try:
-        event = event_from_data(json.loads(row.event))
+        event = event_from_data(parse_data(row.event))
     except ValueError:
         raise LedgerInvalid(f"The event of run {row.run_id} is not JSON.") from None
     return RunRecord(

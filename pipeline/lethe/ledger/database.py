@@ -14,9 +14,11 @@ import sqlalchemy as sa
 
 from lethe.core.errors import LedgerInvalid, NotFound
 from lethe.core.notices import notice
-from lethe.core.sql import PATIENCE_S, Database, failure_of, schema_of
+from lethe.core.sql import Database, failure_of, schema_of
+from lethe.core.waiting import PATIENCE_S, waiting
 
 SCHEMA = 3
+_WAITED = "the ledger (stores.ledger)"
 _RETRIES = 10  # of a serializable transaction that PostgreSQL gave up
 CREATION_LOCK = 0x1ED6E5
 _NO_LEDGER = "There is no ledger yet: nobody has been charged. Check stores.ledger."
@@ -117,7 +119,7 @@ def transact(engine: sa.Engine, work: Callable[[sa.Connection], T], *, write: bo
         between its reads and its own commit; a reader sees one state.
 
     Raises:
-        Busy: other processes held the ledger for a minute.
+        Busy: other processes held the ledger for too long.
         LedgerInvalid, DiskFull, SourceUnavailable: as they say.
     """
     attempt = 0
@@ -141,7 +143,7 @@ def _bring_up(engine: sa.Engine) -> None:
         found = _version(engine)
         if found == SCHEMA:
             return
-        with engine.connect() as connection:
+        with waiting(_WAITED, at_most_s=PATIENCE_S), engine.connect() as connection:
             if engine.dialect.name == "sqlite":
                 connection = connection.execution_options(lethe_write=True)
             with connection.begin():
@@ -171,7 +173,7 @@ def _version(bind: sa.Engine | sa.Connection) -> int:
         LedgerInvalid: it is newer than this code.
     """
     if isinstance(bind, sa.Engine):
-        with bind.connect() as connection:
+        with waiting(_WAITED, at_most_s=PATIENCE_S), bind.connect() as connection:
             return _version(connection)
     return schema_of(bind, VERSIONS, known=SCHEMA, what="The ledger has", invalid=LedgerInvalid)
 

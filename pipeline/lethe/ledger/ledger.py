@@ -12,18 +12,18 @@ took over, can no longer be released by the first.
 
 import datetime as dt
 import hashlib
-import json
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 import sqlalchemy as sa
 from pyroaring import BitMap
 
 from lethe.config.sections import Budget
+from lethe.core.closing import Closing
 from lethe.core.errors import Busy, LedgerInvalid, ParamsInvalid, TooFewSubjects
+from lethe.core.reading import parse_data
 from lethe.ledger.admission import admit, code_digest, params_digest
 from lethe.ledger.book import (
     CARRY,
@@ -62,7 +62,7 @@ class Reservation:
     ledger: "Ledger | None" = field(default=None, repr=False, compare=False)
 
 
-class Ledger:
+class Ledger(Closing):
     """What people have spent, and the only way to spend more; safe between processes and machines.
 
     >>> import lethe
@@ -92,17 +92,6 @@ class Ledger:
 
     def close(self) -> None:
         self._engine.dispose()
-
-    def __enter__(self) -> "Ledger":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def reserve(
         self,
@@ -330,7 +319,7 @@ class Ledger:
             rows = [row for row in book.carried if bytes(row.entry) == entry]
             if any(row.token == token for row in rows):
                 return []
-            return sorted({run for row in rows for run in json.loads(row.runs)})
+            return sorted({run for row in rows for run in parse_data(row.runs)})
 
         return self._carry(entry, token, remembered, now)
 

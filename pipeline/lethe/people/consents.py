@@ -12,6 +12,7 @@ import pandas as pd
 
 from lethe.config.params import Params
 from lethe.core.errors import ConsentInvalid
+from lethe.core.times import in_zone
 from lethe.stores.source.read import Source
 
 _PROBLEMS = {  # of `Source.answer_problems`, in words that follow a count
@@ -111,13 +112,14 @@ def _latest(frames: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def snapshot(params: Params, now: dt.datetime) -> dt.datetime:
-    """Up to when answers count: the declared snapshot, but never later than `now`; aware."""
+    """Up to when answers count: the declared snapshot, but never later than `now`; aware.
+
+    A snapshot without a zone is of `source.time_zone`.
+    """
     declared = params.snapshot
     if declared is None:
         return now
-    if declared.tzinfo is None:
-        declared = declared.replace(tzinfo=dt.UTC)
-    return min(declared, now)
+    return min(in_zone(declared, params.source.time_zone), now)
 
 
 def read_decisions(

@@ -4,23 +4,22 @@ A model version names its manifest by md5; the manifest is a bitmap of tokens in
 the vault leads from a subject to a token. Nothing but these three is asked.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from lethe.config.params import Params
-from lethe.core.errors import NotFound, ParamsInvalid
+from lethe.core.errors import FileDamaged, NotFound, ParamsInvalid
+from lethe.core.files import RESTORE, parse_json
+from lethe.core.reading import damage
 from lethe.privacy.claim import Claim
 from lethe.stores.dvc.lookup import Lookup
-from lethe.stores.opening import open_vault
-from lethe.stores.registry.registry import Registry
+from lethe.stores.opened import OpenStores
 from lethe.stores.registry.remove import retired_version
 
 _NOBODY = -1  # the vault's answer for who has no token
 _ASKED_FOR_NOBODY = 2**32 - 1  # no person's token
 
 
-def model_lineage(params: Params, model: str) -> dict[str, Any]:
+def model_lineage(stores: OpenStores, model: str) -> dict[str, Any]:
     """What a model version came from, and what it cost the people in it.
 
     Args:
@@ -31,7 +30,7 @@ def model_lineage(params: Params, model: str) -> dict[str, Any]:
         ParamsInvalid: the words name no version.
     """
     name, version = parse_model(model)
-    registry = _registry(params)
+    registry = stores.registry
     try:
         found = registry.find(name, version)
     except NotFound:
@@ -55,11 +54,11 @@ def model_lineage(params: Params, model: str) -> dict[str, Any]:
         "epsilon_rdp": claim and claim.epsilon_rdp,
         "delta": claim and claim.delta,
         "unit": claim and claim.unit,
-        "metrics": json.loads(tags.get("metrics", "{}")),
+        "metrics": parse_json(tags.get("metrics", "{}"), of="The version's tag metrics"),
     }
 
 
-def subject_lineage(params: Params, key: str) -> dict[str, Any]:
+def subject_lineage(stores: OpenStores, key: str) -> dict[str, Any]:
     """The model versions and dataset versions that a subject is in.
 
     Who is unknown gets the same answer as who is in nothing, after the same look at every
@@ -70,12 +69,12 @@ def subject_lineage(params: Params, key: str) -> dict[str, Any]:
             dataset's that is in no remote either went in an erasure, and is passed over.
         StoreUnavailable: a remote that may have such a manifest does not answer.
     """
-    with open_vault(params, create=False) as vault:
-        token = int(vault.lookup([key])[0])
-    history = Lookup(params.root)
+    token = int(stores.vault.lookup([key])[0])
+    history = Lookup(stores.params.root)  # anew: runs and erasures may have been since
     found = history.find(token if token != _NOBODY else _ASKED_FOR_NOBODY)
     models = []
-    for version in _registry(params).versions():
+    registry = stores.find_registry()
+    for version in registry.versions() if registry else ():
         md5 = version.tags.get("manifest_md5")
         if md5 is None:  # not of this pipeline: a server's other models name no manifest
             continue
@@ -148,17 +147,14 @@ def render_subject(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _registry(params: Params) -> Registry:
-    return Registry.open(params.address(params.stores.registry))
-
-
 def _claim(tags: Mapping[str, str]) -> Claim | None:
     """None of a model that Lethe did not make: a server may have others."""
     return Claim.from_data(tags) if "epsilon_pld" in tags and "epsilon_rdp" in tags else None
 
 
 def _number(tags: Any, name: str, kind: type) -> Any:
-    return kind(tags[name]) if name in tags else None
+    with damage(lambda: FileDamaged(f"The version's tag {name} is no number. {RESTORE}")):
+        return kind(tags[name]) if name in tags else None
 
 
 def _shown(value: float | None) -> str:

@@ -107,28 +107,47 @@ def refer(params: Params, name: str | None, value: str) -> Reference:
     value = plain(value).strip()
     if not value:
         raise ParamsInvalid("A request needs to say whom it is about: the value is empty.")
-    if name in (
-        None,
-        "subject",
-        params.subject.key,
-        f"{params.subject.table}.{params.subject.key}",
-    ):
+    if "\x00" in value or not _is_unicode(value):
+        raise ParamsInvalid(
+            "The value has what is in no text (NUL, or bytes that are no UTF-8), so it can be "
+            "nobody's. Nothing was recorded."
+        )
+    if _is_key(params, name):
         return Reference(None, value)
     if params.address(params.source.url).partition(":")[0] in ("csv", "parquet"):
         raise ParamsInvalid(
             "A folder of files is never searched by identifiers. Give the subject's key."
         )
-    known = identifier_columns(params)
-    alike = {known[each] for each in known if _plain(each) == _plain(str(name))}
-    if name in known:
-        alike = {known[name]}
+    alike = _alike(params, str(name))
     if len(alike) != 1:
-        shown = ", ".join(sorted(set(known.values()))) or "none"
+        shown = ", ".join(sorted(set(identifier_columns(params).values()))) or "none"
         raise ParamsInvalid(
             f"{name!r} is not a declared identifier, or several; declared: {shown}. Name it by "
             "--identifier COLUMN=VALUE."
         )
     return Reference(alike.pop(), value)
+
+
+def names_reference(params: Params, name: str) -> bool:
+    """Whether `refer` knows a name: of the subject's key, or of one declared identifier."""
+    return _is_key(params, name) or len(_alike(params, name)) == 1
+
+
+def _is_unicode(text: str) -> bool:
+    """A byte on the command line that is no UTF-8 comes as half a character."""
+    return not any("\ud800" <= each <= "\udfff" for each in text)
+
+
+def _is_key(params: Params, name: str | None) -> bool:
+    key = params.subject.key
+    return name in (None, "subject", key, f"{params.subject.table}.{key}")
+
+
+def _alike(params: Params, name: str) -> set[str]:
+    known = identifier_columns(params)
+    if name in known:
+        return {known[name]}
+    return {known[each] for each in known if _plain(each) == _plain(name)}
 
 
 def _plain(name: str) -> str:

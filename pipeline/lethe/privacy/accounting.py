@@ -34,8 +34,8 @@ def epsilon_rdp(events: Sequence[dp.DpEvent], delta: float) -> float:
 def epsilon_pld(events: Sequence[dp.DpEvent], delta: float) -> float:
     """Epsilon at `delta` of all events together, by their privacy loss distribution.
 
-    Guarantees: rounded to the private side, never below the true value; for a history fixed
-        beforehand.
+    Guarantees: rounded to the private side, never below the true value, never above that by
+        RDP; for a history fixed beforehand.
     """
     return _by_pld(_key(events), _checked_delta(delta))
 
@@ -137,9 +137,8 @@ def _by_rdp(history: tuple[tuple[Leaf, int], ...], delta: float) -> float:
 
 @lru_cache(maxsize=8192)
 def _by_pld(history: tuple[tuple[Leaf, int], ...], delta: float) -> float:
-    found = epsilon_of_losses(history, delta)
     # Where losses are too large, or delta too small, for a grid: RDP bounds the same thing.
-    return found if math.isfinite(found) else _by_rdp(history, delta)
+    return min(epsilon_of_losses(history, delta), _by_rdp(history, delta))
 
 
 _ACCOUNTANTS: dict[str, Callable[[Sequence[dp.DpEvent], float], float]] = {

@@ -75,7 +75,7 @@ class Claim:
                 sampling=_word(data["sampling"]),
                 noise=_word(data.get("noise", "gaussian")),
             )
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, OverflowError) as error:
             raise FileDamaged(f"A privacy claim lacks or garbles {error}. {RESTORE}") from None
 
     def __str__(self) -> str:

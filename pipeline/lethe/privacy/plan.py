@@ -83,6 +83,10 @@ class Plan:
     `gradient_noise_multiplier` clips, enlarged so that both together cost what
     `noise_multiplier` says: z^-2 = z_gradient^-2 + (2 count_noise)^-2.
 
+    `initial_seed` is public, and of the weights before the first step alone, which so are the same
+    wherever they are made: they know nobody. No draw and no noise comes of it; those are the
+    operating system's.
+
     Guarantee: one step is a Poisson-subsampled Gaussian mechanism under adding or
         removing one person, of sensitivity `clip_norm`; `event` composes all steps.
     Source: Abadi et al. (2016), arXiv:1607.00133; McMahan et al. (2018), arXiv:1710.06963.
@@ -97,6 +101,7 @@ class Plan:
     delta: float
     noise: str = "gaussian"
     adaptive: AdaptiveClip | None = None
+    initial_seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("clip_norm", "noise_multiplier", "expected_batch_size"):
@@ -107,6 +112,10 @@ class Plan:
             raise ParamsInvalid(f"The plan's sample_rate={self.sample_rate!r} must be in (0, 1].")
         if not 0 < self.delta < 1:
             raise ParamsInvalid(f"The plan's delta={self.delta!r} must be in (0, 1).")
+        if not 0 <= self.initial_seed < 2**63:
+            raise ParamsInvalid(
+                f"The plan's initial_seed={self.initial_seed!r} must be in [0, 2^63)."
+            )
         if self.steps < 1 or self.records_per_person < 1:
             raise ParamsInvalid("The plan needs at least one step and one record per person.")
         if self.noise not in NOISES:
@@ -187,8 +196,12 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the plan's fields: the same plan has the same digest."""
-        text = json.dumps(self.to_data(), sort_keys=True, allow_nan=False)
+        """SHA-256 over the plan's fields: the same plan has the same digest.
+
+        A seed of 0 is left out: so a plan of before there were seeds is still the same one.
+        """
+        named = {k: v for k, v in self.to_data().items() if k != "initial_seed" or v}
+        text = json.dumps(named, sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -1,5 +1,7 @@
 """From declared numbers to the one plan that decides what runs and what it costs."""
 
+from dataclasses import replace
+
 from lethe.config.params import Params
 from lethe.config.training import Adaptive, Mechanism
 from lethe.privacy.accounting import solve_noise_multiplier
@@ -29,7 +31,8 @@ def plan_from(params: Params) -> Plan:
             params.budget.delta,
             declared.accountant,
         )
-    return plan_at(declared, noise_multiplier=noise_multiplier, delta=params.budget.delta)
+    plan = plan_at(declared, noise_multiplier=noise_multiplier, delta=params.budget.delta)
+    return replace(plan, initial_seed=params.training.initial_seed)
 
 
 def plan_at(

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import fft
+from scipy import fft, signal
 
 from lethe.privacy.events import Leaf
-from lethe.privacy.mechanisms import LARGEST_LOSS, Array, at_ends, outcomes_of, reversed_outcomes
+from lethe.privacy.mechanisms import Array, at_ends, outcomes_of, reversed_outcomes
 from lethe.privacy.renyi import pure_epsilon
 
 _FINE, _COARSE = 100, 40  # grid points a standard deviation: epsilon is off by 1e-5, 5e-5 of it
@@ -242,15 +242,10 @@ def _epsilon(losses: _Losses, delta: float) -> float:
     values, mass = values[kept], mass[kept]
     if not losses.infinity - _sum(mass, np.expm1(-values)) > delta:
         return 0.0
-    # delta at values[i] is A[i] - exp(values[i]) B[i]; where exp would overflow, A, which is more.
-    small = np.minimum(values, LARGEST_LOSS)
-    a = np.cumsum(mass[::-1])[::-1] - mass
-    b = np.cumsum((mass * np.exp(-small))[::-1])[::-1] - mass * np.exp(-small)
-    b[values > LARGEST_LOSS] = 0.0
-    enough = losses.infinity + a - np.exp(small) * b <= delta
-    high = int(np.argmax(enough)) if enough.any() else len(values) - 1
-    above, weights = values[high:], mass[high:]
-    # Between two points delta(e) = infinity + A - exp(e - values[high]) B: solved for e.
-    total = losses.infinity + float(weights.sum())
-    scaled = _sum(weights, np.exp(values[high] - above))
-    return max(0.0, float(values[high]) + math.log((total - delta) / scaled))
+    above = np.cumsum(mass[::-1])[::-1]
+    # The sum of mass e^(values[i] - value) over what is not below values[i]; no exponent is large.
+    weighted = signal.lfilter([1.0], [1.0, -math.exp(-losses.step)], mass[::-1])[::-1]
+    high = int(np.argmax(losses.infinity + above - weighted <= delta))  # at the largest it is
+    # From the point before it on, delta(e) = infinity + above - e^(e - values[high]) weighted.
+    left = losses.infinity + float(above[high]) - delta
+    return max(0.0, float(values[high]) + math.log(left / float(weighted[high])))

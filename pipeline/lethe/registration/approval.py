@@ -72,12 +72,12 @@ def approve(params: Params, name: str, *, by: str, reason: str | None, now: dt.d
     version = registry.find(model, number)
     if CHAMPION in version.aliases and APPROVED_BY in version.tags:
         return f"{name} is champion; {version.tags[APPROVED_BY]} approved it."
+    if reasons := _gate(version).reasons:
+        raise ApprovalRefused(f"{name} cannot be promoted: {'; '.join(reasons)}.")
     if CANDIDATE not in version.aliases:
         raise ApprovalRefused(
             f"{name} is not the candidate any more. `lethe approve` says what waits now."
         )
-    if reasons := _gate(version).reasons:
-        raise ApprovalRefused(f"{name} cannot be promoted: {'; '.join(reasons)}.")
     manifest = History(params.root).read_manifest(version.tags["manifest_md5"])
     withdrawn = count_withdrawn(params, manifest, now)
     if withdrawn:

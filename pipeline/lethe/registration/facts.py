@@ -11,14 +11,18 @@ from lethe.config import workspace
 from lethe.config.home import in_experiment
 from lethe.config.params import Params
 from lethe.core.files import md5
+from lethe.core.values import number_of
+from lethe.data.encoding import Encoder
 from lethe.privacy.claim import Claim
+from lethe.registration import lower_bound
 from lethe.registration.gate import GATE, Evidence, closed_gate
-from lethe.registration.serving import input_columns, output_columns
+from lethe.registration.predicting import input_columns, may_be_absent, output_columns
 from lethe.reports.card import model_card
 from lethe.stores.dvc.repro import GitState, History
 from lethe.stores.registry.registry import NOT_PRIVATE, NewVersion
-from lethe.stores.registry.tags import RUN_ID
-from lethe.training.models import Description
+from lethe.stores.registry.signature import Input
+from lethe.stores.registry.tags import EXPERIMENT, RUN_ID
+from lethe.training.description import Description
 
 
 def release_of(
@@ -40,7 +44,9 @@ def release_of(
         **_declared_facts(params, evidence),
         **_run_facts(evidence, history.git_state(), lock),
         **_measured_facts(measured),
+        **lower_bound.known(params, str(evidence.plan.release(BitMap()).digest)),
         GATE: closed_gate(reported, params.registration, experiment=experiment).to_tag(),
+        EXPERIMENT: str(experiment).lower(),
         "ledger_head": ledger_head,
         "ledger_rows": str(ledger_rows),
     }
@@ -51,7 +57,7 @@ def release_of(
         name=params.registration.name,
         folder=params.at(workspace.MODEL),
         root=params.root,
-        inputs=input_columns(described.encoder),
+        inputs=inputs_of(described.encoder),
         outputs=output_columns(described.encoder),
         tags=tags,
         network=params.training.model,
@@ -71,6 +77,24 @@ def release_of(
             "card.html": card.page().encode(),
         },
         description=card.markdown(),
+    )
+
+
+def inputs_of(encoder: Encoder) -> tuple[Input, ...]:
+    """What the registered model takes, by the types that it is declared to have.
+
+    A column whose gaps are declared as words (`missing: ["?"]`) is text, even where it has numbers.
+    """
+    columns = {name: encoder.features.get(name) for name in input_columns(encoder)}
+    return tuple(
+        Input(
+            name,
+            numeric=column is not None
+            and column.type in ("integer", "real")
+            and all(number_of(word) is not None for word in column.missing),
+            required=not may_be_absent(column),
+        )
+        for name, column in columns.items()
     )
 
 

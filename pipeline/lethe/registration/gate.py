@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pyroaring import BitMap
 
 from lethe.config.sections import Registration
+from lethe.core.reading import parse_data
 
 if TYPE_CHECKING:
     from lethe.training.trainer import Planned
@@ -15,7 +16,14 @@ if TYPE_CHECKING:
 CANDIDATE = "candidate"
 CHAMPION = "champion"
 GATE = "gate"  # tag: "open", or why the version was not promoted by itself, as `Gate` reads it
-EXPERIMENT = "it is an experiment's"  # which is a candidate at most, whoever approves
+_EXPERIMENTAL = "it is an experiment's"  # which is not even a candidate, whoever approves
+CONTRADICTED = "contradicted"  # how the tag `deep_audit` begins then
+# What must have held of the run itself, by the kind of mechanism that trained.
+LOOKS = {
+    "dp-sgd": frozenset(
+        ("run.recorded", "run.weights", "noise_of_run.looked_at", "draws_of_run.steps")
+    )
+}
 WITHDRAWN = "withdrawn"  # tag: how many people of the version have withdrawn since
 
 
@@ -39,6 +47,7 @@ class Evidence:
     recorded: Mapping[str, str | None]
     used: Mapping[str, str | None]
     model_is_recorded: bool
+    deep_audit: str = ""  # what is known of the plan and the code, as the tag of that name says it
 
 
 def objections(evidence: Evidence) -> list[str]:
@@ -51,7 +60,16 @@ def objections(evidence: Evidence) -> list[str]:
     found = {
         "validation did not pass (lethe validate)": e.validation.get("passed") is not True,
         "the audit did not pass (lethe audit)": e.audit.get("passed") is not True,
+        "canaries contradict the claim of this plan and code (lethe audit --deep)": (
+            e.deep_audit.startswith(CONTRADICTED)
+        ),
         "the audit is of another training (lethe audit)": e.audit.get("run_id") != run_id,
+        "the audit is of other weights (lethe audit)": (
+            not e.recorded.get("model") or e.audit.get("model_md5") != e.recorded["model"]
+        ),
+        "the audit did not look at the run that made the model (lethe audit)": (
+            not LOOKS.get(e.plan.release(BitMap()).mechanism, frozenset()) <= _passed(e.audit)
+        ),
         "the model is of another training (lethe train)": e.described_run != run_id,
         f"the training's spend is {e.run_state}, not settled": e.run_state != "settled",
         "the ledger was charged for another plan": (
@@ -80,6 +98,16 @@ def objections(evidence: Evidence) -> list[str]:
         "the model's files are not those that dvc.lock names": not e.model_is_recorded,
     }
     return [reason for reason, holds in found.items() if holds]
+
+
+def _passed(audit: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the checks that held."""
+    checks = audit.get("checks")
+    return frozenset(
+        str(check.get("name"))
+        for check in (checks if isinstance(checks, list) else ())
+        if isinstance(check, dict) and check.get("passed") is True
+    )
 
 
 @dataclass(frozen=True)
@@ -116,7 +144,7 @@ class Gate:
         if tag == "open":
             return cls()
         try:
-            data = json.loads(tag)
+            data = parse_data(tag)
             return cls(tuple(data["reasons"]), tuple(data["waits_for"]))
         except (ValueError, KeyError, TypeError):
             parts = tag.split("; ")
@@ -136,7 +164,7 @@ def closed_gate(
     Args:
         experiment: it was trained or registered in an experiment of DVC.
     """
-    reasons = [EXPERIMENT] if experiment else []
+    reasons = [_EXPERIMENTAL] if experiment else []
     if registration.promote not in ("automatic", "approval"):
         reasons.append(f"registration.promote is {registration.promote}")
     auc = metrics.get("auc", {}).get("value")

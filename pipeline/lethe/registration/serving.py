@@ -1,90 +1,39 @@
-"""The registered model: the source's own columns in, probabilities out.
+"""The registered model, as MLflow loads and serves it.
 
 It carries its declarations and this package's code with it, so a machine that serves it needs
-neither Lethe nor `params.yaml`. What a person's values are made into is the same as in
-training: the same generalization, the same encoding.
+neither Lethe nor `params.yaml`.
 
 A registered model is code (this package's, and an own network's) with data beside it: whoever
 may write to MLflow's artifacts runs code where it is served. What is data stays data: the code
 names the network and the digests of its files, and loads nothing else.
+
+MLflow's own way from a request to a model reads a CSV's `01` as 1 and its `None` as nothing,
+takes no whole numbers where a column has gaps, and puts the caller's rows into its errors. So
+this model reads what it is given itself (`entrance`).
 """
 
+import json
+import logging
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
-from torch import nn
 
-from lethe.core.errors import FileDamaged, SchemaMismatch
+from lethe.core.errors import FileDamaged, LetheError, SchemaMismatch
 from lethe.core.files import digests
-from lethe.data.encoding import Encoder
-from lethe.data.generalize import generalize
-from lethe.training.models import load_model, probabilities
+from lethe.registration import rows
+from lethe.registration.predicting import Predictor
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of MLflow's own imports
-    from mlflow.pyfunc import PythonModel, PythonModelContext
+    from mlflow.pyfunc import PyFuncModel, PythonModel, PythonModelContext
 
-PROBABILITY = "probability"
-_ROWS_AT_ONCE = 65_536  # bounds the memory of the encoded features
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """A trained model with its encoder, free of any registry."""
-
-    encoder: Encoder
-    network: nn.Module
-
-    @classmethod
-    def load(cls, folder: Path, *, model: str, hidden: Sequence[int]) -> "Predictor":
-        """Reads what train wrote: `model.json` and `weights.safetensors`.
-
-        Args:
-            model, hidden: what the model is declared to be.
-
-        Raises:
-            FileDamaged: the files are damaged, or of another model.
-        """
-        description, network = load_model(folder, model=model, hidden=hidden)
-        return cls(description.encoder, network)
-
-    def predict(self, raw: pd.DataFrame) -> pd.DataFrame:
-        """Probabilities of raw records.
-
-        Shapes: raw (n, source columns) -> (n, 1) `probability` of the positive label, or
-            (n, classes) with one column a class; same index.
-
-        Raises:
-            SchemaMismatch: a column is not given; names each.
-            ValueOutsideDomain, NotFinite: as at training, by the declared policy.
-        """
-        absent = [name for name in input_columns(self.encoder) if name not in raw.columns]
-        if absent:
-            raise SchemaMismatch(
-                f"The model needs the columns {absent}, which are not given. A value that is not "
-                "known is given as null."
-            )
-        features = self.encoder.features
-        at = {
-            name: raw[column.generalize.age_at]
-            for name, column in features.items()
-            if column.generalize is not None and column.generalize.age_at is not None
-        }
-        made = generalize(raw, features, at=at).frame
-        names = list(output_columns(self.encoder))
-        parts = [np.empty((0, len(names)))]
-        with torch.no_grad():
-            for start in range(0, len(made), _ROWS_AT_ONCE):
-                encoded = self.encoder.encode(made.iloc[start : start + _ROWS_AT_ONCE])
-                outputs = probabilities(self.network(torch.from_numpy(encoded)))
-                parts.append(outputs.double().numpy().reshape(len(encoded), len(names)))
-        return pd.DataFrame(np.concatenate(parts), index=raw.index, columns=names)
+_SERVER = "mlflow.pyfunc.scoring_server"
+_log = logging.getLogger(__name__)
 
 
 class LetheModel(PythonModel):
@@ -107,26 +56,118 @@ class LetheModel(PythonModel):
                 "loaded; find out who can write to MLflow's artifacts."
             )
         self._predictor = Predictor.load(folder, model=self._model, hidden=self._hidden)
+        entrance()
 
     def predict(
         self,
-        context: PythonModelContext,
+        context: PythonModelContext | None,
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        return self._predictor.predict(model_input)
+        return self.probabilities(model_input)
+
+    def probabilities(self, given: Any) -> pd.DataFrame:
+        """Of a frame, of objects one a row, or of columns by name; see `Predictor.predict`."""
+        return self._predictor.predict(rows.from_values(given))
 
 
-def input_columns(encoder: Encoder) -> tuple[str, ...]:
-    """The source's columns that the model takes, each once."""
-    names: dict[str, None] = {}
-    for name, column in encoder.features.items():
-        names[name] = None
-        if column.generalize is not None and column.generalize.age_at is not None:
-            names[column.generalize.age_at] = None
-    return tuple(names)
+def entrance() -> None:
+    """Leads rows to this model without MLflow's reading and checking; other models keep it."""
+    if not getattr(PyFuncModel._predict, "of_lethe", False):
+        _enter_by_predict(PyFuncModel._predict)
+    server = sys.modules.get(_SERVER)
+    if server is not None and not getattr(server.invocations, "of_lethe", False):
+        _enter_by(server)
 
 
-def output_columns(encoder: Encoder) -> tuple[str, ...]:
-    """The columns of what the model gives."""
-    return (PROBABILITY,) if encoder.binary else encoder.classes
+def _enter_by_predict(before: Any) -> None:
+    def predict(self: Any, data: Any, params: Any = None) -> Any:
+        own = _own_of(self)
+        return before(self, data, params) if own is None else own.probabilities(data)
+
+    predict.of_lethe = True  # type: ignore[attr-defined]
+    PyFuncModel._predict = predict
+
+
+def _enter_by(server: Any) -> None:
+    """By the server's requests, and by `mlflow models predict`, which calls its readers itself."""
+    answer, read_csv, read_json = (
+        server.invocations,
+        server.parse_csv_input,
+        server._parse_json_data,
+    )
+
+    def invocations(data: bytes, content_type: str, model: Any, input_schema: Any) -> Any:
+        own = _own_of(model)
+        if own is None:
+            return answer(data, content_type, model, input_schema)
+        return server.InvocationsResponse(*answered(data, content_type or "", own))
+
+    def parse_csv_input(csv_input: Any, schema: Any = None) -> Any:
+        own = _predicting(server, sys._getframe(1))
+        return read_csv(csv_input, schema) if own is None else _csv_of(csv_input)
+
+    def parse_json_data(data: Any, metadata: Any, input_schema: Any) -> Any:
+        if _predicting(server, sys._getframe(1)) is None:
+            return read_json(data, metadata, input_schema)
+        return server.ParsedJsonInput(rows.from_json(data), None, False)
+
+    invocations.of_lethe = True  # type: ignore[attr-defined]
+    server.invocations, server.parse_csv_input = invocations, parse_csv_input
+    server._parse_json_data = parse_json_data
+
+
+def _predicting(server: Any, caller: FrameType) -> LetheModel | None:
+    """The model of Lethe's that `mlflow models predict` reads rows for, if it is one.
+
+    MLflow's readers are not given the model, so it is looked up where they are called.
+    """
+    if caller.f_code is not server._predict.__code__:
+        return None
+    return _own_of(caller.f_locals.get("pyfunc_model"))
+
+
+def answered(data: bytes, content_type: str, model: LetheModel) -> tuple[str, int, str]:
+    """Answers one request: what is sent back, the status, and its type.
+
+    Guarantee: whatever goes wrong, the answer and the log have no value of a request.
+    """
+    kind, _, rest = content_type.partition(";")
+    readers = {"text/csv": rows.from_csv, "application/json": rows.from_json}
+    reader = readers.get(kind.strip().lower())
+    if reader is None or (rest.strip() and rest.strip().lower() not in ("charset=utf-8",)):
+        return _refused(f"This model takes {' and '.join(readers)}, in UTF-8.", 415)
+    try:
+        made = model.probabilities(reader(data.decode("utf-8-sig")))
+    except UnicodeDecodeError:
+        return _refused("The request is not UTF-8.", 400)
+    except LetheError as error:
+        return _refused(str(error), 400)
+    except Exception as error:  # noqa: BLE001 - a message or a trace may hold the caller's row
+        return _refused(
+            f"The rows cannot be predicted ({type(error).__name__}). Compare them with the "
+            "model's signature.",
+            400,
+        )
+    answer = {"predictions": made.to_dict(orient="records")}
+    return json.dumps(answer), 200, "application/json"
+
+
+def _refused(why: str, status: int) -> tuple[str, int, str]:
+    _log.warning("Refused a request: %s", why)
+    return json.dumps({"error_code": "BAD_REQUEST", "message": why}), status, "application/json"
+
+
+def _csv_of(given: Any) -> pd.DataFrame:
+    """What `mlflow models predict` names: a file, or an open one."""
+    try:
+        if hasattr(given, "read"):
+            return rows.from_csv(given.read())
+        return rows.from_csv(Path(given).read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise SchemaMismatch("The CSV is not UTF-8.") from None
+
+
+def _own_of(model: Any) -> LetheModel | None:
+    own = getattr(getattr(model, "_model_impl", None), "python_model", None)
+    return own if isinstance(own, LetheModel) else None

@@ -4,6 +4,7 @@ Only looks: nothing is reserved, no file is written, and no store that is not th
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from itertools import count
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from lethe.ledger.ledger import Ledger
 from lethe.privacy.claim import Claim
 from lethe.privacy.release import ADJACENCIES, UNITS, Release
 from lethe.registration.rollback import refuse_rolled_back
-from lethe.stores.opening import open_ledger, open_vault
+from lethe.stores.opened import OpenStores
 from lethe.training.trainer import Planned
 from lethe.training.trainers import trainer_of
 
@@ -36,7 +37,7 @@ class LedgerView(Protocol):
     def price(self, release: Release, budget: Budget) -> list[ClassPrice]: ...
 
 
-def spending(params: Params, *, key: str | None = None) -> dict[str, Any]:
+def spending(stores: OpenStores, *, key: str | None = None) -> dict[str, Any]:
     """Everybody's spending as the ledger has it now, or one person's, and the next run's price.
 
     Guarantees: changes no file and makes none. A key that is not known is answered as a
@@ -49,14 +50,16 @@ def spending(params: Params, *, key: str | None = None) -> dict[str, Any]:
         LedgerInvalid: the ledger is damaged, of a newer schema, or was rolled back.
         KeyInvalid, VaultMismatch: `key` is given, and the vault cannot be opened.
     """
+    params = stores.params
     plan = trainer_of(params.training).plan(params)
-    with _ledger(params) as ledger:
-        refuse_rolled_back(params, ledger)
+    with ExitStack() as own:
+        ledger = _ledger(stores, own)
+        refuse_rolled_back(params, ledger, stores.find_registry())
         drawn = _drawn_next(params)
         if key is None:
             people = None
         else:
-            token = _token(params, key)
+            token = _token(stores, key)
             people = BitMap([_never_charged(ledger, drawn) if token is None else token])
         return budget_report(ledger, params.budget, people=people, plan=plan, drawn=drawn)
 
@@ -197,11 +200,11 @@ def _bar(spent: float, after: float | None, limit: float) -> str:
     return "█" * filled + "▒" * coming + "·" * (_BAR - filled - coming)
 
 
-def _ledger(params: Params) -> Ledger:
+def _ledger(stores: OpenStores, own: ExitStack) -> Ledger:
     try:
-        return open_ledger(params, create=False)
+        return stores.ledger
     except NotFound:
-        return Ledger.open("sqlite://")  # an empty one, in memory
+        return own.enter_context(Ledger.open("sqlite://"))  # an empty one, in memory
 
 
 def _drawn_next(params: Params) -> BitMap | None:
@@ -213,10 +216,9 @@ def _drawn_next(params: Params) -> BitMap | None:
     return eligible_people(shard_paths(shards))
 
 
-def _token(params: Params, key: str) -> int | None:
+def _token(stores: OpenStores, key: str) -> int | None:
     try:
-        with open_vault(params, create=False) as vault:
-            token = int(vault.lookup([key])[0])
+        token = int(stores.vault.lookup([key])[0])
     except NotFound:
         return None  # no vault: nobody is known
     return token if token >= 0 else None

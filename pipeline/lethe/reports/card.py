@@ -4,6 +4,7 @@ It is made from counts, prices and hashes alone, in Markdown and as a page.
 """
 
 import html
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import InvalidOperation
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from lethe.core.shown import shown
 from lethe.core.values import rounded_down, rounded_up
 
 
@@ -36,7 +38,7 @@ class Card:
 @cache
 def _templates(kind: Literal[".html", ".md"]) -> Environment:
     """The templates beside this module; whatever they show is escaped, unless it was before."""
-    escape: Callable[[str], str] = html.escape if kind == ".html" else _plain
+    escape: Callable[[str], str] = page_text if kind == ".html" else markdown_text
 
     def escaped(value: object) -> Markup:
         return value if isinstance(value, Markup) else Markup(escape(str(value)))  # noqa: S704
@@ -49,7 +51,6 @@ def _templates(kind: Literal[".html", ".md"]) -> Environment:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters["cell"] = lambda value: Markup(_cell(str(value)))  # noqa: S704 (it escapes)
     return made
 
 
@@ -102,7 +103,10 @@ def model_card(
                 *("model_md5", "git_commit", "git_dirty", "dvc_lock_md5"),
                 *("run_id", "ledger_rows", "ledger_head"),
             ),
-            "What was checked": rows("validation", "audit"),
+            "What was checked": rows(
+                *("validation", "audit", "deep_audit", "deep_audit_at", "epsilon_lower_bound"),
+                *("epsilon_lower_bound_confidence", "epsilon_shown_95"),
+            ),
             "How good it is": measured,
             "What it takes": [
                 ("columns", ", ".join(inputs)),
@@ -117,6 +121,11 @@ _COUNTED = frozenset({"subjects", "records"})  # of people, and no noise was add
 _WORDS = {
     "epsilon_pld": "epsilon (PLD)",
     "epsilon_rdp": "epsilon (RDP, what the budget is held to)",
+    "deep_audit": "canaries in twins of the plan",
+    "deep_audit_at": "when they were trained",
+    "epsilon_lower_bound": "epsilon that they show at least",
+    "epsilon_lower_bound_confidence": "with confidence",
+    "epsilon_shown_95": "epsilon that they show, at 95 %",
     "unit": "unit of privacy",
     "sample_rate": "sample rate (q)",
     "records_per_person": "records per person, at most",
@@ -146,12 +155,19 @@ def _shown(name: str, value: str) -> str:
         return value
 
 
-def _plain(text: str) -> str:
-    return html.escape(" ".join(text.split()), quote=False)
+# What makes a link, an image, code, emphasis, a cell or a block in any Markdown, bare addresses
+# (`https:…`, `www.…`, `a@b`) included. Escaped all of it is read as it stands.
+_MEANS = re.compile(r"[\\`*\[\]!~@|]|:(?=\S)|(?<=www)\.|^[#>+=-]", re.IGNORECASE)
 
 
-def _cell(text: str) -> str:
-    return _plain(text).replace("|", "\\|")
+def markdown_text(text: str) -> str:
+    """A text of data for Markdown: one line, and no link, image or markup."""
+    line = html.escape(" ".join(shown(text).split()), quote=False)
+    return _MEANS.sub(r"\\\g<0>", line)
+
+
+def page_text(text: str) -> str:
+    return html.escape(shown(text))
 
 
 def _number(value: float) -> str:

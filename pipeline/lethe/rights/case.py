@@ -7,21 +7,30 @@ in one transaction.
 """
 
 import datetime as dt
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-from lethe.core.errors import LetheError, RequestsOpen
+from lethe.core.errors import (
+    Busy,
+    LetheError,
+    RequestsOpen,
+    SourceUnavailable,
+    StoreUnavailable,
+)
 from lethe.core.outcomes import Outcome, Result, Traces
+from lethe.core.waiting import SILENCE_S
 from lethe.people.references import Reference, reference_from_bytes
-from lethe.rights.receipt_facts import in_words, receipt_facts
+from lethe.rights.receipt_facts import in_words, receipt_facts, versions_of
 from lethe.rights.receipts import Signer
 from lethe.rights.right import EACH_STORE, Do, Right, Step
 from lethe.rights.services import CaseServices
 from lethe.stores.requests.requests import OPEN, Mark, Request, Requests
 from lethe.stores.store import Holds, Person, Store
 
+_AWAY = (SourceUnavailable, StoreUnavailable, Busy)  # of the store, not of who is asked about
 ONLY_USE_ENDS = "only its use for this purpose ends"
 
 
@@ -46,6 +55,7 @@ class Case(Generic[Services, Summary]):
     """
 
     still_open: type[LetheError] = RequestsOpen
+    people_lag = False  # whether others are worked on where one store of people does not answer
 
     def __init__(
         self,
@@ -91,7 +101,7 @@ class Case(Generic[Services, Summary]):
     def _store_steps(self) -> Iterator[Step]:
         for store in self.services.stores:
             if store.holds is Holds.PEOPLE:
-                yield Step(store.name, _forgetting(store))
+                yield Step(store.name, _forgetting(store), lags=self.people_lag)
 
     def carry(self, requests: Iterable[Request], steps: Sequence[Step]) -> None:
         """Takes requests through some of the steps, each in its turn."""
@@ -132,30 +142,45 @@ class Case(Generic[Services, Summary]):
 
     def person(self, request: Request) -> Person:
         """Whom a request is about, as stores are asked about them."""
-        models = request.marks["found"].content["models"] if "found" in request.marks else []
         keeps_records = self.rights[request.kind].keeps_records
-        return Person(self.traces(request), keeps_records=keeps_records, models=tuple(models))
+        models = tuple(versions_of(request)[0])
+        return Person(self.traces(request), keeps_records=keeps_records, models=models)
 
     def forget(self, store: Store, batch: Sequence[Request]) -> None:
         """Takes people out of one store; what stands in the way of one is no reason for others."""
         waiting: deque[tuple[Request, Person]] = deque()
-        for request in batch:
+        # Who has little there leaves first: nobody's size holds up others.
+        for request in sorted(batch, key=lambda each: found_in(store.name, each)):
             person = self.person(request)
             if person.keeps_records:
                 self.mark(request, store.name, [_kept(store)])
             else:
                 waiting.append((request, person))
+        while waiting:  # after a failure the rest is asked for again, without whom it failed for
+            self._forget(store, waiting)
+
+    def _forget(self, store: Store, waiting: deque[tuple[Request, Person]]) -> None:
+        done = store.forget([person for _, person in waiting])
         while waiting:
-            done = store.forget([person for _, person in waiting])
+            asked_at = time.monotonic()
+            try:
+                outcomes = next(done, None)
+            except LetheError as error:
+                self.problem(waiting.popleft()[0], str(error))
+                if isinstance(error, _AWAY):
+                    self._spare(waiting, str(error), asked_at)
+                return
+            if outcomes is None:
+                raise ValueError(f"{store.name} was asked about more people than it answered")
+            self.mark_or_report(waiting.popleft()[0], store.name, outcomes)
+            if away := [each for each in outcomes if each.result == Result.UNREACHABLE]:
+                self._spare(waiting, in_words(away), asked_at)
+
+    def _spare(self, waiting: deque[tuple[Request, Person]], reason: str, asked_at: float) -> None:
+        """Asks no more of a store that was silent for long: it would be so for each of the rest."""
+        if time.monotonic() - asked_at > SILENCE_S:
             while waiting:
-                try:
-                    outcomes = next(done, None)
-                except LetheError as error:
-                    self.problem(waiting.popleft()[0], str(error))
-                    break  # the rest is asked for again, without whom it failed for
-                if outcomes is None:
-                    raise ValueError(f"{store.name} was asked about more people than it answered")
-                self.mark_or_report(waiting.popleft()[0], store.name, outcomes)
+                self.problem(waiting.popleft()[0], reason)
 
     def overwrite(self, *, forgotten: bool) -> None:
         for store in self.services.stores:
@@ -194,17 +219,16 @@ class Case(Generic[Services, Summary]):
     def _close(self, request: Request, seen: Sequence[Outcome]) -> None:
         left = [outcome for outcome in seen if outcome.still_there]
         if left:
-            # Everything is done again: what was taken for gone came back, or never went.
-            self.requests.unmark(request.request_id, *self.done_again())
+            self.do_again(request, left)
             # A place may be a file that somebody named after the person: not for a log.
             raise self.still_open(
                 f"{in_words(left)}. `lethe erase verify {request.request_id}` says where"
             )
         self.sign(request, seen)
 
-    def done_again(self) -> list[str]:
-        """The steps that are done again where a last look found something."""
-        return [step.name for step in self.steps()]
+    def do_again(self, request: Request, left: Sequence[Outcome]) -> None:
+        """Everything, where a last look found something: it came back, or never went."""
+        self.requests.unmark(request.request_id, *(step.name for step in self.steps()))
 
     def sign(
         self, request: Request, seen: Sequence[Outcome], more: Mapping[str, Any] | None = None
@@ -254,6 +278,10 @@ class Case(Generic[Services, Summary]):
             self.problem(request, str(error))
 
     def problem(self, request: Request, problem: str) -> None:
+        """Notes what a request stays open for, beside whatever else this run found."""
+        before = self.summary.problems.get(request.request_id, "")
+        if before:
+            problem = before if problem in before else f"{before.rstrip('.')}; {problem}"
         self.requests.stays_open(request.request_id, problem)
         self.summary.problems[request.request_id] = problem
 
@@ -270,11 +298,17 @@ def about(services: CaseServices, request: Request) -> Reference | Traces:
 
 
 def look_into(stores: Sequence[Store], people: Sequence[Person]) -> list[list[Outcome]]:
-    """A fresh look into every store, of each person one list; each store is asked once."""
+    """A fresh look into every store, of each person one list; each store is asked once.
+
+    One that does not answer holds up no other: it is `unreachable`, with its reason.
+    """
     found: list[list[Outcome]] = [[] for _ in people]
     for store in stores:
         asked = [p for p in people if not (p.keeps_records and store.holds is Holds.PEOPLE)]
-        seen = iter(store.look(asked) if asked else [])
+        try:
+            seen = iter(store.look(asked) if asked else [])
+        except LetheError as error:
+            seen = iter([[away(store, error)] for _ in asked])
         for person, theirs in zip(people, found, strict=True):
             kept = person.keeps_records and store.holds is Holds.PEOPLE
             theirs += [_kept(store)] if kept else next(seen)
@@ -288,5 +322,16 @@ def _forgetting(store: Store) -> Do:
     return do
 
 
+def away(store: Store, error: LetheError) -> Outcome:
+    """What is known of a store that does not answer."""
+    return Outcome(store.name, Result.UNREACHABLE, reason=str(error))
+
+
 def _kept(store: Store) -> Outcome:
     return Outcome(store.name, Result.KEPT, reason=ONLY_USE_ENDS)
+
+
+def found_in(store: str, request: Request) -> int:
+    """How much the first look found of a person in a store."""
+    found = request.marks["found"].content.get("stores", ()) if "found" in request.marks else ()
+    return sum(each["count"] for each in found if each["store"] == store)

@@ -1,12 +1,19 @@
 """erase, withdraw, object: takes everybody who asked out of every store, and proves it.
 
-The steps: look up → suppress → remember the spend → each store of people → history →
-retrain → retire → verify → receipt; `lethe.rights.case` says how they resume. What has to be looked
-through is looked through for all at once; up to the last store of people everybody is alone; then
-all open requests are one batch, with one retraining. Requests that come in meanwhile join it
-until the retraining begins.
+The steps: look up → suppress → remember the spend → each store of people → overwrite what
+they deleted → find the models → history → retrain → retire → verify → receipt;
+`lethe.rights.case` says how they resume. What has to be looked through is looked through for all
+at once; up to the last store of people everybody is alone; then all open requests are one batch,
+with one retraining. Requests that come in meanwhile join it until the retraining begins.
 
-Whoever is unknown takes the same steps and is answered with the rest of the batch.
+Whoever is unknown takes the same steps and is answered with the rest of the batch: when an answer
+comes must not say who is known. So receipts wait for the last of a batch to leave; nobody's data
+does, since who has very much leaves only once the others are out of every store of people. The
+retraining waits as well: it reads the source, and would learn texts that name who is still there.
+
+A store that does not answer holds up its own step alone. Only what needs its answer waits: without
+the registry nobody knows which models to replace, so none is trained; people leave the source,
+the vault and the shards all the same. No request closes before every step is done.
 """
 
 import datetime as dt
@@ -17,15 +24,17 @@ from lethe.config.params import Params
 from lethe.core.errors import LetheError, RequestsOpen
 from lethe.core.outcomes import Outcome, Result
 from lethe.people.suppression import concerns
-from lethe.rights.case import Case, CaseSummary
+from lethe.rights.case import Case, CaseSummary, found_in
 from lethe.rights.lookup import LookUp
-from lethe.rights.receipt_facts import what_became
+from lethe.rights.receipt_facts import versions_of, what_became
 from lethe.rights.receipts import Signer
 from lethe.rights.right import EACH_STORE, Right, Step
 from lethe.rights.services import ErasureServices, Retraining
 from lethe.stores.requests.requests import Request, Requests
 from lethe.stores.store import Holds, Person
 
+_NOT_APART = "of all who asked at once: it did not answer when each was looked for"
+MANY = 10_000  # rows of one person: about a second
 LAST_DAYS = dt.timedelta(days=3)  # before a deadline no model waits for a retraining any more
 
 
@@ -37,8 +46,10 @@ class ErasureSummary(CaseSummary):
     waiting: dict[str, dt.datetime] = field(default_factory=dict)  # → until when
 
 
-class Erasure(Case[ErasureServices, ErasureSummary]):
+class ErasureCase(Case[ErasureServices, ErasureSummary]):
     """Works on the open requests of people; `run` once, or again after anything."""
+
+    people_lag = True
 
     def __init__(
         self,
@@ -64,14 +75,42 @@ class Erasure(Case[ErasureServices, ErasureSummary]):
         """
         with self.requests.alone():
             tried: set[str] = set()
-            while fresh := [r for r in self.open() if r.request_id not in tried]:
-                while fresh:  # who comes in while others are looked up joins them
-                    tried |= {each.request_id for each in fresh}
-                    # All are found before any is erased: two requests may be one person's.
-                    self.carry(fresh, self._alone())
-                    fresh = [r for r in self.open() if r.request_id not in tried]
+            while fresh := self._untried(tried):
+                large: list[Request] = []
+                while fresh or large:  # who comes in meanwhile joins them
+                    large += self._begin(fresh)
+                    fresh = self._untried(tried)
+                    if large and not fresh:
+                        self.carry(large, self._alone())
+                        large, fresh = [], self._untried(tried)
                 self._together()
         return self.summary
+
+    def _untried(self, tried: set[str]) -> list[Request]:
+        """Those that came in since, which count as tried from now on."""
+        found = [r for r in self.open() if r.request_id not in tried]
+        tried |= {each.request_id for each in found}
+        return found
+
+    def _begin(self, fresh: Sequence[Request]) -> list[Request]:
+        """Finds these and takes them out of the stores of people, but for those with very much.
+
+        Returns:
+            Those, who are found and wait.
+        """
+        for request in fresh:
+            self.solved(request)  # what a run before found is found out anew
+        steps = self._alone()
+        # All are found before any is erased: two requests may be one person's.
+        self.carry(fresh, steps[:_BEFORE])
+        known = self.anew(fresh)
+        large = [request for request in known if self._has_much(request)]
+        self.carry([request for request in known if request not in large], steps[_BEFORE:])
+        return large
+
+    def _has_much(self, request: Request) -> bool:
+        people = (store.name for store in self.services.stores if store.holds is Holds.PEOPLE)
+        return any(found_in(name, request) > MANY for name in people)
 
     def open(self) -> list[Request]:
         return [r for r in super().open() if concerns(r, self._params)]
@@ -79,11 +118,11 @@ class Erasure(Case[ErasureServices, ErasureSummary]):
     def _alone(self) -> list[Step]:
         """The steps in which everybody is alone."""
         steps = self.steps()
-        return steps[: steps.index(HISTORY)]
+        return steps[: steps.index(OVERWRITTEN)]
 
     def _through(self) -> list[Request]:
         """Everybody who came through those."""
-        return [r for r in self.open() if self.has_come_to(HISTORY.name, r)]
+        return [r for r in self.open() if self.has_come_to(OVERWRITTEN.name, r)]
 
     # ------------------------------------------------------------------ one by one
 
@@ -131,26 +170,57 @@ class Erasure(Case[ErasureServices, ErasureSummary]):
         batch = self._through()
         if not batch:
             return
-        for request in batch:
-            self.solved(request)
         try:
-            self.overwrite(forgotten=any("history" not in r.marks for r in batch))
-            self.carry(batch, [HISTORY])
+            self.carry(batch, [OVERWRITTEN, MODELS, HISTORY])
             starts = min(waits_until(request, self._params) for request in batch)
             if starts > self.clock():
                 self.summary.waiting |= dict.fromkeys((r.request_id for r in batch), starts)
                 return
-            self.carry(batch, [RETRAINED, RETIRED])
+            known = [r for r in self.anew(batch) if MODELS.name in r.marks]
+            self.carry(known, [RETRAINED, RETIRED])
         except LetheError as error:
             for request in batch:
                 self.problem(request, str(error))
             return
-        self.prove([r for r in self.anew(batch) if {"history", "retired"} <= set(r.marks)])
+        done = {step.name for step in self.steps()}
+        self.prove([r for r in self.anew(batch) if done <= set(r.marks)])
+
+    def overwrite_deleted(self, waiting: Sequence[Request]) -> None:
+        """What is left of their rows in files of databases."""
+        failed: list[str] = []
+        for store in self.services.stores:
+            try:
+                store.overwrite(forgotten=True)
+            except LetheError as error:
+                failed.append(str(error))
+        for request in waiting:
+            for each in failed:
+                self.problem(request, each)
+            done = {step.name for step in self._store_steps()} <= set(request.marks)
+            if done and not failed:  # else there is more to come that must be overwritten
+                self.mark(request, OVERWRITTEN.name)
+
+    def find_models(self, waiting: Sequence[Request]) -> None:
+        """Which versions learned from them, and which of those are in use."""
+        try:
+            found = self.services.models_of([self.traces(request) for request in waiting])
+        except LetheError as error:
+            for request in waiting:
+                self.problem(request, str(error))
+            return
+        for request, (models, live) in zip(waiting, found, strict=True):
+            before, used = versions_of(request)  # of a request that version 0.1 looked up
+            content = {
+                "models": [*before, *(each for each in models if each not in before)],
+                "live": [*used, *(each for each in live if each not in before)],
+            }
+            self.mark(request, MODELS.name, more=content)
 
     def purge(self, waiting: Sequence[Request]) -> None:
         """Takes everybody out of every store of copies."""
-        serving = _named([r for r in self._through() if "retired" not in r.marks], "live")
-        people = [replace(self.person(r), serving=tuple(serving)) for r in waiting]
+        others = [r for r in self._through() if "retired" not in r.marks]
+        serving = tuple(_in_use(others)) if all(MODELS.name in r.marks for r in others) else None
+        people = [replace(self.person(r), serving=serving) for r in waiting]
         done = self._forget_copies(waiting, people)
         for request, outcomes in zip(waiting, done, strict=True):
             self.mark_or_report(request, "history", outcomes)
@@ -160,27 +230,33 @@ class Erasure(Case[ErasureServices, ErasureSummary]):
     ) -> list[list[Outcome]]:
         found: list[list[Outcome]] = [[] for _ in requests]
         tokens = {person.traces.token for person in people} - {None}
+        failed: LetheError | None = None
         for store in self.services.stores:
-            if store.holds is Holds.COPIES:
-                answers = store.forget(people)
-                for n, done in enumerate(answers):
+            if store.holds is not Holds.COPIES:
+                continue
+            try:
+                for n, done in enumerate(store.forget(people)):
                     alone = {people[n].traces.token} - {None} == tokens
                     found[n] += done if alone else _theirs(requests[n], done)
+            except LetheError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
         return found
 
     def retrain(self, waiting: Sequence[Request]) -> None:
         """One retraining for everybody whose models are in use and were not replaced yet."""
         training = Retraining(None)
-        if _named(waiting, "live"):
+        if _in_use(waiting):
             training = self._train(waiting)
-        if training.version in _named(self._through(), "models"):
+        if training.version in {v for r in self._through() for v in versions_of(r)[0]}:
             raise RequestsOpen(
                 f"the pipeline ended with {training.version}, which somebody who asked is in. "
                 "Look at `lethe run` and try again."
             )
         for request in waiting:
             became: dict[str, str | None] = {"replaced_by": None, "reason": None}
-            if request.marks["found"].content["live"]:
+            if versions_of(request)[1]:
                 became = {"replaced_by": training.version, "reason": training.reason}
             self.mark(request, "retrained", more=became)
 
@@ -220,23 +296,42 @@ class Erasure(Case[ErasureServices, ErasureSummary]):
         for request, outcomes in zip(waiting, ends, strict=True):
             self.mark_or_report(request, "retired", outcomes)
 
-    def done_again(self) -> list[str]:
-        people = [s.name for s in self.services.stores if s.holds is Holds.PEOPLE]
-        return [*people, "history", "retired"]
+    def do_again(self, request: Request, left: Sequence[Outcome]) -> None:
+        """Models are looked up and replaced anew only where one was registered since.
+
+        The versions that were ended before stay known, for the receipt.
+        """
+        stores = self.services.stores
+        steps = [store.name for store in stores if store.holds is Holds.PEOPLE]
+        steps += [OVERWRITTEN.name, HISTORY.name, RETIRED.name]
+        models, live = versions_of(request)
+        registries = {store.name for store in stores if store.holds is Holds.MODELS}
+        seen = {place for each in left if each.store in registries for place in each.places}
+        if not seen <= set(models):
+            found = request.marks["found"]
+            known = {**found.content, "models": models, "live": live}
+            self.requests.mark(request.request_id, "found", known, now=found.at)
+            steps += [MODELS.name, RETRAINED.name]
+        self.requests.unmark(request.request_id, *steps)
 
 
-HISTORY = Step("history", Erasure.purge, lags=True)
-RETRAINED = Step("retrained", Erasure.retrain)
-RETIRED = Step("retired", Erasure.retire)
+OVERWRITTEN = Step("overwritten", ErasureCase.overwrite_deleted, lags=True)
+MODELS = Step("models", ErasureCase.find_models, lags=True)
+HISTORY = Step("history", ErasureCase.purge, lags=True)
+RETRAINED = Step("retrained", ErasureCase.retrain)
+RETIRED = Step("retired", ErasureCase.retire)
 _STEPS = (
-    Step("found", Erasure.find),
-    Step("suppressed", Erasure.suppress),
-    Step("remembered", Erasure.remember),
+    Step("found", ErasureCase.find),
+    Step("suppressed", ErasureCase.suppress),
+    Step("remembered", ErasureCase.remember),
     EACH_STORE,
+    OVERWRITTEN,
+    MODELS,
     HISTORY,
     RETRAINED,
     RETIRED,
 )
+_BEFORE = _STEPS.index(EACH_STORE)  # so many steps find people and erase nothing
 ERASE = Right("erase", "to be erased", "erased", _STEPS)
 WITHDRAW = Right(
     "withdraw", "to withdraw consent", "left out of training", _STEPS, keeps_records=True
@@ -252,15 +347,19 @@ def waits_until(request: Request, params: Params) -> dt.datetime:
 
 def _theirs(request: Request, done: Sequence[Outcome]) -> list[Outcome]:
     """Of what was done for several people at once, what was about this one."""
-    there = {each["store"]: each["count"] for each in request.marks["found"].content["stores"]}
+    looked = [Outcome.from_data(each) for each in request.marks["found"].content["stores"]]
+    there = {each.store for each in looked if each.count}
+    known = {each.store for each in looked if each.result != Result.UNREACHABLE}
     return [
         outcome
-        if outcome.result != Result.ERASED or there.get(outcome.store)
+        if outcome.result != Result.ERASED or outcome.store in there
         else Outcome(outcome.store, Result.ABSENT)
+        if outcome.store in known
+        else replace(outcome, reason=_NOT_APART)
         for outcome in done
     ]
 
 
-def _named(requests: Iterable[Request], what: str) -> list[str]:
-    """The versions that the look-up of any of these requests named."""
-    return sorted({each for request in requests for each in request.marks["found"].content[what]})
+def _in_use(requests: Iterable[Request]) -> list[str]:
+    """The versions in use that learned from anybody of these."""
+    return sorted({each for request in requests for each in versions_of(request)[1]})

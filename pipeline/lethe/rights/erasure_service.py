@@ -16,7 +16,8 @@ from lethe.people.references import reference_from_bytes
 from lethe.people.suppression import concerns, restore
 from lethe.rights import receipt_files
 from lethe.rights.case import look_into
-from lethe.rights.erasure import ASKED, Erasure, ErasureSummary, waits_until
+from lethe.rights.erasure import ASKED, ErasureCase, ErasureSummary, waits_until
+from lethe.rights.receipt_facts import versions_of
 from lethe.rights.receipts import Signer
 from lethe.stores.opening import open_requests, open_vault
 from lethe.stores.requests.requests import OPEN, RETENTION, Request, Requests
@@ -48,7 +49,9 @@ def run(
         summary = ErasureSummary()
         if any(r.state == OPEN and concerns(r, params) for r in everything):
             stores = _stores(params, vault, requests, clock)
-            summary = Erasure(params, stores, requests, signer, clock=clock, report=report).run()
+            summary = ErasureCase(
+                params, stores, requests, signer, clock=clock, report=report
+            ).run()
         try:
             requests.overwrite(now=clock())
         except (Busy, SourceUnavailable) as error:  # nothing waits for it but the next run
@@ -108,7 +111,7 @@ def verify(params: Params, request_id: str | None, *, now: dt.datetime) -> dict[
         for request in chosen:
             traces = _traces(vault, request)
             if traces is not None:
-                models = request.marks["found"].content["models"] if request.marks else []
+                models = versions_of(request)[0]
                 keeps_records = ASKED[request.kind].keeps_records
                 sought[request.request_id] = Person(
                     traces, keeps_records=keeps_records, models=tuple(models)

@@ -14,7 +14,7 @@ from typing import Any
 
 from lethe.config.params import Params
 from lethe.core.errors import ParamsInvalid
-from lethe.people.references import Reference, refer
+from lethe.people.references import Reference, identifier_columns, names_reference, refer
 from lethe.rights.deadlines import extended
 from lethe.rights.erasure import ASKED, waits_until
 from lethe.stores.opening import open_requests, open_vault
@@ -26,6 +26,8 @@ STEPS = (
     "remembered",
     "source",
     "vault",
+    "overwritten",
+    "models",
     "history",
     "retrained",
     "retired",
@@ -85,7 +87,8 @@ def read_csv(params: Params, path: Path) -> list[Reference]:
     """One reference a row; the header names the subject's key or a declared identifier.
 
     Raises:
-        ParamsInvalid: not one column, no such identifier, or an empty value; with its line.
+        ParamsInvalid: not one column, no such identifier, no row, or an empty value; with its
+            line. Neither the file's words nor anything of people is shown.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -98,6 +101,12 @@ def read_csv(params: Params, path: Path) -> list[Reference]:
             "identifier, and a row for each person."
         )
     name = rows[0][0].strip()
+    if not names_reference(params, name):  # what stands there instead may be a person's
+        known = ", ".join(sorted(set(identifier_columns(params).values()))) or "none"
+        raise ParamsInvalid(
+            f"{path}, line 1: the header is neither {params.subject.key!r} nor one declared "
+            f"identifier ({known}). Nothing was recorded."
+        )
     found = []
     for line, row in enumerate(rows[1:], start=2):
         if not row:
@@ -105,6 +114,8 @@ def read_csv(params: Params, path: Path) -> list[Reference]:
         if len(row) != 1 or not row[0].strip():
             raise ParamsInvalid(f"{path}, line {line}: one value is needed. Nothing was recorded.")
         found.append(refer(params, name, row[0]))
+    if not found:
+        raise ParamsInvalid(f"{path} has a header and nobody below it. Nothing was recorded.")
     return found
 
 

@@ -42,7 +42,7 @@ class LookUp:
         """Who they are; each store is gone through once for all of them.
 
         Raises:
-            LetheError: somebody's store does not answer; nothing was resolved.
+            LetheError: what leads to somebody does not answer; nothing was resolved.
         """
         found = Known()
         known = self._identified([each for each in requests if each.state == OPEN], found)
@@ -115,30 +115,19 @@ class LookUp:
         if not requests:
             return
         people = [known[each.request_id] for each in requests]
-        in_models = self._services.models_of(people)
         there = look_into(
             self._services.stores,
             [
-                Person(
-                    traces,
-                    keeps_records=self._rights[each.kind].keeps_records,
-                    models=tuple(models),
-                )
-                for each, traces, (models, _) in zip(requests, people, in_models, strict=True)
+                Person(traces, keeps_records=self._rights[each.kind].keeps_records)
+                for each, traces in zip(requests, people, strict=True)
             ],
         )
-        for each, traces, (models, live), seen in zip(
-            requests, people, in_models, there, strict=True
-        ):
+        for each, traces, seen in zip(requests, people, there, strict=True):
             encrypted = self._services.encrypt(traces_to_bytes(traces), about=each.request_id)
             self._requests.resolve(
                 each.request_id,
                 encrypted=encrypted,
                 entry=entries[each.request_id],
-                found={
-                    "stores": [outcome.to_data() for outcome in seen],
-                    "models": models,
-                    "live": live,
-                },
+                found={"stores": [outcome.to_data() for outcome in seen]},
                 now=self._clock(),
             )

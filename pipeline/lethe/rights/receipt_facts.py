@@ -37,7 +37,7 @@ _ASKED = {  # of receipts that were signed before they said it themselves
 def in_words(outcomes: Iterable[Outcome]) -> str:
     """Why a request stays open, store by store, without places: they may name the person."""
     return "; ".join(
-        f"{each.store}: {each.reason}" if each.reason else f"{each.store}: {each.count} still there"
+        f"{each.store}: {(each.reason or f'{each.count} still there').rstrip('.')}"
         for each in outcomes
     )
 
@@ -50,6 +50,8 @@ def settled(request: Request) -> list[Outcome]:
     return [
         _settle(store, there.get(store), done.get(store), seen.get(store))
         for store in dict.fromkeys([*there, *done, *seen])
+        # One that did not answer as a whole has been looked into by its own names since.
+        if store in seen or store in done or there[store].result != Result.UNREACHABLE
     ]
 
 
@@ -57,9 +59,22 @@ def what_became(request: Request) -> dict[str, Ending]:
     """Version → what replaces it, or why nothing does; neither for what was not in use."""
     if "retrained" not in request.marks:
         return {}
-    found, trained = request.marks["found"].content, request.marks["retrained"].content
+    trained = request.marks["retrained"].content
     became = Ending(trained["replaced_by"], trained["reason"])
-    return {v: became if v in found["live"] else Ending() for v in found["models"]}
+    models, live = versions_of(request)
+    return {v: became if v in live else Ending() for v in models}
+
+
+def versions_of(request: Request) -> tuple[list[str], list[str]]:
+    """Versions that learned from the person, and which were in use, as far as it is known.
+
+    Version 0.1 noted them where it looked the person up; retention has marks of its own.
+    """
+    for step in ("models", "found"):
+        if step in request.marks and "models" in request.marks[step].content:
+            content = request.marks[step].content
+            return list(content["models"]), list(content["live"])
+    return [], []
 
 
 def receipt_facts(

@@ -7,6 +7,7 @@ from lethe.config.keys import load_receipt_key, receipt_key_file
 from lethe.config.params import Params
 from lethe.core.errors import KeyInvalid, NotFound, ParamsInvalid, ReceiptInvalid
 from lethe.core.files import write_whole
+from lethe.core.reading import damage
 from lethe.rights.receipt_facts import SOFTWARE, receipt_card
 from lethe.rights.receipts import (
     Checked,
@@ -32,7 +33,7 @@ def show(params: Params, request_id: str | None) -> str:
     with open_requests(params) as requests:
         stored = requests.receipts()
         if request_id is None:
-            lines = [f"{r.number:>6}  {r.request_id}  {facts_of(r.text)['result']}" for r in stored]
+            lines = [f"{r.number:>6}  {r.request_id}  {_result(r.text)}" for r in stored]
             return "\n".join(lines) or "No receipts yet."
         request = requests.find(request_id)
     wanted = request.joined_to or request_id
@@ -187,7 +188,17 @@ def _write(stored: StoredReceipt, folder: Path) -> None:
 
 
 def _page(text: str) -> bytes:
-    return receipt_card(facts_of(text), digest=hash_of(text)).page().encode()
+    with damage(_no_receipt):
+        return receipt_card(facts_of(text), digest=hash_of(text)).page().encode()
+
+
+def _result(text: str) -> str:
+    with damage(_no_receipt):
+        return str(facts_of(text)["result"])
+
+
+def _no_receipt() -> ReceiptInvalid:
+    return ReceiptInvalid("A receipt lacks facts that every receipt has. It was changed.")
 
 
 def _name(stored: StoredReceipt) -> str:

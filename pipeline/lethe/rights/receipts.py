@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from lethe.core.errors import KeyInvalid, ReceiptInvalid
+from lethe.core.reading import parse_data
 from lethe.stores.requests.requests import GENESIS
 
 FORMAT = "lethe receipt 2"
@@ -171,14 +172,15 @@ def _parsed(text: str) -> dict[str, Any]:
         ReceiptInvalid: it is none, or says something twice, of which a reader may take either.
     """
     try:
-        whole = json.loads(text, object_pairs_hook=_once)
+        whole = parse_data(text, once=_once)
         number = whole["receipt"]["number"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        whole, number = None, None
+        format_ = str(whole["receipt"].get("format"))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        whole, number, format_ = None, None, ""
     if (
-        not isinstance(number, int)
+        type(number) is not int
         or set(whole) != {"receipt", "signature"}
-        or whole["receipt"].get("format") not in _FORMATS
+        or format_ not in _FORMATS
         or not isinstance(whole["receipt"].get("previous"), str)
         or number < 1
     ):

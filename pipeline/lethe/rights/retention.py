@@ -40,7 +40,7 @@ class RetentionSummary(CaseSummary):
     waiting: dict[str, str] = field(default_factory=dict)  # → for what
 
 
-class Retention(Case[RetentionServices, RetentionSummary]):
+class RetentionCase(Case[RetentionServices, RetentionSummary]):
     """Carries out what is past its time; `run` once, or again after anything.
 
     Guarantees: a request closes only after a fresh look found nothing of it in any store;
@@ -304,18 +304,18 @@ class Retention(Case[RetentionServices, RetentionSummary]):
         return Expiry.from_bytes(self.services.decrypt(request.encrypted, about=request.request_id))
 
 
-REMADE = Step("remade", Retention.remake)
+REMADE = Step("remade", RetentionCase.remake)
 RETAIN = Right(
     RETENTION,
     "to be taken out, its retention being over",
     "erased",
     (
-        Step("remembered", Retention.remember),  # after "found", which every day joins anew
+        Step("remembered", RetentionCase.remember),  # after "found", which every day joins anew
         EACH_STORE,
         REMADE,
-        Step("history", Retention.purge),
-        Step("retrained", Retention.replace_models),
-        Step("retired", Retention.retire),
+        Step("history", RetentionCase.purge),
+        Step("retrained", RetentionCase.replace_models),
+        Step("retired", RetentionCase.retire),
     ),
 )
 

@@ -10,7 +10,7 @@ from lethe.config.params import Params
 from lethe.core.files import write_whole
 from lethe.rights import receipt_files
 from lethe.rights.receipts import Signer
-from lethe.rights.retention import Retention, RetentionSummary
+from lethe.rights.retention import RetentionCase, RetentionSummary
 from lethe.stores.opening import open_requests, open_vault
 from lethe.stores.requests.requests import OPEN, RETENTION
 from lethe.stores.source.expire import look_for_expired
@@ -34,7 +34,7 @@ def run(
         open_requests(params) as requests,
     ):
         stores = RetentionStores(params, vault, requests, params.root, clock=clock)
-        summary = Retention(params, stores, requests, signer, clock=clock, report=report).run()
+        summary = RetentionCase(params, stores, requests, signer, clock=clock, report=report).run()
         if receipts := requests.receipts():
             receipt_files.write_missing(receipts, params.at(workspace.RECEIPTS))
             write_whole(params.at(workspace.RECEIPTS / receipt_files.PUBLIC_KEY), signer.public_pem)

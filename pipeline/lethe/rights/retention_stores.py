@@ -109,6 +109,7 @@ class RetentionStores(WorkspaceStores):
                 models=self.registry.ended_hashes(models),
                 serving=self._serving(),
                 skip=self._other_stores(),
+                code=self._params.erasure.code,
             )
         if expiry.tokens:
             seen += verify_versions(

@@ -17,6 +17,7 @@ from lethe.core.errors import (
 )
 from lethe.core.files import read_json
 from lethe.core.outcomes import Traces
+from lethe.data.shards import read_people
 from lethe.ledger.ledger import Ledger
 from lethe.people.references import Reference, reference_from_bytes
 from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
@@ -66,7 +67,13 @@ class WorkspaceStores:
         self.source = SourceStore(params, clock=clock)
         self.vault = VaultStore(vault, params.address(params.stores.vault))
         self.registry = RegistryStore(registry, self._charged, clock=clock)
-        self.dvc = DvcStore(root, self.registry, known=vault.everybody, skip=self._other_stores)
+        self.dvc = DvcStore(
+            root,
+            self.registry,
+            known=vault.everybody,
+            skip=self._other_stores,
+            code=params.erasure.code,
+        )
         self.requests = RequestsStore(requests, self._about)
         self.pods = PodRunsStore(root)
         # Whoever leads to others goes last: pods are fenced before what they sent is purged.
@@ -125,7 +132,7 @@ class WorkspaceStores:
     def cost(self, tokens: Sequence[int]) -> RetrainingCost | None:
         try:
             # Who was trained on, not who is in the data: held-out people are not charged.
-            people = BitMap.deserialize((self._root / workspace.MANIFEST).read_bytes())
+            people = read_people(self._root / workspace.MANIFEST)
         except FileNotFoundError:
             return None
         people -= BitMap(tokens)
@@ -148,6 +155,7 @@ class WorkspaceStores:
         )
 
     def retrain(self) -> Retraining:
+        self.registry.versions()  # one that is away could not take what is paid for
         try:
             self._runner.run()
         except StageFailed as error:

@@ -1,12 +1,11 @@
 """Publication: what a run made becomes what HOME releases, by the one writer that there is.
 
-It is the run's `dvc.lock`, committed on the branch that HOME has checked out; nothing else is, and
-nothing that somebody has staged there. Everything is checked first: that the run went through
-the registry's gate, that nothing newer is released, and that every object is still there, since an
-erasure may have taken some from the cache.
+It is the run's `dvc.lock` with the reports that it names, committed together on the branch that
+HOME has checked out; nothing else is, and nothing that somebody has staged there. Everything is
+checked first: that the run went through the registry's gate, that nothing newer is released, and
+that every object is still there, since an erasure may have taken some from the cache.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,18 @@ from pyroaring import BitMap
 
 from lethe.config import workspace
 from lethe.core.errors import Busy, FileDamaged, PublicationRefused
-from lethe.core.files import read_json, write_whole
+from lethe.core.files import RESTORE, parse_json, read_json, write_whole
+from lethe.core.reading import damage
 from lethe.runs.worktree import RunWorktree
-from lethe.stores.dvc.git import LOCK, Made, commit_lock, git, parse_lock
+from lethe.stores.dvc.git import (
+    LOCK,
+    Made,
+    commit_files,
+    git,
+    ignored,
+    parse_lock,
+    to_index,
+)
 from lethe.stores.dvc.graph import read_stages
 from lethe.stores.dvc.outputs import check_out, missing_objects, uncached, uncached_files
 from lethe.stores.dvc.repro import History
@@ -48,8 +56,9 @@ def made_in(worktree: RunWorktree) -> dict[str, bytes]:
 def publish(home: Path, run: str, files: Mapping[str, bytes], *, objection: Objection) -> Published:
     """Releases what a run made. Done again, it finishes what was cut, or finds it done.
 
-    Guarantees: one commit that changes `dvc.lock` alone, on the branch that HOME has checked out;
-        what is released was registered, and every object that it names is in HOME's cache.
+    Guarantees: one commit that changes `dvc.lock` and reports alone, on the branch that HOME has
+        checked out, and every report in it is the one that this lock names; what is released was
+        registered, and every object that it names is in HOME's cache.
 
     Args:
         run: the run, for messages.
@@ -92,7 +101,7 @@ def publish(home: Path, run: str, files: Mapping[str, bytes], *, objection: Obje
 
 
 def publish_own(home: Path) -> Published | None:
-    """Commits HOME's own `dvc.lock`, which an erasure or its retraining changed.
+    """Commits HOME's own `dvc.lock`, which an erasure or its retraining changed, with its reports.
 
     One whose stages have not all passed stays uncommitted, unless the committed one names what is
     gone.
@@ -104,7 +113,8 @@ def publish_own(home: Path) -> Published | None:
         PublicationRefused: no branch is checked out. Busy: a run holds HOME.
     """
     history = History(home)
-    if history.lock_bytes() in (None, _committed(home, "HEAD")):
+    content = history.lock_bytes()
+    if content is None or not _differ(home, "HEAD", _files(home, "HEAD", content)):
         return None
     with Worktree(home).alone():
         content = history.lock_bytes() or b""
@@ -140,8 +150,8 @@ def _branch(home: Path) -> str:
     return name
 
 
-def _committed(home: Path, branch: str) -> bytes | None:
-    return git(home, "cat-file", "blob", f"{branch}:./{LOCK}")
+def _committed(home: Path, branch: str, path: str = str(LOCK)) -> bytes | None:
+    return git(home, "cat-file", "blob", f"{branch}:./{path}")
 
 
 def _unfinished(home: Path, made: tuple[Made, ...]) -> list[str]:
@@ -166,8 +176,7 @@ def _registered(files: Mapping[str, bytes], made: tuple[Made, ...]) -> Mapping[s
             f"{path} is not the one that {LOCK} names, so nobody knows what was registered. "
             "Run the pipeline to its end."
         )
-    report: Mapping[str, Any] = json.loads(content)
-    return report
+    return parse_json(content, of=path)
 
 
 def _refuse_older(home: Path, registered: Mapping[str, Any]) -> None:
@@ -177,11 +186,16 @@ def _refuse_older(home: Path, registered: Mapping[str, Any]) -> None:
     except (OSError, FileDamaged):
         return
     same = there.get("model") == registered.get("model")
-    if same and int(there.get("version", 0)) > int(registered.get("version", 0)):
+    if same and _number(there) > _number(registered):
         raise PublicationRefused(
             f"{_name(there)} is released already, and this run's {_name(registered)} is older. "
             "There is nothing to do."
         )
+
+
+def _number(report: Mapping[str, Any]) -> int:
+    with damage(lambda: FileDamaged(f"The report of {_name(report)} names no version. {RESTORE}")):
+        return int(report.get("version", 0))
 
 
 def _name(report: Mapping[str, Any]) -> str:
@@ -195,15 +209,32 @@ def _subjects(home: Path, made: tuple[Made, ...]) -> BitMap:
 
 
 def _commit(home: Path, branch: str, content: bytes, message: str) -> str | None:
-    """Commits a lock, and says so to the index, where else it would be staged to go back."""
-    made: str | None = None
-    if _committed(home, branch) != content:
-        if not commit_lock(home, branch, content, message=message):
+    """Commits a lock and its reports, and says so to the index, where else they would be staged
+    to go back."""
+    files = _files(home, branch, content)
+    commit: str | None = None
+    if _differ(home, branch, files):
+        if not commit_files(home, branch, files, message=message):
             raise Busy(f"{branch} moved meanwhile, or git refuses to commit. Try again.")
-        made = (git(home, "rev-parse", branch) or b"").decode().strip()
-    blob = (git(home, "rev-parse", f"{branch}:./{LOCK}") or b"").decode().strip()
-    below = (git(home, "rev-parse", "--show-prefix") or b"").decode().strip()
-    entry = f"100644,{blob},{below}{LOCK}"
-    if git(home, "update-index", "--add", "--cacheinfo", entry) is None:
+        commit = (git(home, "rev-parse", branch) or b"").decode().strip()
+    if not to_index(home, files):
         raise Busy(f"git's index of {home} is held by another command. Try again.")
-    return made
+    return commit
+
+
+def _files(home: Path, branch: str, content: bytes) -> dict[str, bytes | None]:
+    """A lock and the reports that it names, by path; a committed report of another version is
+    None, as it goes. What git ignores is left out."""
+    made = parse_lock(content)
+    reports = uncached_files(home, made)
+    named = {path for each in made for path in each.outs} & uncached(home / "dvc.yaml")
+    shown = [
+        path
+        for path in sorted(named - ignored(home, named))
+        if path in reports or _committed(home, branch, path) is not None
+    ]
+    return {str(LOCK): content, **{path: reports.get(path) for path in shown}}
+
+
+def _differ(home: Path, branch: str, files: Mapping[str, bytes | None]) -> bool:
+    return any(_committed(home, branch, path) != content for path, content in files.items())

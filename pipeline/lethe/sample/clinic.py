@@ -1,6 +1,7 @@
 """Puts the demonstration clinic together and writes it."""
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 from lethe.core.errors import ParamsInvalid
 from lethe.sample.encounters import Encounters, GeneratedEncounters, RealEncounters
 from lethe.sample.papers import PURPOSE, make_consents, make_invoices, make_notes
-from lethe.sample.people import MOST_PEOPLE, make_people, make_pools
+from lethe.sample.people import MOST_PEOPLE, Pools, make_people, make_pools
 from lethe.sample.schema import CONSENTS, ENCOUNTERS, INVOICES, NOTES, PATIENTS, TABLES
 from lethe.stores.source.demonstration import NewTable, new_clinic
 
@@ -70,66 +71,69 @@ def build_clinic(
 
     Raises:
         ParamsInvalid: an impossible argument, or a URL that may not be written.
-        NotFound, SourceUnavailable: the encounters' file or the server; see there.
-        DiskFull: no space is left.
+        NotFound, SourceUnavailable, DiskFull: the encounters' file, the server or the disk.
     """
-    for name, value in (("consent_share", consent_share), ("notes_share", notes_share)):
-        if not 0 <= value <= 1:
-            raise ParamsInvalid(f"{name}={value:g} must lie between 0 and 1.")
-    if not 1 <= patients <= MOST_PEOPLE:
-        raise ParamsInvalid(f"patients={patients} must lie between 1 and {MOST_PEOPLE}.")
+    _refuse_impossible(patients, consent_share=consent_share, notes_share=notes_share)
     end = int(now.timestamp())
-    source: Encounters = (
-        GeneratedEncounters(patients=patients, seed=seed, now=end)
-        if encounters_file is None
-        else RealEncounters(encounters_file, seed=seed, now=end)
-    )
-    facts = source.facts
-    rng = np.random.default_rng([seed, 2])
-    pools = make_pools(seed)
-    people = make_people(facts.keys, facts.gender, pools, rng)
-    registered = facts.first_admitted - rng.integers(0, 300 * _DAY, size=len(people))
-    people["birth_date"] = _dates(facts.born)
-    people["registered_at"] = _times(registered)
-    answers = make_consents(facts.keys, registered, share=consent_share, now=end, rng=rng)
-    consents = len(answers)
-    answers = answers.assign(
-        consent_id=np.arange(1, consents + 1), answered_at=_times(answers["answered_at"])
-    )
-    encounters = notes = invoices = 0
+    if encounters_file is None:
+        source: Encounters = GeneratedEncounters(patients=patients, seed=seed, now=end)
+    else:
+        source = RealEncounters(encounters_file, seed=seed, now=end)
+    rng, pools = np.random.default_rng([seed, 2]), make_pools(seed)
+    people, answers = _who_came(source, pools, rng, share=consent_share, now=end)
+    written: Counter[str] = Counter()
     with new_clinic(url, TABLES) as writer:
         writer.add("patients", _rows(people, PATIENTS))
         for chunk in source.chunks():
             papers = make_notes(chunk, people, share=notes_share, pools=pools, rng=rng)
             bills = make_invoices(chunk, people, rng=rng)
-            chunk = chunk.assign(
-                patient_id=people["patient_id"].to_numpy()[chunk["person"]],
-                admitted_at=_times(chunk["admitted_at"]),
-            )
-            writer.add("encounters", _rows(chunk, ENCOUNTERS))
-            papers = papers.assign(
-                note_id=np.arange(notes + 1, notes + len(papers) + 1),
-                written_at=_times(papers["written_at"]),
-            )
-            writer.add("notes", _rows(papers, NOTES))
-            bills = bills.assign(
-                invoice_id=np.arange(invoices + 1, invoices + len(bills) + 1),
-                issued_at=_times(bills["issued_at"]),
-            )
-            writer.add("invoices", _rows(bills, INVOICES))
-            encounters += len(chunk)
-            notes += len(papers)
-            invoices += len(bills)
-        writer.add("consents", _rows(answers, CONSENTS))
+            whose = people["patient_id"].to_numpy()[chunk["person"]]
+            stays = chunk.assign(patient_id=whose, admitted_at=_times(chunk["admitted_at"]))
+            writer.add("encounters", _rows(stays, ENCOUNTERS))
+            notes = _numbered(papers, "note_id", "written_at", after=written["notes"])
+            writer.add("notes", _rows(notes, NOTES))
+            invoices = _numbered(bills, "invoice_id", "issued_at", after=written["invoices"])
+            writer.add("invoices", _rows(invoices, INVOICES))
+            written.update(encounters=len(stays), notes=len(notes), invoices=len(invoices))
+        consents = _numbered(answers, "consent_id", "answered_at", after=0)
+        writer.add("consents", _rows(consents, CONSENTS))
     return SampleSummary(
         encounters_are="generated" if encounters_file is None else "real",
         patients=len(people),
-        encounters=encounters,
-        notes=notes,
-        invoices=invoices,
-        consents=consents,
+        encounters=written["encounters"],
+        notes=written["notes"],
+        invoices=written["invoices"],
+        consents=len(consents),
         consenting=round(consent_share * len(people)),
     )
+
+
+def _who_came(
+    source: Encounters, pools: Pools, rng: np.random.Generator, *, share: float, now: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Everybody with an identity, registered before they came, and what they answered."""
+    facts = source.facts
+    people = make_people(facts.keys, facts.gender, pools, rng)
+    registered = facts.first_admitted - rng.integers(0, 300 * _DAY, size=len(people))
+    answers = make_consents(facts.keys, registered, share=share, now=now, rng=rng)
+    people["birth_date"] = _dates(facts.born)
+    people["registered_at"] = _times(registered)
+    return people, answers
+
+
+def _refuse_impossible(patients: int, **shares: float) -> None:
+    for name, value in shares.items():
+        if not 0 <= value <= 1:
+            raise ParamsInvalid(f"{name}={value:g} must lie between 0 and 1.")
+    if not 1 <= patients <= MOST_PEOPLE:
+        raise ParamsInvalid(f"patients={patients} must lie between 1 and {MOST_PEOPLE}.")
+
+
+def _numbered(papers: pd.DataFrame, number: str, moment: str, *, after: int) -> pd.DataFrame:
+    """With a number each, after those that there are, and the moment as the database has it."""
+    numbers = np.arange(after + 1, after + len(papers) + 1)
+    added: dict[str, Any] = {number: numbers, moment: _times(papers[moment])}
+    return papers.assign(**added)
 
 
 def _times(seconds: Any) -> Sequence[str]:

@@ -3,24 +3,30 @@
 A claim that one of them contradicts ends the pipeline: the report is written, then the stage
 fails. None of its numbers is private: they are computed from people's data without noise,
 and are for the operator, not for release. It draws no noise that is released and charges
-nothing.
+nothing. When it ends, the transcript of the run is gone.
 """
 
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from lethe.attacks.attack import Charged, Target
 from lethe.attacks.audit import MEMBERSHIP, audit
-from lethe.config import workspace
+from lethe.attacks.declared import Declared
+from lethe.attacks.own_run import keep_verdict
+from lethe.config import transcripts, workspace
 from lethe.config.params import Params
 from lethe.core.errors import AuditContradiction, NotFound
 from lethe.core.files import read_json, write_json, write_whole
 from lethe.data.shards import read_people, shard_paths
+from lethe.ledger.ledger import Ledger
+from lethe.stores.dvc.inputs import content_md5
 from lethe.stores.opening import open_ledger
-from lethe.training.models import DESCRIPTION, load_model
+from lethe.training.description import DESCRIPTION
+from lethe.training.models import load_model
 from lethe.training.trainers import trainer_of
 
 ROC = workspace.PLOTS / "audit_roc.csv"
@@ -35,8 +41,13 @@ def run(params: Params, *, now: datetime) -> dict[str, Any]:
         NotFinite: the model gives losses that are not numbers.
         AuditContradiction: names the checks that contradict the claim.
     """
-    audited = audit(load_target(params))
-    report = audited.report
+    _refuse_untrained(params)  # before a ledger is opened, which would be made
+    with open_ledger(params) as ledger:
+        target = load_target(params, ledger)
+        with transcripts.audited(params.root, target.described.run_id):
+            audited = audit(target)
+            keep_verdict(target, audited.report["checks"])
+    report = {**audited.report, "model_md5": content_md5(params.at(workspace.MODEL))}
     curve = audited.curves.get(MEMBERSHIP)
     if curve is None:
         curve = pd.DataFrame({"fpr": [], "tpr": []}, dtype=float)
@@ -52,36 +63,55 @@ def run(params: Params, *, now: datetime) -> dict[str, Any]:
     return report
 
 
-def load_target(params: Params) -> Target:
+def load_target(params: Params, ledger: Ledger) -> Target:
     """What train left behind, read back from the workspace's files, and the ledger's run.
 
     Raises:
         NotFound: the pipeline has not run up to train.
         FileDamaged: a file is not as Lethe writes it, or of another model than is declared.
     """
-    report = workspace.report_path("train")
-    for path in (workspace.PLAN, workspace.MODEL / DESCRIPTION, workspace.MANIFEST, report):
-        if not params.at(path).exists():
-            raise NotFound(f"{path} does not exist. Run the pipeline up to train first.")
+    _refuse_untrained(params)
     declared = params.training
     trainer = trainer_of(declared)
     described, model = load_model(
         params.at(workspace.MODEL), model=declared.model, hidden=declared.hidden, root=params.root
     )
     record: Charged | None = None  # a run that the ledger does not know
-    with open_ledger(params) as ledger, suppress(NotFound):
+    with suppress(NotFound):
         record = ledger.run(described.run_id)
     return Target(
         plan=trainer.read_plan(read_json(params.at(workspace.PLAN))),
         described=described,
-        report=read_json(params.at(report)),
+        report=read_json(params.at(workspace.report_path("train"))),
         manifest=read_people(params.at(workspace.MANIFEST)),
         model=model,
         paths=[path.resolve() for path in shard_paths(params.at(workspace.SHARDS))],
         record=record,
         declared=params.audit,
         trainer=trainer,
-        files={
-            path.name: path.read_bytes() for path in sorted(params.at(workspace.MODEL).iterdir())
+        training=declared,
+        root=params.root,
+        files=_files(params.at(workspace.MODEL)),
+        made=Declared.of(params),
+        written={
+            path.name: params.at(path).read_bytes() for path in (workspace.ENCODING, workspace.PLAN)
         },
     )
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """Everything in a folder, whatever it is: what is no plain file has no content."""
+    return {
+        f"{path.relative_to(folder).as_posix()}{'' if path.is_file() else '/'}": (
+            path.read_bytes() if path.is_file() else b""
+        )
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def _refuse_untrained(params: Params) -> None:
+    report = workspace.report_path("train")
+    made = (workspace.ENCODING, workspace.PLAN)
+    for path in (*made, workspace.MODEL / DESCRIPTION, workspace.MANIFEST, report):
+        if not params.at(path).exists():
+            raise NotFound(f"{path} does not exist. Run the pipeline up to train first.")

@@ -9,7 +9,6 @@ Versions of other packages are no part of it: they are pinned where the environm
 """
 
 import hashlib
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,7 +18,8 @@ from lethe.config import workspace
 from lethe.config.params import Params
 from lethe.core.behaviour import OWN, Code, own_code
 from lethe.core.errors import DiskFull, ParamsInvalid
-from lethe.core.files import write_json, write_whole
+from lethe.core.files import json_bytes, write_json, write_whole
+from lethe.core.reading import parse_data
 from lethe.stages import STAGES
 from lethe.stores.dvc.graph import read_stages
 
@@ -31,17 +31,21 @@ _PIPELINE = Path("dvc.yaml")
 _NO_STAGE = {
     "lethe.core.behaviour": "this digest itself",
     "lethe.core.children": "what processes inherit",
+    "lethe.core.closing": "that what was opened is closed",
     "lethe.core.ends": "how a command ends before its time",
     "lethe.core.errors": "what is said when it fails",
     "lethe.core.files": "how files are written",
     "lethe.core.locks": "who waits for whom",
     "lethe.core.notices": "what is said beside",
     "lethe.core.outcomes": "what an erasure reports",
+    "lethe.core.silence": "how long a silent server is waited for",
     "lethe.core.sql": "how databases are opened",
     "lethe.core.syntax": "how code is compared",
     "lethe.core.version": "the number of the version",
     "lethe.config.home": "where files are",
     "lethe.config.identity": "which workspace this is",
+    "lethe.config.transcripts": "where files are",
+    "lethe.config.undecided": "what a draft leaves open, and so runs nothing",
     "lethe.config.keys": "how a key is found; another key is another vault",
     "lethe.config.workspace": "where files are",
     "lethe.stages.__init__": "the names of the stages",
@@ -61,6 +65,7 @@ _NOT_TRAINING = {
 _NOT_FITTED = {
     "lethe.training.dpsgd_fit": "fits",
     "lethe.training.loop": "takes the steps",
+    "lethe.training.rehearsal": "tries the network",
 }
 _NOT_OF = {"train": _NOT_TRAINING, "budget": _NOT_FITTED, "register": _NOT_FITTED}
 
@@ -100,6 +105,11 @@ def write(params: Params) -> list[str]:
     return [stage for stage in STAGES if before.get(stage) != now[stage]]
 
 
+def first() -> bytes:
+    """`behaviour.json` of a new workspace, which has no model of its own yet."""
+    return json_bytes({stage: own_code().digest(modules(stage)) for stage in STAGES})
+
+
 def consequence(changed: Sequence[str]) -> str:
     """What a change of some stages' code means for the next run."""
     if "train" in changed:
@@ -121,7 +131,7 @@ def refuse_changed(params: Params) -> None:
         return  # nothing is skipped here: whoever runs a stage means it
     seen, held = _as_it_lies(params), params.at(HELD)
     with suppress(OSError):
-        if held.read_text() == seen:
+        if held.read_bytes() == seen.encode():
             return
     _refuse_untied(params)
     written, now = _written(params), digests(params)
@@ -161,7 +171,7 @@ def _both(package: str, own: str) -> str:
 
 def _written(params: Params) -> dict[str, object]:
     try:
-        found = json.loads(params.at(FILE).read_bytes())
+        found = parse_data(params.at(FILE).read_bytes())
     except FileNotFoundError:
         raise ParamsInvalid(
             f"{FILE} does not exist. Run `lethe compile` and commit it: it says what code the "

@@ -11,12 +11,15 @@ from typing import Any
 from lethe.config import workspace
 from lethe.config.params import Params
 from lethe.config.sections import Budget
+from lethe.core.errors import AuditContradiction
 from lethe.core.files import write_json, write_whole
 from lethe.data.encoding import Encoder
 from lethe.data.shards import eligible_people, shard_paths
 from lethe.ledger.admission import check_subjects
 from lethe.ledger.classes import ClassPrice
+from lethe.privacy.bounds import ROUNDING, least_price
 from lethe.privacy.claim import Claim
+from lethe.privacy.plan import Plan
 from lethe.privacy.release import Release
 from lethe.stores.opening import open_ledger
 from lethe.training.trainer import Planned
@@ -36,11 +39,14 @@ def run(params: Params, *, now: datetime) -> dict[str, Any]:
         TrainingRefused: delta is not below 1/subjects.
         BudgetExceeded: the run would bring somebody above the budget, and the policy is
             `refuse`; or everybody.
+        AuditContradiction: what the plan is priced at is below what it costs.
     """
     eligible = eligible_people(shard_paths(params.at(workspace.SHARDS)))
     plan = trainer_of(params.training).plan(params)
     release = plan.release(eligible)
     check_subjects(release, minimum=params.subject.minimum)
+    if isinstance(plan, Plan):  # of other plans there is no bound from below
+        _refuse_underpriced(plan, release)
     with open_ledger(params) as ledger:
         prices = ledger.price(release, params.budget)
         _, left_out = ledger.admissible(release, params.budget)
@@ -50,6 +56,18 @@ def run(params: Params, *, now: datetime) -> dict[str, Any]:
     write_json(params.at(workspace.PLAN), plan.to_data())
     write_json(params.at(workspace.report_path("budget")), report)
     return report
+
+
+def _refuse_underpriced(plan: Plan, release: Release) -> None:
+    """What the audit would contradict after the training is refused before it is paid for."""
+    claim = Claim.of(release, noise=plan.noise)
+    rdp, pld = least_price(plan, near=claim.epsilon_pld)
+    for name, least, priced in (("RDP", rdp, claim.epsilon_rdp), ("PLD", pld, claim.epsilon_pld)):
+        if not least <= priced * (1 + ROUNDING):
+            raise AuditContradiction(
+                f"By {name} the plan is priced at epsilon {priced:g} and costs at least {least:g}. "
+                f"Nothing was trained or charged. Please report this plan: {plan.to_data()}."
+            )
 
 
 def budget_report(

@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 
 from lethe.config.params import Params
 from lethe.config.workspace import CONSENTED, MINIMIZED, report_path, shard_name, whole_directory
-from lethe.core.errors import NobodyConsents, NotFound, TooFewSubjects
-from lethe.core.files import read_json, write_json
+from lethe.core.errors import FileDamaged, NobodyConsents, NotFound, TooFewSubjects
+from lethe.core.files import RESTORE, read_json, write_json
+from lethe.core.reading import damage
+from lethe.data.shards import read_shard
 from lethe.people.consents import Decisions, read_decisions, snapshot
 from lethe.people.suppression import Standing, come_back, standing
 from lethe.stores.source.read import Source
@@ -75,7 +77,7 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
     reasons: Counter[str] = Counter()
     with whole_directory(params.root, CONSENTED, private=True) as folder:
         for name in names:
-            everything = pq.read_table(params.at(MINIMIZED) / name)
+            everything = read_shard(params.at(MINIMIZED) / name)
             kept = consent(everything, stand.allowed)
             pq.write_table(kept, folder / name, compression="zstd")
             everybody = _people(everything)
@@ -108,7 +110,9 @@ def _why_nobody(params: Params, decisions: Decisions, stand: Standing, records: 
     table = params.records.table
     if not records:
         made = read_json(params.at(report_path("minimize")))
-        rows, past, undated = (made[n] for n in ("rows", "rows_past_retention", "rows_undated"))
+        names = ("rows", "rows_past_retention", "rows_undated")
+        with damage(lambda: FileDamaged(f"{report_path('minimize')} lacks counts. {RESTORE}")):
+            rows, past, undated = (made[name] for name in names)
         if not rows:
             return (
                 f"Nobody has a record: table {table} is empty. Check records.table and source.url."

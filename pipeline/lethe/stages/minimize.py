@@ -9,9 +9,9 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from decimal import Decimal
 from functools import partial
 from itertools import pairwise
 from multiprocessing import get_context
@@ -29,8 +29,8 @@ from lethe.config.params import Params
 from lethe.config.tables import Column
 from lethe.config.workspace import MINIMIZED, TEMPORARY, report_path, shard_name, whole_directory
 from lethe.core.children import drop_keys
-from lethe.core.errors import NotFinite
 from lethe.core.files import write_json
+from lethe.data.finite import refuse_nan
 from lethe.data.generalize import generalize, outside_domain
 from lethe.data.partition import shard_of
 from lethe.people.consents import snapshot
@@ -80,7 +80,7 @@ def minimize(
     Guarantees: no value of a taken column is finer than its declaration says.
     Shapes: n records -> n rows: subject, order, row_key, then the taken columns by place.
     """
-    _refuse_nan(chunk.values, columns)
+    refuse_nan(chunk.values, columns)
     made = generalize(chunk.values, columns, at=chunk.at, count_only=True, zone=zone)
     tally.records += len(made.frame)
     tally.outside.update(made.outside)
@@ -99,22 +99,6 @@ def minimize(
         for place, (name, column) in enumerate(columns.items())
     }
     return pa.table(deciding | taken)
-
-
-def _refuse_nan(values: pd.DataFrame, columns: Mapping[str, Column]) -> None:
-    """A database's NaN is a number that went wrong; only its null means that there is none.
-
-    Raises:
-        NotFinite: a numeric column holds NaN.
-    """
-    for name, column in columns.items():
-        if column.type in ("integer", "real") and values[name].dtype == object:
-            wrong = sum(isinstance(v, float | Decimal) and v != v for v in values[name])
-            if wrong:
-                raise NotFinite(
-                    f"Column {name!r} has {wrong} values that are NaN. Correct the source: where "
-                    "there is no value, null says so."
-                )
 
 
 def rank(staged: pa.Table, columns: Mapping[str, Column]) -> pa.Table:
@@ -169,10 +153,13 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
             source.check(params)
             names = source.known_names(params) if _scrubs(columns) else None
             rows = source.retention(params, as_of)
+            nobodys = source.without_person(params)
             zone = params.source.time_zone
+            children = source.children(params, as_of)
+            tally.outside.update(children.outside)
             tables = (
                 minimize(chunk, columns, tally, zone=zone)
-                for chunk in source.records(params, as_of)
+                for chunk in source.records(params, as_of, children)
             )
             staged = stage(tables, scratch, secret=secret, shards=params.shards)
         if tally.rejected:
@@ -183,6 +170,8 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
         "rows": rows["rows"],
         "rows_past_retention": rows["past_retention"],
         "rows_undated": rows["undated"],
+        "rows_without_person": nobodys,
+        "undated_children": dict(children.undated),
         "records": sum(each.records for each in counts),
         "subjects": sum(each.subjects for each in counts),
         "columns": list(columns),
@@ -269,8 +258,15 @@ def _finish_all(
     workers = min(shards, cpu_count() or 1)
     # spawn: a fork would copy Arrow's threads in the middle of whatever they hold
     start = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=start, initializer=drop_keys) as pool:
-        yield from pool.map(finish, range(shards))
+    done = 0
+    try:
+        with ProcessPoolExecutor(workers, mp_context=start, initializer=drop_keys) as pool:
+            for counts in pool.map(finish, range(shards)):
+                yield counts
+                done += 1
+    except BrokenProcessPool:
+        # One was ended from outside, as where memory is short: this one alone needs less of it.
+        yield from map(finish, range(done, shards))
 
 
 def _scrub(table: pa.Table, name: str, names: frozenset[str], scrubbed: Counter[str]) -> pa.Table:

@@ -28,6 +28,7 @@ from lethe.config.workspace import (
 from lethe.core.errors import NotFound, SubjectKeyInvalid
 from lethe.core.files import write_json, write_whole
 from lethe.data import partition
+from lethe.data.shards import read_shard
 from lethe.people.suppression import carry_spend
 from lethe.stores.opening import open_vault
 from lethe.stores.vault.vault import NO_TOKEN
@@ -90,7 +91,7 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
     params.at(SUBJECTS).unlink(missing_ok=True)  # never beside shards that it does not describe
     with whole_directory(params.root, SHARDS) as folder:
         for path in consented:
-            records_in = pq.read_table(path)
+            records_in = read_shard(path)
             places = people.get_indexer(_subjects(records_in))
             shard = pseudonymize(records_in, tokens=tokens[places], held_out=apart[places])
             pq.write_table(shard, folder / path.name, compression="zstd")
@@ -112,7 +113,7 @@ def _people(paths: list[Path]) -> pd.Index:
     """Every subject of the shards, once."""
     keys: list[str] = []
     for path in paths:
-        keys.extend(_subjects(pq.read_table(path, columns=["subject"])).unique())
+        keys.extend(_subjects(read_shard(path, ["subject"])).unique())
     people = pd.Index(keys, dtype="str")
     if not people.is_unique:
         raise SubjectKeyInvalid(

@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pyroaring import BitMap
-
 from lethe.config import workspace
 from lethe.config.params import Params
 from lethe.core.errors import NotFound, RegistrationRefused
-from lethe.core.files import md5, parse_json, read_json, write_json
+from lethe.core.files import md5, parse_json, parse_people, read_json, write_json
 from lethe.data.shards import read_people
 from lethe.people.withdrawn import count_withdrawn
+from lethe.registration import lower_bound
 from lethe.registration.gate import (
     CANDIDATE,
     CHAMPION,
@@ -31,7 +30,8 @@ from lethe.registration.gate import (
 from lethe.stores.dvc.inputs import content_md5
 from lethe.stores.dvc.repro import History
 from lethe.stores.registry.registry import COMPLETE, Registry, Version
-from lethe.stores.registry.tags import RUN_ID
+from lethe.stores.registry.tags import EXPERIMENT, RUN_ID
+from lethe.stores.registry.unchanged import refuse_changed
 
 
 def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
@@ -67,10 +67,13 @@ def _register(params: Params, now: dt.datetime) -> dict[str, Any]:
             f"Model {name}/{version.version} is registered, but {withdrawn} people in it have "
             "withdrawn or were erased since. Train again without them: lethe run."
         )
-    if version is None:
+    if version is not None:
+        refuse_changed(registry, version)
+    else:
         version = _first_time(params, registry, training, manifest, withdrawn)
     if version.tags.get(COMPLETE) != "true":
-        registry.alias(version, CANDIDATE)
+        if version.tags.get(EXPERIMENT) != "true":  # it would take the place of one that waits
+            registry.alias(version, CANDIDATE)
         if GATE in version.tags and Gate.from_tag(version.tags[GATE]).open:
             registry.alias(version, CHAMPION)
         registry.tag(version, COMPLETE, "true")
@@ -83,8 +86,26 @@ def _register(params: Params, now: dt.datetime) -> dict[str, Any]:
         "status": version.status,
         "version": version.version,
     }
+    summed = summed_up(training, _report(params, "audit"), version=version.version)
+    write_json(params.at(workspace.report_path("metrics")), summed)
     write_json(params.at(workspace.report_path("register")), report)
     return report
+
+
+def summed_up(
+    training: Mapping[str, Any], audit: Mapping[str, Any], *, version: int
+) -> dict[str, Any]:
+    """The numbers to compare runs by, which `dvc metrics show` and `dvc exp show` list.
+
+    What was measured on people or counted, without noise, stands under `not_private`.
+    """
+    measured, attack = training.get("metrics", {}), audit.get("attack", {})
+    names = ("auc", "accuracy", "base_rate", "log_loss")
+    not_private = {name: measured[name]["value"] for name in names if name in measured}
+    not_private |= {f"attack_{name}": attack[name] for name in ("auc",) if name in attack}
+    not_private |= {name: training[name] for name in ("records", "subjects")}
+    prices = {name: training[name] for name in ("epsilon_pld", "epsilon_rdp")}
+    return {"not_private": not_private, **prices, "version": version}
 
 
 def _refuse_rolled_back(params: Params, registry: Registry) -> None:
@@ -106,14 +127,14 @@ def _first_time(
     # Not at the top: a run that registers nothing needs no torch.
     from lethe.registration.facts import release_of
     from lethe.stores.opening import open_ledger
-    from lethe.training.models import Description
+    from lethe.training.description import Description
     from lethe.training.trainers import trainer_of
 
     history = History(params.root)
     described = Description.read(params.at(workspace.MODEL))
     audit, validation = _report(params, "audit"), _report(params, "validate")
     plan = trainer_of(params.training).read_plan(read_json(params.at(workspace.PLAN)))
-    tokens = BitMap.deserialize(manifest)
+    tokens = parse_people(manifest, of=str(workspace.MANIFEST))
     recorded = {
         "data": history.out_md5(workspace.SHARDS),
         "subjects": history.out_md5(workspace.SUBJECTS),
@@ -144,6 +165,7 @@ def _first_time(
         used={s: history.used_md5(s, workspace.SHARDS) for s in ("train", "validate")},
         model_is_recorded=bool(recorded["model"])
         and content_md5(params.at(workspace.MODEL)) == recorded["model"],
+        deep_audit=lower_bound.known(params, record.plan_digest).get("deep_audit", ""),
     )
     reasons = objections(evidence)
     if reasons:

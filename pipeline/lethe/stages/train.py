@@ -15,21 +15,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import TypeAdapter
 from pyroaring import BitMap
 
-from lethe.config import workspace
+from lethe.config import transcripts, workspace
 from lethe.config.home import in_experiment
 from lethe.config.params import Params
-from lethe.config.sections import Budget
 from lethe.config.training import Training
 from lethe.core.errors import NotFinite, NotFound, TooFewSubjects
 from lethe.core.files import read_json, write_json, write_whole
 from lethe.data.batches import held_out_records, person_data
 from lethe.data.encoding import Encoder
 from lethe.data.shards import eligible_people, shard_paths
+from lethe.ledger.ledger import Ledger, Reservation
 from lethe.privacy.claim import Claim
 from lethe.privacy.release import Release
 from lethe.registration.rollback import refuse_rolled_back
@@ -44,38 +44,13 @@ WORKSPACE_ID = workspace.STATE / "workspace"
 _TRAINING: TypeAdapter[Training] = TypeAdapter(Training)
 
 
-class Reservation(Protocol):
-    @property
-    def run_id(self) -> str: ...
-    @property
-    def admitted(self) -> BitMap: ...
-    @property
-    def left_out(self) -> int: ...
-    @property
-    def resumed(self) -> bool: ...
-
-
-class Record(Protocol):
-    @property
-    def state(self) -> str: ...
-
-
-class Spending(Protocol):
-    """What this stage needs of the ledger."""
-
-    def reserve(
-        self, release: Release, *, budget: Budget, request: str, now: datetime
-    ) -> Reservation: ...
-    def settle(self, run_id: str) -> object: ...
-    def run(self, run_id: str) -> Record: ...
-
-
 def run(params: Params, *, now: datetime, progress: Progress | None = None) -> dict[str, Any]:
     """Trains, or publishes what an interrupted run had trained; writes `reports/train.json`.
 
     Raises:
         NotFound: no plan or no shards yet.
         TooFewSubjects: fewer people than `subject.minimum` may train.
+        TrainingRefused: the model cannot be clipped by person, as tried on made-up records.
         BudgetExceeded: of the ledger; nothing was drawn.
         LedgerInvalid: the ledger lacks the training of a registered model: it was rolled back.
         NotFinite: the training diverged. Its spend is settled; the same request again is
@@ -96,7 +71,7 @@ def run(params: Params, *, now: datetime, progress: Progress | None = None) -> d
 
 def train_reserved(
     params: Params,
-    ledger: Spending,
+    ledger: Ledger,
     trainer: Trainer[Any],
     *,
     now: datetime,
@@ -115,15 +90,24 @@ def train_reserved(
             f"{len(eligible)} people may train; subject.minimum is {params.subject.minimum}."
         )
     release = plan.release(eligible)
+    encoder = Encoder.from_data(read_json(params.at(workspace.ENCODING)))
+    trainer.rehearse(params, plan=plan, encoder=encoder)
     request = request_digest(release, paths, params)
     reservation = _reserve(ledger, release, params, request, now)
     staged = params.at_home(STAGING) / reservation.run_id
     if not staged.exists():
         session = Session(
-            checkpoint=_checkpoint(staged), progress=progress, helpers=helpers, root=params.root
+            checkpoint=_checkpoint(staged),
+            progress=progress,
+            helpers=helpers,
+            root=params.root,
+            transcript=transcripts.begin(
+                params.root, reservation.run_id, reservation.admitted.serialize()
+            ),
+            transcript_bytes=params.audit.transcript_megabytes * 2**20,
         )
         shards = _read(params, plan, paths, reservation)
-        with _spent_if_it_diverges(ledger, reservation.run_id, session.checkpoint):
+        with _spent_if_it_diverges(params, ledger, reservation.run_id, session.checkpoint):
             trained = trainer.fit(shards, reservation, plan=plan, session=session)
         report = _report(params, plan, shards, reservation, trained)
         _stage(params, staged, trained, report, reservation.admitted)
@@ -156,7 +140,7 @@ def request_digest(release: Release, paths: Sequence[Path], params: Params) -> s
 
 
 def _reserve(
-    ledger: Spending, release: Release, params: Params, request: str, now: datetime
+    ledger: Ledger, release: Release, params: Params, request: str, now: datetime
 ) -> Reservation:
     """This request's reservation, or a new one where the old one's model was released.
 
@@ -226,7 +210,9 @@ def _stage(
 
 
 @contextmanager
-def _spent_if_it_diverges(ledger: Spending, run_id: str, checkpoint: Path) -> Iterator[None]:
+def _spent_if_it_diverges(
+    params: Params, ledger: Ledger, run_id: str, checkpoint: Path
+) -> Iterator[None]:
     """A run that ends by what it drew is over: to try again until one ends well would be to choose.
 
     So it is settled, which nobody can void, and the same request again is another run.
@@ -236,6 +222,7 @@ def _spent_if_it_diverges(ledger: Spending, run_id: str, checkpoint: Path) -> It
     except NotFinite:
         ledger.settle(run_id)
         checkpoint.unlink(missing_ok=True)
+        transcripts.remove(params.root, run_id)
         raise
 
 

@@ -8,7 +8,6 @@ What is written, in this order, so that an end at any point is only continued by
 the ledger, its identity, `lethe.id`, the vault, its identity, the note in the ledger.
 """
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,9 @@ from lethe.config.identity import new_identity, read_identity, write_identity
 from lethe.config.keys import load_key
 from lethe.config.params import Params
 from lethe.core.errors import LedgerInvalid, NotFound, SourceUnavailable, VaultMismatch
+from lethe.core.notices import notice
+from lethe.core.silence import give_up_when_silent
+from lethe.core.waiting import CONNECT_S, PATIENCE_S, waiting
 from lethe.ledger.database import open_engine
 from lethe.stores.dvc.git import every_lock
 from lethe.stores.requests.requests import Requests
@@ -32,14 +34,12 @@ if TYPE_CHECKING:
 
 LEDGER, VAULT = "ledger", "vault"
 _LOCK = 0x1E7E1D
-_PATIENCE_S = 60
 _IDENTITIES = sa.Table(
     "workspace_identity",
     sa.MetaData(),
     sa.Column("store", sa.String(16), primary_key=True),
     sa.Column("identity", sa.String(32), nullable=False),
 )
-_LOG = logging.getLogger(__name__)
 _NEW = (
     f"A copy of a workspace uses its stores: point stores.ledger and stores.vault at them (a "
     f"database that both reach), or work in the original. If they are lost, restore their newest "
@@ -150,7 +150,7 @@ def _identify(params: Params, *, create: bool) -> str | None:
     if identity is None:
         identity = carried or _adopt(params, url)
         write_identity(identity, params.root)
-        _LOG.warning("Wrote %s, which says whose stores these are. Commit it.", IDENTITY)
+        notice(f"Wrote {IDENTITY}, which says whose stores these are. Commit it.")
     return identity
 
 
@@ -168,7 +168,7 @@ def _begin(params: Params, url: str, identity: str | None, *, create: bool) -> s
     open_engine(url).dispose()
     identity = _claim(url, LEDGER, new_identity())
     write_identity(identity, params.root)
-    _LOG.warning("Wrote %s, which names this workspace. Commit it.", IDENTITY)
+    notice(f"Wrote {IDENTITY}, which names this workspace. Commit it.")
     return identity
 
 
@@ -246,12 +246,17 @@ def _claim(url: str, store: str, identity: str) -> str:
 def _database(url: str, store: str) -> Iterator[sa.Connection]:
     """One transaction in a database that its own store has opened before."""
     parsed = sa.make_url(url)
-    waits = {"timeout": _PATIENCE_S} if parsed.get_backend_name() == "sqlite" else {}
+    sqlite = parsed.get_backend_name() == "sqlite"
+    waits = {"timeout": PATIENCE_S} if sqlite else {"connect_timeout": CONNECT_S}
     engine = sa.create_engine(
         parsed, hide_parameters=True, poolclass=sa.NullPool, connect_args=waits
     )
+    give_up_when_silent(engine, f"the database of stores.{store}")
     try:
-        with engine.begin() as connection:
+        asked = waiting(f"the database of stores.{store}", at_most_s=PATIENCE_S)
+        with asked, engine.begin() as connection:
+            if not sqlite:
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{PATIENCE_S}s'")
             yield connection
     except sa.exc.DBAPIError as error:
         raise SourceUnavailable(

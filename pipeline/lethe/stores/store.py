@@ -37,14 +37,14 @@ class Person:
 
     `keeps_records`: the person's own records stay, and only what was made of them goes. `models`:
     versions (`NAME/NUMBER`) that learned from the person and must be gone in the end.
-    `serving`: versions in use, which work on until they are ended. `ended`: versions that end
-    now.
+    `serving`: versions in use, which work on until they are ended; None where nobody can say, so
+    that no model is touched. `ended`: versions that end now.
     """
 
     traces: Traces
     keeps_records: bool = False
     models: tuple[str, ...] = ()
-    serving: tuple[str, ...] = ()
+    serving: tuple[str, ...] | None = ()
     ended: Mapping[str, Ending] = field(default_factory=dict)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lethe.config.params import Params
 from lethe.core.errors import ParamsInvalid
@@ -67,8 +68,15 @@ def grid(
             f"{len(noise_multipliers) * len(clips)} points are more than {_MOST}. Give fewer."
         )
     return [
-        plan_at(
-            declared, noise_multiplier=noise_multiplier, delta=delta, clip_norm=clip, people=people
+        replace(
+            plan_at(
+                declared,
+                noise_multiplier=noise_multiplier,
+                delta=delta,
+                clip_norm=clip,
+                people=people,
+            ),
+            initial_seed=params.training.initial_seed,
         )
         for noise_multiplier in sorted(noise_multipliers, reverse=True)
         for clip in clips

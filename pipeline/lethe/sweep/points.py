@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -22,34 +21,16 @@ from lethe.config.training import Training
 from lethe.core.errors import BudgetExceeded, NotFinite, TrainingRefused
 from lethe.data.batches import PersonData, RecordData, held_out_records, person_data
 from lethe.data.encoding import Encoder
+from lethe.ledger.ledger import Ledger, Reservation
 from lethe.privacy.plan import Plan
 from lethe.privacy.release import Release
 from lethe.sweep.stand_in import Tried
 from lethe.training.dpsgd_fit import task_of
 from lethe.training.evaluate import evaluate
-from lethe.training.loop import Session, Task, train, train_plain
+from lethe.training.loop import Execution, Task, train, train_plain
 from lethe.training.trainer import Progress, Reserved
 
 Watch = Callable[[Plan, int], Progress | None]  # called before each training begins
-
-
-class Reservation(Reserved, Protocol):
-    @property
-    def left_out(self) -> int: ...
-    @property
-    def resumed(self) -> bool: ...
-    @property
-    def state(self) -> str: ...
-
-
-class Spending(Protocol):
-    """What this needs of the ledger."""
-
-    def reserve(
-        self, release: Release, *, budget: Budget, request: str, now: dt.datetime
-    ) -> Reservation: ...
-    def settle(self, run_id: str) -> object: ...
-    def void(self, run_id: str, reason: str) -> object: ...
 
 
 @dataclass(frozen=True)
@@ -92,7 +73,7 @@ class Network:
             self._task(plan, people),
             reservation,
             self.training.optimizer,
-            Session(device=self.device, progress=progress),
+            Execution(device=self.device, progress=progress),
         )
         return evaluate(trained.model, held_out, classes=len(self.encoder.classes)).metrics["auc"]
 
@@ -134,7 +115,7 @@ def free_points(
 def charged_points(
     network: Network,
     plans: Sequence[Plan],
-    ledger: Spending,
+    ledger: Ledger,
     paths: Sequence[Path],
     eligible: BitMap,
     *,
@@ -196,7 +177,7 @@ def refuse_unmeasurable(held_out: RecordData, encoder: Encoder) -> None:
 
 
 def _reserve(
-    ledger: Spending, release: Release, budget: Budget, request: str, now: dt.datetime
+    ledger: Ledger, release: Release, budget: Budget, request: str, now: dt.datetime
 ) -> Reservation:
     """A reservation of which nothing was shown: a new one, or that of a sweep that was killed."""
     attempt = 0
@@ -210,7 +191,7 @@ def _reserve(
 
 
 @contextmanager
-def _voided_unless_shown(ledger: Spending, run_id: str) -> Iterator[None]:
+def _voided_unless_shown(ledger: Ledger, run_id: str) -> Iterator[None]:
     shown = False
     try:
         yield

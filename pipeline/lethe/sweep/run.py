@@ -17,7 +17,7 @@ from lethe.core.errors import NotFound, TrainingRefused
 from lethe.core.files import read_json, write_json, write_whole
 from lethe.data.batches import held_out_records, person_data
 from lethe.data.encoding import Encoder
-from lethe.data.shards import eligible_people, shard_paths
+from lethe.data.shards import eligible_people, read_people, shard_paths
 from lethe.ledger.admission import check_subjects
 from lethe.ledger.ledger import Ledger
 from lethe.people.withdrawn import count_withdrawn
@@ -25,6 +25,7 @@ from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
 from lethe.privacy.plan import Plan
 from lethe.registration.rollback import refuse_rolled_back
 from lethe.reports.plots import sweep_plot
+from lethe.stores.dvc.inputs import verify_inputs
 from lethe.stores.opening import open_ledger
 from lethe.sweep.points import Network, Point, Watch, charged_points, free_points
 from lethe.sweep.report import sweep_csv, sweep_report
@@ -43,7 +44,10 @@ def sweep_stand_in(
     network = _network(params)
     reference = network.auc_without_privacy(plans[-1], tried)
     with _watched(console, plans, repeats) as watch:
-        points = list(free_points(network, plans, tried, repeats=repeats, watch=watch))
+        points = []
+        for point in free_points(network, plans, tried, repeats=repeats, watch=watch):
+            points.append(point)
+            _say_problem(console, point)
     return _written(params, points, tried, reference)
 
 
@@ -62,10 +66,12 @@ def sweep_charged(
         nothing is trained while somebody in the shards has withdrawn or was erased.
 
     Raises:
+        FileDamaged: the shards are not those that `dvc.lock` names; nothing was read or charged.
         NotFound: the pipeline was not run up to validate.
         TrainingRefused: somebody withdrew since, or delta is not below 1/subjects.
         LedgerInvalid: the ledger lacks the training of a registered model.
     """
+    verify_inputs(params.root, "validate")  # the shards and who is in them
     paths = shard_paths(params.at(workspace.SHARDS))
     eligible = eligible_people(paths)
     network = _network(params)
@@ -100,6 +106,7 @@ def sweep_charged(
                 watch=watch,
             ):
                 points.append(point)
+                _say_problem(console, point)
                 report = _written(params, points, tried, None)  # what was paid for is kept at once
     return report
 
@@ -115,7 +122,7 @@ def refuse_unsound(params: Params, now: dt.datetime) -> None:
     path = params.at(workspace.report_path("validate"))
     if not path.exists() or read_json(path).get("passed") is not True:
         raise NotFound("The data has not passed validation. Run the pipeline up to it: lethe run.")
-    everybody = BitMap.deserialize(params.at(workspace.SUBJECTS).read_bytes())
+    everybody = read_people(params.at(workspace.SUBJECTS))
     withdrawn = count_withdrawn(params, everybody, now)
     if withdrawn:
         raise TrainingRefused(
@@ -175,7 +182,7 @@ def _watched(console: Console, plans: Sequence[Plan], repeats: int) -> Iterator[
         task = bar.add_task("sweep", total=steps)
 
         def watch(plan: Plan, number: int) -> Progress | None:
-            words = f"noise {plan.noise_multiplier:.2f} clip {plan.clip_norm:g} #{number + 1}"
+            words = f"{_named(plan)} #{number + 1}"
             bar.update(task, description=words)
 
             def advance(step: int, of: int) -> None:
@@ -186,6 +193,16 @@ def _watched(console: Console, plans: Sequence[Plan], repeats: int) -> Iterator[
             return advance
 
         yield watch
+
+
+def _say_problem(console: Console, point: Point) -> None:
+    """Why a point has no number, into a log; a training that came to its end said so itself."""
+    if point.problem and not console.is_terminal:
+        console.print(f"{point.problem}: {_named(point.plan)}")
+
+
+def _named(plan: Plan) -> str:
+    return f"noise {plan.noise_multiplier:.2f} clip {plan.clip_norm:g}"
 
 
 def paths_written() -> tuple[Path, ...]:

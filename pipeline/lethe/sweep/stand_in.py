@@ -22,7 +22,7 @@ from lethe.config.params import Params
 from lethe.config.tables import Column
 from lethe.core.errors import NotFound, ParamsInvalid, SchemaMismatch, TrainingRefused
 from lethe.data.batches import PersonData, RecordData, person_rows
-from lethe.data.encoding import Encoder
+from lethe.data.encoding import Encoder, ages_of
 from lethe.data.generalize import generalize
 
 MOST_PEOPLE = 100_000  # invented by default: bounds the memory
@@ -94,20 +94,15 @@ def from_files(params: Params, path: Path, *, person: str | None = None, seed: i
     encoder = Encoder.from_params(params)
     raw = _read(path)
     columns = {**encoder.features, encoder.label: encoder.label_column}
-    moments = {
-        name: column.generalize.age_at
-        for name, column in columns.items()
-        if column.generalize is not None and column.generalize.age_at is not None
-    }
-    wanted = [*columns, *moments.values(), *([person] if person else [])]
+    wanted = [*columns, *ages_of(columns).values(), *([person] if person else [])]
     absent = sorted({name for name in wanted if name not in raw.columns})
     if absent:
         raise SchemaMismatch(
             f"The stand-in lacks the columns {absent}. It needs the declared features and the "
             "label, by the source's names."
         )
-    at = {name: raw[moment] for name, moment in moments.items()}
-    frame = generalize(raw, columns, at=at).frame.reset_index(drop=True)
+    made = generalize(raw, columns, at=encoder.ages_at(raw, columns), zone=encoder.zone)
+    frame = made.frame.reset_index(drop=True)
     key = person or (params.subject.key if params.subject.key in raw.columns else None)
     who = np.arange(len(raw)) if key is None else pd.factorize(raw[key], use_na_sentinel=False)[0]
     total = int(who.max()) + 1 if len(who) else 0

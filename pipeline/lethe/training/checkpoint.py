@@ -92,7 +92,7 @@ class Checkpoint:
         try:
             model.load_state_dict(_under("model.", tensors))
             updater.restore(_under("updater.", tensors), words.updater)
-        except (RuntimeError, KeyError, ValueError):
+        except (RuntimeError, LookupError, ValueError, TypeError, AttributeError):
             raise TrainingRefused(
                 f"The checkpoint {self._path} is of another model or optimizer. Remove it to "
                 "start this run's training from its first step."
@@ -113,7 +113,7 @@ class Checkpoint:
         try:
             words = parse_json(payload[_LENGTH_BYTES:end], of=str(self._path))
             return checked(_WORDS, words, of=str(self._path)), load(payload[end:])
-        except (FileDamaged, SafetensorError, KeyError) as error:
+        except (FileDamaged, SafetensorError, ValueError, LookupError) as error:
             raise TrainingRefused(
                 f"The checkpoint {self._path} cannot be read ({type(error).__name__}): it holds "
                 "what no checkpoint holds. Remove it, and find out who wrote it."

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from lethe.config.params import Params
+from lethe.data.encoding import Encoder
 from lethe.privacy.plan import Plan
 from lethe.privacy.planning import plan_from
-from lethe.training.trainer import Check, Reserved, Session, Shards, Trained, Trainer
+from lethe.training.trainer import Bound, Reserved, Session, Shards, Trained, Trainer
 
 
 class DpSgd(Trainer[Plan]):
@@ -23,6 +24,12 @@ class DpSgd(Trainer[Plan]):
     def read_plan(self, data: Mapping[str, Any]) -> Plan:
         return Plan.from_data(data)
 
+    def rehearse(self, params: Params, *, plan: Plan, encoder: Encoder) -> None:
+        from lethe.training.rehearsal import rehearse
+
+        processes = params.parallel.processes
+        rehearse(params.training, plan, encoder, root=params.root, processes=processes)
+
     def fit(
         self, shards: Shards, reservation: Reserved, *, plan: Plan, session: Session
     ) -> Trained:
@@ -30,20 +37,20 @@ class DpSgd(Trainer[Plan]):
 
         return dpsgd_fit.fit(shards, reservation, plan=plan, session=session)
 
-    def checks(self, trained: Trained) -> Sequence[Check]:
+    def checks(self, trained: Trained) -> Sequence[Bound]:
         from lethe.training.loop import CLIP_RANGE
 
         facts = trained.facts
         plan = Plan.from_data(facts["plan"])
         reach = 0.0 if plan.adaptive is None else math.log(CLIP_RANGE) * (1 + 1e-9)
         return [
-            Check(
+            Bound(
                 "training.clip",
                 abs(math.log(float(facts["clip_norm"]) / plan.clip_norm)),
                 reach,
                 "the last clip is the plan's, or where an adaptive one may be",
             ),
-            Check(
+            Bound(
                 "training.records",
                 float(facts["records"]),
                 float(facts["subjects"]) * plan.records_per_person,

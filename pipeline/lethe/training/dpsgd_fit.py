@@ -18,17 +18,19 @@ from lethe.config import workspace
 from lethe.config.params import Params
 from lethe.config.training import Training
 from lethe.core.errors import TrainingRefused
-from lethe.core.files import json_bytes, read_json
+from lethe.core.files import read_json
 from lethe.data.batches import PersonData, person_data
 from lethe.data.encoding import Encoder
 from lethe.data.shards import shard_paths
 from lethe.privacy.plan import Plan
 from lethe.training import loop, parallel
+from lethe.training.description import DESCRIPTION, WEIGHTS, Architecture, Description
 from lethe.training.evaluate import Evaluation, evaluate
 from lethe.training.loop import Task, TrainedModel, train
-from lethe.training.models import DESCRIPTION, WEIGHTS, Architecture, build_model, loss_for
+from lethe.training.models import build_model, loss_for, refuse_unrepeatable
 from lethe.training.processes import leading, resolve_device
 from lethe.training.trainer import Reserved, Session, Shards, Trained
+from lethe.training.transcript import Recorder
 from lethe.training.wire import Place, device_of, joined
 
 _TRAINING: TypeAdapter[Training] = TypeAdapter(Training)
@@ -50,11 +52,12 @@ def fit(shards: Shards, reservation: Reserved, *, plan: Plan, session: Session) 
         task,
         reservation,
         declared.optimizer,
-        loop.Session(
+        loop.Execution(
             device=others.device if others else resolve_device(declared.device),
             checkpoint=session.checkpoint,
             progress=session.progress,
             others=others,
+            transcript=_recorder(plan, reservation, session),
         ),
     )
     evaluation = evaluate(trained.model, shards.held_out, classes=len(encoder.classes))
@@ -63,6 +66,17 @@ def fit(shards: Shards, reservation: Reserved, *, plan: Plan, session: Session) 
         model={WEIGHTS: _weights(trained), DESCRIPTION: described},
         plots=_curves(evaluation),
         facts=_facts(plan, shards, trained, evaluation, processes=others.size if others else 1),
+    )
+
+
+def _recorder(plan: Plan, reservation: Reserved, session: Session) -> Recorder | None:
+    if session.transcript is None:
+        return None
+    return Recorder(
+        session.transcript,
+        run_id=reservation.run_id,
+        plan=plan.digest,
+        limit=session.transcript_bytes,
     )
 
 
@@ -122,10 +136,13 @@ def task_of(
     Args:
         root: where a module of the user's own lies.
     """
+    shape, seed = _architecture(training, encoder), plan.initial_seed
+    model = build_model(shape, root=root, seed=seed)
+    refuse_unrepeatable(model, shape, root=root, seed=seed)
     return Task(
         plan=plan,
         data=people,
-        model=build_model(_architecture(training, encoder), root=root),
+        model=model,
         loss_fn=loss_for(encoder.outputs),
         engine=training.engine,
         classes=encoder.outputs,
@@ -139,19 +156,12 @@ def _architecture(training: Training, encoder: Encoder) -> Architecture:
 
 def _weights(trained: TrainedModel) -> bytes:
     state = trained.model.state_dict()
-    return save({name: t.detach().cpu().contiguous() for name, t in state.items()})
+    return save({name: t.detach().cpu().contiguous().clone() for name, t in state.items()})
 
 
 def _described(training: Training, plan: Plan, encoder: Encoder, run_id: str) -> bytes:
-    return json_bytes(
-        {
-            "architecture": _architecture(training, encoder).to_data(),
-            "classes": list(encoder.classes),
-            "encoder": encoder.to_data(),
-            "plan": plan.to_data(),
-            "run_id": run_id,
-        }
-    )
+    architecture = _architecture(training, encoder)
+    return Description(architecture, encoder.classes, encoder, plan.to_data(), run_id).to_bytes()
 
 
 def _curves(evaluation: Evaluation) -> dict[str, bytes]:

@@ -49,6 +49,7 @@ from lethe.training.engines.contract import (
 )
 from lethe.training.optimizer import Updater
 from lethe.training.trainer import Progress, Reserved
+from lethe.training.transcript import MODEL, UPDATER, Recorder
 
 CLIP_RANGE = 1e4  # how far an adaptive clip may go from the first
 
@@ -92,7 +93,7 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Session:
+class Execution:
     """Where a training computes, and how it goes on after a kill; no part of the mechanism.
 
     Attributes:
@@ -102,6 +103,7 @@ class Session:
         progress: called with (step, steps) alone; a loss or a batch's size would leak.
         others: processes that sum a part of each step's people. They have a part in the
             sum alone: draws, noise and weights are this process's.
+        transcript: what every step is recorded with, for the audit; nothing is where it is None.
     """
 
     device: str = "cpu"
@@ -110,6 +112,7 @@ class Session:
     checkpoint_every: int = 50
     progress: Progress | None = None
     others: Others | None = None
+    transcript: Recorder | None = None
 
 
 class DpStep:
@@ -209,7 +212,7 @@ class TrainedModel:
 
 
 def train(
-    task: Task, reservation: Reserved, optimizer: Optimizer, session: Session | None = None
+    task: Task, reservation: Reserved, optimizer: Optimizer, execution: Execution | None = None
 ) -> TrainedModel:
     """Trains under a plan whose spend is reserved for everybody in `task.data`.
 
@@ -222,34 +225,57 @@ def train(
         NotFinite: a loss, a gradient or a weight is NaN or infinite; the run counts as spent.
     """
     plan, data = task.plan, task.data
-    session = session or Session()
+    execution = execution or Execution()
     refuse_unreserved(plan, data, reservation)
-    model, others = task.model.to(session.device), session.others
+    model, others = task.model.to(execution.device), execution.others
     engine = prepared_engine(task, model)
-    step = DpStep(plan, model, engine, session.keystream())
+    step = DpStep(plan, model, engine, execution.keystream())
     updater = Updater(model, optimizer, plan.steps)
-    saved = Checkpoint(session.checkpoint, plan, reservation.run_id) if session.checkpoint else None
+    saved = (
+        Checkpoint(execution.checkpoint, plan, reservation.run_id) if execution.checkpoint else None
+    )
     resumed = saved.resume(model, updater) if saved else None
     done = 0 if resumed is None else resumed.step
     step.clip_norm = plan.clip_norm if resumed is None else resumed.clip_norm
     taken = done  # counted, not copied from the plan: the audit compares the two
     clips: list[float] = []
     model.train()
-    sum_of = partial(summed, step, task, device=session.device)
+    sum_of = partial(summed, step, task, device=execution.device)
+    recorder, state = execution.transcript, partial(_state, model, updater)
+    if recorder:
+        counts = plan.adaptive is not None
+        recorder.begin(
+            model, state, done=done, steps=plan.steps, count=counts, device=execution.device
+        )
     for number in range(done, plan.steps):
         drawn = torch.from_numpy(step.draw(len(data)))
         sums = sum_of(drawn) if others is None else others.summed(step, drawn, sum_of)
         noisy = step.noisy(sums)
         clips.append(step.clip_norm)
+        if recorder:
+            recorder.step(number, step.clip_norm, drawn.numpy(), noisy)
         updater.step([g / plan.expected_batch_size for g in step.follow(noisy)])
         taken += 1
-        if saved and (number + 1) % session.checkpoint_every == 0:
+        if recorder:
+            recorder.stepped(number, state)
+        if saved and (number + 1) % execution.checkpoint_every == 0:
+            if recorder:
+                recorder.flush()
             saved.save(number + 1, model, updater, clip_norm=step.clip_norm)
-        if session.progress is not None:
-            session.progress(number + 1, plan.steps)
+        if execution.progress is not None:
+            execution.progress(number + 1, plan.steps)
+    if recorder:
+        recorder.flush()
     updater.finish()
     refuse_not_finite(model.eval())
-    return TrainedModel(model, engine.name, session.device, taken, tuple(clips))
+    return TrainedModel(model, engine.name, execution.device, taken, tuple(clips))
+
+
+def _state(model: nn.Module, updater: Updater) -> dict[str, Tensor]:
+    """Weights and the optimizer's state, by the names that a transcript gives them."""
+    kept, _ = updater.state()
+    weights = {f"{MODEL}{name}": tensor for name, tensor in model.state_dict().items()}
+    return weights | {f"{UPDATER}{name}": tensor for name, tensor in kept.items()}
 
 
 def refuse_not_finite(model: nn.Module) -> None:

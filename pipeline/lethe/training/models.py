@@ -8,115 +8,25 @@ Guarantee: the module and function that are called come from `params.yaml`, neve
 """
 
 import importlib
+import random
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
-from pydantic import ConfigDict, JsonValue, TypeAdapter, with_config
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lethe.config.training import Training
-from lethe.core.errors import FileDamaged, NotFound, ParamsInvalid
-from lethe.core.files import RESTORE, checked, parse_json
-from lethe.data.encoding import Encoder
-
-DESCRIPTION = "model.json"  # in a model's folder
-WEIGHTS = "weights.safetensors"
-_CLOSED = ConfigDict(extra="forbid", strict=True)
-
-WEIGHTS = "weights.safetensors"
-DESCRIPTION = "model.json"
+from lethe.core.errors import FileDamaged, ParamsInvalid
+from lethe.core.files import RESTORE
+from lethe.training.description import WEIGHTS, Architecture, Description, content
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
 Model = nn.Module
-
-
-@with_config(_CLOSED)
-@dataclass(frozen=True)
-class Architecture:
-    """All that is needed to build the model again."""
-
-    model: str
-    hidden: tuple[int, ...]
-    features: int
-    outputs: int
-
-    @classmethod
-    def of(cls, training: Training, *, features: int, outputs: int) -> "Architecture":
-        return cls(training.model, tuple(training.hidden), features, outputs)
-
-    def to_data(self) -> dict[str, Any]:
-        return {**asdict(self), "hidden": list(self.hidden)}
-
-    @classmethod
-    def from_data(cls, data: Mapping[str, Any]) -> "Architecture":
-        """Raises: FileDamaged: a field is missing, unknown or of another type."""
-        return checked(_ARCHITECTURE, data, of="The architecture")
-
-
-_ARCHITECTURE = TypeAdapter(Architecture)
-
-
-@with_config(_CLOSED)
-@dataclass(frozen=True)
-class _Described:
-    architecture: Architecture
-    classes: tuple[str, ...]
-    encoder: dict[str, JsonValue]
-    plan: dict[str, JsonValue]
-    run_id: str
-
-
-_DESCRIBED = TypeAdapter(_Described)
-
-
-@dataclass(frozen=True)
-class Description:
-    """What `model.json` says of a model. `plan` is as it was written; `Plan.from_data` checks it.
-
-    A machine that serves models reads this too, and has no accountant.
-    """
-
-    architecture: Architecture
-    classes: tuple[str, ...]
-    encoder: Encoder
-    plan: Mapping[str, Any]
-    run_id: str
-
-    @classmethod
-    def from_bytes(cls, content: bytes, *, of: str = DESCRIPTION) -> "Description":
-        """Raises: FileDamaged: a field is missing, unknown, of another type, or contradicts."""
-        found = checked(_DESCRIBED, parse_json(content, of=of), of=of)
-        encoder = Encoder.from_data(found.encoder)
-        sizes = (len(encoder.names), encoder.outputs, encoder.classes)
-        if sizes != (found.architecture.features, found.architecture.outputs, found.classes):
-            raise FileDamaged(f"{of} has an architecture for another encoding. {RESTORE}")
-        return cls(found.architecture, found.classes, encoder, found.plan, found.run_id)
-
-    @classmethod
-    def read(cls, folder: Path) -> "Description":
-        """Raises: NotFound: the folder has none. FileDamaged: as `from_bytes`."""
-        return cls.from_bytes(_content(folder / DESCRIPTION), of=str(folder / DESCRIPTION))
-
-    def require(self, model: str, hidden: Sequence[int]) -> None:
-        """Compares with what is declared, before anything is built of it.
-
-        Raises:
-            FileDamaged: it is a description of another model.
-        """
-        if (self.architecture.model, self.architecture.hidden) != (model, tuple(hidden)):
-            raise FileDamaged(
-                f"{DESCRIPTION} is not of the model that is declared ({model!r}). Nothing of it "
-                "was loaded. Train again (lethe run) if params.yaml changed; else find out who "
-                "wrote it."
-            )
 
 
 def load_model(
@@ -139,25 +49,19 @@ def load_model(
     network = build_model(description.architecture, root=root)
     path = folder / WEIGHTS
     try:
-        network.load_state_dict(load(_content(path)))
-    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        network.load_state_dict(load(content(path)))
+    except (SafetensorError, RuntimeError, ValueError, LookupError, TypeError) as error:
         raise FileDamaged(
             f"{path} has not the weights of the model beside it ({type(error).__name__}). {RESTORE}"
         ) from None
     return description, network.eval()
 
 
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise NotFound(f"{path} does not exist. Run lethe train first.") from None
-
-
-def build_model(architecture: Architecture, *, root: Path = Path()) -> nn.Module:
-    """A new model with data-independent first weights.
+def build_model(architecture: Architecture, *, root: Path = Path(), seed: int = 0) -> nn.Module:
+    """A new model with data-independent first weights: the same ones wherever it is built.
 
     Args:
+        seed: public, of the first weights alone; it decides no draw and no noise.
         architecture: of `params.yaml`, or compared with it (`load_model`): its module is called.
         root: the workspace's, where `module:function` is imported from; Lethe's own models need
             none.
@@ -166,11 +70,44 @@ def build_model(architecture: Architecture, *, root: Path = Path()) -> nn.Module
         ParamsInvalid: the user's module or function is absent, or gives no module.
     """
     a = architecture
-    if a.model == "logistic":
-        return _mlp(a.features, (), a.outputs)
-    if a.model == "mlp":
-        return _mlp(a.features, a.hidden, a.outputs)
-    return _own(a, root.absolute())
+    with _seeded(seed):
+        if a.model == "logistic":
+            return _mlp(a.features, (), a.outputs)
+        if a.model == "mlp":
+            return _mlp(a.features, a.hidden, a.outputs)
+        return _own(a, root.absolute())
+
+
+def refuse_unrepeatable(
+    network: nn.Module, architecture: Architecture, *, root: Path, seed: int
+) -> None:
+    """Before anything is drawn: no audit could make first weights again that differ each time.
+
+    Raises:
+        ParamsInvalid: built again, the network has others.
+    """
+    first = network.state_dict()
+    again = build_model(architecture, root=root, seed=seed).state_dict()
+    if first.keys() != again.keys() or not all(torch.equal(first[n], again[n]) for n in first):
+        raise ParamsInvalid(
+            f"training.model={architecture.model!r} makes other first weights each time, from the "
+            "same seed. Draw them with PyTorch's, NumPy's or Python's own generator."
+        )
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """All that a model may draw first weights with, from a public seed; afterwards as before."""
+    kept = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(kept[0])
+            np.random.set_state(kept[1])
 
 
 def loss_for(outputs: int) -> LossFn:

@@ -50,7 +50,7 @@ class Admission:
 
 
 class Leader:
-    """Rank 0's end; a `Session` of `lethe.training.loop` has it as `others`."""
+    """Rank 0's end; an `Execution` of `lethe.training.loop` has it as `others`."""
 
     def __init__(self, wire: Wire, device: str = "cpu") -> None:
         self._wire, self.device = wire, device

@@ -79,12 +79,16 @@ class Session:
         progress: called with (step, steps) alone; a loss or a batch's size would leak.
         helpers: what `Trainer.helped` gave.
         root: of the workspace, where a module of the user's own lies.
+        transcript: a folder for what the audit looks at, private and there until then; a trainer
+            whose steps nobody recomputes leaves it empty. At most `transcript_bytes` of releases.
     """
 
     checkpoint: Path
     progress: Progress | None = None
     helpers: Any = None
     root: Path = Path()
+    transcript: Path | None = None
+    transcript_bytes: int = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +105,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Check:
+class Bound:
     """What a sound training keeps: `value` is at most `limit`. For NaN it does not hold."""
 
     name: str
@@ -129,6 +133,15 @@ class Trainer(ABC, Generic[P]):
             ParamsInvalid: it is of another kind, or impossible.
         """
 
+    def rehearse(self, params: Params, *, plan: P, encoder: Encoder) -> None:
+        """Refuses, before anything is reserved, what no guarantee could be given for.
+
+        Nothing of people is read.
+
+        Raises:
+            TrainingRefused: names the fact and the next step. Nothing was spent.
+        """
+
     @abstractmethod
     def fit(self, shards: Shards, reservation: Reserved, *, plan: P, session: Session) -> Trained:
         """Trains on `shards.people` and nobody else.
@@ -143,7 +156,7 @@ class Trainer(ABC, Generic[P]):
         """
 
     @abstractmethod
-    def checks(self, trained: Trained) -> Sequence[Check]:
+    def checks(self, trained: Trained) -> Sequence[Bound]:
         """What can be seen in a published training without its people's data.
 
         It costs nothing, draws nothing and attacks nothing; attacks are the audit's own.

@@ -1,6 +1,7 @@
 """Poisson sampling over people from a cryptographic generator."""
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -38,6 +39,22 @@ def test_no_part_of_the_stream_is_given_twice() -> None:
     parts = [stream.uint64(n) for n in (1, 2, 500, 0, 497)]
     assert np.array_equal(np.concatenate(parts), whole)
     assert len(set(whole.tolist())) == 1000
+
+
+@pytest.mark.parametrize("used", [0, 3])
+def test_a_fork_does_not_go_on_with_its_parents_stream(used: int) -> None:
+    keystream = Keystream.from_system()
+    keystream.uint64(used)
+    child = os.fork()
+    if child == 0:  # a process of its own: it ends here, whatever happens
+        try:
+            keystream.uint64(1)
+        except TrainingRefused:
+            os._exit(7)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert len(keystream.uint64(1)) == 1
 
 
 def test_two_streams_of_the_system_differ() -> None:

@@ -50,7 +50,7 @@ def test_what_has_subject_keys_is_neither_sent_nor_on_the_ref() -> None:
         "train": ["data/manifest.roaring", "model"],
     }
     assert all(path.startswith("reports/") for path in pipeline.reports())
-    assert len(pipeline.reports()) == 12
+    assert len(pipeline.reports()) == 13
 
 
 def test_a_stage_that_the_pipeline_does_not_have_is_refused_by_name() -> None:
@@ -104,6 +104,24 @@ def test_an_image_of_other_code_than_the_release_runs_nothing(
     with pytest.raises(
         RunEnded, match=r"1 files of pipeline/lethe/ differ, privacy/noise/\w+\.py among"
     ):
+        stage._refuse_other_code(workspace.root)
+
+
+@pytest.mark.parametrize("what", ["changed", "added", "removed"])
+def test_an_image_of_other_templates_than_the_release_runs_nothing(
+    workspace: Workspace, what: str
+) -> None:
+    file = workspace.root / "pipeline" / "lethe" / "reports" / "card.md.j2"
+    (file.parent / "__pycache__").mkdir(exist_ok=True)
+    (file.parent / "__pycache__" / "card.pyc").touch()
+    stage._refuse_other_code(workspace.root)
+    if what == "changed":
+        file.write_text(file.read_text() + "Everybody agreed.\n")
+    elif what == "added":
+        file.with_name("other.md.j2").touch()
+    else:
+        file.unlink()
+    with pytest.raises(RunEnded, match=r"1 files of .* differ, reports/\w+\.md\.j2 among"):
         stage._refuse_other_code(workspace.root)
 
 

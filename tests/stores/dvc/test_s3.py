@@ -1,5 +1,7 @@
 """Remotes in buckets: a real S3 API on this machine (moto's server), with and without versions."""
 
+import socket
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +11,9 @@ import pytest
 from pyroaring import BitMap
 
 from lethe.config import workspace
+from lethe.core.errors import StoreUnavailable
 from lethe.core.outcomes import Outcome
+from lethe.stores.dvc.objects import open_remote
 from lethe.stores.dvc.purge import purge_history
 from lethe.stores.dvc.verify import verify_history
 from tests.past_pipeline import ADA, BO, CLEO, EVE, dvc, forget_source, holders, out, tokens_in
@@ -135,3 +139,21 @@ def test_an_absent_bucket_or_a_silent_server_is_named(past: Path, bucket: str, s
     assert "test" not in str(gone.reason)
     s3.create_bucket(Bucket=bucket)
     assert of(purge_history(past, BitMap([ADA]))).result == "absent"
+
+
+def test_a_bucket_whose_server_takes_the_call_and_is_silent_is_given_up_soon(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / ".dvc").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        (tmp_path / ".dvc" / "config").write_text(
+            "['remote \"far\"']\n"
+            "    url = s3://far/store/dvc\n"
+            f"    endpointurl = http://127.0.0.1:{server.getsockname()[1]}\n"
+            "    access_key_id = test\n    secret_access_key = test\n    region = us-east-1\n"
+            "    connect_timeout = 1\n    read_timeout = 1\n"
+        )
+        begun = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="remote far does not answer"):
+            open_remote(tmp_path, "far").objects()
+    assert time.monotonic() - begun < 30, "each answer is asked for twice"

@@ -14,8 +14,9 @@ from pyroaring import BitMap
 from lethe.config import workspace
 from lethe.core.outcomes import Outcome, Traces
 from lethe.stores.dvc.purge import purge_history
-from lethe.stores.dvc.verify import verify_history
-from tests.past_pipeline import ADA, commit, forget_source, out, results
+from lethe.stores.dvc.survey import md5_of
+from lethe.stores.dvc.verify import LookedFor, verify_histories, verify_history
+from tests.past_pipeline import ADA, commit, forget_source, git, out, results
 
 TRACES = Traces(key="P-0004711", token=ADA, identifiers=("Ada Quill", "42"))
 
@@ -163,6 +164,50 @@ def test_what_was_once_committed_to_git_is_seen(past: Path) -> None:
     assert {s for s, each in found.items() if each.count} == {"git history"}
 
 
+def _open(root: Path, *code: str) -> dict[str, tuple[str, ...]]:
+    """Where the person still is, by store, if some folders are declared to be code."""
+    people = [LookedFor(BitMap([ADA]), TRACES)]
+    (outcomes,) = verify_histories(root, people, code=code)
+    return {each.store: each.places for each in outcomes if each.result != "absent"}
+
+
+def test_files_of_git_that_are_declared_to_be_code_are_left_out_and_nothing_else_is(
+    past: Path,
+) -> None:
+    forget_source(past)
+    shard = (past / "data" / "shards" / "shard-0000.parquet").read_bytes()
+    purge_history(past, BitMap([ADA]))
+    for folder in ("tests/unit", "tests more", "examples"):
+        (past / folder).mkdir(parents=True)
+    (past / "tests" / "unit" / "test_names.py").write_text('assert name("Ada Quill")\n')
+    commit(past, "A test that names her")
+    assert _open(past).keys() == {"workspace", "git history"}
+    assert _open(past, "examples").keys() == {"workspace", "git history"}
+    assert _open(past, "*").keys() == {"workspace", "git history"}
+    assert _open(past, "tests") == _open(past, "tests/unit") == {}
+
+    (past / "tests more" / "notes.txt").write_text("Ada Quill, another time\n")
+    (past / "tests" / "patients.csv").write_text("Ada Quill,1955-01-01\n")  # git has neither
+    (past / "tests" / "linked.txt").symlink_to("../tests more/notes.txt")
+    git(past, "add", "tests/linked.txt")
+    found = _open(past, "tests")
+    assert found == {"workspace": ("tests more/notes.txt", "tests/patients.csv")}
+    for path in ("tests more/notes.txt", "tests/patients.csv"):
+        (past / path).unlink()
+
+    (past / "tests" / "shard.parquet").write_bytes(shard)
+    commit(past, "Her row in a test")
+    assert _open(past, "tests")["workspace"] == ("tests/shard.parquet",)
+    git(past, "rm", "--quiet", "tests/shard.parquet")
+    copy = past / "examples" / "names.py"
+    copy.write_bytes((past / "tests" / "unit" / "test_names.py").read_bytes())
+    commit(past, "The same elsewhere")
+    git(past, "rm", "--quiet", "examples/names.py")
+    commit(past, "No longer")
+    assert _open(past, "tests").keys() == {"git history"}
+    assert _open(past, "tests", "examples") == {}
+
+
 def test_files_of_other_stores_are_left_to_them(past: Path) -> None:
     purge_history(past, BitMap([ADA]))
     (past / "source").write_text("Ada Quill\n")
@@ -183,6 +228,76 @@ def test_a_damaged_shard_is_not_called_clean(past: Path) -> None:
     found = verify(past)
     assert found["cache"].result == "unreachable"
     assert "damaged" in str(found["cache"].reason)
+
+
+def _without_first(entries: list[dict[str, str]]) -> list[dict[str, str]]:
+    return entries[1:]
+
+
+def _of_others(entries: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [*entries, {"md5": md5_of(b"somebody else's"), "relpath": "shard-0009.parquet"}]
+
+
+def _same_with_a_blank(entries: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [{**each, "size": " "} for each in entries]
+
+
+def _overwrite(listing: Path, entries: list[dict[str, str]]) -> None:
+    listing.chmod(0o644)
+    listing.write_text(json.dumps(entries))
+
+
+@pytest.mark.parametrize(
+    ("store", "name", "output", "lie"),
+    [
+        (".dvc/cache", "cache", workspace.MODEL, _of_others),
+        ("remote", "remote default", workspace.MODEL, _of_others),
+        (".dvc/cache", "cache", workspace.SHARDS, _without_first),
+        ("remote", "remote default", workspace.SHARDS, _same_with_a_blank),
+    ],
+)
+def test_a_listing_that_is_not_what_its_name_says_is_reported_and_not_followed(
+    past: Path,
+    store: str,
+    name: str,
+    output: Path,
+    lie: Callable[[list[dict[str, str]]], list[dict[str, str]]],
+) -> None:
+    forget_source(past)
+    others = _object(past / store, md5_of(b"somebody else's"))
+    others.parent.mkdir(parents=True, exist_ok=True)
+    others.write_bytes(b"somebody else's")
+    listing = _object(past / store, out(past, output))
+    _overwrite(listing, lie(json.loads(listing.read_bytes())))
+    found = {each.store: each for each in verify_history(past, BitMap())}
+    assert {s for s, each in found.items() if each.result != "absent"} == {name}
+    assert found[name].places == (out(past, output),)
+    # What the other store says of that folder is what its name says, so it is known to go.
+    assert results(purge_history(past, BitMap([ADA])))[name] == "erased"
+    assert verify(past)[name].result == "absent"
+    assert others.exists()
+
+
+@pytest.mark.parametrize("output", [workspace.SHARDS, workspace.MODEL])
+def test_a_request_stays_open_until_a_false_listing_in_every_store_is_gone(
+    past: Path, output: Path
+) -> None:
+    forget_source(past)
+    listings = [_object(past / store, out(past, output)) for store in (".dvc/cache", "remote")]
+    for listing in listings:
+        _overwrite(listing, [])
+    old = out(past, output)
+    reasons = {each.store: each.reason for each in purge_history(past, BitMap([ADA]))}
+    found = verify(past)
+    open_ = {name for name, each in found.items() if each.result != "absent"}
+    if output == workspace.SHARDS:  # of a model the lock alone says that it goes
+        assert open_ == {"cache", "remote default"}
+        assert all("1 damaged objects" in str(reasons[name]) for name in open_)
+        assert found["cache"].places == (old,)
+        for listing in listings:
+            listing.unlink()
+        purge_history(past, BitMap([ADA]))
+    assert {each.result for each in verify(past).values()} == {"absent"}
 
 
 def test_a_remote_that_does_not_answer_is_named_and_done_later(past: Path) -> None:

@@ -1,24 +1,33 @@
 """The registry: one version a training, found again by everything that names it."""
 
-import json
+import ast
 import re
 import shutil
 import sqlite3
+import sys
+from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mlflow.models import Model
+from packaging.utils import canonicalize_name
 from safetensors.torch import save_file
 
 from lethe.config.home import address_at_home
 from lethe.config.params import load_params
-from lethe.core.errors import NotFound, ParamsInvalid
+from lethe.core.errors import NotFound, ParamsInvalid, RegistrationRefused
 from lethe.data.encoding import Encoder
-from lethe.registration.serving import input_columns, output_columns
-from lethe.stores.registry.bundle import carry_code
+from lethe.registration.facts import inputs_of
+from lethe.registration.predicting import output_columns
+from lethe.stores.registry.bundle import at_import, carry_code, own_packages, requirements
 from lethe.stores.registry.registry import NOT_PRIVATE, NewVersion, Registry, Version
 from lethe.stores.registry.tags import RUN_ID
-from lethe.training.models import Architecture, Description, build_model
+from lethe.stores.registry.unchanged import refuse_changed
+from lethe.training.description import Architecture, Description
+from lethe.training.models import build_model
 from tests.conftest import PROJECT
 
 URL = "sqlite:///mlflow.db"
@@ -56,14 +65,8 @@ def write_model(folder: Path) -> Encoder:
     )
     folder.mkdir(parents=True)
     save_file(build_model(architecture).state_dict(), folder / "weights.safetensors")
-    described = {
-        "architecture": architecture.to_data(),
-        "classes": list(encoder.classes),
-        "encoder": encoder.to_data(),
-        "plan": {},
-        "run_id": "run-1",
-    }
-    (folder / "model.json").write_text(json.dumps(described))
+    described = Description(architecture, encoder.classes, encoder, {}, "run-1")
+    (folder / "model.json").write_bytes(described.to_bytes())
     return encoder
 
 
@@ -96,7 +99,7 @@ def release(here: Path) -> NewVersion:
     return NewVersion(
         name="readmission",
         folder=Path("model"),
-        inputs=input_columns(encoder),
+        inputs=inputs_of(encoder),
         outputs=output_columns(encoder),
         network="logistic",
         hidden=(64,),
@@ -221,9 +224,63 @@ def test_the_code_that_travels_is_what_serving_imports_and_no_store(tmp_path: Pa
         "lethe/registration/serving.py",
         "lethe/data/generalize.py",
         "lethe/data/encoding.py",
-        "lethe/training/models.py",
+        "lethe/training/description.py",
     } <= carried
-    assert not [path for path in carried if re.search(r"stores|stages|attacks|__main__", path)]
+    assert not [
+        path
+        for path in carried
+        if re.search(r"stores|stages|attacks|training/models|own_network|params|__main__", path)
+    ]
+
+
+def test_a_version_asks_for_what_predicting_needs_and_pins_all_of_it() -> None:
+    needed = {line.partition("==")[0]: line.partition("==")[2] for line in requirements()}
+    assert {"mlflow-skinny", "numpy", "pandas", "pydantic", "safetensors", "uvicorn"} <= set(needed)
+    assert all(needed.values()) and len(needed) <= 50
+    large = {"torch", "mlflow", "dvc", "pyarrow", "scikit-learn", "sqlalchemy", "matplotlib"}
+    assert not large & set(needed)
+    assert "torch" in {line.partition("==")[0] for line in requirements(own_network=True)}
+
+
+@pytest.mark.parametrize("own", [None, "ours"])
+def test_what_travels_imports_nothing_that_its_requirements_lack(
+    own: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "ours.py").write_text("import torch\n")
+    code = tmp_path / "code"
+    carry_code(code, root=tmp_path, own_module=own)
+    pinned = {line.partition("==")[0] for line in requirements(own_network=own is not None)}
+    there = packages_distributions()
+    here = {path.name.removesuffix(".py") for path in code.iterdir()} | sys.stdlib_module_names
+    lacking = {
+        (path.relative_to(code).as_posix(), name)
+        for path in code.rglob("*.py")
+        for name in _outermost(path) - here
+        if not {canonicalize_name(each) for each in there.get(name, ())} & pinned
+    }
+    assert not lacking
+
+
+def _outermost(path: Path) -> set[str]:
+    """The first words of what a module imports when it is imported."""
+    found = set()
+    for node in at_import(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {each.name.partition(".")[0] for each in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_the_signature_has_types_that_take_gaps(release: NewVersion) -> None:
+    registry = Registry.open(URL)
+    made = registry.register(release)
+    stored = registry.client.get_logged_model(made.logged_model).artifact_location
+    inputs = Model.load(stored.removeprefix("file://")).signature.inputs.to_dict()
+    types = {each["name"]: (each["type"], each["required"]) for each in inputs}
+    assert types["time_in_hospital"] == ("double", True)
+    assert types["discharge_disposition_id"] == ("string", True)
+    assert types["diag_1"] == ("string", False)  # its gaps are declared
 
 
 def test_a_module_of_the_users_own_travels_too(
@@ -235,6 +292,51 @@ def test_a_module_of_the_users_own_travels_too(
     assert (tmp_path / "code" / "ours.py").read_text() == "x = 1\n"
     with pytest.raises(ParamsInvalid, match="absent_module"):
         carry_code(tmp_path / "other", root=tmp_path, own_module="absent_module")
+
+
+def test_all_that_a_module_of_ones_own_imports_travels_or_is_pinned(tmp_path: Path) -> None:
+    (tmp_path / "ours.py").write_text("import helper\nfrom nets.parts import layer\nimport scipy\n")
+    (tmp_path / "helper.py").write_text(
+        "def late():\n    import yaml\n    import json, deeper.one\n"
+    )
+    (tmp_path / "unrelated.py").write_text("import sklearn\n")
+    for name, text in {"nets": "import dateutil\n", "deeper": "from deeper import two\n"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(text)
+        (tmp_path / name / "data.csv").write_text("nobody's\n")
+    (tmp_path / "nets" / "parts.py").write_text("from . import more\nlayer = 1\n")
+    (tmp_path / "nets" / "more.py").write_text(
+        "try:\n    import absent_x\nexcept ImportError: ...\n"
+    )
+    (tmp_path / "deeper" / "one.py").write_text("")
+    (tmp_path / "deeper" / "two.py").write_text("from lethe.config import training\n")
+    code = tmp_path / "code"
+    carry_code(code, root=tmp_path, own_module="ours")
+    own = {path.relative_to(code).as_posix() for path in code.rglob("*") if path.is_file()}
+    assert {path for path in own if not path.startswith("lethe/")} == {
+        *("ours.py", "helper.py", "nets/__init__.py", "nets/parts.py", "nets/more.py"),
+        *("deeper/__init__.py", "deeper/one.py", "deeper/two.py"),
+    }
+    carry_code(tmp_path / "whole", root=tmp_path, own_module="nets.parts")
+    assert (tmp_path / "whole" / "nets" / "data.csv").exists(), "which the package may read"
+    found = own_packages(tmp_path, "ours")
+    assert found == {"scipy", "pyyaml", "python-dateutil"}
+    pinned = {line.partition("==")[0] for line in requirements(own_network=True, also=found)}
+    assert {"torch", *found} <= pinned
+
+
+def test_a_module_that_can_neither_travel_nor_be_pinned_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "away").mkdir()
+    (tmp_path / "away" / "loose_module.py").write_text("x = 1\n")
+    (tmp_path / "ours.py").write_text("import loose_module\n")
+    monkeypatch.syspath_prepend(tmp_path / "away")
+    with pytest.raises(ParamsInvalid, match="loose_module"):
+        own_packages(tmp_path, "ours")
+    with pytest.raises(ParamsInvalid, match="loose_module"):
+        own_packages(tmp_path, "loose_module")
+    assert own_packages(tmp_path, "scipy.special") == {"scipy"}
 
 
 def test_a_model_registered_in_a_worktree_lies_in_its_home_and_serves_when_that_is_gone(
@@ -257,3 +359,71 @@ def mlflow_folder(registry: Registry, version: Version) -> Path:
     """Where MLflow says that a version's files are."""
     place = registry.client.get_logged_model(version.logged_model).artifact_location
     return Path(str(place).removeprefix("file://"))
+
+
+ARTIFACTS = "mlruns/readmission/models/*/artifacts"
+AMONG = {
+    "artifacts/model/weights.safetensors": lambda content: content + b"4711",
+    "artifacts/model/notes.txt": lambda content: b"4711",
+    "code/lethe/core/version.py": lambda content: content + b"\n# 4711\n",
+    "code/lethe/more.py": lambda content: b"x = 4711\n",
+    "served.py": lambda content: content + b"# 4711\n",
+    "requirements.txt": lambda content: content + b"\nmore==1\n",
+    "conda.yaml": lambda content: content + b"# 4711\n",
+    "python_env.yaml": lambda content: content.replace(b"- wheel", b"- wheel\n- more"),
+    "MLmodel": lambda content: content + b"metadata:\n  people: 4711\n",
+    "input_example.json": lambda content: b"[[4711]]",
+}
+
+
+def _write_among(name: str, change: Callable[[bytes], bytes]) -> None:
+    (place,) = Path().glob(ARTIFACTS)
+    path = place / name
+    path.write_bytes(change(path.read_bytes() if path.exists() else b""))
+
+
+def test_the_files_of_a_version_are_those_that_were_registered(release: NewVersion) -> None:
+    registry = Registry.open(URL)
+    made = registry.register(release)
+    refuse_changed(registry, made)
+    refuse_changed(registry, replace(made, tags={}))  # of an earlier Lethe
+    before = {name: next(Path().glob(f"{ARTIFACTS}/{name}"), None) for name in AMONG}
+    for name, change in AMONG.items():
+        content = None if before[name] is None else before[name].read_bytes()
+        _write_among(name, change)
+        with pytest.raises(RegistrationRefused, match="readmission/1 are not those"):
+            refuse_changed(registry, made)
+        (place,) = Path().glob(ARTIFACTS)
+        if content is None:
+            (place / name).unlink()
+        else:
+            (place / name).write_bytes(content)
+    refuse_changed(registry, made)
+
+
+@pytest.mark.parametrize("name", AMONG)
+def test_a_file_that_was_not_meant_is_not_registered(
+    name: str, release: NewVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Model.log
+
+    def logged(*words: Any, **others: Any) -> Any:
+        made = log(*words, **others)
+        _write_among(name, AMONG[name])
+        return made
+
+    monkeypatch.setattr(Model, "log", logged)
+    registry = Registry.open(URL)
+    with pytest.raises(RegistrationRefused, match=rf"Nothing was registered: .*\({name}\)"):
+        registry.register(release)
+    assert registry.versions() == []
+
+
+def test_a_module_of_ones_own_is_registered_with_its_files(here: Path, release: NewVersion) -> None:
+    (here / "nets").mkdir()
+    (here / "nets" / "__init__.py").write_text("import torch\n")
+    (here / "nets" / "table.csv").write_text("1,2\n")
+    registry = Registry.open(URL)
+    made = registry.register(replace(release, network="nets:build", root=here))
+    refuse_changed(registry, made)
+    assert len(list(here.glob(f"{ARTIFACTS}/code/nets/table.csv"))) == 1

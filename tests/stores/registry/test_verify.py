@@ -9,7 +9,8 @@ from lethe.config.keys import load_key
 from lethe.core.outcomes import Traces
 from lethe.rights.workspace_stores import WorkspaceStores
 from lethe.stores.registry.registry import Registry
-from lethe.stores.registry.remove import find_tombstone, retire
+from lethe.stores.registry.remove import retire
+from lethe.stores.registry.tombstones import find_tombstone
 from lethe.stores.requests.requests import Requests
 from lethe.stores.store import Person
 from lethe.stores.vault.vault import Vault

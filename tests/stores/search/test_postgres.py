@@ -13,7 +13,7 @@ from lethe.config.params import load_params
 from lethe.core.errors import Busy
 from lethe.core.outcomes import Outcome
 from lethe.sample.clinic import build_clinic
-from lethe.stores.requests.requests import OVERWRITTEN, Requests
+from lethe.stores.requests.requests import DROPPED, Requests
 from lethe.stores.search.postgres import write_anew
 from lethe.stores.source.compact import compact_source
 from lethe.stores.source.erase import erase_from_source
@@ -22,6 +22,7 @@ from lethe.stores.source.verify import verify_source
 from lethe.stores.vault.vault import Vault
 from tests.conftest import PROJECT
 from tests.postgres import Server, postgres_server, postgres_url, postgres_urls  # noqa: F401
+from tests.rights.desk import Desk
 
 NOW = dt.datetime(2026, 6, 1, 12, tzinfo=dt.UTC)
 
@@ -62,12 +63,28 @@ def test_what_a_closed_request_dropped_is_in_no_file(
         assert lies_in(postgres_server, postgres_url, *heads) == [True] * 3
         requests.overwrite(now=NOW)
         assert lies_in(postgres_server, postgres_url, *heads) == [True, True, False]
-        marks = [OVERWRITTEN in each.marks for each in requests.all()]
+        marks = [DROPPED in each.marks for each in requests.all()]
         assert marks == [False, False, True]
         file = "SELECT pg_relation_filenode('rights_requests')"
         before = rows(postgres_url, file)
         requests.overwrite(now=NOW)
         assert rows(postgres_url, file) == before, "it is done once"
+
+
+@pytest.mark.parametrize("value", ["ada", "nobody"])
+def test_what_a_request_dropped_after_every_step_of_an_erasure_is_in_no_file(
+    postgres_server: Server,  # noqa: F811
+    postgres_url: str,  # noqa: F811
+    value: str,
+) -> None:
+    desk = Desk(postgres_url.replace("postgresql:", "postgresql+psycopg:"))
+    with desk.requests as requests:
+        asked = desk.ask(value)
+        head = desk.request(asked).encrypted[:20]  # type: ignore[index]
+        assert desk.run().closed == {asked: 1}
+        requests.overwrite(now=NOW)
+        assert DROPPED in desk.request(asked).marks
+        assert lies_in(postgres_server, postgres_url, head) == [False]
 
 
 def test_whom_the_vault_forgot_is_in_no_file(

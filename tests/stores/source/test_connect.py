@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from lethe.core.errors import ErasureRefused, SourceUnavailable
+from lethe.core.errors import ErasureRefused, ParamsInvalid, SchemaMismatch, SourceUnavailable
 from lethe.core.outcomes import Traces
 from lethe.stores.source import connect
 from lethe.stores.source.compact import compact_source
@@ -65,6 +66,37 @@ def test_a_search_path_in_the_url_holds_for_the_erasure(two: Parish) -> None:
     assert verify_source(declare(two.url), Traces("2", None)).count > 0
 
 
+def test_a_declared_schema_is_read_and_erased_from_alike_beside_the_urls_options(
+    two: Parish,
+) -> None:
+    url = f"{two.url}?options=-cstatement_timeout%3D60000"
+    params = declare(url, source__schema="held")
+    place = check_one_place(params)
+    assert place is not None and place.schemas == ("held",)
+    assert erase_from_source(params, ADA, now=NOW).result == "erased"
+    assert verify_source(params, ADA).result == "absent"
+    with Source.open(params) as source:
+        assert {key for keys in source.subjects() for key in keys} == {"2", "3", "4"}
+        names = source.engine.connect().exec_driver_sql("SHOW statement_timeout").scalar_one()
+    assert (subjects(two.url), names) == ({"1", "2", "3", "4"}, "1min")
+    with pytest.raises(SourceUnavailable, match="both name a schema"):
+        Source.open(declare(held(two.url), source__schema="held"))
+    nowhere = declare(two.url, source__schema="nowhere")
+    with (
+        pytest.raises(SchemaMismatch, match="is declared but absent"),
+        Source.open(nowhere) as source,
+    ):
+        source.check(nowhere)
+
+
+@pytest.mark.parametrize(
+    ("url", "schema"), [("sqlite:///x.db", "held"), ("csv:x", "held"), ("postgresql://x", 'a"b')]
+)
+def test_a_schema_that_cannot_be_is_refused(url: str, schema: str) -> None:
+    with pytest.raises(ParamsInvalid, match="schema"):
+        declare(url, source__schema=schema)
+
+
 def test_a_search_path_of_the_environment_holds_for_the_erasure(
     two: Parish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,8 +150,8 @@ def test_two_places_are_said_before_anything_is_changed(
 ) -> None:
     declared = connect._postgresql
 
-    def replaced(url: sa.URL, *, writing: bool, zone: str) -> sa.Engine:
-        return declared(url.set(query={}) if writing else url, writing=writing, zone=zone)
+    def replaced(url: sa.URL, *, writing: bool, **options: Any) -> sa.Engine:
+        return declared(url.set(query={}) if writing else url, writing=writing, **options)
 
     monkeypatch.setattr(connect, "_postgresql", replaced)
     with pytest.raises(SourceUnavailable, match=r"schema held.*schema public"):

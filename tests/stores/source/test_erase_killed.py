@@ -1,9 +1,7 @@
 """Killed at any moment of an erasure from the source, the next call ends it."""
 
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +11,11 @@ from lethe.stores.source.identifiers import traces
 from lethe.stores.source.verify import verify_source
 from tests.conftest import PROJECT
 from tests.traps import NOW, Parish, declare, sqlite_url
+from tests.warm import program, warm_environment
 
 KILLED = """
 import os, signal, sys
+sys.path.insert(0, sys.argv.pop())
 from pathlib import Path
 import lethe.stores.source.compact as compaction
 import lethe.stores.source.erase as erasure
@@ -63,8 +63,8 @@ def test_the_next_call_ends_what_a_killed_one_began(
     found = traces(params, "1")
     before = parish.everything()
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, parish.url, moment],
-        env=os.environ | {"PYTHONPATH": f"{PROJECT}/pipeline:{PROJECT}"},
+        program(KILLED, parish.url, moment, str(PROJECT)),
+        env=warm_environment(),
         capture_output=True,
         text=True,
         timeout=120,

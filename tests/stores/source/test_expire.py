@@ -15,11 +15,11 @@ from lethe.stores.source.compact import compact_source
 from lethe.stores.source.expire import erase_expired, look_for_expired, verify_expired
 from tests import library
 from tests.postgres import postgres_server, postgres_urls  # noqa: F401
-from tests.traps import NOW, ROWS, SCHEMA, Parish, declare, sqlite_url
+from tests.traps import DECLARED, NOW, ROWS, SCHEMA, Parish, declare, sqlite_url
 
 Make = Callable[..., Parish]
 
-VISITS = {"days": 120, "by": "day"}  # until 2026-02-01 12:00: three of Ada's and Bo's are past
+VISITS = {"days": 119, "by": "day"}  # since 2026-02-02: three of Ada's and Bo's are past
 STAYING = [
     (1, 3, None, None, 30, "no", "2026-03-01"),
     (2, 2, None, None, 25, "no", "2026-02-05"),
@@ -105,11 +105,11 @@ def test_a_fresh_look_counts_what_is_still_there(make: Make) -> None:
     assert (seen.result, seen.count, seen.places) == ("present", 4, ("bills", "visits"))
 
 
-def test_the_last_moment_in_time_stays_and_the_next_goes(make: Make) -> None:
+def test_the_last_day_in_time_stays_as_written_and_the_one_before_goes(make: Make) -> None:
     rows = {
         "visits": [
-            (3, 1, None, None, 35, "no", "2026-02-01T12:00:00"),
-            (3, 2, None, None, 35, "no", "2026-02-01T11:59:59"),
+            (3, 1, None, None, 35, "no", "2026-02-02T00:30:00+02:00"),
+            (3, 2, None, None, 35, "no", "2026-02-01T23:59:59-02:00"),
         ],
         "findings": [],
     }
@@ -278,3 +278,32 @@ def test_files_lose_what_is_past_and_keep_the_rest(
     if kind == "csv":
         with gzip.open(tmp_path / "csv" / "loans.csv.gz", "rt", newline="") as file:
             assert [row[0] for row in csv.reader(file)] == ["loan_id", "101", "102", "104"]
+
+
+@pytest.mark.parametrize(
+    "columns", [["minutes", "returned", "said"], ["said"], ["minutes", "returned"]]
+)
+def test_a_column_that_the_database_makes_is_refused_as_in_an_erasure(
+    make: Make, columns: list[str]
+) -> None:
+    """It is blank once what it is made of is; to blank it by itself cannot be done."""
+    made = "day TEXT, said TEXT GENERATED ALWAYS AS (returned || '!') STORED,"
+    parish = make(visits=SCHEMA["visits"].replace("day TEXT,", made))
+    said = {"said": {"role": "identifier", "why": "who"}}
+    declared = DECLARED["tables"]["visits"]["columns"] | said
+    params = declare(
+        parish.url,
+        tables__visits__retention=VISITS,
+        tables__visits__columns=declared,
+        tables__visits__erase={"action": "anonymize", "columns": columns},
+        tables__bills__erase={"action": "delete"},
+    )
+    before = parish.everything()
+    if "said" in columns:
+        with pytest.raises(ErasureRefused, match=r"visits\.said is made by the database"):
+            retain(params)
+        assert parish.everything() == before
+        return
+    assert retain(params).places == ("visits: 3 anonymized",)
+    assert [row[7] for row in parish.rows("visits")].count(None) == 3
+    assert not look_for_expired(params, as_of=NOW)

@@ -5,7 +5,6 @@ import os
 import sqlite3
 import stat
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import sqlalchemy as sa
 from lethe.core import sql
 from lethe.core.errors import Busy, DiskFull, NotFound, SourceUnavailable, VaultMismatch
 from lethe.stores.vault.vault import Vault
+from tests.warm import program, warm_environment
 
 KEY, NEW_KEY = b"k" * 32, b"n" * 32
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
@@ -41,9 +41,9 @@ def test_file_is_its_owners_alone_whatever_the_umask(path: Path) -> None:
 
 
 def test_file_that_others_could_read_is_closed_at_opening(path: Path) -> None:
-    Vault.open(url(path), KEY).__exit__()
+    Vault.open(url(path), KEY).close()
     path.chmod(0o644)
-    Vault.open(url(path), KEY).__exit__()
+    Vault.open(url(path), KEY).close()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
@@ -127,7 +127,7 @@ def test_address_of_no_vault_is_refused(address: str) -> None:
 
 
 def test_server_that_does_not_answer_is_named_without_its_password() -> None:
-    with pytest.raises(SourceUnavailable, match="does not answer") as refused:
+    with pytest.raises(SourceUnavailable, match="is not there") as refused:
         Vault.open("postgresql+psycopg://lethe:hidden-word@127.0.0.1:1/vault", KEY)
     assert "hidden-word" not in str(refused.value)
 
@@ -181,7 +181,7 @@ def test_killed_in_the_middle_leaves_the_vault_as_it_was(path: Path, step: str) 
     with Vault.open(url(path), KEY) as vault:
         tokens = vault.tokens(["ada", "ben"]).tolist()
     done = subprocess.run(
-        [sys.executable, "-c", _KILLED, step, url(path)], capture_output=True, text=True
+        program(_KILLED, step, url(path)), env=warm_environment(), capture_output=True, text=True
     )
     assert done.returncode == -9, done.stderr
     with Vault.open(url(path), KEY) as vault:
@@ -201,7 +201,7 @@ def test_processes_at_once_agree_on_every_token(path: Path) -> None:
         "    vault.tokens([f'person {n}' for n in range(int(sys.argv[2]), 600)])\n"
     )
     running = [
-        subprocess.Popen([sys.executable, "-c", code, url(path), str(start)])
+        subprocess.Popen(program(code, url(path), str(start)), env=warm_environment())
         for start in (0, 200, 400)
     ]
     assert [process.wait(120) for process in running] == [0, 0, 0]

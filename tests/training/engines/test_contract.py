@@ -490,3 +490,30 @@ def test_frozen_parameters_have_no_place_in_the_sum() -> None:
     network = _frozen()
     sums, _ = PlainEngine(network, binary_loss)(*people((6,), 1, records=2), clip_norm=1.0)
     assert [t.shape for t in sums] == [p.shape for p in trainable_parameters(network)]
+
+
+class _Wide(nn.Module):
+    """Takes float32 records, and computes with other numbers."""
+
+    def __init__(self, kind: torch.dtype) -> None:
+        super().__init__()
+        self.kind = kind
+        self.layer = nn.Linear(6, 1).to(kind)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.to(self.kind)).float()
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        _Wide(torch.float64),
+        _Wide(torch.bfloat16),
+        nn.Linear(6, 1).double(),
+        nn.Sequential(nn.Linear(6, 2), nn.Linear(2, 1).half()),
+        nn.Linear(5, 1),
+    ],
+)
+def test_a_model_of_other_numbers_or_records_is_refused(model: nn.Module) -> None:
+    with pytest.raises(TrainingRefused, match=r"float(32|64|16)"):
+        make_engine("auto", model, binary_loss, record_shape=(6,), classes=1)

@@ -22,7 +22,7 @@ class Keystream:
     """Uniform 64-bit numbers from AES-256-CTR.
 
     Production makes it by `from_system`; a fixed key is for tests alone.
-    Guarantee: no part of the stream is ever given twice.
+    Guarantee: no part of the stream is ever given twice, not by a copy in a forked process either.
     Source: NIST SP 800-38A (counter mode).
     """
 
@@ -31,6 +31,7 @@ class Keystream:
             raise TrainingRefused(f"A keystream takes a key of {KEY_BYTES} bytes, not {len(key)}.")
         self._encryptor = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
         self._zeros = b""
+        self._process = os.getpid()
 
     @classmethod
     def from_system(cls) -> "Keystream":
@@ -38,7 +39,16 @@ class Keystream:
         return cls(os.urandom(KEY_BYTES))
 
     def uint64(self, count: int) -> npt.NDArray[np.uint64]:
-        """The next `count` uniform 64-bit numbers."""
+        """The next `count` uniform 64-bit numbers.
+
+        Raises:
+            TrainingRefused: in a fork of the process that made the stream.
+        """
+        if os.getpid() != self._process:
+            raise TrainingRefused(
+                "A keystream was used in a forked process, where it would repeat its parent's "
+                "noise. Make one there."
+            )
         if len(self._zeros) < 8 * count:
             self._zeros = bytes(8 * count)
         out = np.empty(8 * count + 15, dtype=np.uint8)  # cryptography asks for a block less a byte

@@ -69,7 +69,7 @@ class Pipeline:
         return sorted(read & set(self.all_cached())), sorted(read & set(self._scratch))
 
     def reports(self) -> list[str]:
-        """What a run's ref carries beside `dvc.lock`: uncached metrics and plots, which are counts
+        """What a run's ref carries beside `dvc.lock`: uncached reports and plots, which are counts
         and curves, and nothing of the scratch."""
         return [
             path

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from lethe.core.children import environment_without_keys
-from lethe.core.errors import RunEnded, StoreUnavailable
+from lethe.core.errors import FileDamaged, RunEnded, StoreUnavailable
+from lethe.core.files import parse_json
+from lethe.core.reading import damage
 from lethe.stores.dvc.git import LOCK, git
 
 PREFIX = "refs/lethe/walks/"
@@ -136,13 +138,12 @@ class Refs:
     def _read(self, run: str) -> PodRun:
         commit = self._ask("rev-parse", f"{PREFIX}{run}^{{commit}}").decode().strip()
         base = self._ask("rev-parse", f"{commit}^1").decode().strip()
-        noted = json.loads(self._ask("log", "-1", "--format=%b", commit))
-        state = next(each for each in get_args(State) if each == noted["state"])
-        below = str(noted["below"])
-        files = {
-            name: self._ask("cat-file", "blob", f"{commit}:{below}{name}")
-            for name in noted["files"]
-        }
+        of = f"What {PREFIX}{run} notes of its run"
+        noted = parse_json(self._ask("log", "-1", "--format=%b", commit), of=of)
+        with damage(lambda: FileDamaged(f"{of} is not as Lethe writes it. Start a new run.")):
+            state = {each: each for each in get_args(State)}[noted["state"]]
+            below, names = str(noted["below"]), list(map(str, noted["files"]))
+        files = {name: self._ask("cat-file", "blob", f"{commit}:{below}{name}") for name in names}
         return PodRun(run, commit, base, below, state, files)
 
     def _swap(self, after: PodRun) -> PodRun:

@@ -24,7 +24,7 @@ import psutil
 from lethe.config import workspace
 from lethe.config.home import POD_LOCK
 from lethe.config.params import Params, load_params, resolve_secret
-from lethe.core.behaviour import OWN, alike
+from lethe.core.behaviour import OWN, differing
 from lethe.core.children import environment_without_keys
 from lethe.core.errors import LetheError, ParamsInvalid, RunEnded
 from lethe.core.files import write_whole
@@ -112,7 +112,7 @@ def _lay(folder: Path, pod_run: PodRun) -> Path:
     """
     root = folder / pod_run.below
     laid = folder / _LAID
-    if laid.exists() and laid.read_text() == pod_run.commit:
+    if laid.exists() and laid.read_bytes() == pod_run.commit.encode():
         clear_held(root)
         return root
     if (root / PIPELINE).exists():
@@ -256,17 +256,9 @@ def _refuse_other_code(root: Path) -> None:
     """The registry names the release's commit: what runs must do what that code does.
 
     Raises:
-        RunEnded: the image was built from code that does something else.
+        RunEnded: the image was built from code, or with templates, that do something else.
     """
-    released = root / "pipeline" / "lethe"
-    theirs = {path.relative_to(released) for path in released.rglob("*.py")}
-    ours = {path.relative_to(OWN) for path in OWN.rglob("*.py")}
-    differ = sorted(
-        path
-        for path in ours | theirs
-        if path not in ours or path not in theirs or not alike(OWN / path, released / path)
-    )
-    if differ:
+    if differ := differing(OWN, root / "pipeline" / "lethe"):
         raise RunEnded(
             f"The image was built from other code than the release: {len(differ)} files of "
             f"pipeline/lethe/ differ, {differ[0]} among them. Build the image from the release."

@@ -17,6 +17,7 @@ from lethe.stores.dvc.manifest import Manifest, NotAManifest
 
 TOKEN = "token"  # noqa: S105 - the column of shards
 PARQUET = b"PAR1"
+_DAMAGED = (pa.ArrowException, OSError, EOFError)
 _FEW = 1000  # tokens that are looked for one by one rather than by opening the whole set
 
 
@@ -82,8 +83,10 @@ def without(content: bytes, tokens: BitMap) -> bytes:
         return (BitMap.deserialize(content) - tokens).serialize()
     try:
         table = pq.read_table(io.BytesIO(content))
-    except pa.ArrowInvalid:
+    except _DAMAGED:
         raise Unreadable("a damaged Parquet file") from None
+    if TOKEN not in table.column_names:
+        raise Unreadable("a Parquet file without tokens")
     column = table[TOKEN]
     gone = pc.is_in(column, value_set=pa.array(tokens.to_array(), type=column.type))
     kept = table.filter(pc.invert(gone))
@@ -111,7 +114,7 @@ def texts(content: bytes) -> Iterable[tuple[str, pa.ChunkedArray]]:
         return
     try:
         table = pq.read_table(io.BytesIO(content))
-    except (pa.ArrowInvalid, OSError):
+    except _DAMAGED:
         raise Unreadable("a damaged Parquet file") from None
     for name, column in zip(table.column_names, table.columns, strict=True):
         if pa.types.is_dictionary(column.type):
@@ -135,7 +138,7 @@ def _tokens_of(source: bytes | Path) -> BitMap:
         if kind is None or not pa.types.is_integer(kind):
             return BitMap()
         column = file.read(columns=[TOKEN])[TOKEN].combine_chunks()
-    except (pa.ArrowInvalid, OSError):
+    except _DAMAGED:
         raise Unreadable("a damaged Parquet file") from None
     known = pc.unique(column.drop_null()).cast(pa.int64()).to_numpy()
     return BitMap(known[(known >= 0) & (known < 2**32)].astype("uint32"))

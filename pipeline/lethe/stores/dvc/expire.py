@@ -75,7 +75,7 @@ def current_files(root: Path) -> frozenset[str]:
     md5 = History(root).out_md5(workspace.SHARDS)
     if md5 is None:
         return frozenset()
-    entries = entries_of(History(root).cached(md5).read_bytes())
+    entries = entries_of(History(root).cached(md5).read_bytes(), md5)
     if entries is None:
         raise NotFound(f"Object {md5} in DVC's cache is damaged. Remove it and run `dvc pull`.")
     return frozenset({md5, *(str(entry["md5"]) for entry in entries)})
@@ -103,7 +103,7 @@ class _Versions(Purge):
             model
             for stage in stages
             if (model := stage.out(workspace.MODEL)) is not None
-            and model not in self.serving
+            and model not in (self.serving or ())
             and self._learned(found, stage, before)
         }
         found.models |= {md5 for md5 in found.folders if found.touched(md5)}  # likewise emptied

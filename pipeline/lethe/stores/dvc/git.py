@@ -7,33 +7,33 @@ even git's log is asked again.
 
 import hashlib
 import json
+import os
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
-
-import yaml
 
 from lethe.config import workspace
 from lethe.config.home import experiments
 from lethe.core.children import environment_without_keys
 from lethe.core.errors import FileDamaged, LetheError
 from lethe.core.files import read_json, write_whole
+from lethe.core.reading import damage, parse_yaml
 
 LOCK = Path("dvc.lock")
 INDEX = workspace.STATE / "locks.json"
 _FORMAT = 1
 _SECONDS = 120
 _MESSAGE = "Name the shards that an erasure rewrote"
+_TO_INDEX = ("update-index", "-z", "--add", "--index-info")
 _COMMITTER = {
     f"GIT_{role}_{what}": value
     for role in ("AUTHOR", "COMMITTER")
     for what, value in (("NAME", "lethe"), ("EMAIL", "lethe@localhost"))
 }
-_LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ def parse_lock(content: bytes) -> tuple[Made, ...]:
     """The stages of a lock.
 
     Raises:
-        LetheError: it is no YAML, as a merge conflict leaves it.
+        FileDamaged: it is no YAML, as a merge conflict leaves it, or no lock.
     """
-    parsed = _yaml(content)
+    parsed = read_lock(content)
     stages = parsed.get("stages") if isinstance(parsed, dict) else None
     if not isinstance(stages, dict):
         return ()
@@ -76,9 +76,9 @@ def parse_run(content: bytes) -> Made:
     """An entry of the run-cache.
 
     Raises:
-        LetheError: it is no YAML.
+        FileDamaged: it is no YAML.
     """
-    parsed = _yaml(content)
+    parsed = read_lock(content)
     return _made("", parsed if isinstance(parsed, dict) else {})
 
 
@@ -90,16 +90,24 @@ def _made(name: str, stage: dict[str, Any]) -> Made:
             if isinstance(each, dict) and each.get("md5") and each.get("path")
         }
 
-    return Made(name, hashes("outs"), hashes("deps"))
+    with damage(no_lock):
+        return Made(name, hashes("outs"), hashes("deps"))
 
 
-def _yaml(content: bytes) -> Any:
-    try:
-        return yaml.load(content, Loader=_LOADER)  # noqa: S506 - either is a safe one
-    except yaml.YAMLError:
-        raise LetheError(
-            f"{LOCK} is not YAML. Resolve it, or delete it and run `dvc commit`."
-        ) from None
+def read_lock(content: bytes) -> Any:
+    """What a lock says, as it stands.
+
+    Raises:
+        FileDamaged: it is no YAML.
+    """
+    with damage(no_lock):
+        return parse_yaml(content)
+
+
+def no_lock() -> FileDamaged:
+    return FileDamaged(
+        f"{LOCK} is not YAML, as DVC writes it. Resolve it, or delete it and run `dvc commit`."
+    )
 
 
 def committed_locks(root: Path) -> list[Lock]:
@@ -116,6 +124,10 @@ def committed_locks(root: Path) -> list[Lock]:
     index = _read_index(root)
     if index.get("state") != state:
         index = _indexed(root, index.get("blobs", {}), state)
+    return _locks_of(index)
+
+
+def _locks_of(index: dict[str, Any]) -> list[Lock]:
     blobs = index["blobs"]
     return [Lock(commit, _from_data(blobs[blob])) for blob, commit in index["order"]]
 
@@ -159,11 +171,18 @@ def _from_data(stages: list[Any]) -> tuple[Made, ...]:
 
 
 def _read_index(root: Path) -> dict[str, Any]:
+    """The index of committed locks; empty where it is damaged, since it can be made anew."""
     try:
         index = read_json(root / INDEX)
+        if index.get("format") != _FORMAT:
+            return {}
+        with damage(no_lock):
+            for lock in _locks_of(index):
+                for made in lock.stages:
+                    made.outs.items(), made.deps.items()
     except (OSError, FileDamaged):
         return {}
-    return index if index.get("format") == _FORMAT else {}
+    return index
 
 
 def _lock_blobs(root: Path, *, lost: bool = True) -> Iterator[tuple[str, str]]:
@@ -236,6 +255,38 @@ def git_objects(root: Path) -> Iterator[tuple[str, bytes]]:
             yield header[0].decode(), content
 
 
+def tracked(root: Path, folders: Collection[str]) -> set[Path]:
+    """The files below some folders of a worktree that git has; none where no folder is given."""
+    words = ("--literal-pathspecs", "ls-files", "-z", "--", *folders)
+    listed = git(root, *words) if folders else None
+    # No link is followed: where it leads to is no code.
+    return {root.resolve() / os.fsdecode(name) for name in (listed or b"").split(b"\0") if name}
+
+
+def only_below(root: Path, folders: Collection[str]) -> set[str]:
+    """The blobs, by name, that in all of git's history were files below these folders alone.
+
+    A content that any commit had elsewhere too, or that no commit has, is none of them.
+    """
+    if not folders:
+        return set()
+    log = git(
+        root,
+        *("-c", "log.showRoot=true", "log", "--all", "--reflog", "--stdin", "-m", "--raw", "-z"),
+        *("--full-history", "--no-abbrev", "--no-renames", "--format="),
+        stdin=_unreachable(root),
+    )
+    prefix = (git(root, "rev-parse", "--show-prefix") or b"").strip()
+    below = tuple(prefix + os.fsencode(PurePosixPath(each)) + b"/" for each in folders)
+    inside: set[str] = set()
+    outside: set[str] = set()
+    words = iter((log or b"").split(b"\0"))
+    for word in words:
+        if (change := word.strip()).startswith(b":"):
+            (inside if next(words).startswith(below) else outside).add(change.split()[3].decode())
+    return inside - outside
+
+
 def worktrees(root: Path) -> list[Path]:
     """The folders that stand where `root` does, in every worktree of git and every experiment
     of DVC that runs in a folder of its own; root first. One that is gone is left out.
@@ -267,27 +318,61 @@ def branch_locks(root: Path) -> dict[str, bytes]:
     return found
 
 
-def commit_lock(root: Path, branch: str, content: bytes, *, message: str = _MESSAGE) -> bool:
-    """Puts one commit on top of a branch that changes its lock alone; whether that was done.
+def commit_files(
+    root: Path, branch: str, files: Mapping[str, bytes | None], *, message: str = _MESSAGE
+) -> bool:
+    """Puts one commit on top of a branch that changes these files alone; whether that was done.
 
     No worktree, index or other file is touched and no hook runs; a branch that moved meanwhile is
     left to the next time. The committer is git's own, if it knows one, and else `lethe`.
+
+    Args:
+        files: contents by path from `root`; None for a file that goes.
     """
     tip = (git(root, "rev-parse", f"{branch}^{{commit}}") or b"").decode().strip()
-    below = (git(root, "rev-parse", "--show-prefix") or b"").decode().strip()
-    blob = (git(root, "hash-object", "-w", "--stdin", stdin=content) or b"").decode().strip()
-    if not tip or not blob:
+    entries = index_entries(root, files)
+    if not tip or entries is None:
         return False
     with tempfile.TemporaryDirectory() as folder:
         alone = {"GIT_INDEX_FILE": str(Path(folder) / "index"), **committer(root)}
-        entry = f"100644,{blob},{below}{LOCK}"
         git(root, "read-tree", tip, more=alone)
-        git(root, "update-index", "--add", "--cacheinfo", entry, more=alone)
+        git(root, *_TO_INDEX, stdin=entries, more=alone)
         tree = (git(root, "write-tree", more=alone) or b"").decode().strip()
         made = git(root, "commit-tree", tree, "-p", tip, "-m", message, more=alone) or b""
     commit = made.decode().strip()
     turn = ("update-ref", branch, commit, tip)
     return bool(commit) and git(root, *turn, more=committer(root)) is not None
+
+
+def index_entries(root: Path, files: Mapping[str, bytes | None]) -> bytes | None:
+    """Some files as git's index takes them in, their contents written to its store.
+
+    None where git does not take them.
+    """
+    below = (git(root, "rev-parse", "--show-prefix") or b"").decode().strip()
+    entries = []
+    for path, content in files.items():
+        blob = b"0" * 40
+        if content is not None:
+            blob = (git(root, "hash-object", "-w", "--stdin", stdin=content) or b"").strip()
+        if not blob:
+            return None
+        mode = b"0" if content is None else b"100644"
+        entries.append(b"%b %b\t%b\0" % (mode, blob, os.fsencode(f"{below}{path}")))
+    return b"".join(entries)
+
+
+def to_index(root: Path, files: Mapping[str, bytes | None]) -> bool:
+    """Puts some files, and nothing else, into the index of a worktree; whether that was done."""
+    entries = index_entries(root, files)
+    return entries is not None and git(root, *_TO_INDEX, stdin=entries) is not None
+
+
+def ignored(root: Path, paths: Iterable[str]) -> set[str]:
+    """Which paths git ignores, and does not have all the same."""
+    asked = b"".join(os.fsencode(path) + b"\0" for path in paths)
+    found = git(root, "check-ignore", "-z", "--stdin", stdin=asked) or b""
+    return {os.fsdecode(path) for path in found.split(b"\0") if path}
 
 
 def committer(root: Path) -> Mapping[str, str]:

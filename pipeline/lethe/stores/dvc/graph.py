@@ -9,9 +9,11 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
+from lethe.config.workspace import REPORTS
 from lethe.core.errors import ParamsInvalid
+from lethe.core.reading import damage, load_yaml
 
 COMPILED = Path("dags/pipeline.json")
 META: dict[str, type] = {
@@ -26,8 +28,12 @@ META: dict[str, type] = {
 
 def read_stages(path: Path) -> dict[str, Any]:
     """The stages of a `dvc.yaml`, as they stand there."""
-    loaded: dict[str, Any] = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    stages: dict[str, Any] = loaded["stages"]
+    with damage(lambda: ParamsInvalid(f"{path} has no stages, as DVC reads them. Correct it.")):
+        try:
+            loaded, _ = load_yaml(path)
+        except YAMLError:
+            raise ValueError from None
+        stages: dict[str, Any] = {**loaded["stages"]}
     return stages
 
 
@@ -42,7 +48,7 @@ def compile_pipeline(stages: dict[str, Any], approvers: Sequence[str] = ()) -> d
         `approvers`: the user names of whom a new version waits for; none if for nobody.
         `stages`: a list of name, description, command, `after` (names of the stages whose outputs
         it reads, sorted) and the keys of `meta`. `scratch`: the uncached outputs of stages that
-        see subject keys, metrics apart; they must not outlive a run.
+        see subject keys, reports apart; they must not outlive a run.
 
     Raises:
         ParamsInvalid: a stage lacks a key of `meta`, or has one of another type or name; or
@@ -76,7 +82,7 @@ def compile_pipeline(stages: dict[str, Any], approvers: Sequence[str] = ()) -> d
             if stage.get("meta", {}).get("subject_keys")
             for entry in stage.get("outs", ())
             for path, options in (entry.items() if isinstance(entry, dict) else ())
-            if options.get("cache") is False
+            if options.get("cache") is False and not meets(path, REPORTS.as_posix())
         ),
     }
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lethe.core.errors import StoreUnavailable
+from lethe.core.waiting import CONNECT_S, waiting
 from lethe.stores.dvc.settings import cache_folder, read_settings
 
 _KEY = re.compile(r"(?:files/md5/)?([0-9a-f]{2})/([0-9a-f]{30}(?:\.dir)?)$")
 _RUNS = "runs/"
 _STAGED = ".lethe-"  # begins the name of what is being written
-_SECONDS = 60  # what a server may take to answer, unless the remote's own settings say otherwise
 
 
 @dataclass(frozen=True)
@@ -258,8 +258,11 @@ def open_remote(root: Path, name: str) -> Objects:
         if kind.protocol == "local":
             return FolderObjects(store, Path(path))
         if kind.protocol == "s3":
-            config = {"connect_timeout": _SECONDS, "read_timeout": _SECONDS} | config
-            return BucketObjects(store, kind(**config).fs, path)
+            # unless the remote's own settings say otherwise
+            config = {"connect_timeout": CONNECT_S, "read_timeout": CONNECT_S} | config
+            fs = kind(**config).fs
+            fs.retries, fs.config_kwargs["retries"] = 1, {"total_max_attempts": 2}
+            return BucketObjects(store, fs, path)
     except (DvcException, ImportError):
         raise StoreUnavailable(
             f"{store} needs a driver that is not installed, or its settings are off. "
@@ -279,7 +282,8 @@ def _raise(error: OSError) -> None:
 def _as_users_error(name: str) -> Iterator[None]:
     """Whatever keeps a store from answering, by its kind: a message may hold a credential."""
     try:
-        yield
+        with waiting(name):
+            yield
     except _failures() as error:
         raise StoreUnavailable(
             f"{name} does not answer ({_kind(error)}). The next run tries again."

@@ -1,14 +1,14 @@
 """The outputs that a lock names: which of them are in DVC's cache, and putting them in place."""
 
-import json
 import warnings
 from pathlib import Path
 
 from lethe.core.errors import Busy, LetheError
 from lethe.stores.dvc.git import Made
 from lethe.stores.dvc.graph import read_stages
-from lethe.stores.dvc.objects import open_caches
-from lethe.stores.dvc.survey import md5_of
+from lethe.stores.dvc.library import opened_repo
+from lethe.stores.dvc.objects import FolderObjects, key_of, open_caches
+from lethe.stores.dvc.survey import entries_of, md5_of
 
 
 def outputs(pipeline: Path) -> set[str]:
@@ -62,10 +62,9 @@ def check_out(root: Path, made: tuple[Made, ...]) -> None:
         return
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
-    from dvc.repo import Repo
 
     try:
-        with warnings.catch_warnings(), Repo(str(root)) as repo:
+        with warnings.catch_warnings(), opened_repo(root) as repo:
             warnings.simplefilter("ignore")  # of DVC's own
             repo.checkout([str(root.resolve() / path) for path in targets], force=True)
     except LockError:
@@ -75,7 +74,10 @@ def check_out(root: Path, made: tuple[Made, ...]) -> None:
 
 
 def missing_objects(home: Path, made: tuple[Made, ...]) -> list[str]:
-    """Paths whose objects, or some file of theirs, the cache of `home` does not have."""
+    """Paths whose objects, or some file of theirs, the cache of `home` does not have.
+
+    A folder whose listing is not what its name says is one of them.
+    """
     left_out = uncached(home / "dvc.yaml")
     caches = open_caches([home])
     stored = {each.md5 for cache in caches for each in cache.objects()}
@@ -83,17 +85,17 @@ def missing_objects(home: Path, made: tuple[Made, ...]) -> list[str]:
     for path, md5 in sorted({pair for each in made for pair in each.outs.items()}):
         if path in left_out:
             continue
-        wanted = {md5}
-        if md5.endswith(".dir") and md5 in stored:
-            wanted |= set(_members(home, md5))
-        if not wanted <= stored:
+        members = _members(caches, md5) if md5.endswith(".dir") else []
+        if members is None or not {md5, *members} <= stored:
             missing.append(path)
     return missing
 
 
-def _members(home: Path, md5: str) -> list[str]:
-    for cache in open_caches([home]):
-        path = cache.base / "files" / "md5" / md5[:2] / md5[2:]
-        if path.is_file():
-            return [str(entry["md5"]) for entry in json.loads(path.read_bytes())]
-    return []
+def _members(caches: list[FolderObjects], md5: str) -> list[str] | None:
+    """The files of a folder by hash; None where no cache has the listing that its name says."""
+    for cache in caches:
+        path = cache.base / key_of(md5)
+        entries = entries_of(path.read_bytes(), md5) if path.is_file() else None
+        if entries is not None:
+            return [str(entry.get("md5")) for entry in entries]
+    return None

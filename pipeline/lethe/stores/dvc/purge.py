@@ -18,15 +18,17 @@ import psutil
 from pyroaring import BitMap
 
 from lethe.config import workspace
-from lethe.core.errors import Busy, StoreUnavailable
+from lethe.core.errors import Busy, FileDamaged, StoreUnavailable
 from lethe.core.files import read_json, write_whole
 from lethe.core.outcomes import Outcome, Result
+from lethe.core.reading import damage
 from lethe.stores.dvc.content import without
 from lethe.stores.dvc.git import (
     INDEX,
+    LOCK,
     Made,
     branch_locks,
-    commit_lock,
+    commit_files,
     committed_locks,
     parse_lock,
     worktrees,
@@ -51,7 +53,7 @@ def purge_history(
     tokens: BitMap,
     *,
     models: Collection[str] = (),
-    serving: Collection[str] = (),
+    serving: Collection[str] | None = (),
 ) -> list[Outcome]:
     """Removes people from everything that DVC keeps of this workspace; one outcome a store.
 
@@ -65,7 +67,8 @@ def purge_history(
         models: hashes (the registry's tag `model_md5`) of retired models that go as well,
             whatever their manifests say by now.
         serving: likewise of models that stay until they are retired; their manifests are
-            rewritten all the same.
+            rewritten all the same. None where the registry does not say: then every model stays,
+            and those that would have gone are noted for the next purge.
 
     Raises:
         LetheError: a worktree's `dvc.lock` is not YAML; nothing was changed.
@@ -79,7 +82,7 @@ def purge_by(
     tokens: BitMap,
     *,
     models: Collection[str],
-    serving: Collection[str],
+    serving: Collection[str] | None,
 ) -> list[Outcome]:
     """Purges in one way or another, with every worktree held in which nothing runs."""
     places = [Worktree(each) for each in worktrees(root)]
@@ -90,7 +93,7 @@ def purge_by(
                 held.enter_context(place.alone())
             except Busy as error:
                 busy[place] = str(error)
-        return kind(root, tokens, places, busy, set(models), set(serving)).run()
+        return kind(root, tokens, places, busy, set(models), serving).run()
 
 
 class Purge:
@@ -103,14 +106,14 @@ class Purge:
         places: list[Worktree],
         busy: dict[Worktree, str],
         models: set[str],
-        serving: set[str],
+        serving: Collection[str] | None,
     ) -> None:
         self.root = root
         self.tokens = tokens
         self.places = places
         self.busy = busy
         self.serving = serving
-        self.replaced, gone = _read_journal(root)
+        self.replaced, gone, self.withheld = _read_journal(root)
         self.locks = {place: place.lock() for place in places}
         committed = [made for lock in committed_locks(root) for made in lock.stages]
         self.branches = branch_locks(root)
@@ -119,7 +122,9 @@ class Purge:
             for stages in (*self.locks.values(), *map(parse_lock, self.branches.values()))
             for made in stages
         ]
-        self.found = self.survey([*committed, *self.live], models, gone)
+        self.found = self.survey(
+            [*committed, *self.live], models | self.withheld.difference(serving or ()), gone
+        )
         self.written: dict[str, bytes] = {}
 
     def survey(self, made: list[Made], models: set[str], before: set[str]) -> Survey:
@@ -133,10 +138,10 @@ class Purge:
     def run(self) -> list[Outcome]:
         self._remove_half_written()
         self.plan()
-        _write_journal(self.root, self.replaced, self.found.gone, written=False)
+        self._write_journal(written=False)
         for surveyed in self.found.stores:
             self._write_new(surveyed)
-        _write_journal(self.root, self.replaced, self.found.gone, written=True)
+        self._write_journal(written=True)
         outcomes = [self._rewritten(place) for place in self.places]
         if branches := self._turn_branches():
             outcomes.append(branches)
@@ -144,9 +149,24 @@ class Purge:
         self._remove_all()
         for surveyed in self.found.stores:
             outcomes += self._outcomes(surveyed)
+        if withheld := self.found.withheld:
+            reason = f"{len(withheld)} models stay, which may be in use: the registry did not say"
+            outcomes.append(Outcome("models", Result.UNREACHABLE, 0, tuple(withheld), reason))
         if all(not each.is_open for each in outcomes):
             (self.root / JOURNAL).unlink(missing_ok=True)
         return outcomes
+
+    def _write_journal(self, *, written: bool) -> None:
+        if not (self.replaced or self.found.gone or self.found.withheld):
+            return
+        noted = {
+            "replaced": {old: asdict(new) for old, new in self.replaced.items()},
+            "gone": sorted(self.found.gone),
+            # Those of before are among the gone, once it is written that those go.
+            "withheld": sorted(self.found.withheld | (set() if written else self.withheld)),
+            "written": written,
+        }
+        write_whole(self.root / JOURNAL, json.dumps(noted).encode(), private=True)
 
     def _remove_half_written(self) -> None:
         for path in (self.root / INDEX, self.root / JOURNAL):
@@ -235,7 +255,7 @@ class Purge:
             replaced=self.replaced,
             gone=self.found.gone,
             models=self.found.models,
-            serving=self.serving,
+            serving=self.found.withheld.union(self.serving or ()),
         )
 
     def _turn_branches(self) -> Outcome | None:
@@ -247,7 +267,7 @@ class Purge:
                 content.decode(), self.replaced, gone=self.found.gone, models=self.found.models
             )
             if updated != content.decode():
-                done = commit_lock(self.root, branch, updated.encode())
+                done = commit_files(self.root, branch, {str(LOCK): updated.encode()})
                 (turned if done else failed).append(branch.removeprefix("refs/heads/"))
         if failed:
             reason = f"{len(failed)} branches moved meanwhile, or git refuses to commit"
@@ -364,25 +384,15 @@ def _outcome(
     return Outcome(store, Result.ERASED, len(places), tuple(sorted(places)))
 
 
-def _read_journal(root: Path) -> tuple[dict[str, Replacement], set[str]]:
+def _read_journal(root: Path) -> tuple[dict[str, Replacement], set[str], set[str]]:
+    """What became what, what goes, and models whose end waits for the registry."""
     try:
         noted = read_json(root / JOURNAL)
     except FileNotFoundError:
-        return {}, set()
-    if not noted["written"]:
-        return {}, set()  # nothing turned to the new yet, and nothing went
-    replaced = {old: Replacement(**new) for old, new in noted["replaced"].items()}
-    return replaced, set(noted["gone"])
-
-
-def _write_journal(
-    root: Path, replaced: dict[str, Replacement], gone: set[str], *, written: bool
-) -> None:
-    if not replaced and not gone:
-        return
-    noted = {
-        "replaced": {old: asdict(new) for old, new in replaced.items()},
-        "gone": sorted(gone),
-        "written": written,
-    }
-    write_whole(root / JOURNAL, json.dumps(noted).encode(), private=True)
+        return {}, set(), set()
+    with damage(lambda: FileDamaged(f"{JOURNAL} is not as Lethe writes it. Restore it.")):
+        withheld = set(noted.get("withheld", ()))
+        if not noted["written"]:
+            return {}, set(), withheld  # nothing turned to the new yet, and nothing went
+        replaced = {old: Replacement(**new) for old, new in noted["replaced"].items()}
+        return replaced, set(noted["gone"]), withheld

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pyroaring import BitMap
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from lethe.config import workspace
 from lethe.core.children import environment_without_keys
 from lethe.core.ends import end_group
 from lethe.core.errors import Busy, LetheError, NotFound
+from lethe.core.files import parse_people
+from lethe.core.reading import damage
+from lethe.stores.dvc.git import no_lock, read_lock
 from lethe.stores.dvc.settings import cache_folder
 
 LOCK = Path("dvc.lock")
@@ -116,11 +117,13 @@ class History:
 
     def out_md5(self, path: Path) -> str | None:
         """md5 that `dvc.lock` has for an output, None if none; a folder's ends in `.dir`."""
-        return _out_md5(self.lock(), path)
+        with damage(no_lock):
+            return _out_md5(self.lock(), path)
 
     def used_md5(self, stage: str, path: Path) -> str | None:
         """md5 of an input as a stage last ran with it; None if it never did."""
-        return _md5_of(self.lock().get("stages", {}).get(stage, {}).get("deps", ()), path)
+        with damage(no_lock):
+            return _md5_of(self.lock().get("stages", {}).get(stage, {}).get("deps", ()), path)
 
     def cached(self, md5: str) -> Path:
         """Where DVC's cache has an object.
@@ -144,7 +147,7 @@ class History:
         content = self.cached(md5).read_bytes()
         if _md5(content) != md5:
             raise NotFound(f"Object {md5} in DVC's cache is damaged. Remove it and run `dvc pull`.")
-        return BitMap.deserialize(content)
+        return parse_people(content, of=f"Object {md5} in DVC's cache")
 
     def git_state(self) -> GitState:
         """The commit that is checked out, and whether tracked files differ from it.
@@ -231,12 +234,7 @@ def _events(process: subprocess.Popen[str]) -> Iterator[StageEvent]:
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
-    try:
-        parsed = YAML(typ="safe").load(content)
-    except YAMLError:
-        raise LetheError(
-            f"{LOCK} is not YAML. Resolve it, or delete it and run `dvc commit`."
-        ) from None
+    parsed = read_lock(content)
     return parsed if isinstance(parsed, dict) else {}
 
 

@@ -1,12 +1,14 @@
 """DVC's history as one of the stores that an erasure goes through."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from pyroaring import BitMap
 
 from lethe.config import workspace
+from lethe.core.errors import StoreUnavailable
 from lethe.core.outcomes import Outcome, Traces
 from lethe.stores.dvc.lookup import Lookup
 from lethe.stores.dvc.purge import purge_history
@@ -37,6 +39,7 @@ class DvcStore(Store):
     Args:
         known: every token of the vault; what has any other is reported.
         skip: files and folders of other stores, which look for themselves.
+        code: folders of which git's files are declared to be code.
     """
 
     name = "dvc"
@@ -49,11 +52,13 @@ class DvcStore(Store):
         *,
         known: Callable[[], BitMap],
         skip: Callable[[], Sequence[Path]],
+        code: Sequence[str] = (),
     ) -> None:
         self._root = root
         self._versions = versions
         self._known = known
         self._skip = skip
+        self._code = code
 
     def forget(self, people: Sequence[Person]) -> Iterator[list[Outcome]]:
         """Rewrites what is in use without them, and removes the rest; for all at once."""
@@ -61,20 +66,24 @@ class DvcStore(Store):
         ended = {version for each in people for version in each.ended}
         done = []
         if tokens or ended:
-            serving = {version for each in people for version in each.serving}
+            used = [each.serving for each in people]
+            known = None not in used
+            serving = {version for theirs in used for version in theirs or ()} if known else None
             done = self.purge(tokens, serving=serving, ended=ended)
         for _ in people:
             yield done
 
     def purge(
-        self, tokens: BitMap, *, serving: Collection[str], ended: Collection[str]
+        self, tokens: BitMap, *, serving: Collection[str] | None, ended: Collection[str]
     ) -> list[Outcome]:
-        outcomes = purge_history(
-            self._root,
-            tokens,
-            models=self._versions.ended_hashes(ended),
-            serving=self._versions.model_hashes(serving),
-        )
+        models = self._versions.ended_hashes(ended)
+        hashes = None
+        if serving is not None:
+            with suppress(StoreUnavailable):  # the shards do not wait for the registry
+                hashes = self._versions.model_hashes(serving)
+        outcomes = purge_history(self._root, tokens, models=models, serving=hashes)
+        if serving is None or hashes is None:
+            return outcomes
         history = History(self._root)
         model, manifest = (history.out_md5(w) for w in (workspace.MODEL, workspace.MANIFEST))
         if model and manifest:
@@ -94,6 +103,7 @@ class DvcStore(Store):
             ],
             known=self._known(),
             skip=self._skip(),
+            code=self._code,
         )
 
     def export(self, person: Person) -> list[Held]:
@@ -107,7 +117,14 @@ class DvcStore(Store):
         return [Held("shards", versions)] if versions else []
 
     def unseen(self) -> tuple[str, ...]:
-        return ("clones and caches on other machines, and remotes that the settings do not name",)
+        return (
+            "clones and caches on other machines, and remotes that the settings do not name",
+            *(
+                f"git's files below {folder}, declared to be code (erasure.code): not searched for "
+                "keys and identifiers"
+                for folder in self._code
+            ),
+        )
 
 
 def searchable(traces: Traces) -> Traces:

@@ -6,7 +6,6 @@ names any of these. What a remaining folder or lock still names stays.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from pyroaring import BitMap
 
 from lethe.config import workspace
 from lethe.core.errors import LetheError, StoreUnavailable
+from lethe.core.reading import parse_data
 from lethe.stores.dvc.content import Unreadable, holds
 from lethe.stores.dvc.git import Made, parse_run
 from lethe.stores.dvc.objects import FolderObjects, Object, Objects
@@ -47,6 +47,7 @@ class Survey:
     held: set[str] = field(default_factory=set)  # files that have a token
     folders: dict[str, Entries] = field(default_factory=dict)
     models: set[str] = field(default_factory=set)  # model outputs that go
+    withheld: set[str] = field(default_factory=set)  # that may be in use, which nobody can say
     gone: set[str] = field(default_factory=set)  # everything that goes
 
     def fetch(self, md5: str) -> bytes | None:
@@ -69,7 +70,7 @@ def survey(
     made: Iterable[Made],
     *,
     models: Collection[str] = (),
-    serving: Collection[str] = (),
+    serving: Collection[str] | None = (),
     before: Collection[str] = (),
     holding: Callable[[bytes | Path, str | None], bool] | None = None,
 ) -> Survey:
@@ -79,7 +80,8 @@ def survey(
         stores: what to look through.
         made: every stage of every lock; the run-caches' are added.
         models: further `model` outputs that are to go.
-        serving: `model` outputs that stay for now although their manifests are held.
+        serving: `model` outputs that stay for now although their manifests are held; None where
+            nobody can say which they are: each that might go is `withheld`.
         before: hashes that an interrupted purge had already found to go.
         holding: whether a file is held, by its bytes and hash; by default one with a token.
     """
@@ -98,13 +100,16 @@ def survey(
             surveyed.failed = str(error)
     found.held = {md5 for md5, held in verdicts.items() if held}
     stages = [*made, *(run for surveyed in found.stores for run in surveyed.runs.values())]
-    found.models = set(models) | {
+    learned = {
         model
         for stage in stages
         if (model := stage.out(workspace.MODEL))
-        and model not in serving
         and stage.out(workspace.MANIFEST) in found.held | set(before)
     }
+    if serving is None:
+        found.withheld = (learned | set(models)) - {""}
+    else:
+        found.models = (learned - set(serving)) | set(models)
     decide(found, stages, before)
     return found
 
@@ -143,7 +148,7 @@ def _look(
     surveyed.objects = surveyed.store.objects()
     for stored in surveyed.objects:
         md5 = stored.md5
-        if stored.marker or (md5 in verdicts or md5 in folders):
+        if stored.marker or md5 in verdicts:
             continue
         if stored.is_half_written:
             surveyed.stray.append(stored)
@@ -156,7 +161,7 @@ def _look(
                     raise
                 surveyed.unreadable.append(stored)
         elif md5 is not None and md5.endswith(".dir"):
-            entries = entries_of(surveyed.store.read(stored))
+            entries = entries_of(surveyed.store.read(stored), md5)  # in each store: each may lie
             if entries is None:
                 surveyed.unreadable.append(stored)
             else:
@@ -178,9 +183,16 @@ def _source(store: Objects, stored: Object) -> bytes | Path:
     return store.path(stored) if isinstance(store, FolderObjects) else store.read(stored)
 
 
-def entries_of(content: bytes) -> Entries | None:
+def entries_of(content: bytes, md5: str) -> Entries | None:
+    """What a folder's object lists; None unless it is the listing that its name says.
+
+    Whoever can write to a cache or a remote could otherwise hide a shard from an erasure, by a
+    listing without it, or have others' files removed, by one that has them.
+    """
+    if md5_of(content) != md5.removesuffix(".dir"):
+        return None
     try:
-        entries = json.loads(content)
+        entries = parse_data(content)
     except ValueError:
         return None
     sound = isinstance(entries, list) and all(isinstance(each, dict) for each in entries)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lethe.core.errors import ParamsInvalid, StoreUnavailable
 from lethe.stores.dvc.git import LOCK, parse_lock, reachable_locks, worktrees
+from lethe.stores.dvc.library import opened_repo
 from lethe.stores.dvc.objects import FolderObjects, Object, key_of, open_remote, remote_names
 from lethe.stores.dvc.settings import cache_folder
 from lethe.stores.dvc.survey import entries_of, md5_of
@@ -54,12 +55,11 @@ def push(root: Path, paths: Collection[str]) -> None:
         StoreUnavailable: it does not take it.
     """
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
     if not paths:
         return
     refused = StoreUnavailable("DVC's remote does not take the outputs. The stage may be retried.")
-    with Repo(str(root)) as repo:
+    with opened_repo(root) as repo:
         try:
             repo.push(targets=_below(root, paths))
         except (DvcException, OSError):
@@ -78,10 +78,13 @@ def missing(root: Path, paths: Collection[str]) -> set[str]:
     for name in remote_names(root):
         store = open_remote(root, name)
         stored = {each.md5: each for each in store.objects() if each.md5 and not each.marker}
+        have = set(stored)
         for folder in [md5 for md5 in wanted & stored.keys() if md5.endswith(".dir")]:
-            entries = entries_of(store.read(stored[folder])) or []
-            wanted |= {str(entry.get("md5")) for entry in entries}
-        wanted -= stored.keys()
+            entries = entries_of(store.read(stored[folder]), folder)
+            if entries is None:  # damaged there
+                have.discard(folder)
+            wanted |= {str(entry.get("md5")) for entry in entries or ()}
+        wanted -= have
     return wanted
 
 
@@ -105,7 +108,7 @@ def forget_unnamed(root: Path, lock: bytes) -> int:
         kept, own = set(named), set(doomed)
         for each in stored:
             if each.md5 is not None and each.md5.endswith(".dir"):
-                entries = {str(e.get("md5")) for e in entries_of(store.read(each)) or ()}
+                entries = {str(e.get("md5")) for e in entries_of(store.read(each), each.md5) or ()}
                 kept, own = (kept, own | entries) if each.md5 in doomed else (kept | entries, own)
         goes = sorted(
             (each for each in stored if each.md5 in own - kept),
@@ -143,7 +146,7 @@ def fetch_into_cache(root: Path, lock: bytes) -> int:
                 count += 1
             if md5.endswith(".dir") and md5 in have:
                 content = cache.read(Object(key_of(md5)))
-                waiting += [str(entry.get("md5")) for entry in entries_of(content) or ()]
+                waiting += [str(entry.get("md5")) for entry in entries_of(content, md5) or ()]
     return count
 
 
@@ -174,9 +177,8 @@ def clear_held(root: Path) -> None:
 
 def _pulled(root: Path, paths: Collection[str]) -> bool:
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
-    with Repo(str(root)) as repo, suppress(DvcException, OSError):
+    with opened_repo(root) as repo, suppress(DvcException, OSError):
         repo.pull(targets=_below(root, paths))
         return True
     return False

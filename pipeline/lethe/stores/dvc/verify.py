@@ -13,12 +13,22 @@ from pyroaring import BitMap
 
 from lethe.config import workspace
 from lethe.config.home import experiments
+from lethe.config.transcripts import TRANSCRIPTS
 from lethe.core.errors import LetheError, StoreUnavailable
 from lethe.core.outcomes import Outcome, Result, Traces
 from lethe.stores.dvc.content import Unreadable, everybody_in, held_of, texts
-from lethe.stores.dvc.git import Made, committed_locks, git_objects, parse_run, worktrees
+from lethe.stores.dvc.git import (
+    Made,
+    committed_locks,
+    git_objects,
+    only_below,
+    parse_run,
+    tracked,
+    worktrees,
+)
 from lethe.stores.dvc.objects import FolderObjects, Object, Objects
 from lethe.stores.dvc.purge import open_stores
+from lethe.stores.dvc.survey import entries_of
 from lethe.stores.dvc.worktree import STAGING, Worktree
 from lethe.stores.search.needles import TextSearch, needles
 
@@ -28,6 +38,7 @@ _TEMPORARY = (
     Path(".dvc/tmp"),
     workspace.TEMPORARY,
     STAGING,
+    TRANSCRIPTS,
     workspace.MINIMIZED,
     workspace.CONSENTED,
 )
@@ -86,10 +97,11 @@ def verify_history(
     models: Collection[str] = (),
     serving: Collection[str] = (),
     skip: Iterable[Path] = (),
+    code: Collection[str] = (),
 ) -> list[Outcome]:
     """Looks for one person, or for several as if they were one: see `verify_histories`."""
     sought = LookedFor(tokens, traces, frozenset(models))
-    (outcomes,) = verify_histories(root, [sought], serving=serving, skip=skip)
+    (outcomes,) = verify_histories(root, [sought], serving=serving, skip=skip, code=code)
     return outcomes
 
 
@@ -100,6 +112,7 @@ def verify_histories(
     serving: Collection[str] = (),
     known: BitMap | None = None,
     skip: Iterable[Path] = (),
+    code: Collection[str] = (),
 ) -> list[list[Outcome]]:
     """Looks for people in every store of DVC and in every worktree; of each, one outcome a store.
 
@@ -114,8 +127,10 @@ def verify_histories(
         serving: hashes of models that may be there although their manifests are not.
         known: every token of the vault; a shard or manifest with any other is reported to all.
         skip: files and folders of other stores, which look for themselves (a source in files).
+        code: folders of which git's files, and their versions in git's history, are not searched
+            for keys and identifiers. Tokens are looked for there too.
     """
-    return Verification(root, people, set(serving), known).outcomes(skip)
+    return Verification(root, people, set(serving), known, code).outcomes(skip)
 
 
 class Verification:
@@ -127,8 +142,10 @@ class Verification:
         people: Sequence[LookedFor],
         serving: set[str],
         known: BitMap | None = None,
+        code: Collection[str] = (),
     ) -> None:
         self.root = root
+        self.code = code
         self.people = people
         self.tokens = BitMap().union(*(each.tokens for each in people))
         self.known = None if known is None else known | self.tokens
@@ -176,7 +193,10 @@ class Verification:
     def _look_at(self, store: Objects, stored: Object, look: _Look) -> None:
         if stored.marker:
             return
-        self._look_into(store.read(stored), stored.md5 or stored.key, look)
+        content, md5 = store.read(stored), stored.md5
+        if md5 is not None and md5.endswith(".dir") and entries_of(content, md5) is None:
+            look.unreadable.append(md5)  # nobody can say what it is to hide, or to lead to
+        self._look_into(content, md5 or stored.key, look)
 
     def _models(self, stages: list[Made], held: dict[str, list[tuple[_Look, str]]]) -> None:
         """Models that must be gone; and any whose manifest is nowhere, so that nobody can say.
@@ -199,16 +219,24 @@ class Verification:
         Raises:
             Unreadable: it is a damaged Parquet file.
         """
-        held = held_of(content, self.tokens)
-        found = {number for number, each in enumerate(self.people) if each.tokens & held}
+        found = self.with_tokens(content)
         for name, column in texts(content) if self.search else ():
             found |= self.search.in_column(column, of_subjects=name == "subject")
         return found
 
-    def _look_into(self, content: bytes, name: str, look: _Look) -> None:
+    def with_tokens(self, content: bytes) -> set[int]:
+        """Whose token a file has in it.
+
+        Raises:
+            Unreadable: it is a damaged Parquet file.
+        """
+        held = held_of(content, self.tokens)
+        return {number for number, each in enumerate(self.people) if each.tokens & held}
+
+    def _look_into(self, content: bytes, name: str, look: _Look, *, code: bool = False) -> None:
         """Notes who is in a file; whose values are in its bytes is noted when the search ends."""
         try:
-            found = self.who_is_in(content)
+            found = self.with_tokens(content) if code else self.who_is_in(content)
             if self.known is not None and everybody_in(content) - self.known:
                 look.unknown.append(name)
         except Unreadable:
@@ -216,7 +244,8 @@ class Verification:
             return
         for number in found:
             look.note(number, name)
-        self._sweep(content, name, look, found)
+        if not code:
+            self._sweep(content, name, look, found)
 
     def _sweep(self, content: bytes, name: str, look: _Look, known: set[int]) -> None:
         def found_in(number: int) -> None:
@@ -235,18 +264,19 @@ class Verification:
             look = _Look(name)
             looks.append(look)
             away = [*own, *skip, *(other for other in self.roots if other != place)]
+            code = tracked(place, self.code)
             for path in _files(place, away):
                 below = path.relative_to(place)
                 where = temporary if any(below.is_relative_to(t) for t in _TEMPORARY) else look
-                self._look_in(path, below.as_posix(), where)
+                self._look_in(path, below.as_posix(), where, code=path in code)
         return [*looks, temporary]
 
-    def _look_in(self, path: Path, name: str, look: _Look) -> None:
+    def _look_in(self, path: Path, name: str, look: _Look, *, code: bool) -> None:
         try:
             with path.open("rb") as file:
                 if file.read(len(_SQLITE)) != _SQLITE:
                     file.seek(0)
-                    self._look_into(file.read(), name, look)
+                    self._look_into(file.read(), name, look, code=code)
         except FileNotFoundError:
             return  # went while we looked: a run's own temporary file
         except OSError:
@@ -258,8 +288,10 @@ class Verification:
         # An experiment in a folder of its own is a repository of its own as well.
         apart = [each for place in self.roots for each in experiments(place)]
         for repository in (self.root, *apart):
+            code = only_below(repository, self.code)
             for name, content in git_objects(repository):
-                self._sweep(content, name, look, set())
+                if name not in code:
+                    self._sweep(content, name, look, set())
         return look
 
 

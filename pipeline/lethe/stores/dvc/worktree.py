@@ -7,7 +7,7 @@ or in another worktree, keeps its own bytes.
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from pyroaring import BitMap
 
 from lethe.config import workspace
 from lethe.config.home import experiments
+from lethe.config.transcripts import PEOPLE, TRANSCRIPTS
 from lethe.core import locks
-from lethe.core.errors import Busy
-from lethe.core.files import write_whole
+from lethe.core.errors import Busy, FileDamaged
+from lethe.core.files import read_json, write_whole
+from lethe.core.reading import TRIPPED, damage
 from lethe.stores.dvc.content import Unreadable, holds, without
-from lethe.stores.dvc.git import LOCK, Made, parse_lock
+from lethe.stores.dvc.git import LOCK, Made, no_lock, parse_lock
 from lethe.stores.dvc.settings import read_settings
 from lethe.stores.dvc.survey import Entries, md5_of
 
@@ -157,6 +159,9 @@ class Worktree:
             # which changes what is asked for.
             if run.is_file() or _any_holds(run, tokens):
                 removed.append(run)
+        for transcript in sorted((self.root / TRANSCRIPTS).glob("*")):
+            if not (transcript / PEOPLE).exists() or _any_holds(transcript, tokens):
+                removed.append(transcript)
         unreadable: list[str] = []
         apart = experiments(self.root)  # worktrees of their own
         for path in sorted((self.root / _DVC_TEMPORARY).rglob("*")):
@@ -180,9 +185,29 @@ def updated_lock(
     A stage whose model, or whole version of the shards, goes gets an empty one that lists
     nobody, and forgets what it came from, so that it is run again.
     """
-    from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
+    from dvc.utils.serialize import ParseError, parse_yaml_for_update
 
-    lock = parse_yaml_for_update(content, str(LOCK))
+    parse_lock(
+        content.encode()
+    )  # what it refuses, the reader that keeps comments needs minutes for
+    try:
+        lock = parse_yaml_for_update(content, str(LOCK))
+        with damage(no_lock):
+            return _updated(content, lock, replaced, gone=gone, models=models)
+    except ParseError:
+        raise no_lock() from None
+
+
+def _updated(
+    content: str,
+    lock: Any,
+    replaced: Mapping[str, Replacement],
+    *,
+    gone: set[str],
+    models: set[str],
+) -> str:
+    from dvc.utils.serialize import dumps_yaml
+
     stages = lock.get("stages", {})
     changed = False
     for name in list(stages):
@@ -250,9 +275,11 @@ def _dvc_lock(root: Path, busy: str) -> Iterator[None]:
 def _running(root: Path) -> bool:
     """Whether DVC runs a stage: meanwhile it lets go of its lock, but notes who reads what."""
     try:
-        noted: dict[str, Any] = json.loads((root / _DVC_TEMPORARY / "rwlock").read_text())
-    except (OSError, ValueError):
+        noted = read_json(root / _DVC_TEMPORARY / "rwlock")
+    except (OSError, FileDamaged):
         return False
-    writers = list(noted.get("write", {}).values())
-    readers = [each for infos in noted.get("read", {}).values() for each in infos]
-    return any(psutil.pid_exists(int(each["pid"])) for each in [*writers, *readers])
+    with suppress(*TRIPPED):  # DVC's own file; it takes a damaged one for nobody's, too
+        writers = list(noted.get("write", {}).values())
+        readers = [each for infos in noted.get("read", {}).values() for each in infos]
+        return any(psutil.pid_exists(int(each["pid"])) for each in [*writers, *readers])
+    return False

@@ -13,12 +13,22 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import sqlalchemy as sa
+
+from lethe.core.waiting import CONNECT_S, waiting
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read while MLflow is imported
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+# A server that does not answer is given up soon; MLflow's own patience is a quarter of an hour.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(CONNECT_S))
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+os.environ.setdefault("PGCONNECT_TIMEOUT", str(CONNECT_S))  # of a registry in PostgreSQL
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of MLflow's own imports
@@ -27,14 +37,16 @@ with warnings.catch_warnings():
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.exceptions import MlflowException
-    from mlflow.models import ModelSignature
+    from mlflow.models import Model
     from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
-    from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
 
 from lethe.config.home import home
-from lethe.core.errors import NotFound, ParamsInvalid
+from lethe.core.errors import NotFound, ParamsInvalid, StoreUnavailable
 from lethe.core.files import digests
-from lethe.stores.registry.bundle import carry_code, requirements
+from lethe.stores.registry.bundle import carry_code, own_packages, requirements
+from lethe.stores.registry.package import PACKAGE, Meant, digest_of
+from lethe.stores.registry.process_wide import ALONE, pointed_at
+from lethe.stores.registry.signature import Input, signature
 from lethe.stores.registry.tags import RUN_ID, present_names
 
 COMPLETE = "complete"  # tag: everything about the version was written, aliases included
@@ -62,7 +74,7 @@ class NewVersion:
 
     name: str
     folder: Path
-    inputs: Sequence[str]
+    inputs: Sequence[Input]
     outputs: Sequence[str]
     tags: Mapping[str, str]
     network: str
@@ -91,11 +103,20 @@ class Version:
 
 
 class Registry:
-    """The registry at one URL; open it with `Registry.open`."""
+    """The registry at one URL; open it with `Registry.open`.
 
-    def __init__(self, client: MlflowClient, url: str) -> None:
-        self._client = client
+    Raises (every method):
+        StoreUnavailable: it does not answer.
+    """
+
+    def __init__(self, url: str) -> None:
         self._url = url
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        with quiet():
+            _knock(self._url)
+            return MlflowClient(tracking_uri=self._url, registry_uri=self._url)
 
     @property
     def client(self) -> MlflowClient:
@@ -108,12 +129,13 @@ class Registry:
 
     @classmethod
     def open(cls, url: str) -> "Registry":
-        """A SQLAlchemy URL (artifacts then lie in `mlruns/` of HOME) or an MLflow server's."""
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        url = _absolute(url)
-        with quiet():
-            return cls(MlflowClient(tracking_uri=url, registry_uri=url), url)
+        """A SQLAlchemy URL (artifacts then lie in `mlruns/` of HOME) or an MLflow server's.
+
+        Nothing is asked yet: one that does not answer is found out by whoever asks first.
+        """
+        for name in ("mlflow", "alembic"):  # whose errors quote statements
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        return cls(_absolute(url))
 
     def register(self, release: NewVersion) -> Version:
         """Registers a model version, with everything that is known about it, or nothing.
@@ -126,7 +148,7 @@ class Registry:
         """
         if not release.folder.is_dir():
             raise NotFound(f"There is no model in {release.folder}. Run lethe train.")
-        with quiet(), self._everywhere():
+        with quiet(), pointed_at(self._url):
             experiment = self._experiment(release.name, release.root)
             self._forget_attempts(experiment, release)
             run = self._client.create_run(
@@ -144,7 +166,7 @@ class Registry:
                 ],
             )
             with tempfile.TemporaryDirectory() as temporary:
-                logged = self._log_model(release, run, Path(temporary))
+                logged, package = self._log_model(release, run, Path(temporary))
                 for name, content in release.files.items():
                     path = Path(temporary) / name
                     path.write_bytes(content)
@@ -155,7 +177,7 @@ class Registry:
                 release.name,
                 f"models:/{logged}",
                 run_id=run,
-                tags=dict(release.tags),
+                tags={**release.tags, PACKAGE: package},
                 description=release.description,
                 model_id=logged,
             )
@@ -176,9 +198,9 @@ class Registry:
                 # Only this call gives the aliases as well.
                 return _version(self._client.get_model_version(name, str(number)))
         except MlflowException as error:
-            if error.error_code in _ABSENT:
+            if error.error_code in ABSENT:
                 raise NotFound(
-                    f"The registry has no version {version!r} of a model {name!r}. `make mlflow` "
+                    f"The registry has no version {version!r} of a model {name!r}. `mlflow ui` "
                     "shows what it has."
                 ) from None
             raise
@@ -222,18 +244,6 @@ class Registry:
         with quiet():
             return dict(self._client.get_run(version.run).data.metrics)
 
-    @contextmanager
-    def _everywhere(self) -> Iterator[None]:
-        """Parts of MLflow ask a global for the store, whatever client they were called on."""
-        before = (mlflow.get_tracking_uri(), mlflow.get_registry_uri())
-        mlflow.set_tracking_uri(self._url)
-        mlflow.set_registry_uri(self._url)
-        try:
-            yield
-        finally:
-            mlflow.set_tracking_uri(before[0])
-            mlflow.set_registry_uri(before[1])
-
     def _experiment(self, name: str, root: Path) -> str:
         found = self._client.get_experiment_by_name(name)
         if found:
@@ -249,7 +259,7 @@ class Registry:
         try:
             self._client.get_registered_model(name)
         except MlflowException as error:
-            if error.error_code not in _ABSENT:
+            if error.error_code not in ABSENT:
                 raise
             self._client.create_registered_model(name)
 
@@ -266,7 +276,8 @@ class Registry:
         for logged in self._client.search_logged_models([experiment], condition):
             self._client.delete_logged_model(logged.model_id)
 
-    def _log_model(self, release: NewVersion, run: str, temporary: Path) -> str:
+    def _log_model(self, release: NewVersion, run: str, temporary: Path) -> tuple[str, str]:
+        """The logged model's id, and the digest of all its files, compared with what was meant."""
         entry = temporary / "served.py"
         served = _SERVED.format(
             model=release.network, hidden=release.hidden, sha256=digests(release.folder)
@@ -274,23 +285,31 @@ class Registry:
         entry.write_text(served, encoding="utf-8")
         code = temporary / "code"
         module, own, _ = release.network.partition(":")
+        also = own_packages(release.root, module) if own else set()
         carry_code(code, root=release.root, own_module=module if own else None)
-        with mlflow.start_run(run_id=run):
-            info = mlflow.pyfunc.log_model(
-                name=release.name,
-                python_model=str(entry),
-                artifacts={"model": str(release.folder.resolve())},
-                code_paths=[str(path) for path in sorted(code.iterdir())],
-                pip_requirements=requirements(),
-                # Any: the same column is integer, float with gaps or text by driver.
-                signature=ModelSignature(
-                    inputs=Schema([ColSpec(AnyType(), name) for name in release.inputs]),
-                    outputs=Schema([ColSpec(DataType.double, n) for n in release.outputs]),
-                ),
-                tags={RUN_ID: release.tags[RUN_ID]},
-            )
-        logged: str = info.model_id
-        return logged
+        logged = self._client.create_logged_model(
+            self._client.get_run(run).info.experiment_id,
+            name=release.name,
+            source_run_id=run,
+            params={name: str(value) for name, value in release.parameters.items()},
+            tags={RUN_ID: release.tags[RUN_ID]},
+        )
+        needed = requirements(own_network=bool(own), also=also)
+        promised = signature(release.inputs, release.outputs)
+        Model.log(  # with both ids it asks for no active run, of which a notebook may have one
+            artifact_path=None,
+            flavor=mlflow.pyfunc,
+            run_id=run,
+            model_id=logged.model_id,
+            python_model=str(entry),
+            artifacts={"model": str(release.folder.resolve())},
+            code_paths=[str(path) for path in sorted(code.iterdir())],
+            pip_requirements=needed,
+            signature=promised,
+        )
+        meant = Meant(release.folder, code, entry, needed, promised.to_dict())
+        made: str = logged.model_id
+        return made, digest_of(logged.artifact_location, tracking_uri=self._url, meant=meant)
 
 
 def _version(found: ModelVersion) -> Version:
@@ -328,12 +347,49 @@ def _quotable(text: str) -> str:
     return text
 
 
-_ABSENT = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), "INVALID_PARAMETER_VALUE")
+ABSENT = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), "INVALID_PARAMETER_VALUE")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps MLflow's advice (log an example of your data!) and its deprecations to itself."""
-    with warnings.catch_warnings():
+    """Whatever is asked of MLflow: its advice (log an example of your data!) stays unsaid.
+
+    Raises:
+        StoreUnavailable: it does not answer; its own words quote statements and addresses.
+        MlflowException: it answers that something is not there.
+    """
+    with waiting("the model registry (stores.registry)"), ALONE, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        try:
+            yield
+        except MlflowException as error:
+            if error.error_code in (*ABSENT, *_UNKNOWN):
+                raise
+            raise _away(error.error_code) from None
+        except (sa.exc.SQLAlchemyError, OSError, json.JSONDecodeError) as error:
+            raise _away(type(error).__name__) from None
+
+
+_UNKNOWN = ("NOT_FOUND", "INVALID_STATE")
+
+
+def _away(why: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"The model registry does not answer ({why}). Check stores.registry and that it is up; "
+        "the next run goes on."
+    )
+
+
+def _knock(url: str) -> None:
+    """Connects once, where MLflow would try for minutes to connect to a database."""
+    if url.startswith("postgres"):
+        engine = sa.create_engine(database_url(url), poolclass=sa.NullPool, hide_parameters=True)
+        with engine.connect():
+            pass
+
+
+def database_url(url: str) -> sa.URL:
+    """With the driver that is installed here, where none is named."""
+    parsed = sa.make_url(url)
+    bare = parsed.drivername == "postgresql"
+    return parsed.set(drivername="postgresql+psycopg") if bare else parsed

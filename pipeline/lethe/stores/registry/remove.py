@@ -1,16 +1,15 @@
 """Retiring a model version: it serves no more, and only its accountability record remains.
 
-The order: aliases turn to the replacement; what must stay is written down (a tag of the
-registered model, `retired.VERSION`, where MLflow shows it); then the version, its logged model
+The order: aliases turn to the replacement; what must stay is written down
+(`lethe.stores.registry.tombstones`); then the version, its logged model
 and its run go, from MLflow's database and its artifacts. Each step may be done again, so a
 power cut between two of them is harmless. MLflow's own deletions only mark; what removes is its
 garbage collector's, which a server does not offer to its clients.
 """
 
 import datetime as dt
-import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -24,45 +23,22 @@ from mlflow.tracking._tracking_service.utils import _get_store
 from lethe.core.errors import NotFound, RegistrationRefused
 from lethe.core.outcomes import Outcome, Result
 from lethe.stores.registry.registry import Registry, Version, quiet
-from lethe.stores.registry.tags import RUN_ID, present_names
+from lethe.stores.registry.tags import EXPERIMENT, RUN_ID
+from lethe.stores.registry.tombstones import RETIRED, Tombstone, find_tombstone, write_tombstone
 
 STORE = "registry"
 _GATE = "gate"  # register's tag: "open", or why a version was not promoted by itself
 _CHAMPION = "champion"
-RETIRED = "retired"  # before, "withdrawn" where nothing took its place
-_PREFIX = "retired."
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 # The accountability record of a version; none of it is about one person.
 ACCOUNTED = (
     *("accountant", "adjacency", "audit", "clip_norm", "data_md5", "delta", "dvc_lock_md5"),
     *("engine", "epsilon_pld", "epsilon_rdp", "git_commit", "git_dirty", "ledger_head"),
-    *("ledger_rows", "manifest_md5", "model_md5", "noise_multiplier", "purpose", "records"),
+    *("ledger_rows", "manifest_md5", "mechanism", "model_md5", "noise", "noise_multiplier"),
+    *("purpose", "records"),
     *("records_per_person", RUN_ID, "sample_rate", "sampling", "steps", "subjects"),
     *("subjects_md5", "unit", "validation"),
 )
-
-
-@dataclass(frozen=True)
-class Tombstone:
-    """The accountability record of a version that is gone.
-
-    `replaced_by` is none where nothing took its place; `reason` says why; `facts` are its tags in
-    `ACCOUNTED`; `runs` and `logged_models` are MLflow's ids and `artifacts` its places, by which
-    to see that they are gone. `done` is false while it goes.
-    """
-
-    model: str
-    version: int
-    status: str
-    registered_at: str
-    retired_at: str
-    replaced_by: int | None
-    reason: str
-    facts: Mapping[str, str]
-    runs: tuple[str, ...] = ()
-    logged_models: tuple[str, ...] = ()
-    artifacts: tuple[str, ...] = field(default=())
-    done: bool = False
 
 
 def retire(
@@ -94,13 +70,6 @@ def retire(
     return _remove(registry, model, version, successor=successor, reason=reason, now=now)
 
 
-def find_tombstone(registry: Registry, model: str, version: int) -> Tombstone | None:
-    """The record of a version that was retired; None if it was not."""
-    return next(
-        (each for each in find_tombstones(registry, model) if each.version == version), None
-    )
-
-
 def retired_version(registry: Registry, model: str, version: str) -> Version | None:
     """A version that is gone, by its accountability record: its facts, and its status."""
     tombstone = find_tombstone(registry, model, int(version)) if version.isdigit() else None
@@ -109,17 +78,6 @@ def retired_version(registry: Registry, model: str, version: str) -> Version | N
     return Version(
         model, tombstone.version, tombstone.status, (), tombstone.facts, run="", logged_model=""
     )
-
-
-def find_tombstones(registry: Registry, model: str) -> list[Tombstone]:
-    """Every version of a model that is gone, by number."""
-    with quiet():
-        try:
-            tags = registry.client.get_registered_model(model).tags
-        except MlflowException:
-            return []
-    found = [_from_json(text) for name, text in tags.items() if name.startswith(_PREFIX)]
-    return sorted(found, key=lambda each: each.version)
 
 
 def _remove(
@@ -143,7 +101,7 @@ def _remove(
         _turn_aliases(registry, found, successor)
         if tombstone is None:
             tombstone = _describe(registry, found, successor, reason, now)
-            _write(registry, tombstone)
+            write_tombstone(registry, tombstone)
         _delete_version(registry, found)
     if tombstone is None:  # unreachable: either there is a version or a tombstone
         raise NotFound(f"Model {model} has no version {version}.")
@@ -151,18 +109,25 @@ def _remove(
     places = (f"{model}/{version}", *tombstone.runs, *tombstone.logged_models)
     if left:
         return Outcome(STORE, Result.PRESENT, 0, places, left)
-    _write(registry, Tombstone(**{**vars(tombstone), "done": True}))
+    write_tombstone(registry, replace(tombstone, done=True))
     return Outcome(STORE, Result.ERASED, len(places), places)
 
 
 def _turn_aliases(registry: Registry, old: Version, successor: Version | None) -> None:
+    """What an alias named is in the successor; it is in use only if its gate is open, and an
+    experiment's is never offered for use."""
     for alias in old.aliases:
-        gate = successor.tags.get(_GATE, "open") if successor else ""
-        if successor is not None and (alias != _CHAMPION or gate == "open"):
+        tags = successor.tags if successor else {}
+        offered = tags.get(EXPERIMENT) != "true"
+        if successor is not None and offered and (alias != _CHAMPION or _opened(tags)):
             registry.alias(successor, alias)
         else:
             with quiet():
                 registry.client.delete_registered_model_alias(old.model, alias)
+
+
+def _opened(tags: Mapping[str, str]) -> bool:
+    return tags.get(_GATE, "open") == "open"
 
 
 def _describe(
@@ -317,18 +282,3 @@ def local_folder(place: str) -> Path | None:
     if parts.scheme in ("", "file"):
         return Path(unquote(parts.path))
     return None
-
-
-def _write(registry: Registry, tombstone: Tombstone) -> None:
-    text = json.dumps(asdict(tombstone), sort_keys=True)
-    with quiet():
-        registry.client.set_registered_model_tag(
-            tombstone.model, f"{_PREFIX}{tombstone.version}", text
-        )
-
-
-def _from_json(text: str) -> Tombstone:
-    read = json.loads(text)
-    tuples: Iterable[str] = ("runs", "logged_models", "artifacts")
-    read |= {name: tuple(read[name]) for name in tuples}
-    return Tombstone(**{**read, "status": RETIRED, "facts": present_names(read["facts"])})

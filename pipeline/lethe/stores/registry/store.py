@@ -1,6 +1,7 @@
 """The model registry as one of the stores that an erasure goes through."""
 
 import datetime as dt
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -10,11 +11,13 @@ from pyroaring import BitMap
 from lethe.core.errors import StoreUnavailable
 from lethe.core.outcomes import Outcome, Result, Traces
 from lethe.stores.registry.registry import Registry, Version
-from lethe.stores.registry.remove import STORE, find_tombstone, retire
+from lethe.stores.registry.remove import STORE, retire
 from lethe.stores.registry.tags import RUN_ID
+from lethe.stores.registry.tombstones import find_tombstone
 from lethe.stores.registry.verify import Wanted, verify_registries
 from lethe.stores.store import Ending, Held, Holds, Person, Store
 
+_REST_S = 60.0
 Charged = Callable[[], Mapping[str, BitMap]]  # run → everybody whom its training charged
 
 
@@ -34,6 +37,7 @@ class RegistryStore(Store):
         self._registry = registry
         self._charged = charged
         self._clock = clock
+        self._away: tuple[str, float] | None = None  # why, and until when it is left alone
 
     def forget(self, people: Sequence[Person]) -> Iterator[list[Outcome]]:
         """Ends versions, each once, however many people it learned from."""
@@ -48,7 +52,7 @@ class RegistryStore(Store):
         """Ends one version, after its aliases went to the one that replaces it."""
         model, number = _parts(version)
         now = self._clock()
-        with _answering():
+        with self._answering():
             if ending.replaced_by is not None and _parts(ending.replaced_by)[0] == model:
                 new = _parts(ending.replaced_by)[1]
                 return retire(self._registry, model, number, replaced_by=new, now=now)
@@ -58,21 +62,22 @@ class RegistryStore(Store):
     def look(self, people: Sequence[Person]) -> list[list[Outcome]]:
         """Versions that were trained on somebody, what is left of those that went, and traces."""
         models = {model for each in people for model in each.models}
-        tombstones = {model: find_tombstone(self._registry, *_parts(model)) for model in models}
-        looked = verify_registries(
-            self._registry,
-            [
-                Wanted(
-                    tuple(
-                        tombstone
-                        for model in each.models
-                        if (tombstone := tombstones[model]) is not None
-                    ),
-                    None if each.keeps_records else each.traces,
-                )
-                for each in people
-            ],
-        )
+        with self._answering():
+            tombstones = {m: find_tombstone(self._registry, *_parts(m)) for m in models}
+            looked = verify_registries(
+                self._registry,
+                [
+                    Wanted(
+                        tuple(
+                            tombstone
+                            for model in each.models
+                            if (tombstone := tombstones[model]) is not None
+                        ),
+                        None if each.keeps_records else each.traces,
+                    )
+                    for each in people
+                ],
+            )
         held = self._held([each.traces for each in people])
         return [
             [_still_held([name_of(version) for version in versions]) if versions else outcome]
@@ -110,8 +115,24 @@ class RegistryStore(Store):
             for each in people
         ]
 
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """One that did not answer is not waited for again by each who asks, for a while."""
+        if self._away is not None and time.monotonic() < self._away[1]:
+            raise StoreUnavailable(self._away[0])
+        try:
+            yield
+        except StoreUnavailable as error:
+            self._away = (str(error), time.monotonic() + _REST_S)
+            raise
+        except MlflowException as error:  # something that must be there is not
+            raise StoreUnavailable(
+                f"The model registry refuses ({error.error_code}). Check stores.registry; the next "
+                "run goes on."
+            ) from None
+
     def versions(self) -> list[Version]:
-        with _answering():
+        with self._answering():
             return self._registry.versions()
 
     def in_use(self) -> list[Version]:
@@ -119,11 +140,16 @@ class RegistryStore(Store):
         return [version for version in self.versions() if version.aliases]
 
     def model_hashes(self, versions: Collection[str]) -> set[str]:
+        if not versions:
+            return set()
         wanted = [v for v in self.versions() if name_of(v) in versions]
         return {version.tags["model_md5"] for version in wanted}
 
     def ended_hashes(self, versions: Collection[str]) -> set[str]:
-        tombstones = [find_tombstone(self._registry, *_parts(version)) for version in versions]
+        if not versions:
+            return set()
+        with self._answering():
+            tombstones = [find_tombstone(self._registry, *_parts(version)) for version in versions]
         return {
             s.facts["model_md5"] for s in tombstones if s is not None and "model_md5" in s.facts
         }
@@ -134,20 +160,8 @@ class RegistryStore(Store):
             if name_of(version) not in versions or tags["model_md5"] != model:
                 continue
             if tags["manifest_md5"] != manifest:
-                with _answering():
+                with self._answering():
                     self._registry.tag(version, "manifest_md5", manifest)
-
-
-@contextmanager
-def _answering() -> Iterator[None]:
-    """MLflow's complaint as the user's error; its own words quote statements and addresses."""
-    try:
-        yield
-    except MlflowException as error:
-        raise StoreUnavailable(
-            f"The model registry does not answer ({error.error_code}). Check stores.registry and "
-            "that it is up; the next run goes on."
-        ) from None
 
 
 def name_of(version: Version) -> str:

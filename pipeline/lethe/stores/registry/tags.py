@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 RUN_ID = "run_id"  # the ledger's id of the training, one version each
+EXPERIMENT = "experiment"  # "true": of an experiment of DVC, which is never offered for use
 _RENAMED = {  # as versions up to 0.1.0 were registered
     "K": "records_per_person",
     "epsilon": "epsilon_pld",

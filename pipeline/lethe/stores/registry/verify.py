@@ -12,12 +12,13 @@ from typing import Any
 
 import sqlalchemy as sa
 from mlflow.entities import ViewType
-from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from lethe.core.errors import StoreUnavailable
 from lethe.core.outcomes import Outcome, Result, Traces
-from lethe.stores.registry.registry import Registry, quiet
-from lethe.stores.registry.remove import STORE, Tombstone, is_there, local_folder
+from lethe.stores.registry.registry import Registry, database_url, quiet
+from lethe.stores.registry.remove import STORE, is_there, local_folder
+from lethe.stores.registry.tombstones import Tombstone
 from lethe.stores.search.needles import Needles, needles
 
 _TOMBSTONES = "registered_model_tags"  # where tombstones are; they name what is gone
@@ -72,7 +73,9 @@ def _look(registry: Registry, tombstones: Sequence[Tombstone], sought: Needles) 
     url = _database(registry.url)
     if url is None:
         return _through_server(registry, tombstones, sought)
-    engine = sa.create_engine(_driver(url), poolclass=sa.NullPool, hide_parameters=True)
+    engine = sa.create_engine(
+        database_url(registry.url), poolclass=sa.NullPool, hide_parameters=True
+    )
     try:
         found = list(_rows(engine, tombstones, sought))
         folders = _artifact_folders(engine)
@@ -124,6 +127,7 @@ def _through_server(
     client = registry.client
     try:
         with quiet():
+            client.search_experiments(max_results=1)  # else it may be asked for nothing, and away
             found = [
                 f"model_versions {tombstone.model}/{tombstone.version}"
                 for tombstone in tombstones
@@ -134,9 +138,8 @@ def _through_server(
             ]
             if sought:
                 found += [place for place, text in _texts(registry) if sought.in_text(text)]
-    except MlflowException as error:
-        reason = f"MLflow's server does not answer ({error.error_code})"
-        return Outcome(STORE, Result.UNREACHABLE, reason=reason)
+    except StoreUnavailable as error:
+        return Outcome(STORE, Result.UNREACHABLE, reason=str(error))
     return _outcome(found, "as MLflow's server says; its files were not opened")
 
 
@@ -163,10 +166,6 @@ def _texts(registry: Registry) -> Iterator[tuple[str, str]]:
         token = page.token
         if not token:
             return
-
-
-def _driver(url: sa.URL) -> sa.URL:
-    return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
 
 
 def _rows(engine: sa.Engine, tombstones: Sequence[Tombstone], sought: Needles) -> Iterator[str]:

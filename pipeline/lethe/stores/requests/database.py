@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from lethe.core.errors import LedgerInvalid
 from lethe.core.sql import schema_of
+from lethe.core.waiting import PATIENCE_S, waiting
 from lethe.ledger.database import CREATION_LOCK, append_only, transact
 
 SCHEMA = 1
@@ -60,7 +61,8 @@ def bring_up(engine: sa.Engine) -> None:
     Raises:
         LedgerInvalid: they are of a newer schema.
     """
-    with engine.connect() as connection:
+    asked = waiting("the requests (stores.ledger)", at_most_s=PATIENCE_S)
+    with asked, engine.connect() as connection:
         if _version(connection) == SCHEMA:
             return
     transact(engine, _create, write=True)

@@ -7,7 +7,7 @@ dropped in the transaction that closes the request and adds its receipt.
 
 import datetime as dt
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,15 +16,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from lethe.core.errors import Busy, NotFound, ParamsInvalid
+from lethe.core.errors import Busy, LedgerInvalid, NotFound, ParamsInvalid
 from lethe.core.locks import held as held_file
+from lethe.core.reading import damage, parse_data
 from lethe.ledger.database import open_engine, transact
 from lethe.stores.requests.database import MARKS, RECEIPTS, REQUESTS, bring_up
 from lethe.stores.search.postgres import write_anew
 
 RETENTION = "retention"  # nobody asked: what a day's rows past their time came to
 OPEN, JOINED, CLOSED = "open", "joined", "closed"
-OVERWRITTEN = "overwritten"  # mark: no file of the database has what the request dropped
+DROPPED = "dropped"  # mark: no file of the database has what the request dropped
 GENESIS = "0" * 64  # stands for the receipt before the first
 _RUN_LOCK = 0x1E7E5
 
@@ -234,7 +235,7 @@ class Requests:
 
     def join(self, request_id: str, to: str, *, now: dt.datetime) -> None:
         """Ends a request that turned out to be about the person of another open one."""
-        values = {"state": JOINED, "joined_to": to, "closed_at": _iso(now), **_DROPPED}
+        values = {"state": JOINED, "joined_to": to, "closed_at": _iso(now), **_NOTHING}
         transact(self._engine, lambda c: _set(c, request_id, **values), write=True)
 
     def close(
@@ -274,7 +275,7 @@ class Requests:
                 state=CLOSED,
                 closed_at=_iso(now),
                 problem=None,
-                **_DROPPED,
+                **_NOTHING,
             )
             return made
 
@@ -290,11 +291,11 @@ class Requests:
         """
         if self._engine.dialect.name != "postgresql":
             return
-        ended = [r.request_id for r in self.all() if r.state != OPEN and OVERWRITTEN not in r.marks]
+        ended = [r.request_id for r in self.all() if r.state != OPEN and DROPPED not in r.marks]
         if ended:
             write_anew(self._engine.url.render_as_string(hide_password=False), [REQUESTS.name])
         for request_id in ended:
-            self.mark(request_id, OVERWRITTEN, {}, now=now)
+            self.mark(request_id, DROPPED, {}, now=now)
 
     def receipts(self) -> list[StoredReceipt]:
         """Every receipt, in the order of their chain."""
@@ -306,7 +307,7 @@ class Requests:
         return transact(self._engine, work, write=False)
 
 
-_DROPPED: dict[str, Any] = {"reference": None, "encrypted": None}
+_NOTHING: dict[str, Any] = {"reference": None, "encrypted": None}
 
 
 def _find(connection: sa.Connection, request_id: str) -> Request:
@@ -317,7 +318,26 @@ def _find(connection: sa.Connection, request_id: str) -> Request:
 
 
 def _request(connection: sa.Connection, row: Any) -> Request:
-    marks = connection.execute(sa.select(MARKS).where(MARKS.c.request_id == row.request_id))
+    marks = connection.execute(sa.select(MARKS).where(MARKS.c.request_id == row.request_id)).all()
+    with damage(_damaged):
+        return _read_request(row, marks)
+
+
+class _Content(dict[str, Any]):
+    """What a mark holds; what it should hold and does not was damaged."""
+
+    def __missing__(self, key: str) -> Any:
+        raise _damaged()
+
+
+def _damaged() -> LedgerInvalid:
+    return LedgerInvalid(
+        "The requests are damaged: a value is of another kind than was written. Restore the "
+        "ledger's database from a copy."
+    )
+
+
+def _read_request(row: Any, marks: Sequence[Any]) -> Request:
     return Request(
         request_id=row.request_id,
         kind=row.kind,
@@ -332,7 +352,7 @@ def _request(connection: sa.Connection, row: Any) -> Request:
         encrypted=None if row.encrypted is None else bytes(row.encrypted),
         entry=None if row.entry is None else bytes(row.entry),
         marks={
-            mark.step: Mark(dt.datetime.fromisoformat(mark.at), json.loads(mark.content))
+            mark.step: Mark(dt.datetime.fromisoformat(mark.at), _Content(parse_data(mark.content)))
             for mark in marks
         },
     )

@@ -1,21 +1,16 @@
-"""What PostgreSQL keeps of rows that are deleted: in its files, and in what its planner knows.
+"""What PostgreSQL keeps of rows that are deleted in its files.
 
 VACUUM frees the space of a dead row and overwrites it only by chance: the bytes of the last row
 of a page stay until another row is put there. So tables of Lethe's own are written anew.
-ANALYZE keeps values of rows for the planner, a person's key among them, and shows them in
-`pg_stats` until it is run again.
 """
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from typing import Any
+from collections.abc import Sequence
 
-import psycopg
 import sqlalchemy as sa
 
 from lethe.core.errors import Busy, SourceUnavailable
-
-_PATIENCE_S = 60
+from lethe.core.silence import give_up_when_silent
+from lethe.core.waiting import CONNECT_S, PATIENCE_S, waiting
 
 
 def write_anew(url: str, tables: Sequence[str]) -> None:
@@ -35,10 +30,13 @@ def write_anew(url: str, tables: Sequence[str]) -> None:
         poolclass=sa.NullPool,
         hide_parameters=True,
         isolation_level="AUTOCOMMIT",
+        connect_args={"connect_timeout": CONNECT_S},
     )
+    give_up_when_silent(engine, f"the database of {' and '.join(tables)}")
     try:
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f"SET lock_timeout = '{_PATIENCE_S}s'")
+        asked = waiting(f"{' and '.join(tables)} to be written anew", at_most_s=PATIENCE_S)
+        with asked, engine.connect() as connection:
+            connection.exec_driver_sql(f"SET lock_timeout = '{PATIENCE_S}s'")
             for table in tables:
                 connection.exec_driver_sql(f"VACUUM {table}")
                 dead = sa.func.pg_stat_get_dead_tuples(sa.func.to_regclass(table))
@@ -52,56 +50,10 @@ def write_anew(url: str, tables: Sequence[str]) -> None:
     except sa.exc.DBAPIError as error:
         state = getattr(error.orig, "sqlstate", "") or ""
         if state == "55P03":
-            raise Busy(f"Somebody held {' or '.join(tables)} for {_PATIENCE_S} s.") from None
+            raise Busy(f"Somebody held {' or '.join(tables)} for {PATIENCE_S} s.") from None
         raise SourceUnavailable(
             f"Deleted rows of {', '.join(tables)} still lie in the database's files: it does not "
             f"answer, or the role may not vacuum ({state or type(error.orig).__name__})."
         ) from None
     finally:
         engine.dispose()
-
-
-def forget_statistics_if_empty(connection: sa.Connection, table: str) -> None:
-    """Takes from the planner what it knows of a table that has no rows any more.
-
-    ANALYZE leaves the statistics of an empty table as they were. Giving a column the type that it
-    has ends them, and rewrites nothing. Where that may not be (a view stands on the column, the
-    role does not own the table), they stay, and the fresh look finds them.
-
-    Args:
-        connection: in autocommit.
-    """
-    raw: Any = connection.connection.driver_connection
-    name = connection.dialect.identifier_preparer.quote_identifier(table)
-    known = raw.execute(
-        "SELECT a.attname, format_type(a.atttypid, a.atttypmod) "
-        "FROM pg_attribute a JOIN pg_stats s ON s.attname = a.attname "
-        "AND s.tablename = %s AND s.schemaname = current_schema() "
-        "WHERE a.attrelid = to_regclass(%s)",
-        (table, name),
-    ).fetchall()
-    if not known or raw.execute(f"SELECT EXISTS (SELECT FROM {name})").fetchone()[0]:
-        return
-    for column, kind in known:
-        quoted = connection.dialect.identifier_preparer.quote_identifier(column)
-        with suppress(psycopg.errors.Error), raw.transaction():
-            raw.execute(f"SET LOCAL lock_timeout = '{_PATIENCE_S}s'")
-            raw.execute(f"ALTER TABLE {name} ALTER COLUMN {quoted} TYPE {kind}")
-
-
-_KNOWN = sa.text(
-    "SELECT tablename, attname FROM pg_stats WHERE schemaname = current_schema() AND "
-    "(most_common_vals::text::text[] && :values OR histogram_bounds::text::text[] && :values)"
-).bindparams(sa.bindparam("values", type_=sa.ARRAY(sa.Text())))
-
-
-def in_statistics(
-    connection: sa.Connection, columns: Iterable[tuple[str, str]], values: Iterable[str]
-) -> list[tuple[str, str]]:
-    """Of these (table, column), those of which the planner knows one of the values.
-
-    As far as the role may read them: what it may not, `pg_stats` does not show.
-    """
-    found = connection.execute(_KNOWN, {"values": list(values)})
-    among = set(columns)
-    return [place for table, column in found if (place := (table, column)) in among]

@@ -16,10 +16,12 @@ import sqlalchemy as sa
 
 from lethe.config.params import Params
 from lethe.config.workspace import STATE
-from lethe.core.errors import Busy, SourceUnavailable
+from lethe.core.errors import Busy, FileDamaged, SourceUnavailable
 from lethe.core.files import read_json, write_json
 from lethe.core.outcomes import Outcome
-from lethe.stores.search.postgres import forget_statistics_if_empty
+from lethe.core.reading import damage
+from lethe.core.schemas import quoted
+from lethe.stores.search.statistics import forget_statistics_if_empty
 from lethe.stores.source.connect import (
     WAIT_SECONDS,
     SourcePlace,
@@ -27,6 +29,7 @@ from lethe.stores.source.connect import (
     refuse_other_place,
     source_engine,
 )
+from lethe.stores.source.descent import descent
 from lethe.stores.source.writer import writing_errors
 
 MARKS = STATE / "source-erasures.json"
@@ -47,7 +50,7 @@ class Marks:
     def __init__(self, root: Path) -> None:
         self._path = path = root / MARKS
         self._content: dict[str, Any] = (
-            read_json(path)
+            _sound(read_json(path), path)
             if path.exists()
             else {"salt": secrets.token_hex(16), "tables": [], "outcomes": {}}
         )
@@ -55,8 +58,7 @@ class Marks:
     @property
     def place(self) -> SourcePlace | None:
         """Where it was deleted: the fresh look, and what overwrites, must be there too."""
-        data = self._content.get("place")
-        return None if data is None else SourcePlace.from_data(data)
+        return _place(self._content)
 
     def refuse_elsewhere(self, here: SourcePlace | None) -> None:
         """Compares places but for the user: another role may end what one began.
@@ -116,6 +118,29 @@ class Marks:
             self._path.unlink(missing_ok=True)
 
 
+_MARKS_DAMAGED = (
+    "{}, which says what deleted data waits to be overwritten, is not as Lethe writes it. Restore "
+    "it from a backup."
+)
+
+
+def _place(content: dict[str, Any]) -> SourcePlace | None:
+    data = content.get("place")
+    return None if data is None else SourcePlace.from_data(data)
+
+
+def _sound(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What was read, once all of it can be: half of it would forget what waits."""
+    with damage(lambda: FileDamaged(_MARKS_DAMAGED.format(path))):
+        bytes.fromhex(content["salt"])
+        _place(content)
+        if not all(isinstance(each, str) for each in content["tables"]):
+            raise TypeError
+        for each in content["outcomes"].values():
+            Outcome.from_data(each)
+    return content
+
+
 def compact_source(params: Params, *, marks: Marks | None = None) -> None:
     """Overwrites the space of what was deleted, if anything waits for it.
 
@@ -151,16 +176,17 @@ def _rebuild(connection: sa.Connection) -> None:
 
 
 def _vacuum(connection: sa.Connection, tables: list[str]) -> None:
+    partitions = descent(connection, tables).partitions
     raw: Any = connection.connection.driver_connection
     raw.rollback()
     raw.autocommit = True
     raw.execute(f"SET lock_timeout = '{WAIT_SECONDS}s'")
-    quoted = connection.dialect.identifier_preparer.quote_identifier
     notices: list[str] = []
     raw.add_notice_handler(lambda notice: notices.append(notice.sqlstate or ""))
     for table in tables:
         raw.execute(f"VACUUM (ANALYZE) {quoted(table)}")
-        forget_statistics_if_empty(connection, table)
+        for each in (table, *partitions(table)):
+            forget_statistics_if_empty(connection, each)
     if "01000" in notices:  # a warning, not an error: skipped for want of the right
         raise SourceUnavailable(
             f"Deleted rows of {', '.join(tables)} still lie in the database's files: the role may "

@@ -4,6 +4,7 @@ What `source.url` says (`options`, with a `search_path` in it, as well) holds fo
 what is read is what is erased from, and what is looked at before a receipt is signed.
 """
 
+import re
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,9 +18,20 @@ from sqlalchemy.pool import NullPool
 
 from lethe.config.params import Params
 from lethe.core.errors import ErasureRefused, SourceUnavailable
-from lethe.core.times import in_utc
+from lethe.core.schemas import POSTGRESQL
+from lethe.core.silence import give_up_when_silent
+from lethe.core.sql import failure_of, refusal_of
+from lethe.core.times import day_text
+from lethe.core.values import canonical_text
+from lethe.core.waiting import waiting
+from lethe.stores.source.catalogue import note_heirs
 
 WAIT_SECONDS = 10  # for a connection, and for others' locks
+# Of an address's parameters, those that hold no secret; any other may.
+_HARMLESS = frozenset(
+    {"application_name", "charset", "client_encoding", "connect_timeout", "driver", "sslmode"}
+)
+_WAITED = "the source (source.url)"
 
 
 @dataclass(frozen=True)
@@ -61,8 +73,8 @@ def refuse_other_place(here: SourcePlace | None, there: SourcePlace | None, *, w
     if here is not None and there is not None and here != there:
         raise SourceUnavailable(
             f"The source leads to two places: it is read from {here}, and {what} {there}. Name "
-            "one schema, role and database for all of Lethe (options=-csearch_path%3DSCHEMA in "
-            "source.url); nothing was changed."
+            "one schema, role and database for all of Lethe (source.schema)"
+            "; nothing was changed."
         )
 
 
@@ -72,7 +84,7 @@ def check_one_place(params: Params) -> SourcePlace | None:
     Raises:
         SourceUnavailable: they lead to two, or the source does not answer.
     """
-    if not _is_postgresql(params):
+    if dialect_of(params) != POSTGRESQL:
         return None
     here, there = (_place(params, writing=writing) for writing in (False, True))
     refuse_other_place(here, there, what="is erased from")
@@ -81,7 +93,7 @@ def check_one_place(params: Params) -> SourcePlace | None:
 
 def reading_place(params: Params) -> SourcePlace | None:
     """Where the pipeline reads people from."""
-    return _place(params, writing=False) if _is_postgresql(params) else None
+    return _place(params, writing=False) if dialect_of(params) == POSTGRESQL else None
 
 
 def _place(params: Params, *, writing: bool) -> SourcePlace | None:
@@ -90,16 +102,45 @@ def _place(params: Params, *, writing: bool) -> SourcePlace | None:
         with engine.connect() as connection:
             return place_of(connection)
     except exc.DBAPIError as error:
-        raise SourceUnavailable(
-            f"The source does not answer ({type(error.orig).__name__}). Check source.url and that "
-            "the database is up."
-        ) from None
+        raise unavailable(error, place_of_url(engine.url)) from None
     finally:
         engine.dispose()
 
 
-def _is_postgresql(params: Params) -> bool:
-    return params.address(params.source.url).startswith("postgres")
+def place_of_url(url: sa.URL) -> str:
+    """Where a database is, without credentials: ` at host:port`; nothing for a file.
+
+    A password with an @ in it makes part of it the host's: what is no host's name is not shown.
+    """
+    if url.host is None or not re.fullmatch(r"[\w.:-]+", url.host):
+        return ""
+    return f" at {url.host}" + (f":{url.port}" if url.port else "")
+
+
+def unavailable(error: exc.SQLAlchemyError, place: str = "") -> SourceUnavailable:
+    """The user's error for a source that cannot be read from at all.
+
+    Args:
+        place: where it is; see `place_of_url`.
+    """
+    if isinstance(error, exc.DBAPIError):
+        if failure_of(error) == "damaged":
+            return SourceUnavailable(
+                "The source file is not a database, or damaged. Correct source.url or the file."
+            )
+        if why := refusal_of(error):
+            return SourceUnavailable(f"The source's server{place} {why} (source.url).")
+    cause = type(getattr(error, "orig", None) or error).__name__
+    return SourceUnavailable(
+        f"The source{place} does not answer ({cause}). Check source.url, that the database is "
+        "up, and that its role and password are right."
+    )
+
+
+def dialect_of(params: Params) -> str:
+    """What SQLAlchemy calls the source's database, of those that differ here."""
+    address = params.address(params.source.url)
+    return POSTGRESQL if address.startswith("postgres") else "sqlite"
 
 
 def source_engine(params: Params, *, writing: bool, path: Path | None = None) -> sa.Engine:
@@ -119,13 +160,28 @@ def source_engine(params: Params, *, writing: bool, path: Path | None = None) ->
     """
     if path is not None:
         return _sqlite(path, writing=writing)
+    declared = params.source
+    return engine_at(
+        params.address(declared.url),
+        zone=declared.time_zone,
+        writing=writing,
+        schema=declared.schema,
+    )
+
+
+def engine_at(
+    address: str, *, zone: str = "UTC", writing: bool = False, schema: str | None = None
+) -> sa.Engine:
+    """An engine for a database that nobody declared yet; as `source_engine`."""
     try:
-        url = sa.make_url(params.address(params.source.url))
+        url = sa.make_url(address)
         kind = url.get_backend_name()
+        if schema is not None and kind not in ("postgresql", "postgres"):
+            raise SourceUnavailable("source.schema is of PostgreSQL, and source.url leads to none.")
         if kind == "sqlite":
             return _sqlite(Path(url.database or ":memory:"), writing=writing)
         if kind in ("postgresql", "postgres"):
-            return _postgresql(url, writing=writing, zone=params.source.time_zone)
+            return _postgresql(url, writing=writing, zone=zone, schema=schema)
         if writing:
             raise ErasureRefused(
                 f"Erasing from {kind} is not known. Use SQLite, PostgreSQL or a folder of CSV or "
@@ -150,19 +206,40 @@ def source_engine(params: Params, *, writing: bool, path: Path | None = None) ->
         ) from None
 
 
-def _postgresql(url: sa.URL, *, writing: bool, zone: str) -> sa.Engine:
-    """No `options` of ours: they would take the place of those that the URL gives."""
-    timeout = {} if "connect_timeout" in url.query else {"connect_timeout": WAIT_SECONDS}
+def has_secret(address: str) -> bool:
+    """Whether an address says more than where its database is and as whom: a password, a token."""
+    try:
+        url = sa.make_url(address)
+    except exc.ArgumentError:
+        return False  # a folder's
+    return bool(url.password) or not set(url.query) <= _HARMLESS
+
+
+def _postgresql(url: sa.URL, *, writing: bool, zone: str, schema: str | None) -> sa.Engine:
+    """`options` of ours stand beside those that the URL gives, and never in their place."""
+    arguments: dict[str, Any] = {}
+    if "connect_timeout" not in url.query:
+        arguments["connect_timeout"] = WAIT_SECONDS
+    if schema is not None:
+        said = url.query.get("options", "")
+        given = said if isinstance(said, str) else " ".join(said)
+        if "search_path" in given:
+            raise SourceUnavailable(
+                "source.schema and the options of source.url both name a schema. Keep one."
+            )
+        arguments["options"] = f'{given} -csearch_path="{schema}"'.strip()
     engine = sa.create_engine(
         url.set(drivername="postgresql+psycopg"),
         poolclass=NullPool,
         hide_parameters=True,
         # writing: after a lock, what its holder wrote must be seen
         isolation_level="READ COMMITTED" if writing else "REPEATABLE READ",
-        connect_args=timeout,
+        connect_args=arguments,
     )
     if not writing:
         engine = engine.execution_options(postgresql_readonly=True)
+    give_up_when_silent(engine, _WAITED)
+    note_heirs(engine)
     _on_begin(
         engine,
         f"SET LOCAL TIME ZONE '{zone}'",
@@ -183,7 +260,8 @@ def _sqlite(path: Path, *, writing: bool) -> sa.Engine:
     def connect() -> sqlite3.Connection:
         # isolation_level None: the driver opens no transaction behind ours
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=WAIT_SECONDS)
-        connection.create_function("lethe_instant", 3, in_utc, deterministic=True)
+        connection.create_function("lethe_day", 3, day_text, deterministic=True)
+        connection.create_function("lethe_key", 1, _key_text, deterministic=True)
         if writing:
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA secure_delete = ON")
@@ -196,9 +274,14 @@ def _sqlite(path: Path, *, writing: bool) -> sa.Engine:
     return engine
 
 
+def _key_text(value: Any) -> str | None:
+    return None if value is None else canonical_text(value)
+
+
 def _on_begin(engine: sa.Engine, *statements: str) -> None:
     def begin(connection: sa.Connection) -> None:
-        for statement in statements:
-            connection.exec_driver_sql(statement)
+        with waiting(_WAITED, at_most_s=WAIT_SECONDS):
+            for statement in statements:
+                connection.exec_driver_sql(statement)
 
     sa.event.listen(engine, "begin", begin)

@@ -101,7 +101,7 @@ def _rewrite(folder: Folder, plan: ErasePlan, graph: Graph) -> None:
     """The files of what changed; the person's own row last, since it leads to all others."""
 
     def steps(table: str) -> int:
-        return 1 + steps(graph.own[table].parent) if table in graph.own else 0
+        return max((1 + steps(edge.parent) for edge in graph.own.get(table, ())), default=0)
 
     def place(table: str) -> tuple[bool, int]:
         return table == graph.subject, -steps(table)

@@ -62,6 +62,9 @@ class Planner:
         self._now = now
         self._new_key: Any = None
         self.plan = ErasePlan()
+        self._carrying: dict[str, list[str]] = {}  # table → its columns that may hold a key
+        for table, column in self._graph.carrying:
+            self._carrying.setdefault(table, []).append(column)
 
     def make(self, terms: Terms | None, *, mentioned: Mentioned | None = None) -> ErasePlan:
         """Decides.
@@ -120,6 +123,12 @@ class Planner:
                 self.plan.points.setdefault((row.table, edge.references), set()).add(values)
 
     def _change(self, row: Row, column: str, value: Any) -> None:
+        if self._graph.facts(row.table, column).computed:
+            raise ErasureRefused(
+                f"{row.table}.{column} is made by the database of other columns, so it cannot be "
+                f"blanked in a row that stays. Declare delete for {row.table}, or let a trigger "
+                "fill a column of its own."
+            )
         changes = self.plan.change.setdefault(row.table, {})
         changes.setdefault(row.identity, (row, {}))[1][column] = value
 
@@ -139,8 +148,7 @@ class Planner:
             for column in self._naming(row):
                 self._cut_from_key(row, column)
         for edge in self._graph.out_of[row.table]:
-            nulled = any(self._changes(row).get(c, "") is None for c in edge.columns)
-            if self._points_at_deleted(row, edge) and not nulled:
+            if self._points_at_deleted(row, edge) and not self._is_nulled(row, edge):
                 self._cut(row, edge)
         self._move_if_its_key_changes(row)
         if erase.action == "retain":
@@ -160,7 +168,7 @@ class Planner:
         if erase is None or erase.days is None:
             return
         since = self._trace.since(row) if row.table == because else None
-        end = min(self._now, since or self._now) + dt.timedelta(days=erase.days)
+        end = min(self._now.date(), since or self._now.date()) + dt.timedelta(days=erase.days)
         # The year's end, since a day would reveal the row's own.
         until = f"{end.year}-12-31"
         known = self.plan.retained.setdefault(
@@ -176,9 +184,9 @@ class Planner:
         """The row's columns that hold the person's key."""
         return [
             column
-            for table, column in self._graph.carrying
-            if table == row.table
-            and row.values.get(column) is not None
+            for column in self._carrying.get(row.table, ())
+            if row.values.get(column) is not None
+            and self._graph.carries(row.table, column, row.values)
             and canonical_text(row.values[column]) == self._key
         ]
 
@@ -188,7 +196,10 @@ class Planner:
 
     def _points_at_deleted(self, row: Row, edge: Edge) -> bool:
         going = self.plan.points.get((edge.parent, edge.references), set())
-        return spelled(row, edge.columns) in going
+        return bool(going) and edge.holds(row.values) and spelled(row, edge.columns) in going
+
+    def _is_nulled(self, row: Row, edge: Edge) -> bool:
+        return any(self._changes(row).get(column, "") is None for column in edge.columns)
 
     def _is_cut(self, row: Row, edge: Edge) -> bool:
         changes = self._changes(row)

@@ -20,6 +20,7 @@ from lethe.core.errors import Busy, ErasureRefused, LetheError, ValueOutsideDoma
 from lethe.core.outcomes import Outcome, Result
 from lethe.core.values import canonical_text
 from lethe.stores.source import queries
+from lethe.stores.source.catalogue import SourceTable
 from lethe.stores.source.compact import Marks
 from lethe.stores.source.erase import STORE, carry_out
 from lethe.stores.source.erase_plan import ERASED, ErasePlan, Planner
@@ -55,7 +56,7 @@ class ExpiredRows:
 class _Rule:
     """One table's conditions: what goes, what loses columns, what has no date."""
 
-    table: sa.TableClause
+    table: SourceTable
     goes: sa.ColumnElement[bool] | None
     blanks: sa.ColumnElement[bool] | None
     undated: sa.ColumnElement[bool]
@@ -81,7 +82,7 @@ def look_for_expired(params: Params, *, as_of: dt.datetime) -> ExpiredRows:
         found: dict[str, Counter[str]] = {"rows": Counter(), "blanked": Counter()}
         undated: Counter[str] = Counter()
         for rule in rules:
-            name = rule.table.name
+            name = rule.table.fullname
             found["rows"][name] = _count(writer, rule.table, rule.goes)
             found["blanked"][name] = _count(writer, rule.table, rule.blanks)
             undated[name] = _count(writer, rule.table, rule.undated)
@@ -169,7 +170,7 @@ class _ExpiredTrace(RowTrace):
             for condition, goes in ((rule.goes, True), (rule.blanks, False)):
                 if condition is None:
                     continue
-                also = self._also(rule.table.name)
+                also = self._also(rule.table.fullname)
                 rows = list(self._writer.where(rule.table, condition, also=also))
                 self._decided |= {(row.table, row.identity): goes for row in rows}
                 self._add(rows)
@@ -229,7 +230,7 @@ def _rule(writer: Writer, params: Params, name: str, as_of: dt.datetime) -> _Rul
     erase = declared.erase
     if erase is None:
         return None
-    ended = queries.past_retention(params, table, dialect=dialect, as_of=as_of)
+    ended = queries.past_retention(params, name, table, dialect=dialect, as_of=as_of)
     past, undated = ended or (None, None)
     if erase.action == "delete":
         return _Rule(table, past, None, undated) if undated is not None else None
@@ -243,9 +244,8 @@ def _rule(writer: Writer, params: Params, name: str, as_of: dt.datetime) -> _Rul
     by = until_column(params, name)
     if by is None or erase.days is None:
         return None  # the law's days count from an erasure
-    when = queries.instant(table.c[by], dialect, params, declared.columns[by])
-    over = queries.older(when, days=erase.days, dialect=dialect, as_of=as_of)
-    without = when.is_(None)
+    over = _law_is_over(writer, params, table, by, erase.days, as_of)
+    without = queries.day(table.c[by], dialect, params, declared.columns[by]).is_(None)
     if past is None or undated is None:
         return _Rule(table, over, None, without)
     if blanks is not None:
@@ -253,8 +253,21 @@ def _rule(writer: Writer, params: Params, name: str, as_of: dt.datetime) -> _Rul
     return _Rule(table, sa.and_(past, over), blanks, sa.or_(undated, without))
 
 
+def _law_is_over(
+    writer: Writer, params: Params, table: SourceTable, by: str, days: int, as_of: dt.datetime
+) -> sa.ColumnElement[bool]:
+    return queries.older(
+        table.c[by],
+        days=days,
+        dialect=writer.graph.dialect,
+        params=params,
+        declared=params.tables[table.fullname].columns[by],
+        as_of=as_of,
+    )
+
+
 def _not_blank(
-    table: sa.TableClause, columns: Iterable[str], replace: dict[str, Any]
+    table: SourceTable, columns: Iterable[str], replace: dict[str, Any]
 ) -> sa.ColumnElement[bool]:
     """Whether a column still says something that blanking would take away."""
     says = []
@@ -270,46 +283,45 @@ def _not_blank(
 def _keys(writer: Writer, params: Params, rules: Iterable[_Rule]) -> Iterator[str]:
     """Whose rows these are, of tables from which a training record takes, or leads through."""
     feeding = {params.records.table, *(table for table, _ in params.taken_columns().values())}
+    feeding |= {made.table for made in params.aggregates.values()}
     through = set(feeding)
     for name in feeding:
-        through |= {link.table for link in params.path(name, params.subject.table) or ()}
+        chains = params.paths(name, params.subject.table)
+        through |= {link.table for chain in chains for link in chain}
     for rule in rules:
-        if rule.table.name in through:
+        if rule.table.fullname in through:
             yield from _subjects(writer, params, rule.table, rule.either)
 
 
 def _subjects(
-    writer: Writer, params: Params, table: sa.TableClause, condition: sa.ColumnElement[bool]
+    writer: Writer, params: Params, table: SourceTable, condition: sa.ColumnElement[bool]
 ) -> Iterator[str]:
-    made = _subjects_query(writer, params, table, condition)
-    if made is not None:
+    for made in _subjects_queries(writer, params, table, condition):
         for (key,) in writer.connection.execute(made.distinct()):
             yield canonical_text(key)
 
 
-def _subjects_query(
-    writer: Writer, params: Params, table: sa.TableClause, condition: sa.ColumnElement[bool]
-) -> sa.Select[Any] | None:
-    """The subject's key of every row that a condition holds for; None if no links lead there."""
-    links = params.path(table.name, params.subject.table)
-    if links is None:
-        return None
-    source: Any = table
-    here: Any = table
-    for number, link in enumerate(links):
-        there = writer.table(link.table).alias(f"at{number}")
-        pairs = zip(link.columns, link.references, strict=True)
-        source = source.join(there, sa.and_(*(here.c[a] == there.c[b] for a, b in pairs)))
-        here = there
-    key = here.c[params.subject.key]
-    return sa.select(key).select_from(source).where(condition, key.is_not(None))
+def _subjects_queries(
+    writer: Writer, params: Params, table: SourceTable, condition: sa.ColumnElement[bool]
+) -> Iterator[sa.Select[Any]]:
+    """The subject's key of every row that a condition holds for, along each chain of links."""
+    for links in params.paths(table.fullname, params.subject.table):
+        source: Any = table
+        here: Any = table
+        for number, link in enumerate(links):
+            there = writer.table(link.table).alias(f"at{number}")
+            source = source.join(there, queries.along(link, here, there, writer.graph.dialect))
+            here = there
+        key = here.c[params.subject.key]
+        yield sa.select(key).select_from(source).where(condition, key.is_not(None))
 
 
 def _subject_rule(
     writer: Writer, params: Params, as_of: dt.datetime
-) -> tuple[sa.TableClause, sa.ColumnElement[bool], sa.ColumnElement[bool]] | None:
+) -> tuple[SourceTable, sa.ColumnElement[bool], sa.ColumnElement[bool]] | None:
     table = writer.table(params.subject.table)
-    ended = queries.past_retention(params, table, dialect=writer.graph.dialect, as_of=as_of)
+    dialect = writer.graph.dialect
+    ended = queries.past_retention(params, table.fullname, table, dialect=dialect, as_of=as_of)
     return None if ended is None else (table, *ended)
 
 
@@ -323,32 +335,32 @@ def _people(writer: Writer, params: Params, as_of: dt.datetime) -> Iterator[str]
     conditions = [past]
     for name, declared in params.tables.items():
         erase = declared.erase
-        if declared.retention is None or name == table.name or erase is None:
+        if declared.retention is None or name == table.fullname or erase is None:
+            continue
+        if name not in writer.graph.tables:  # a view, or a partition: another table has its rows
             continue
         other = writer.table(name)
-        ended = queries.past_retention(params, other, dialect=writer.graph.dialect, as_of=as_of)
+        ended = queries.past_retention(
+            params, name, other, dialect=writer.graph.dialect, as_of=as_of
+        )
         if ended is not None:
             in_time = sa.func.coalesce(sa.not_(ended[0]), sa.true())  # undated may be in time
-            alive = _subjects_query(writer, params, other, in_time)
-            if alive is not None:
+            for alive in _subjects_queries(writer, params, other, in_time):
                 conditions.append(key.not_in(alive))
-    erase = params.tables[table.name].erase
+    erase = params.tables[table.fullname].erase
     if erase is not None and erase.action == "anonymize":  # a shell reveals nobody any more
         identifying = [column for column in erase.columns if column != params.subject.key]
         conditions.append(_not_blank(table, identifying, erase.replace))
     elif erase is not None and erase.action == "retain":
-        by = until_column(params, table.name)
+        by = until_column(params, table.fullname)
         if by is None or erase.days is None:
             return
-        dialect = writer.graph.dialect
-        column = params.tables[table.name].columns[by]
-        when = queries.instant(table.c[by], dialect, params, column)
-        conditions.append(queries.older(when, days=erase.days, dialect=dialect, as_of=as_of))
+        conditions.append(_law_is_over(writer, params, table, by, erase.days, as_of))
     for (found,) in writer.connection.execute(sa.select(key).where(*conditions)):
         yield canonical_text(found)
 
 
-def _count(writer: Writer, table: sa.TableClause, condition: sa.ColumnElement[bool] | None) -> int:
+def _count(writer: Writer, table: SourceTable, condition: sa.ColumnElement[bool] | None) -> int:
     if condition is None:
         return 0
     statement = sa.select(sa.func.count()).select_from(table).where(condition)

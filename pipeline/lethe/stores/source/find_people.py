@@ -2,16 +2,21 @@
 
 The database chooses the rows that may say it; `lethe.core.text.folded` decides."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from decimal import Decimal
+from typing import Any
 
 import sqlalchemy as sa
 
 from lethe.config.params import Params
-from lethe.core.errors import SourceUnavailable
-from lethe.core.text import folded
-from lethe.data.partition import canonical_keys
+from lethe.core.errors import LetheError, SourceUnavailable
+from lethe.core.notices import notice
+from lethe.core.text import folded, plain
+from lethe.core.values import by_distinct, canonical_text
 from lethe.stores.source import queries
 from lethe.stores.source.alike import may_be_one_of
+from lethe.stores.source.number_keys import plain_number
 from lethe.stores.source.reader import Reader
 from lethe.stores.source.writer import AT_ONCE, chunks
 
@@ -30,51 +35,113 @@ def subjects_by(params: Params, column: str, values: Iterable[str]) -> dict[str,
             table to the subject's.
     """
     table, _, name = column.rpartition(".")
-    path = params.path(table, params.subject.table)
-    if path is None:
+    paths = params.paths(table, params.subject.table)
+    if not paths:
         raise SourceUnavailable(
             f"No chain of links leads from {table!r} to {params.subject.table!r}: nobody can be "
             f"found by {column}. Declare its links."
         )
-    reader = Reader(params)
-    try:
+    found: dict[str, set[str]] = {value: set() for value in values}
+    with closing(Reader(params)) as reader:
         joins = queries.Joins(params, table, dialect=reader.dialect, as_of=None)
-        key = joins.reach(path, outer=False).c[params.subject.key]
-        identifier = sa.cast(joins.base.c[name], sa.Text)
-        found: dict[str, set[str]] = {value: set() for value in values}
+        key = joins.value(paths, params.subject.key, outer=False)
         for some in chunks(list(found), AT_ONCE):
-            alike: dict[str, list[str]] = {}
-            for value in some:
-                alike.setdefault(folded(value), []).append(value)
-            statement = (
-                sa.select(key.label("subject"), identifier.label("said"))
-                .select_from(joins.source)
-                .where(may_be_one_of(identifier, alike, reader.dialect))
-                .distinct()
-            )
-            for frame in reader.stream(statement):
-                frame = frame.assign(subject=canonical_keys(frame["subject"])).dropna()
-                for subject, said in zip(frame["subject"], frame["said"], strict=True):
-                    for value in alike.get(folded(str(said)), ()):
-                        found[value].add(subject)
-        return {value: sorted(keys) for value, keys in found.items()}
-    finally:
-        reader.close()
+            for subject, value in _led_to(reader, joins, key, name, some):
+                found[value].add(subject)
+    return {value: sorted(keys) for value, keys in found.items()}
+
+
+def _led_to(
+    reader: Reader,
+    joins: queries.Joins,
+    key: sa.ColumnElement[Any],
+    name: str,
+    values: Sequence[str],
+) -> Iterator[tuple[str, str]]:
+    """Each subject whose identifier is spelled like one of the values, with that value."""
+    identifier = sa.cast(joins.base.c[name], sa.Text)
+    alike: dict[str, list[str]] = {}
+    for value in values:
+        alike.setdefault(folded(value), []).append(value)
+    statement = (
+        sa.select(key.label("subject"), identifier.label("said"))
+        .select_from(joins.source)
+        .where(*joins.where, may_be_one_of(identifier, alike, reader.dialect))
+        .distinct()
+    )
+    for frame in reader.stream(statement):
+        keys = by_distinct(frame["subject"], canonical_text)
+        for subject, said in zip(keys, frame["said"], strict=True):
+            if subject is None or said is None:
+                continue
+            for value in alike.get(folded(str(said)), ()):
+                yield subject, value
 
 
 def keys_spelled(params: Params, keys: Iterable[str]) -> dict[str, list[str]]:
-    """The subject keys that each of these may mean: itself if somebody or nobody has it, or else
-    all those that are spelled alike.
+    """The subject keys that each of these may mean: where the key's column is of numbers, the one
+    of that value; else itself if somebody or nobody has it, or all those that are spelled alike.
 
     Raises:
         SourceUnavailable: the source does not answer.
     """
     asked = list(dict.fromkeys(keys))
-    # A number has one spelling; who has it need not be looked up.
-    words = [key for key in asked if not (key.isascii() and key.removeprefix("-").isdigit())]
-    found = {key: [key] for key in asked if key not in words}
+    found = _keys_of_numbers(params, asked)
+    # In a column of texts digits have one spelling; who has it need not be looked up.
+    found |= {
+        key: [key]
+        for key in asked
+        if key not in found and key.isascii() and key.removeprefix("-").isdigit()
+    }
+    words = [key for key in asked if key not in found]
     if words:
         column = f"{params.subject.table}.{params.subject.key}"
         for key, alike in subjects_by(params, column, words).items():
             found[key] = [key] if key in alike else alike or [key]
+    return found
+
+
+def key_meant(params: Params, word: str) -> str:
+    """The key that a person's word is, for what looks without the source; as it was written, and
+    a notice, where the source does not answer."""
+    said = plain(word).strip()
+    try:
+        keys = keys_spelled(params, [said])[said]
+    except LetheError:
+        notice("The source was not read, so the key is looked for exactly as it was written.")
+        return said
+    return keys[0] if len(keys) == 1 else said
+
+
+def _keys_of_numbers(params: Params, asked: Sequence[str]) -> dict[str, list[str]]:
+    """The keys that some of these are by value; none of them where the key is no number."""
+    numbers = {key: number for key in asked if (number := plain_number(key)) is not None}
+    if not numbers:
+        return {}
+    reader = Reader(params)
+    try:
+        spelling = reader.number_keys()
+        if spelling is None:
+            return {}
+        made = {key: spelling.spelled(number) for key, number in numbers.items()}
+        if spelling.by_row:
+            made |= _as_their_rows_have_them(
+                reader, params, {key: numbers[key] for key, said in made.items() if said is None}
+            )
+        return {key: [key if said is None else said] for key, said in made.items()}
+    finally:
+        reader.close()
+
+
+def _as_their_rows_have_them(
+    reader: Reader, params: Params, numbers: Mapping[str, Decimal]
+) -> dict[str, str]:
+    """The keys of decimals in a column where 7.5 can be 7.50 too, if they are there."""
+    key = queries.table_of(params, params.subject.table).c[params.subject.key]
+    found: dict[str, str] = {}
+    for some in chunks(list(numbers), AT_ONCE):
+        statement = sa.select(key.label("subject")).where(key.in_([numbers[n] for n in some]))
+        for frame in reader.stream(statement):
+            there = {each: canonical_text(each) for each in frame["subject"]}
+            found |= {n: there[numbers[n]] for n in some if numbers[n] in there}
     return found

@@ -1,10 +1,14 @@
 """How a canonical key is spelled in a column of a type."""
 
-from decimal import Decimal, InvalidOperation
+import re
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+
+_DECIMAL = re.compile(r"-?[0-9]{1,131072}(\.[0-9]{1,16383})?|NaN")  # all that PostgreSQL can hold
+_DIGITS = 20  # of the longest number of 64 bits, with its sign
 
 
 def key_forms(key: str, declared: sa.types.TypeEngine[Any], dialect: str) -> list[Any] | None:
@@ -13,18 +17,26 @@ def key_forms(key: str, declared: sa.types.TypeEngine[Any], dialect: str) -> lis
     An empty list: no value of the type is spelled so.
     """
     if dialect == "sqlite":
-        number = int(key) if key.removeprefix("-").isdigit() and key.isascii() else None
-        same = number is not None and str(number) == key and abs(number) < 2**63
-        return [key, number] if same else [key]
+        number = _integer(key)
+        return [key] if number is None else [key, number]
     if isinstance(declared, sa.String):
         return [key]
     try:
         if isinstance(declared, sa.Integer):
-            return [int(key)] if str(int(key)) == key and abs(int(key)) < 2**63 else []
+            number = _integer(key)
+            return [] if number is None else [number]
         if isinstance(declared, sa.Numeric):
-            return [Decimal(key)]
+            return [Decimal(key)] if _DECIMAL.fullmatch(key) else []
         if isinstance(declared, sa.Uuid):
             return [UUID(key)]
-    except (ValueError, InvalidOperation):
+    except ValueError:
         return []
     return None
+
+
+def _integer(key: str) -> int | None:
+    """The number of 64 bits that is spelled so; None if there is none."""
+    if len(key) > _DIGITS or not key.isascii() or not key.removeprefix("-").isdigit():
+        return None
+    number = int(key)
+    return number if str(number) == key and -(2**63) <= number < 2**63 else None

@@ -6,29 +6,30 @@ Reads the catalogue, no row. What looks like a link to a person and is none, sto
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine.interfaces import ReflectedColumn, ReflectedForeignKeyConstraint
 
+from lethe.config.links import When, holds
 from lethe.config.params import Params
 from lethe.core.errors import ErasureRefused, SchemaMismatch
-from lethe.stores.source.schema import by_name, check_schema, outside, reflect
+from lethe.core.schemas import name_in
+from lethe.stores.source.catalogue import Catalogue
+from lethe.stores.source.descent import Descent, descent, refuse_parts_elsewhere
+from lethe.stores.source.schema import check_schema, outside, reflect
+from lethe.stores.source.table_facts import ColumnFacts, TableFacts, table_facts
 
 # Names of keys that say nothing of whose they are: every table may have its own.
 _KEYS = ("id", "key", "no", "nr", "nbr", "num", "number", "code", "uuid", "guid")
 _GENERIC = frozenset({*_KEYS, "pk"})
-_NO_TEXT = (
-    *(sa.Integer, sa.Numeric, sa.Float, sa.Boolean, sa.Date, sa.DateTime, sa.Time),
-    *(sa.Interval, sa.LargeBinary, sa.Uuid),
-)
 _SHORTEST = 4  # letters of a name that can point at a person by itself
 
 
 @dataclass(frozen=True)
 class Edge:
-    """Rows of `child` point at a row of `parent`; `enforced` by the database or declared only."""
+    """Rows of `child`, those that `when` is about, point at a row of `parent`; `enforced` by the
+    database or declared only."""
 
     child: str
     columns: tuple[str, ...]
@@ -37,40 +38,20 @@ class Edge:
     enforced: bool
     deferrable: bool = False
     restricts: bool = False
+    when: When = ()
 
-
-@dataclass(frozen=True)
-class ColumnFacts:
-    """A column as the database describes it; `generated` ones take no value of ours.
-
-    `holds_text`: whether a name could be in it.
-    """
-
-    type: sa.types.TypeEngine[Any]
-    nullable: bool
-    unique: bool
-    generated: bool
-    holds_text: bool
-
-
-@dataclass(frozen=True)
-class TableFacts:
-    """A table as the database describes it.
-
-    `identity` names the columns, or the database's own row number, that distinguish rows.
-    """
-
-    columns: Mapping[str, ColumnFacts]
-    identity: tuple[str, ...]
-    primary: frozenset[str]
+    def holds(self, values: Mapping[str, Any]) -> bool:
+        """Whether a row of `child` is one that the link is about."""
+        return holds(self.when, values)
 
 
 @dataclass(frozen=True)
 class Graph:
     """The tables, and every way from one to another.
 
-    `own`: table → the edge that leads its rows to the person they are about.
-    `carrying`: the columns whose values are subject keys, directly or through other keys.
+    `own`: table → the edges, one for each row, that lead its rows to the person they are about.
+    `carrying`: the columns whose values are subject keys, directly or through other keys, and
+        in which rows they are that.
     `unseen`: what else the database has, where nobody is looked for; see `outside`.
     """
 
@@ -79,10 +60,11 @@ class Graph:
     key: str
     tables: Mapping[str, TableFacts]
     edges: tuple[Edge, ...]
-    own: Mapping[str, Edge]
-    carrying: frozenset[tuple[str, str]]
+    own: Mapping[str, tuple[Edge, ...]]
+    carrying: Mapping[tuple[str, str], tuple[When, ...]]
     copies: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
+    descent: Descent = field(default_factory=Descent)
     into: Mapping[str, tuple[Edge, ...]] = field(init=False)
     out_of: Mapping[str, tuple[Edge, ...]] = field(init=False)
 
@@ -94,11 +76,19 @@ class Graph:
 
     @property
     def unseen_note(self) -> str | None:
-        """What a receipt says of what was not looked at."""
-        return f"Not looked at: {'; '.join(self.unseen)}." if self.unseen else None
+        """What a receipt says of what was not looked at, and of copies in the database."""
+        notes = [f"Not looked at: {'; '.join(self.unseen)}."] if self.unseen else []
+        if self.copies:
+            listed = ", ".join(sorted(self.copies))
+            notes.append(f"Materialized views, which are computed anew when rows go: {listed}.")
+        return " ".join(notes) or None
 
     def facts(self, table: str, column: str) -> ColumnFacts:
         return self.tables[table].columns[column]
+
+    def carries(self, table: str, column: str, values: Mapping[str, Any]) -> bool:
+        """Whether what a row has in a column is a subject's key."""
+        return any(holds(when, values) for when in self.carrying.get((table, column), ()))
 
     def has_row_numbers(self, table: str) -> bool:
         """Whether SQLite itself numbers the rows, by which they are read in their order."""
@@ -107,7 +97,7 @@ class Graph:
 
     def linking(self, table: str) -> tuple[str, ...]:
         """The columns of a table that take part in any link, to it or from it, in its order."""
-        used = {c for e in self.out_of[table] for c in e.columns}
+        used = {c for e in self.out_of[table] for c in (*e.columns, *dict(e.when))}
         used |= {c for e in self.into[table] for c in e.references}
         used |= {column for name, column in self.carrying if name == table}
         return tuple(column for column in self.tables[table].columns if column in used)
@@ -123,31 +113,37 @@ def read_graph(connection: sa.Connection, params: Params) -> Graph:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sa.exc.SAWarning)  # a type it does not know, a foreign view
-        infos = reflect(connection)
+        infos = reflect(connection, params.tables)
         check_schema(params, infos)
         names = [name for name, info in infos.items() if not info.view]
-        inspector = sa.inspect(connection)
+        family = descent(connection, names)
+        _refuse_parts_apart(params, family)
+        catalogue = Catalogue(connection, [*params.tables, *family.table_of])
         dialect = connection.dialect.name
-        tables = _tables(inspector, names, dialect, connection)
-        edges = _edges(by_name(inspector.get_multi_foreign_keys()), params, tables)
+        whole = [name for name in names if name not in family.table_of]
+        tables = table_facts(catalogue, whole, connection, family)
+        edges = _edges(catalogue.foreign_keys(), params, tables, family)
     if params.subject.table not in tables:
         raise ErasureRefused(
             f"{params.subject.table} is a view; nobody can be deleted from it. Name the table "
             "with one row a person as subject.table."
         )
     if dialect == "postgresql":
-        _refuse_other_schemas(connection, names)
-        _refuse_hidden_rows(connection, names)
+        refuse_parts_elsewhere(connection, names)
+        seen = [*names, *family.table_of]
+        _refuse_other_schemas(connection, seen)
+        _refuse_hidden_rows(connection, seen)
     graph = Graph(
         dialect=dialect,
         subject=params.subject.table,
         key=params.subject.key,
         tables=tables,
         edges=edges,
-        own=_own(params, edges),
+        own=_own(params, edges, family),
         carrying=_carrying(params, edges),
-        copies=tuple(inspector.get_materialized_view_names()) if dialect == "postgresql" else (),
-        unseen=outside(connection),
+        copies=catalogue.copies(),
+        unseen=outside(connection, params.tables),
+        descent=family,
     )
     suspects = look_alikes(params, graph)
     if suspects:
@@ -164,7 +160,7 @@ def look_alikes(params: Params, graph: Graph) -> list[str]:
     no foreign key and no declaration explains; as `table.column`, in order."""
     whole, parts = _identifying_names(params, graph)
     explained = {(edge.child, column) for edge in graph.edges for column in edge.columns}
-    explained |= graph.carrying
+    explained |= set(graph.carrying)
     found = []
     for table, facts in graph.tables.items():
         for column, each in facts.columns.items():
@@ -223,79 +219,23 @@ def _singular(name: str) -> str:
     return name.removesuffix("s") if not name.endswith("ss") else name
 
 
-def _tables(
-    inspector: sa.Inspector, names: Iterable[str], dialect: str, connection: sa.Connection
-) -> dict[str, TableFacts]:
-    columns = by_name(inspector.get_multi_columns())
-    primary = by_name(inspector.get_multi_pk_constraint())
-    unique = by_name(inspector.get_multi_unique_constraints())
-    indexes = by_name(inspector.get_multi_indexes())
-    listed = connection.exec_driver_sql("PRAGMA table_list") if dialect == "sqlite" else ()
-    without_rowid = {row[1] for row in listed if row[4]}
-    found = {}
-    for name in names:
-        uniques = [tuple(each["column_names"]) for each in unique.get(name, ())]
-        uniques += [
-            tuple(column for column in each["column_names"] if column)
-            for each in indexes.get(name, ())
-            if each["unique"] and not each.get("dialect_options", {}).get("postgresql_where")
-        ]
-        key = tuple(primary[name]["constrained_columns"])
-        rowid = dialect == "sqlite" and name not in without_rowid
-        found[name] = _table(columns[name], key, uniques, dialect, rowid)
-    return found
-
-
-def _table(
-    reflected: Sequence[ReflectedColumn],
-    primary: tuple[str, ...],
-    uniques: Sequence[tuple[str, ...]],
-    dialect: str,
-    rowid: bool,
-) -> TableFacts:
-    keys = [primary, *uniques]
-    single = {each[0] for each in keys if len(each) == 1}
-    nullable = {column["name"]: column["nullable"] for column in reflected}
-    columns = {
-        column["name"]: ColumnFacts(
-            # SQLite's values are what they are, whatever the column was declared as
-            type=sa.types.NullType() if dialect == "sqlite" else column["type"],
-            nullable=column["nullable"] and column["name"] not in primary,
-            unique=column["name"] in single,
-            generated=_generated(column),
-            holds_text=not isinstance(column["type"], _NO_TEXT),
-        )
-        for column in reflected
-    }
-    identity: tuple[str, ...]
-    if rowid:
-        taken = {column.lower() for column in columns}
-        identity = (next(each for each in ("rowid", "_rowid_", "oid") if each not in taken),)
-    else:
-        whole = [each for each in uniques if each and not any(nullable[c] for c in each)]
-        identity = primary or next(iter(whole), ()) or ("ctid",)
-    return TableFacts(columns=columns, identity=identity, primary=frozenset(primary))
-
-
-def _generated(column: ReflectedColumn) -> bool:
-    identity = column.get("identity")
-    return bool(column.get("computed")) or bool(identity and identity.get("always"))
-
-
 def _edges(
-    foreign: Mapping[str, Sequence[ReflectedForeignKeyConstraint]],
+    foreign: Mapping[str, Sequence[Mapping[str, Any]]],
     params: Params,
     tables: Mapping[str, TableFacts],
+    family: Descent,
 ) -> tuple[Edge, ...]:
     # SQLite's names differ by case and are the same
     spelled = {name.lower(): name for name in tables}
     found: list[Edge] = []
-    for name in tables:
-        for key in foreign.get(name, ()):
+    for own in (*tables, *family.table_of):
+        name = family.table_of.get(own, own)
+        for key in foreign.get(own, ()) if name in tables else ():
             target = str(key["referred_table"])
+            target = family.table_of.get(target, target)
             parent = target if target in tables else spelled.get(target.lower())
-            if key.get("referred_schema") or parent is None:
-                continue  # of another schema, or of a table that is gone: it leads to no person
+            if parent is None:
+                continue  # a table that is gone, or that nobody declared: it leads to no person
             options = key.get("options") or {}
             found.append(
                 Edge(
@@ -314,9 +254,40 @@ def _edges(
     for name, table in params.tables.items():
         for link in table.parsed_links:
             pairs = frozenset(zip(link.columns, link.references, strict=True))
-            if name in tables and link.table in tables and (name, pairs, link.table) not in known:
-                found.append(Edge(name, link.columns, link.table, link.references, enforced=False))
-    return tuple(found)
+            child, parent = (family.table_of.get(each, each) for each in (name, link.table))
+            if child in tables and parent in tables and (child, pairs, parent) not in known:
+                found.append(
+                    Edge(
+                        child,
+                        link.columns,
+                        parent,
+                        link.references,
+                        enforced=False,
+                        when=link.when,
+                    )
+                )
+    found += _inherited(found, family)
+    unique: dict[Edge, Edge] = {}
+    for edge in found:
+        unique.setdefault(_declared_only(edge, edge.child, edge.parent), edge)
+    return tuple(unique.values())
+
+
+def _inherited(edges: Iterable[Edge], family: Descent) -> list[Edge]:
+    """What leads to or from rows of a table leads to or from those of its heirs, unenforced."""
+    return [
+        _declared_only(edge, child, parent)
+        for edge in edges
+        for child in (edge.child, *family.heirs.get(edge.child, ()))
+        for parent in (edge.parent, *family.heirs.get(edge.parent, ()))
+        if (child, parent) != (edge.child, edge.parent)
+    ]
+
+
+def _declared_only(edge: Edge, child: str, parent: str) -> Edge:
+    return replace(
+        edge, child=child, parent=parent, enforced=False, deferrable=False, restricts=False
+    )
 
 
 def _spelled(table: TableFacts, names: list[str]) -> tuple[str, ...]:
@@ -329,68 +300,88 @@ def _spelled(table: TableFacts, names: list[str]) -> tuple[str, ...]:
         ) from None
 
 
-def _own(params: Params, edges: tuple[Edge, ...]) -> dict[str, Edge]:
-    """For each table about people the first link of its shortest declared chain."""
-    own: dict[str, Edge] = {}
-    for name, table in params.tables.items():
-        links = params.path(name, params.subject.table) if table.about == "person" else None
-        pairs = set(zip(links[0].columns, links[0].references, strict=True)) if links else set()
-        for edge in edges:  # none of a view: its rows are other tables'
-            if (
-                links
-                and (edge.child, edge.parent) == (name, links[0].table)
-                and set(zip(edge.columns, edge.references, strict=True)) == pairs
-            ):
-                own[name] = edge
+def _own(params: Params, edges: tuple[Edge, ...], family: Descent) -> dict[str, tuple[Edge, ...]]:
+    """For each table about people the first links of its declared chains."""
+    own: dict[str, tuple[Edge, ...]] = {}
+    whole = family.table_of
+    for declared, table in params.tables.items():
+        name = whole.get(declared, declared)
+        chains = params.paths(declared, params.subject.table) if table.about == "person" else ()
+        firsts = {
+            (
+                whole.get(first.table, first.table),
+                frozenset(zip(first.columns, first.references, strict=True)),
+            )
+            for first in (chain[0] for chain in chains if chain)
+        }
+        found = tuple(  # none of a view: its rows are other tables'
+            edge
+            for edge in edges
+            if edge.child == name
+            and (edge.parent, frozenset(zip(edge.columns, edge.references, strict=True))) in firsts
+        )
+        if found:
+            own[name] = tuple(dict.fromkeys((*own.get(name, ()), *found)))
     return own
 
 
-def _carrying(params: Params, edges: tuple[Edge, ...]) -> frozenset[tuple[str, str]]:
-    found = {(params.subject.table, params.subject.key)}
+def _carrying(params: Params, edges: tuple[Edge, ...]) -> dict[tuple[str, str], tuple[When, ...]]:
+    found: dict[tuple[str, str], tuple[When, ...]] = {
+        (params.subject.table, params.subject.key): ((),)
+    }
     while True:
-        more = {
-            (edge.child, own)
-            for edge in edges
-            for own, other in zip(edge.columns, edge.references, strict=True)
-            if (edge.parent, other) in found
-        }
-        if more <= found:
-            return frozenset(found)
-        found |= more
+        before = dict(found)
+        for edge in edges:
+            for own, other in zip(edge.columns, edge.references, strict=True):
+                known = found.get((edge.child, own), ())
+                if (edge.parent, other) in found and edge.when not in known:
+                    found[edge.child, own] = (*known, edge.when)
+        if found == before:
+            return found
 
 
-def _refuse_other_schemas(connection: sa.Connection, names: list[str]) -> None:
+def _refuse_parts_apart(params: Params, family: Descent) -> None:
+    """A partition's rows are its table's: what becomes of them is said there."""
+    for part, whole in sorted(family.table_of.items()):
+        declared, wholly = params.tables.get(part), params.tables.get(whole)
+        if declared is None or wholly is None:
+            continue
+        said = ("about", "erase", "retention", "links", "not_links")
+        if any(getattr(declared, each) != getattr(wholly, each) for each in said):
+            raise ErasureRefused(
+                f"{part} is a partition of {whole}, and is declared otherwise ({', '.join(said)}). "
+                f"Declare {whole} alone: it has the rows of {part}."
+            )
+
+
+_POINTING = f"""
+SELECT DISTINCT n.nspname || '.' || c.relname FROM pg_constraint k
+JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_class p ON p.oid = k.confrelid JOIN pg_namespace m ON m.oid = p.relnamespace
+WHERE k.contype = 'f' AND {name_in("p", "m")} = ANY(:seen)
+AND NOT {name_in("c", "n")} = ANY(:seen)
+ORDER BY 1
+"""
+_HIDDEN = f"""
+SELECT {name_in("c", "n")}
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE {name_in("c", "n")} = ANY(:seen) AND row_security_active(c.oid) ORDER BY 1
+"""
+
+
+def _refuse_other_schemas(connection: sa.Connection, seen: list[str]) -> None:
     """A table that reflection does not see may still point at people."""
-    outside = connection.execute(
-        sa.text(
-            "SELECT DISTINCT n.nspname || '.' || c.relname FROM pg_constraint k "
-            "JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
-            "JOIN pg_class t ON t.oid = k.confrelid WHERE k.contype = 'f' "
-            "AND t.relname = ANY(:names) "
-            "AND t.relnamespace = to_regnamespace(quote_ident(current_schema())) "
-            "AND c.relnamespace <> t.relnamespace"
-        ),
-        {"names": names},
-    ).scalars()
-    found = sorted(outside)
+    found = list(connection.execute(sa.text(_POINTING), {"seen": seen}).scalars())
     if found:
         raise ErasureRefused(
             f"{', '.join(found)} points at a declared table from another schema, where an "
-            "erasure does not look. Move it into the source's schema and declare it."
+            "erasure does not look. Declare it, as schema.table."
         )
 
 
-def _refuse_hidden_rows(connection: sa.Connection, names: list[str]) -> None:
+def _refuse_hidden_rows(connection: sa.Connection, seen: list[str]) -> None:
     """Rows that a policy hides from the role would be neither erased nor seen to be there."""
-    hidden = connection.execute(
-        sa.text(
-            "SELECT c.relname FROM pg_class c WHERE c.relname = ANY(:names) "
-            "AND c.relnamespace = to_regnamespace(quote_ident(current_schema())) "
-            "AND row_security_active(c.oid) ORDER BY 1"
-        ),
-        {"names": names},
-    ).scalars()
-    found = list(hidden)
+    found = list(connection.execute(sa.text(_HIDDEN), {"seen": seen}).scalars())
     if found:
         raise ErasureRefused(
             f"Row security hides rows of {', '.join(found)} from the role in source.url, so an "

@@ -2,7 +2,8 @@
 
 import datetime as dt
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -18,7 +19,9 @@ from lethe.stores.source.writer import AT_ONCE, Row, Writer, open_writer
 
 _ANY_TIME = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)  # nothing here depends on what is past
 
-Said = tuple[tuple[str, ...], tuple[str, ...]]  # columns, and their values
+Columns = tuple[str, ...]
+Texts = tuple[str, ...]  # of those columns, in one row
+Said = tuple[Columns, Texts]
 
 
 def traces(params: Params, key: str, *, token: int | None = None) -> Traces:
@@ -79,7 +82,7 @@ def _said(params: Params, table: str, rows: Iterable[Row]) -> dict[Said, int]:
 
 def _count(writer: Writer, table: str, said: Iterable[Said]) -> Counter[Said]:
     """In how many rows of anybody each is, however it is spelled there."""
-    wanted: dict[tuple[str, ...], list[tuple[str, ...]]] = defaultdict(list)
+    wanted: dict[Columns, list[Texts]] = defaultdict(list)
     for names, texts in sorted(said):
         wanted[names].append(texts)
     clause = writer.table(table)
@@ -87,7 +90,7 @@ def _count(writer: Writer, table: str, said: Iterable[Said]) -> Counter[Said]:
     columns = {name: sa.cast(clause.c[name], sa.Text()) for name in taken}
     found: Counter[Said] = Counter()
     for start in range(0, max(map(len, wanted.values()), default=0), AT_ONCE):
-        now: dict[tuple[str, ...], dict[tuple[str, ...], list[tuple[str, ...]]]] = {}
+        now: dict[Columns, dict[Texts, list[Texts]]] = {}
         for names, some in wanted.items():
             for texts in some[start : start + AT_ONCE]:
                 alike = now.setdefault(names, {}).setdefault(tuple(map(folded, texts)), [])
@@ -105,11 +108,15 @@ def _count(writer: Writer, table: str, said: Iterable[Said]) -> Counter[Said]:
         statement = sa.select(*labelled).where(sa.or_(*anybodys))
         with writer.connection.execute(statement, execution_options={"yield_per": 1000}) as rows:
             for row in rows:
-                values = dict(zip(taken, row, strict=True))
-                for names, those in now.items():
-                    if any(values[name] is None for name in names):
-                        continue
-                    its = tuple(folded(str(values[name])) for name in names)
-                    for texts in those.get(its, ()):
-                        found[names, texts] += 1
+                found.update(_said_by(dict(zip(taken, row, strict=True)), now))
     return found
+
+
+def _said_by(
+    values: Mapping[str, Any], asked: Mapping[Columns, Mapping[Texts, list[Texts]]]
+) -> Iterator[Said]:
+    """What is asked for that one row says, by columns and by folded texts."""
+    for names, alike in asked.items():
+        if all(values[name] is not None for name in names):
+            its = tuple(folded(str(values[name])) for name in names)
+            yield from ((names, texts) for texts in alike.get(its, ()))

@@ -5,33 +5,32 @@ columns, and only columns that `params.yaml` declares for use are ever named.
 """
 
 import datetime as dt
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import pandas as pd
 import sqlalchemy as sa
 
 from lethe.config.params import Params
-from lethe.core.errors import ValueOutsideDomain
+from lethe.core.closing import Closing
 from lethe.core.text import folded
-from lethe.core.values import by_distinct, canonical_text, number_of, parse_days
+from lethe.core.values import by_distinct, canonical_text, number_of
+from lethe.data.encoding import ages_of
+from lethe.data.names import name_words
 from lethe.data.partition import canonical_keys
 from lethe.stores.source import queries
-from lethe.stores.source.checks import check_linked, check_links, check_purpose, check_subjects
+from lethe.stores.source.aggregates import Children, joined, record_columns, refuse_unread
+from lethe.stores.source.checks import (
+    check_linked,
+    check_links,
+    check_purpose,
+    check_subjects,
+    without_person,
+)
 from lethe.stores.source.purposes import is_one_of, purposes, spelled
 from lethe.stores.source.reader import Reader
-from lethe.stores.source.schema import TableInfo, check_schema, may_be_read
-
-_NAME_WORD = re.compile(r"[^\W\d_]{3,}")
-# Words that are in names (The, Van) and in nearly every sentence; removing them would
-# leave nothing of a text and distinguish nobody.
-_STOP_WORDS = (
-    "and are but can for from had has have her him his not she that the they this was were who "
-    "with you"
-)
+from lethe.stores.source.schema import TableInfo, check_schema, check_types, may_be_read
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class RecordChunk:
     at: Mapping[str, pd.Series]
 
 
-class Source:
+class Source(Closing):
     """An open source; use as a context manager.
 
     Guarantees: nothing is written; all reads see one snapshot; no statement names a column
@@ -70,17 +69,6 @@ class Source:
             SourceUnavailable: absent, or does not answer; never shows credentials.
         """
         return cls(Reader(params), params)
-
-    def __enter__(self) -> "Source":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ends the snapshot; a folder's private copy is removed."""
@@ -103,12 +91,13 @@ class Source:
         """Compares the source with the declarations before a value is taken.
 
         Raises:
-            SchemaMismatch: tables, columns or links are not as declared.
+            SchemaMismatch: tables, columns or links are not as declared, or a type is of no use.
             ParamsInvalid: nobody was asked about the purpose.
             SubjectKeyInvalid: a subject key is null or not unique.
             TooFewSubjects: fewer than `subject.minimum`.
         """
         check_schema(params, self.tables())
+        check_types(params, self.tables(), self._reader.dialect)
         check_links(self._reader, params)
         check_subjects(self._reader, params)
         check_purpose(self._reader, params)
@@ -119,35 +108,44 @@ class Source:
         for frame in self._reader.stream(sa.select(key.label("subject"))):
             yield canonical_keys(frame["subject"])
 
-    def records(self, params: Params, as_of: dt.datetime) -> Iterator[RecordChunk]:
+    def children(self, params: Params, as_of: dt.datetime) -> Children:
+        """The rows of which the records' aggregates are made; see `Children.read`."""
+        return Children.read(self._reader, params, as_of)
+
+    def records(
+        self, params: Params, as_of: dt.datetime, children: Children | None = None
+    ) -> Iterator[RecordChunk]:
         """Every record within its retention, in chunks of `source.chunk_rows`.
 
-        Guarantees: one statement; a joined row past its own table's retention is as absent.
+        Guarantees: one statement; a joined row past its own table's retention is as absent;
+            of child rows the aggregates alone are given.
+
+        Args:
+            children: what `children` gives; read here if not given.
 
         Raises:
             SubjectKeyInvalid: a record's link is null or leads to no person.
         """
+        aggregates = params.aggregates
+        children = children or self.children(params, as_of)
         taken = params.taken_columns()
+        columns = {name: each for name, each in taken.items() if name not in aggregates}
         base = params.records.table
         check_linked(self._reader, params)
         joins = queries.Joins(params, base, dialect=self._reader.dialect, as_of=as_of)
-        to_subject = params.path(base, params.subject.table) or ()
-        subject = joins.reach(to_subject, outer=False).c[params.subject.key]
-        ages = {
-            name: column.generalize.age_at
-            for name, (_, column) in taken.items()
-            if column.generalize is not None and column.generalize.age_at is not None
-        }
-        latest = params.records.latest_by
+        to_subject = params.paths(base, params.subject.table)
+        subject = joins.value(to_subject, params.subject.key, outer=False)
+        ages = ages_of({name: column for name, (_, column) in columns.items()})
+        latest = params.latest_by
         keys = self._row_key(params)
+        own = _own_columns(params)
         wanted = [subject]
-        wanted += [joins.base.c[latest]] if latest else []
-        wanted += [joins.base.c[name] for name in (*keys, *ages.values())]
+        if latest is not None:
+            wanted.append(joins.value(params.paths(base, latest[0]), latest[1], outer=True))
+        wanted += [joins.base.c[name] for name in (*keys, *ages.values(), *own)]
         wanted += [
-            joins.reach(params.path(base, table) or (), outer=True).c[
-                _own_name(params, name, table)
-            ]
-            for name, (table, _) in taken.items()
+            joins.value(params.paths(base, table), _own_name(params, name, table), outer=True)
+            for name, (table, _) in columns.items()
         ]
         named = [column.label(f"value{place}") for place, column in enumerate(wanted)]
         statement = sa.select(*named).select_from(joins.source).where(*joins.where)
@@ -159,26 +157,36 @@ class Source:
                 if latest
                 else pd.Series(None, index=frame.index, dtype="float64")
             )
+            row_key = joined([next(parts) for _ in keys], frame.index)
+            at = {name: _days(next(parts), params, by) for name, by in ages.items()}
+            its = {name: next(parts) for name in own}
+            values = {name: next(parts) for name in columns}
+            values |= children.values(params, key, its, as_of)
             yield RecordChunk(
                 subject=key,
                 order=order,
-                row_key=_joined([next(parts) for _ in keys], frame.index),
-                at={name: _days(next(parts), params, by) for name, by in ages.items()},
-                values=pd.DataFrame({name: next(parts) for name in taken}, index=frame.index),
+                row_key=row_key,
+                at=at,
+                values=pd.DataFrame({name: values[name] for name in taken}, index=frame.index),
             )
 
     def retention(self, params: Params, as_of: dt.datetime) -> dict[str, int]:
         """How many rows of the records' table are there, past retention, or undated."""
-        table = queries.table_of(params, params.records.table)
+        name = params.records.table
+        table = queries.table_of(params, name)
         counted: list[sa.ColumnElement[Any]] = [sa.func.count()]
         conditions = queries.past_retention(
-            params, table, dialect=self._reader.dialect, as_of=as_of
+            params, name, table, dialect=self._reader.dialect, as_of=as_of
         )
         for condition in conditions or ():
             counted.append(sa.func.coalesce(sa.func.sum(sa.case((condition, 1), else_=0)), 0))
         row = self._reader.row(sa.select(*counted).select_from(table))
         rows, past, undated = (*map(int, row), 0, 0)[:3]
         return {"rows": rows, "past_retention": past, "undated": undated}
+
+    def without_person(self, params: Params) -> int:
+        """How many records lead to nobody; whoever cannot be known is not used."""
+        return without_person(self._reader, params, params.records.table)
 
     def answers(self, params: Params, as_of: dt.datetime) -> Iterator[pd.DataFrame]:
         """Known people's dated answers for the purpose up to `as_of`, in chunks, in any order.
@@ -190,10 +198,10 @@ class Source:
         asked = purposes(self._reader, params)
         joins = queries.Joins(params, consent.table, dialect=self._reader.dialect, as_of=as_of)
         purpose = spelled(joins.base, params)
-        person = joins.reach(queries.consent_links(params), outer=False)
+        person = joins.value(queries.consent_links(params), params.subject.key, outer=False)
         statement = (
             sa.select(
-                person.c[params.subject.key].label("subject"),
+                person.label("subject"),
                 joins.base.c[consent.answer].label("answer"),
                 joins.base.c[consent.time].label("time"),
                 is_one_of(purpose, asked.every).label("every"),
@@ -225,12 +233,10 @@ class Source:
         """
         consent = params.consent
         joins = queries.Joins(params, consent.table, dialect=self._reader.dialect, as_of=None)
-        person = joins.reach(queries.consent_links(params), outer=True)
+        person = joins.value(queries.consent_links(params), params.subject.key, outer=True)
         stray = sa.select(sa.func.count()).select_from(joins.source)
         counts = {
-            "unknown_subject": self._reader.count(
-                stray.where(person.c[params.subject.key].is_(None))
-            ),
+            "unknown_subject": self._reader.count(stray.where(person.is_(None))),
             "null_answer": 0,
             "unknown_answer": 0,
             "undated": 0,
@@ -262,15 +268,15 @@ class Source:
         return counts
 
     def known_names(self, params: Params) -> frozenset[str]:
-        """Lower-cased words of three letters or more in the columns that name people."""
+        """The words of names in the columns that name people; see `name_words`."""
         words: set[str] = set()
         for name, table in params.tables.items():
             for column in (c for c, declared in table.columns.items() if declared.names_people):
                 names = queries.table_of(params, name).c[column]
                 for frame in self._reader.stream(sa.select(names.label("name")).distinct()):
                     for text in frame["name"].dropna():
-                        words.update(_NAME_WORD.findall(folded(canonical_text(text))))
-        return frozenset(words - set(_STOP_WORDS.split()))
+                        words |= name_words(canonical_text(text))
+        return frozenset(words)
 
     def _row_key(self, params: Params) -> list[str]:
         """The primary key, as far as it may be read; without one, the keys declared as links."""
@@ -296,18 +302,17 @@ def _agrees_to_everything(every: pd.Series, answers: pd.Series, params: Params) 
     return every.eq(True) & answers.isin(params.consent.yes)
 
 
+def _own_columns(params: Params) -> tuple[str, ...]:
+    """The columns of the records' table by which their child rows are found."""
+    needed: dict[str, None] = {}
+    for made in params.aggregates.values():
+        needed |= dict.fromkeys((*record_columns(params, made), *filter(None, [made.at])))
+    return tuple(needed)
+
+
 def _own_name(params: Params, taken: str, table: str) -> str:
     """A taken column's name in its table; see `Params.taken_columns`."""
     return taken if taken in params.tables[table].columns else taken.removeprefix(f"{table}.")
-
-
-def _joined(columns: list[pd.Series], index: pd.Index) -> pd.Series:
-    """Several key columns as one text, spelled alike for every source."""
-    joined = pd.Series("", index=index, dtype="str")
-    for column in columns:
-        spelled = pd.Series(by_distinct(column, canonical_text), index=index, dtype="str")
-        joined = joined + "\x1f" + spelled.fillna("\x00")
-    return joined
 
 
 def _days(values: pd.Series, params: Params, column: str) -> pd.Series:
@@ -316,32 +321,23 @@ def _days(values: pd.Series, params: Params, column: str) -> pd.Series:
     Raises:
         ValueOutsideDomain: one is there and cannot be read; with the count.
     """
-    declared = params.tables[params.records.table].columns[column]
-    zone = declared.time_zone or params.source.time_zone
-    days = parse_days(values, zone=zone, form=declared.format)
-    _refuse_unread(values, days, f"{params.records.table}.{column} (age_at)")
+    days = queries.read_days(values, params, params.records.table, column)
+    refuse_unread(values, days, f"{params.records.table}.{column} (age_at)")
     return days
 
 
-def _refuse_unread(values: pd.Series, read: pd.Series, where: str) -> None:
-    unread = int((read.isna() & values.notna()).sum())
-    if unread:
-        raise ValueOutsideDomain(
-            f"{where} has {unread} values or more that are no dates which can be read. Declare "
-            "its format (as strptime has it, such as %d/%m/%Y), or correct the source."
-        )
-
-
-def _ordered(values: pd.Series, params: Params, latest: str) -> pd.Series:
+def _ordered(values: pd.Series, params: Params, latest: tuple[str, str]) -> pd.Series:
     """`latest_by` so that later is greater, of one type whatever the driver gives.
 
     Raises:
         ValueOutsideDomain: a date is there and cannot be read; with the count.
     """
-    column = params.tables[params.records.table].columns[latest]
+    table, name = latest
+    column = params.tables[table].columns[name]
     if column.role == "timestamp" or column.type in ("date", "timestamp"):
-        times = queries.read_times(values, params, params.records.table, latest)
-        _refuse_unread(values, times, f"{params.records.table}.{latest} (records.latest_by)")
+        read = queries.read_days if column.type == "date" else queries.read_times
+        times = read(values, params, table, name)
+        refuse_unread(values, times, f"{table}.{name} (records.latest_by)")
         return times
     if column.type in ("integer", "real"):
         return pd.Series(by_distinct(values, number_of), index=values.index).astype("float64")

@@ -1,7 +1,7 @@
 """One read-only connection to a source: opened, streamed from, and closed."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,16 @@ from sqlalchemy import exc
 
 from lethe.config.params import Params
 from lethe.core.errors import SchemaMismatch, SourceUnavailable, ValueOutsideDomain
-from lethe.stores.source.connect import SourcePlace, place_of, source_engine
+from lethe.stores.source.catalogue import Catalogue
+from lethe.stores.source.connect import (
+    SourcePlace,
+    place_of,
+    place_of_url,
+    source_engine,
+    unavailable,
+)
 from lethe.stores.source.files import FolderCopy
+from lethe.stores.source.number_keys import NumberKeys
 from lethe.stores.source.schema import TableInfo, may_be_read, outside, reflect
 
 
@@ -38,11 +46,13 @@ class Reader:
         self._results: set[sa.CursorResult[Any]] = set()
         if kind in ("csv", "parquet"):
             rows = params.source.chunk_rows
-            self._copy = FolderCopy(Path(folder), root=params.root, kind=kind, chunk_rows=rows)
+            self._copy = FolderCopy(
+                Path(folder), root=params.root, kind=kind, chunk_rows=rows, form=params.source.csv
+            )
         try:
             path = self._copy.path if self._copy else None
             engine = source_engine(params, writing=False, path=path)
-            with database_errors(_place(engine.url)):
+            with database_errors(place_of_url(engine.url)):
                 self._connection = engine.connect()
                 self._connection.execute(sa.text("SELECT 1"))
         except BaseException:
@@ -78,20 +88,45 @@ class Reader:
         """Reflected tables and views; reads no row."""
         if self._tables is None:
             with database_errors():
-                self._tables = reflect(self._connection)
+                self._tables = reflect(self._connection, self._params.tables)
         return self._tables
+
+    def number_keys(self) -> NumberKeys | None:
+        """How the subject's key spells its numbers; None if its type is none of numbers.
+
+        Raises:
+            SchemaMismatch: the subject's table is not there.
+        """
+        table, key = self._params.subject.table, self._params.subject.key
+        if self._copy is not None:
+            return self._copy.number_keys(table, key)
+        with database_errors():
+            columns = Catalogue(self._connection, [table]).columns().get(table)
+        if columns is None:
+            raise SchemaMismatch(
+                f"Table {table!r} (subject.table) is not in the source, so nobody's number can be "
+                "looked up. Declare the table that is there."
+            )
+        declared = {each["name"]: each["type"] for each in columns}
+        return NumberKeys.of(declared[key], self.dialect) if key in declared else None
 
     def outside(self) -> tuple[str, ...]:
         """What the database has beside the declared schema; reads the catalogue, no row."""
         with database_errors():
-            return outside(self._connection)
+            return outside(self._connection, self._params.tables)
 
     def stream(self, statement: sa.Executable) -> Iterator[pd.DataFrame]:
         """The rows of a statement in chunks, values as the driver has them (dtype object)."""
+        try:
+            yield from self._stream(statement)
+        except exc.DataError:
+            raise self._unread(statement) from None
+
+    def _stream(self, statement: sa.Executable) -> Iterator[pd.DataFrame]:
         self._fill()
         options = {"stream_results": True, "yield_per": self._params.source.chunk_rows}
         with (
-            database_errors(),
+            database_errors(data=False),
             self._connection.execute(statement, execution_options=options) as result,
         ):
             self._results.add(result)
@@ -104,6 +139,31 @@ class Reader:
                     )
             finally:
                 self._results.discard(result)
+
+    def _unread(self, statement: sa.Executable) -> ValueOutsideDomain:
+        """Which selected columns have dates that no calendar here has: PostgreSQL knows more."""
+        counts: dict[str, sa.Select[Any]] = {}
+        for column in statement.selected_columns if isinstance(statement, sa.Select) else ():
+            for base in column.base_columns:
+                table = getattr(base, "table", None)
+                info = self.tables().get(getattr(table, "fullname", ""))
+                if table is None or info is None:
+                    continue
+                if info.kinds.get(base.name) in ("date", "timestamp"):
+                    odd = ~sa.func.isfinite(base) | (base < sa.text("'0001-01-01'"))
+                    odd |= base >= sa.text("'10000-01-01'")
+                    counts[f"{table.fullname}.{base.name}"] = (
+                        sa.select(sa.func.count()).select_from(table).where(odd)
+                    )
+        with suppress(exc.SQLAlchemyError):  # then the columns stay unnamed
+            found = {n: self._connection.execute(each).scalar_one() for n, each in counts.items()}
+            if named := ", ".join(f"{name} ({count})" for name, count in found.items() if count):
+                return ValueOutsideDomain(
+                    "Dates that are infinite, before year 1 or after 9999 cannot be read: "
+                    f"{named}. Correct the source (null where there is none), or declare the "
+                    "column unused."
+                )
+        return _unread()
 
     def row(self, statement: sa.Executable) -> sa.Row[Any]:
         self._fill()
@@ -126,35 +186,44 @@ class Reader:
                     if may_be_read(self._params, declared)
                 ]
                 for name, table in self._params.tables.items()
-            }
+            },
+            numbers={
+                name: {
+                    column: frozenset(declared.missing)
+                    for column, declared in table.columns.items()
+                    if declared.type in ("integer", "real")
+                }
+                for name, table in self._params.tables.items()
+            },
         )
 
 
-def _place(url: sa.URL) -> str:
-    """Where a database is, without credentials: ` at host:port`; nothing for a file."""
-    if url.host is None:
-        return ""
-    return f" at {url.host}" + (f":{url.port}" if url.port else "")
+def _unread() -> ValueOutsideDomain:
+    return ValueOutsideDomain(
+        "The database could not read a value as the declarations need it (a timestamp that is "
+        "none). Correct the source, or declare another column."
+    )
 
 
 @contextmanager
-def database_errors(place: str = "") -> Iterator[None]:
+def database_errors(place: str = "", *, data: bool = True) -> Iterator[None]:
     """A driver's complaint as the user's error; its own words can hold values or credentials.
 
     Args:
-        place: where the database is, for the message; see `_place`.
+        place: where the database is, for the message; see `place_of_url`.
+        data: also what says that a value cannot be read.
     """
     try:
         yield
     except exc.DataError:
-        raise ValueOutsideDomain(
-            "The database could not read a value as the declarations need it (a timestamp that is "
-            "none). Correct the source, or declare another column."
-        ) from None
+        if not data:
+            raise
+        raise _unread() from None
     except exc.ProgrammingError as error:
         if getattr(error.orig, "sqlstate", None) == "42501":
             raise SourceUnavailable(
-                "The source refuses to be read with this role. Grant it SELECT."
+                "The source refuses to be read with this role. Grant it SELECT, and USAGE of "
+                "each schema that is declared."
             ) from None
         raise SchemaMismatch(
             "The database refused a statement over the declared columns "
@@ -162,8 +231,4 @@ def database_errors(place: str = "") -> Iterator[None]:
             "different types."
         ) from None
     except exc.SQLAlchemyError as error:
-        cause = type(getattr(error, "orig", None) or error).__name__
-        raise SourceUnavailable(
-            f"The source{place} does not answer ({cause}). Check source.url, that the database is "
-            "up, and that its password is right."
-        ) from None
+        raise unavailable(error, place) from None

@@ -18,11 +18,12 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lethe.config.csv_form import CsvForm
 from lethe.config.params import Params
-from lethe.core.errors import Busy, SourceUnavailable
+from lethe.core.errors import Busy, ErasureRefused, SourceUnavailable
 from lethe.core.files import disk_errors
 from lethe.core.values import canonical_text
-from lethe.stores.source.files import FolderCopy, folder_tables, header
+from lethe.stores.source.files import FolderCopy, csv_rows, folder_tables, header
 
 _ROWS_AT_ONCE = 65_536
 
@@ -37,6 +38,7 @@ class Folder:
     files: Mapping[str, Path]
     seen: Mapping[str, tuple[int, int, int]]
     copy: Path
+    form: CsvForm
 
     def rewrite(self, name: str, deleted: set[int], changed: Changes) -> None:
         """Writes one table's file without the deleted rows and with the changed values.
@@ -52,8 +54,10 @@ class Folder:
         staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with disk_errors():
-                write = _write_parquet if self.kind == "parquet" else _write_csv
-                write(path, staging, deleted, changed)
+                if self.kind == "parquet":
+                    _write_parquet(path, staging, deleted, changed)
+                else:
+                    _write_csv(path, staging, deleted, changed, self.form)
                 staging.chmod(path.stat().st_mode & 0o777)
                 if _state(path) != self.seen[name]:
                     raise Busy(f"{path.name} changed while a person was erased; try again.")
@@ -79,11 +83,11 @@ def folder_of(params: Params) -> Iterator[Folder | None]:
         return
     files = folder_tables(Path(place), kind)
     seen = {name: _state(path) for name, path in files.items()}
-    rows = params.source.chunk_rows
-    copied = FolderCopy(Path(place), root=params.root, kind=kind, chunk_rows=rows)
+    rows, form = params.source.chunk_rows, params.source.csv
+    copied = FolderCopy(Path(place), root=params.root, kind=kind, chunk_rows=rows, form=form)
     try:
-        copied.fill({name: header(path, kind) for name, path in files.items()})
-        yield Folder(kind, files, seen, copied.path)
+        copied.fill({name: header(path, kind, form) for name, path in files.items()})
+        yield Folder(kind, files, seen, copied.path, form)
     finally:
         copied.close()
 
@@ -100,28 +104,30 @@ def _state(path: Path) -> tuple[int, int, int]:
     return facts.st_ino, facts.st_mtime_ns, facts.st_size
 
 
-def _write_csv(path: Path, staging: Path, deleted: set[int], changed: Changes) -> None:
+def _write_csv(
+    path: Path, staging: Path, deleted: set[int], changed: Changes, form: CsvForm
+) -> None:
     zipped = path.suffix == ".gz"
     opened: Any = gzip.open if zipped else open
     with (
-        opened(path, "rt", encoding="utf-8", newline="") as file,
+        opened(path, "rt", encoding=form.encoding, newline="") as file,
         staging.open("xb") as target,
-        _text(target, zipped) as made,
+        _text(target, zipped, form) as made,
     ):
-        for piece in _kept_lines(file, deleted, changed):
+        for piece in _kept_lines(file, deleted, changed, form):
             made.write(piece)
         made.flush()
         if not zipped:
             os.fsync(target.fileno())
 
 
-def _text(target: IO[bytes], zipped: bool) -> IO[str]:
+def _text(target: IO[bytes], zipped: bool, form: CsvForm) -> IO[str]:
     # No name and no time in the header: the same rows are the same bytes.
     raw: Any = gzip.GzipFile("", "wb", fileobj=target, mtime=0) if zipped else target
-    return io.TextIOWrapper(raw, encoding="utf-8", newline="")
+    return io.TextIOWrapper(raw, encoding=form.encoding, newline="")
 
 
-def _kept_lines(file: IO[str], deleted: set[int], changed: Changes) -> Iterator[str]:
+def _kept_lines(file: IO[str], deleted: set[int], changed: Changes, form: CsvForm) -> Iterator[str]:
     """Records as they stand in the file; only changed ones are spelled anew."""
     lines: list[str] = []
 
@@ -132,7 +138,7 @@ def _kept_lines(file: IO[str], deleted: set[int], changed: Changes) -> Iterator[
 
     names: list[str] = []
     number = 0
-    for row in csv.reader(noted(), strict=True):
+    for row in csv_rows(noted(), form):
         raw = "".join(lines)
         lines.clear()
         if not names:
@@ -147,7 +153,7 @@ def _kept_lines(file: IO[str], deleted: set[int], changed: Changes) -> Iterator[
             }
             end = raw[len(raw.rstrip("\r\n")) :]
             line = io.StringIO()
-            csv.writer(line, lineterminator=end).writerow(values.values())
+            csv.writer(line, lineterminator=end, **form.dialect).writerow(values.values())
             yield line.getvalue()
         elif number not in deleted or not row:
             yield raw
@@ -161,7 +167,13 @@ def _with_changes(table: Any, name: str, numbers: Sequence[int], changed: Change
     ]
     field = table.schema.field(name)
     place = table.schema.get_field_index(name)
-    return table.set_column(place, field, pa.array(values, type=field.type))
+    try:
+        return table.set_column(place, field, pa.array(values, type=field.type))
+    except pa.ArrowException:  # whose own words hold the value
+        raise ErasureRefused(
+            f"Column {name!r} is of {field.type}, which cannot hold what the erasure writes there. "
+            "Declare delete for its table, or give the column whole numbers or text."
+        ) from None
 
 
 def _write_parquet(path: Path, staging: Path, deleted: set[int], changed: Changes) -> None:

@@ -11,7 +11,7 @@ from lethe.config.params import Params
 from lethe.core.errors import ErasureRefused
 from lethe.core.values import canonical_text
 from lethe.stores.source.graph import Edge
-from lethe.stores.source.queries import read_times
+from lethe.stores.source.queries import last_day, read_days
 from lethe.stores.source.writer import Row, Writer
 
 
@@ -46,7 +46,10 @@ class RowTrace:
         self.mine: dict[str, dict[tuple[Any, ...], Row]] = {}
         self.doomed: dict[str, dict[tuple[Any, ...], Row]] = {}
         self.neighbours: dict[str, dict[tuple[Any, ...], tuple[Row, set[Edge]]]] = {}
-        self._moments: dict[tuple[str, Any], dt.datetime | None] = {}
+        self._days: dict[tuple[str, Any], dt.date | None] = {}
+        # Of each table once, since one person may have very many rows of it.
+        self._by = {table: until_column(params, table) for table in writer.graph.tables}
+        self._kept_from = {table: self._last_day(table) for table in writer.graph.tables}
         self._owned: deque[Sequence[Row]] = deque()
         self._others: deque[tuple[Sequence[Row], bool]] = deque()
         self.new_key = gives_new_key(params)
@@ -91,36 +94,41 @@ class RowTrace:
             return False
         if erase.action == "delete":
             return True
-        if erase.days is None:
-            return False
-        since = self.since(row)
-        return since is not None and since <= self._now - dt.timedelta(days=erase.days)
+        since, kept_from = self.since(row), self._kept_from[row.table]
+        return since is not None and kept_from is not None and since < kept_from
 
-    def since(self, row: Row) -> dt.datetime | None:
-        """From when a retained row's legal basis is counted, by its own date; None without."""
-        by = until_column(self._params, row.table)
+    def _last_day(self, table: str) -> dt.date | None:
+        """The first day from which a retained row is kept; None where nothing says for how long."""
+        declared, by = self._params.tables[table], self._by[table]
+        if by is None or declared.erase is None or declared.erase.days is None:
+            return None
+        return last_day(declared.erase.days, self._params, declared.columns[by], self._now)
+
+    def since(self, row: Row) -> dt.date | None:
+        """From which day a retained row's legal basis is counted, by its own date; None without."""
+        by = self._by[row.table]
         if by is None or row.values.get(by) is None:
             return None
         said = (row.table, row.values[by])
-        if said not in self._moments:
-            self._read_moments([row])
-        return self._moments[said]
+        if said not in self._days:
+            self._read_days([row])
+        return self._days[said]
 
-    def _read_moments(self, rows: Sequence[Row]) -> None:
+    def _read_days(self, rows: Sequence[Row]) -> None:
         """Reads the dates of many rows at once: one at a time would take minutes."""
-        by = until_column(self._params, rows[0].table)
+        by = self._by[rows[0].table]
         if by is None:
             return
         said = {value for row in rows if (value := row.values.get(by)) is not None}
-        values = [value for value in said if (rows[0].table, value) not in self._moments]
-        times = read_times(pd.Series(values, dtype=object), self._params, rows[0].table, by)
-        for value, time, unread in zip(values, times, times.isna(), strict=True):
-            self._moments[rows[0].table, value] = None if unread else time.to_pydatetime()
+        values = [value for value in said if (rows[0].table, value) not in self._days]
+        days = read_days(pd.Series(values, dtype=object), self._params, rows[0].table, by)
+        for value, day, unread in zip(values, days, days.isna(), strict=True):
+            self._days[rows[0].table, value] = None if unread else day.date()
 
     def _also(self, table: str) -> tuple[str, ...]:
         """Columns to take beside the links: what decides a retained row's end; identifiers."""
         declared = self._params.tables[table]
-        by = until_column(self._params, table)
+        by = self._by[table]
         named = [
             name
             for name, column in declared.columns.items()
@@ -134,8 +142,9 @@ class RowTrace:
         for edge in self._graph.edges:
             for own, other in zip(edge.columns, edge.references, strict=True):
                 if (edge.parent, other) in self._graph.carrying:
+                    also = self._also(edge.child)
                     rows = self._writer.holding(
-                        edge.child, own, self._key, also=self._also(edge.child)
+                        edge.child, own, self._key, also=also, when=edge.when
                     )
                     self._take(edge, rows, goes=goes)
 
@@ -145,7 +154,7 @@ class RowTrace:
             self.mine.setdefault(row.table, {})[row.identity] = row
             self.neighbours.get(row.table, {}).pop(row.identity, None)
         if new:
-            self._read_moments(new)
+            self._read_days(new)
             self._owned.append(new)
             self._others.append((new, True))
 
@@ -154,18 +163,23 @@ class RowTrace:
         self.neighbours.get(row.table, {}).pop(row.identity, None)
         self._others.append(([row], False))
 
+    def _is_own(self, edge: Edge) -> bool:
+        return edge in self._graph.own.get(edge.child, ())
+
     def _follow_own(self, rows: Sequence[Row]) -> None:
         """Rows whose own chain leads through rows that are the person's."""
         for edge in self._graph.into[rows[0].table]:
-            if self._graph.own.get(edge.child) == edge and edge.child != self._graph.subject:
+            if self._is_own(edge) and edge.child != self._graph.subject:
                 self._add(self._writer.children(edge, rows, also=self._also(edge.child)))
 
     def _follow_other(self, rows: Sequence[Row], owned: bool) -> None:
         """Rows that point at them along another link, so may be about somebody else."""
-        going = [row for row in rows if not owned or self.goes(row)]
-        staying = [row for row in rows if owned and not self.goes(row)]
+        going: list[Row] = []
+        staying: list[Row] = []
+        for row in rows:
+            (going if not owned or self.goes(row) else staying).append(row)
         for edge in self._graph.into[rows[0].table]:
-            if owned and self._graph.own.get(edge.child) == edge:
+            if owned and self._is_own(edge):
                 continue
             for some, goes in ((going, True), (staying, False)):
                 found = self._writer.children(edge, some, also=self._also(edge.child))
@@ -173,10 +187,10 @@ class RowTrace:
 
     def _take(self, edge: Edge, rows: Iterable[Row], *, goes: bool) -> None:
         """Sorts rows that point at the person's: theirs, or somebody's whose link must be cut."""
-        carries = any((edge.child, column) in self._graph.carrying for column in edge.columns)
         for row in rows:
             if self.has(row):
                 continue
+            carries = any(self._graph.carries(edge.child, c, row.values) for c in edge.columns)
             if self._is_mine(row):
                 self._add([row])
             elif not goes and not carries:
@@ -196,7 +210,10 @@ class RowTrace:
         while row.table in self._graph.own:
             if row.identity in self.mine.get(row.table, {}):
                 return True
-            edge = self._graph.own[row.table]
+            own = self._graph.own[row.table]
+            edge = next((each for each in own if each.holds(row.values)), None)
+            if edge is None:
+                return True
             if edge.parent == self._graph.subject and edge.references == (self._graph.key,):
                 value = row.values[edge.columns[0]]
                 return value is None or canonical_text(value) == self._key
@@ -214,7 +231,8 @@ class RowTrace:
             return True
         if any(self._graph.facts(row.table, column).nullable for column in edge.columns):
             return False
-        names = {column for each in self._graph.out_of[row.table] for column in each.columns}
+        edges = self._graph.out_of[row.table]
+        names = {name for each in edges for name in (*each.columns, *dict(each.when))}
         if shared is None and declared.about == "person" and self._only_links(row.table, names):
             return True
         if follows:

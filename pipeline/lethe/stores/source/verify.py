@@ -10,7 +10,8 @@ from lethe.core.errors import LetheError
 from lethe.core.outcomes import Outcome, Result, Traces
 from lethe.core.text import spellings
 from lethe.core.values import canonical_text
-from lethe.stores.search.postgres import in_statistics
+from lethe.stores.search.statistics import in_statistics
+from lethe.stores.source.catalogue import table_named
 from lethe.stores.source.compact import Marks
 from lethe.stores.source.connect import check_one_place
 from lethe.stores.source.file_residue import residue
@@ -22,6 +23,11 @@ from lethe.stores.source.writer import Row, Writer, open_writer
 
 STORE = "source"
 FREE_SPACE = "the file's free space"
+_STATISTICS = "the statistics of "
+_STAYS = (
+    " Erase again; statistics that stay after that are of a table that Lethe cannot empty them of: "
+    "let a superuser do it (DELETE FROM pg_statistic WHERE starelid = 'table'::regclass)."
+)
 
 _Found = tuple[int, str, int]  # whom (a place among those looked for), where, how many rows
 
@@ -61,7 +67,7 @@ def verify_sources(params: Params, people: Sequence[Traces]) -> list[Outcome]:
             gone = {number: each for number, each in enumerate(people) if not found[number]}
             for number, table, column in _known(writer, params, gone, terms):
                 marks.wait([table])  # to be gathered anew
-                found[number][f"the statistics of {table}.{column}"] += 1
+                found[number][f"{_STATISTICS}{table}.{column}"] += 1
             note = writer.graph.unseen_note
         waiting = marks.tables
     except LetheError as error:
@@ -76,12 +82,13 @@ def verify_sources(params: Params, people: Sequence[Traces]) -> list[Outcome]:
 def _outcome(found: Counter[str], waiting: Sequence[str], note: str | None) -> Outcome:
     if found:
         listed = ", ".join(f"{where} ({count})" for where, count in sorted(found.items()))
+        stays = _STAYS if any(where.startswith(_STATISTICS) for where in found) else ""
         return Outcome(
             STORE,
             Result.PRESENT,
             count=sum(found.values()),
             places=tuple(sorted(found)),
-            reason=f"What leads to the person is still in {listed}.",
+            reason=f"What leads to the person is still in {listed}.{stays}",
         )
     if waiting:
         return Outcome(
@@ -128,7 +135,8 @@ def _holding(writer: Writer, table: str, column: str, keys: set[str]) -> dict[st
         rows += writer.find(table, (column,), as_text, spelled_alike=False)
     found: dict[str, list[Row]] = {}
     for row in rows:
-        found.setdefault(canonical_text(row.values[column]), []).append(row)
+        if writer.graph.carries(table, column, row.values):
+            found.setdefault(canonical_text(row.values[column]), []).append(row)
     return found
 
 
@@ -171,22 +179,38 @@ def _known(
         for n in people
     }
     for columns, said in (
-        (keys, {number: (traces.key,) for number, traces in people.items()}),
-        (named, lines),
+        (_in_parts(writer, keys), {n: (traces.key,) for n, traces in people.items()}),
+        (_in_parts(writer, named), lines),
     ):
         everybody = [value for values in said.values() for value in values]
         if in_statistics(writer.connection, columns, everybody):  # seldom: then whose it is
             for number, values in said.items():
-                for table, column in in_statistics(writer.connection, columns, values):
+                theirs = [each for each in columns if not _is_anothers(writer, *each, values)]
+                for table, column in in_statistics(writer.connection, theirs, values):
                     yield number, table, column
+
+
+def _is_anothers(writer: Writer, table: str, column: str, keys: Sequence[str]) -> bool:
+    """Whether a key, of which no row as a person's is left, is that of something else there."""
+    table = writer.graph.descent.table_of.get(table, table)
+    whens = writer.graph.carrying.get((table, column), ((),))
+    return () not in whens and all(writer.holding(table, column, key, limit=1) for key in keys)
+
+
+def _in_parts(writer: Writer, columns: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The planner knows of each partition's columns by itself, whatever is declared."""
+    parts = writer.graph.descent.partitions
+    of_parts = ((part, column) for table, column in columns for part in parts(table))
+    return list(dict.fromkeys([*columns, *of_parts]))
 
 
 def _look_at_copies(writer: Writer, terms: Mapping[int, Terms]) -> Iterator[_Found]:
     """Materialized views keep rows until they are refreshed."""
     likes = dict.fromkeys(like for each in terms.values() for like in each.likes)
     for name in writer.graph.copies:
-        row = sa.cast(sa.column(name), sa.Text())  # a table's name stands for its whole row
+        copy = table_named(name, writer.graph.dialect).alias("copy")
+        row = sa.cast(sa.column("copy"), sa.Text())  # a table's name stands for its whole row
         condition = may_name(row, likes, writer.graph.dialect)
-        statement = sa.select(row).select_from(sa.table(name)).where(condition)
+        statement = sa.select(row).select_from(copy).where(condition)
         for (text,) in writer.connection.execute(statement):
             yield from ((number, name, 1) for number, each in terms.items() if each.names_in(text))

@@ -9,14 +9,21 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import exc
+from sqlalchemy.dialects.postgresql import OID
 
+from lethe.config.links import When
 from lethe.config.params import Params
 from lethe.core.errors import Busy, DiskFull, ErasureRefused, SchemaMismatch, SourceUnavailable
-from lethe.core.sql import code_of, failure_of
+from lethe.core.schemas import quoted
+from lethe.core.sql import code_of, failure_of, refusal_of
 from lethe.core.values import canonical_text
-from lethe.stores.source.connect import SourcePlace, place_of, source_engine
+from lethe.core.waiting import waiting
+from lethe.stores.source.catalogue import SourceTable, table_named
+from lethe.stores.source.connect import WAIT_SECONDS, SourcePlace, place_of, source_engine
 from lethe.stores.source.forms import key_forms
 from lethe.stores.source.graph import Edge, Graph, read_graph
+from lethe.stores.source.queries import held, respelled, respelled_rows, unled, unled_rows
+from lethe.stores.source.schema import reflect
 
 AT_ONCE = 500  # values in one statement
 
@@ -53,12 +60,13 @@ class Writer:
         """Where the database is; see `place_of`."""
         return place_of(self.connection)
 
-    def table(self, name: str) -> sa.TableClause:
+    def table(self, name: str) -> SourceTable:
         facts = self.graph.tables[name]
         columns = [sa.column(column, each.type) for column, each in facts.columns.items()]
         physical = [c for c in facts.identity if c not in facts.columns]
         address = _RowAddress() if self.graph.dialect == "postgresql" else sa.types.NullType()
-        return sa.table(name, *columns, *(sa.column(column, address) for column in physical))
+        columns += [sa.column(c, OID() if c == "tableoid" else address) for c in physical]
+        return table_named(name, self.graph.dialect, *columns)
 
     def find(
         self,
@@ -69,12 +77,14 @@ class Writer:
         also: Sequence[str] = (),
         limit: int | None = None,
         spelled_alike: bool = True,
+        when: When = (),
     ) -> list[Row]:
         """Rows whose columns equal one of the values, none of them null; locked if writing.
 
         Args:
             also: columns to take beside the linking ones; `limit`: no more rows than this.
             spelled_alike: whether both sides have one type; if not, they are compared as text.
+            when: only rows that this condition of a link is about.
         """
         wanted = list(dict.fromkeys(v for v in values if all(each is not None for each in v)))
         table = self.table(name)
@@ -91,20 +101,21 @@ class Writer:
                 condition = sides[0].in_([value[0] for value in some])
             else:
                 condition = sa.tuple_(*sides).in_(some)
-            found += self.where(table, condition, also=also, limit=limit and limit - len(found))
+            these = sa.and_(condition, *held(when, table))
+            found += self.where(table, these, also=also, limit=limit and limit - len(found))
         return found
 
     def where(
         self,
-        table: sa.TableClause,
+        table: SourceTable,
         condition: sa.ColumnElement[bool],
         *,
         also: Sequence[str] = (),
         limit: int | None = None,
     ) -> Iterator[Row]:
         """Rows of a `table` that a condition on its columns holds for; as `find` gives them."""
-        identity = self.graph.tables[table.name].identity
-        taken = list(dict.fromkeys((*self.graph.linking(table.name), *also)))
+        identity = self.graph.tables[table.fullname].identity
+        taken = list(dict.fromkeys((*self.graph.linking(table.fullname), *also)))
         statement = sa.select(
             *(table.c[c].label(f"i{n}") for n, c in enumerate(identity)),
             *(table.c[c].label(f"v{n}") for n, c in enumerate(taken)),
@@ -112,19 +123,22 @@ class Writer:
         if self._locking:
             statement = statement.with_for_update(of=table)
         end = len(identity)
-        for row in self.connection.execute(statement.limit(limit)):
-            yield Row(table.name, tuple(row[:end]), dict(zip(taken, row[end:], strict=True)))
+        for found in self.connection.execute(statement.limit(limit)):
+            row = tuple(found)
+            yield Row(table.fullname, row[:end], dict(zip(taken, row[end:], strict=True)))
 
     def children(self, edge: Edge, rows: Iterable[Row], **options: Any) -> list[Row]:
         """The rows of the edge's child table that point at any of the rows."""
         values = (tuple(row.values[c] for c in edge.references) for row in rows)
+        alike = self._alike(edge)
         return self.find(
-            edge.child, edge.columns, values, spelled_alike=self._alike(edge), **options
+            edge.child, edge.columns, values, spelled_alike=alike, when=edge.when, **options
         )
 
     def parents(self, edge: Edge, rows: Iterable[Row], **options: Any) -> list[Row]:
         """The rows that the rows point at along an edge."""
-        values = (tuple(row.values[c] for c in edge.columns) for row in rows)
+        pointing = (row for row in rows if edge.holds(row.values))
+        values = (tuple(row.values[c] for c in edge.columns) for row in pointing)
         return self.find(
             edge.parent, edge.references, values, spelled_alike=self._alike(edge), **options
         )
@@ -143,20 +157,27 @@ class Writer:
         return [row for row in found if canonical_text(row.values[column]) == key]
 
     def delete(self, name: str, rows: Sequence[Row]) -> int:
+        """Deletes these rows; refuses if more than these are met."""
         table = self.table(name)
-        return sum(
-            self.connection.execute(sa.delete(table).where(self.these(table, some))).rowcount
-            for some in chunks(rows, AT_ONCE)
-        )
+        return self._change(table, rows, sa.delete(table))
 
     def update(self, name: str, rows: Sequence[Row], changes: Mapping[str, Any]) -> int:
+        """Changes these rows; refuses if more than these are met."""
         table = self.table(name)
-        return sum(
-            self.connection.execute(
-                sa.update(table).where(self.these(table, some)).values(dict(changes))
-            ).rowcount
-            for some in chunks(rows, AT_ONCE)
-        )
+        return self._change(table, rows, sa.update(table).values(dict(changes)))
+
+    def _change(self, table: SourceTable, rows: Sequence[Row], made: sa.Delete | sa.Update) -> int:
+        name, done = table.fullname, 0
+        for some in chunks(rows, AT_ONCE):
+            met = self.connection.execute(made.where(self.these(table, some))).rowcount
+            if met > len({row.identity for row in some}):
+                identity = ", ".join(self.graph.tables[name].identity)
+                raise ErasureRefused(
+                    f"{met} rows of {name} have the {identity} of {len(some)}, so somebody else's "
+                    f"would be changed. Nothing was changed. Give {name} a primary key."
+                )
+            done += met
+        return done
 
     def copy(self, row: Row, changes: Mapping[str, Any]) -> Row:
         """A second row with other values in some columns; the linking ones are returned."""
@@ -187,7 +208,6 @@ class Writer:
 
     def refresh_copies(self) -> None:
         """Computes materialized views anew, since they hold rows that are gone."""
-        quoted = self.connection.dialect.identifier_preparer.quote_identifier
         for name in self.graph.copies:
             self.connection.exec_driver_sql(f"REFRESH MATERIALIZED VIEW {quoted(name)}")
 
@@ -203,9 +223,9 @@ class Writer:
             for some in chunks(rows, AT_ONCE)
         )
 
-    def these(self, table: sa.TableClause, rows: Sequence[Row]) -> sa.ColumnElement[bool]:
+    def these(self, table: SourceTable, rows: Sequence[Row]) -> sa.ColumnElement[bool]:
         """The condition for rows of a `table`."""
-        identity = [table.c[column] for column in self.graph.tables[table.name].identity]
+        identity = [table.c[column] for column in self.graph.tables[table.fullname].identity]
         if len(identity) == 1:
             return identity[0].in_([row.identity[0] for row in rows])
         return sa.tuple_(*identity).in_([row.identity for row in rows])
@@ -250,18 +270,35 @@ def open_writer(params: Params, *, writing: bool, path: Path | None = None) -> I
     Raises:
         SourceUnavailable: absent, silent, or read-only.
         Busy: somebody else holds it.
-        ErasureRefused, SchemaMismatch: see `read_graph`.
+        ErasureRefused, SchemaMismatch: see `read_graph`; rows of a link with conditions are none
+            that one of them is about, so whose they are cannot be known.
     """
     engine = source_engine(params, writing=writing, path=path)
     try:
         with writing_errors(), engine.begin() as connection:
             graph = read_graph(connection, params)
+            _refuse_unfollowed(connection, params, graph)
             writer = Writer(connection, graph, locking=writing)
             if writing:
                 _lock_unenforced(writer)
             yield writer
     finally:
         engine.dispose()
+
+
+def _refuse_unfollowed(connection: sa.Connection, params: Params, graph: Graph) -> None:
+    declared = reflect(connection) if graph.dialect == "sqlite" else {}
+
+    def kind(table: str, column: str) -> str:
+        return declared[table].kinds[column]
+
+    for name in graph.tables:
+        for link, statement in respelled(params, name, kind, graph.dialect):
+            if count := int(connection.execute(statement).scalar_one()):
+                raise ErasureRefused(respelled_rows(name, link, count))
+        for link, statement in unled(params, name):
+            if count := int(connection.execute(statement).scalar_one()):
+                raise ErasureRefused(unled_rows(params, name, link, count))
 
 
 def _lock_unenforced(writer: Writer) -> None:
@@ -271,9 +308,9 @@ def _lock_unenforced(writer: Writer) -> None:
     """
     names = sorted({edge.child for edge in writer.graph.edges if not edge.enforced})
     if names and writer.graph.dialect == "postgresql":
-        quoted = writer.connection.dialect.identifier_preparer.quote_identifier
         listed = ", ".join(map(quoted, names))
-        writer.connection.exec_driver_sql(f"LOCK TABLE {listed} IN SHARE ROW EXCLUSIVE MODE")
+        with waiting(f"whoever writes to {listed}", at_most_s=WAIT_SECONDS):
+            writer.connection.exec_driver_sql(f"LOCK TABLE {listed} IN SHARE ROW EXCLUSIVE MODE")
 
 
 @contextmanager
@@ -324,6 +361,8 @@ def _users_error(error: exc.DBAPIError | sqlite3.Error, so_far: str) -> Exceptio
                 f"The source file is not a database, or damaged. {so_far}. Correct "
                 "source.url or the file."
             )
+    if why := refusal_of(error) if isinstance(error, exc.DBAPIError) else None:
+        return SourceUnavailable(f"The source's server {why} (source.url). {so_far}.")
     return SourceUnavailable(
         f"The source does not answer, or refused the erasure ({code_of(error)}). "
         f"{_unsure(so_far)}. Check source.url and that the database is up."

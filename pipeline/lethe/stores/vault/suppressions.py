@@ -8,9 +8,12 @@ moments only ever grow, so doing either twice changes nothing.
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
+from lethe.core.errors import VaultMismatch
+from lethe.core.reading import damage
 from lethe.core.text import normal_forms
 from lethe.stores.vault.database import LIFTS, SUPPRESSIONS, count, matching
 
@@ -30,21 +33,26 @@ def since(connection: sa.Connection, entries: Sequence[bytes]) -> dict[bytes, dt
     if not count(connection, SUPPRESSIONS):
         return {}
     found = matching(connection, SUPPRESSIONS.c.entry, entries, SUPPRESSIONS.c.since)
-    return {bytes(entry): dt.datetime.fromisoformat(moment) for entry, moment in found}
+    return _read(found)
 
 
 def in_force(connection: sa.Connection, entries: Sequence[bytes]) -> set[bytes]:
     """Those of the entries that no later answer has lifted."""
     there = since(connection, entries)
     lifted = matching(connection, LIFTS.c.entry, list(there), LIFTS.c.answered)
-    answered = {bytes(entry): dt.datetime.fromisoformat(moment) for entry, moment in lifted}
+    answered = _read(lifted)
     return {entry for entry, moment in there.items() if answered.get(entry, moment) <= moment}
 
 
 def everything(connection: sa.Connection) -> dict[bytes, dt.datetime]:
     """Every entry and its moment."""
     rows = connection.execute(sa.select(SUPPRESSIONS.c.entry, SUPPRESSIONS.c.since))
-    return {bytes(entry): dt.datetime.fromisoformat(moment) for entry, moment in rows}
+    return _read(rows)
+
+
+def _read(rows: Iterable[Any]) -> dict[bytes, dt.datetime]:
+    with damage(lambda: VaultMismatch("A moment in the vault is damaged. Restore its backup.")):
+        return {bytes(entry): dt.datetime.fromisoformat(moment) for entry, moment in rows}
 
 
 def _raise(
@@ -55,10 +63,7 @@ def _raise(
 ) -> None:
     """Sets every entry's moment, unless it has a later one."""
     table = key.table
-    there = {
-        bytes(entry): dt.datetime.fromisoformat(moment)
-        for entry, moment in matching(connection, key, list(moments), column)
-    }
+    there = _read(matching(connection, key, list(moments), column))
     new = [entry for entry in moments if entry not in there]
     later = [entry for entry in there if moments[entry] > there[entry]]
     if new:

@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from pyroaring import BitMap
 
 from lethe.config.keys import derive, key_id, keyed_hashes
+from lethe.core.closing import Closing
 from lethe.core.errors import KeyInvalid, NotFound, ParamsInvalid, VaultMismatch
 from lethe.stores.vault import database, reveals, suppressions
 from lethe.stores.vault.creation import create_tables, exists, migrate, reveals_key
@@ -45,7 +46,7 @@ CAPACITY = 2**24  # dense enough for Roaring bitmaps, and most of it never used
 NO_TOKEN = 2**32 - 1  # in place of a suppressed subject's token; no capacity reaches it
 
 
-class Vault:
+class Vault(Closing):
     """Subject ↔ token, in SQLite or PostgreSQL; opened by `Vault.open`.
 
     Guarantees: a token is uniform over the capacity, independent of the subject and of the
@@ -88,10 +89,7 @@ class Vault:
             engine.dispose()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._engine.dispose()
 
     def secret(self, name: str) -> bytes:

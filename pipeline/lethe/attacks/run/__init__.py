@@ -1,0 +1,1 @@
+"""Was this run what its plan says? Looks at what the run itself recorded, not at a replay."""

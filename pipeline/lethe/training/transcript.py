@@ -1,0 +1,278 @@
+"""What a training leaves for its audit: every step as it was taken, private, and not for long.
+
+A folder of one run (`lethe.config.transcripts` says where, and when it goes):
+
+- `about.json`: the run, its plan, the shapes, and what computed;
+- `start.safetensors`: every parameter and buffer before the first step;
+- `steps.jsonl`: of each step the clip, how many people were drawn, and a SHA-256 digest over
+  step, clip, draw and release;
+- `drawn.i64`: the drawn positions, one step after the other;
+- `releases/N.f32`: what left in the steps of segment N, noise included and not yet divided: a row
+  of float32 a step, the trainable parameters in the model's order, an adaptive clip's count last;
+- `states/N.safetensors`: weights and the optimizer's state before segment N.
+
+Below `limit` bytes the whole run is one segment, and there are no states: what the releases make of
+the first weights is all that there is. Above, segments are short, and a random subset of them
+is kept whole. Whether one is kept is drawn from the operating system's randomness when its last
+step is over. That is as good as a draw after the training: no step could know whether it would be
+looked at, since nothing that decides it existed. The last segment is always kept.
+
+The draws are always whole: 8 bytes for each drawn person.
+
+Nothing here stops a training. What cannot be written, or was damaged, is what the audit misses.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from lethe.core.files import json_bytes, write_whole
+
+VERSION = 1
+ABOUT, START, STEPS, DRAWN = "about.json", "start.safetensors", "steps.jsonl", "drawn.i64"
+RELEASES, STATES = "releases", "states"
+MODEL, UPDATER = "model.", "updater."  # what the names of a state's tensors begin with
+FLOAT, POSITION = np.dtype("<f4"), np.dtype("<i8")
+_LONGEST = 50  # steps of a segment where not all are kept
+_STATE_ROWS = 8  # a segment's two states, each of weights, average and two moments, in releases
+
+State = Callable[[], Mapping[str, Tensor]]
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+@dataclass(frozen=True)
+class Arithmetic:
+    """What decides how float32 is rounded; with all of it equal, results are, to the last bit."""
+
+    device: str
+    torch: str
+    capability: str
+    threads: int
+
+    @classmethod
+    def here(cls, device: str) -> "Arithmetic":
+        capability = torch.backends.cpu.get_cpu_capability()
+        return cls(device, torch.__version__, capability, torch.get_num_threads())
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+@dataclass(frozen=True)
+class About:
+    """`arithmetic` is None where a run was gone on with by another one's."""
+
+    version: int
+    run_id: str
+    plan: str
+    steps: int
+    numbers: int
+    segment: int
+    whole: bool
+    arithmetic: Arithmetic | None
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+@dataclass(frozen=True)
+class StepLine:
+    clip: float
+    people: int
+    digest: str
+
+
+ABOUTS = TypeAdapter(About)
+LINES = TypeAdapter(StepLine)
+
+
+def digest_of(number: int, clip: float, drawn: bytes, release: bytes) -> str:
+    found = hashlib.sha256(f"{number} {clip!r} {len(drawn)} ".encode())
+    found.update(drawn)
+    found.update(release)
+    return found.hexdigest()
+
+
+def release_file(folder: Path, segment: int) -> Path:
+    return folder / RELEASES / f"{segment}.f32"
+
+
+def state_file(folder: Path, segment: int) -> Path:
+    return folder / STATES / f"{segment}.safetensors"
+
+
+def packed(tensors: Mapping[str, Tensor]) -> bytes:
+    return save({n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()})
+
+
+class Recorder:
+    """Writes one run's transcript; what the training loop calls.
+
+    Args:
+        folder: of the run, there already and its owner's alone.
+        limit: bytes of releases and states that may be kept.
+    """
+
+    def __init__(self, folder: Path, *, run_id: str, plan: str, limit: int) -> None:
+        self._folder, self._run, self._limit = folder, (run_id, plan), limit
+        self._about: About | None = None
+        self._kept: list[int] = []
+        self._unsafe: set[Path] = set()  # what a power cut would take
+        self._random = random.SystemRandom()
+
+    def begin(
+        self, model: nn.Module, state: State, *, done: int, steps: int, count: bool, device: str
+    ) -> None:
+        """Before the first step that this process takes.
+
+        Args:
+            state: gives weights and the optimizer's state, as they are now.
+            done: steps that a checkpoint has; what was recorded after them is forgotten.
+            steps: of the whole run.
+            count: whether a step's release has an adaptive clip's count.
+        """
+        numbers = sum(p.numel() for p in model.parameters() if p.requires_grad) + count
+        row = numbers * FLOAT.itemsize
+        whole = steps * row <= self._limit
+        segment = steps if whole else max(1, min(_LONGEST, self._limit // (2 * row) - _STATE_ROWS))
+        self._places = max(1, self._limit // ((segment + _STATE_ROWS) * row) - 1)
+        about = About(VERSION, *self._run, steps, numbers, segment, whole, Arithmetic.here(device))
+        try:
+            if done:
+                self._continue(about, done, state)
+            else:
+                self._first(about, model)
+        except (OSError, ValueError, LookupError, ValidationError):
+            self._lose()
+
+    def _first(self, about: About, model: nn.Module) -> None:
+        for name in (RELEASES, STATES):
+            shutil.rmtree(self._folder / name, ignore_errors=True)
+            (self._folder / name).mkdir(mode=0o700)
+        for name in (STEPS, DRAWN):
+            (self._folder / name).unlink(missing_ok=True)
+        write_whole(self._folder / START, packed(model.state_dict()), private=True)
+        self._say(about)
+
+    def _say(self, about: About) -> None:
+        write_whole(self._folder / ABOUT, json_bytes(asdict(about)), private=True)
+        self._about = about
+
+    def _continue(self, about: About, done: int, state: State) -> None:
+        """Goes back to where the checkpoint is. Raises: ValueError: there is less than that."""
+        found = ABOUTS.validate_json((self._folder / ABOUT).read_bytes())
+        if found.arithmetic != about.arithmetic:
+            about = About(**{**vars(about), "arithmetic": None})
+        if vars(found) | {"arithmetic": None} != vars(about) | {"arithmetic": None}:
+            raise ValueError("of another run")
+        lines = (self._folder / STEPS).read_bytes().splitlines(keepends=True)[:done]
+        people = sum(LINES.validate_json(line).people for line in lines)
+        if len(lines) != done:
+            raise ValueError("shorter than the checkpoint")
+        _cut(self._folder / STEPS, sum(map(len, lines)))
+        _cut(self._folder / DRAWN, people * POSITION.itemsize)
+        current, rows = divmod(done, about.segment)
+        for name in (RELEASES, STATES):
+            for path in (self._folder / name).iterdir():
+                if int(path.stem) > current:
+                    path.unlink()
+        files = (self._folder / RELEASES).iterdir()
+        self._kept = sorted(n for path in files if (n := int(path.stem)) < current)
+        begun = release_file(self._folder, current)
+        if rows and begun.exists():  # else it was not kept, before the training went back
+            _cut(begun, rows * about.numbers * FLOAT.itemsize)
+        elif not rows:
+            begun.unlink(missing_ok=True)
+            before = state_file(self._folder, current)
+            if not about.whole and not before.exists():  # gone with a segment that was not kept
+                write_whole(before, packed(state()), private=True)
+        self._say(about)
+
+    def step(
+        self, number: int, clip: float, drawn: npt.NDArray[np.int64], noisy: Sequence[Tensor]
+    ) -> None:
+        """What a step drew and what left of it, before anything is made of that."""
+        if self._about is None:
+            return
+        people = np.ascontiguousarray(drawn, dtype=POSITION).tobytes()
+        flat = torch.cat([t.detach().flatten().to("cpu", torch.float32) for t in noisy])
+        left = flat.numpy().astype(FLOAT, copy=False).tobytes()
+        line = StepLine(clip, len(drawn), digest_of(number, clip, people, left))
+        segment, row = divmod(number, self._about.segment)
+        path = release_file(self._folder, segment)
+        try:
+            if row == 0 or path.exists():
+                self._append(path, left)
+            self._append(self._folder / DRAWN, people)
+            self._append(self._folder / STEPS, json.dumps(asdict(line)).encode() + b"\n")
+        except OSError:
+            self._lose()
+
+    def stepped(self, number: int, state: State) -> None:
+        """After a step's weights are there; `state` gives them, and the optimizer's."""
+        about = self._about
+        if about is None or about.whole:
+            return
+        over, rest = divmod(number + 1, about.segment)
+        if rest and number + 1 != about.steps:
+            return
+        try:
+            if number + 1 < about.steps:  # the state before the next; the last has the average's
+                write_whole(state_file(self._folder, over), packed(state()), private=True)
+                self._draw_kept(over - 1)
+        except OSError:
+            self._lose()
+
+    def _draw_kept(self, segment: int) -> None:
+        """Keeps the segment that is over, or not; of all that are over each is as probable."""
+        if release_file(self._folder, segment).exists():  # else a training went back into it
+            self._kept.append(segment)
+        if len(self._kept) > self._places:
+            chance = self._random.randrange(segment + 1)
+            at = self._random.randrange(self._places) if chance < self._places else -1
+            gone = self._kept.pop(at)
+            release_file(self._folder, gone).unlink(missing_ok=True)
+        needed = {n + after for n in self._kept for after in (0, 1)} | {segment + 1}
+        for path in (self._folder / STATES).iterdir():
+            if int(path.stem) not in needed:
+                path.unlink()
+
+    def flush(self) -> None:
+        """To the disk: a checkpoint may not know of steps that a power cut took from here."""
+        try:
+            while self._unsafe:
+                path = self._unsafe.pop()
+                if path.exists():  # else not kept
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
+        except OSError:
+            self._lose()
+
+    def _append(self, path: Path, content: bytes) -> None:
+        with open(path, "ab", opener=_private) as file:
+            file.write(content)
+        self._unsafe.add(path)
+
+    def _lose(self) -> None:
+        """There is no transcript any more; the training goes on, and its audit will say so."""
+        self._about = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _cut(path: Path, size: int) -> None:
+    """Raises: ValueError: it is shorter."""
+    if path.stat().st_size < size:
+        raise ValueError("shorter than the checkpoint")
+    os.truncate(path, size)
