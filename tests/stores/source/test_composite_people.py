@@ -226,7 +226,7 @@ def test_half_a_key_is_nobodys(studio: tuple[str, Run]) -> None:
 
 
 @pytest.mark.parametrize("key", ["studio, number", "studio,number"])
-def test_several_columns_are_refused_with_where_the_sql_is(key: str) -> None:
-    with pytest.raises(ParamsInvalid, match=r"docs/own-database\.md has the SQL"):
+def test_several_columns_in_one_text_are_refused_with_how_to_write_them(key: str) -> None:
+    with pytest.raises(ParamsInvalid, match=r"as a list: \[studio, number\]"):
         raw = copy.deepcopy(DECLARED)
         parse_params(raw | {"subject": {"table": "readers", "key": key}})
