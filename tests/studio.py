@@ -83,14 +83,14 @@ def declare(
     url: str,
     *,
     key: Any = ("studio", "number"),
-    subject: Mapping[str, Any] | None = None,
+    records: Mapping[str, Any] | None = None,
     **tables: Any,
 ) -> Params:
     """The declarations of the studio; `tables` replace whole tables."""
     raw = copy.deepcopy(DECLARED)
     raw["source"]["url"] = url
-    raw["subject"] = {"table": "members", "key": list(key), "minimum": 2} | dict(subject or {})
-    raw["records"] = {"table": "visits", "latest_by": "day"}
+    raw["subject"] = {"table": "members", "key": list(key), "minimum": 2}
+    raw["records"] = records or {"table": "visits", "latest_by": "day"}
     raw["tables"] = copy.deepcopy(TABLES) | tables
     raw["consent"] |= {"subject": list(key), "answer": "said", "time": "said_at"}
     return parse_params(raw)
@@ -134,11 +134,12 @@ def build(
     said = [(a.replace("'", "''"), b.replace("'", "''")) for a, b in people]
     rows = [f"INSERT INTO studios VALUES ('{a}', 'Aby')" for a in dict.fromkeys(a for a, _ in said)]
     for n, (a, b) in enumerate(said):
-        own = f"'{a}', '{b}'"
+        again = 10 * n + 1
+        own, day = f"'{a}', '{b}'", f"2026-01-{n % 28 + 1:02d}"
         rows += [
             f"INSERT INTO members VALUES ({own}, 'member{n}@example.org')",
-            f"INSERT INTO visits VALUES ({10 * n}, {own}, '2026-01-0{n + 1}', {10 + n}, 'yes', '')",
-            f"INSERT INTO visits VALUES ({10 * n + 1}, {own}, '2026-02-01', {20 + n}, 'no', '')",
+            f"INSERT INTO visits VALUES ({10 * n}, {own}, '{day}', {10 + n % 20}, 'yes', '')",
+            f"INSERT INTO visits VALUES ({again}, {own}, '2026-02-01', {20 + n % 9}, 'no', '')",
             f"INSERT INTO answers VALUES ({own}, 'reading', 'yes', '2026-01-01')",
             f"INSERT INTO bills VALUES ({n}, {own}, 100)",
         ]

@@ -305,6 +305,57 @@ def test_rows_past_their_time_are_whose_they_are(studio: tuple[str, Run]) -> Non
     assert found.keys == {GONE, '("11","2")', '("1","1")'}
 
 
+def test_child_rows_count_for_their_own_person(studio: tuple[str, Run]) -> None:
+    """And `latest_by` orders each person's own records."""
+    visits = TABLES["visits"] | {
+        "aggregates": {
+            "before": {"count": "visits", "by": "day", "at": "day", "bounds": [0, 9], "why": "w"},
+            "most": {"sum": "visits.minutes", "by": "day", "at": "day", "same_day": False,
+                     "bounds": [0, 99], "why": "w"},
+        }
+    }  # fmt: skip
+    params = declare(studio[0], visits=visits)
+    with Source.open(params) as source:
+        chunks = list(source.records(params, NOW))
+    rows = [
+        (who, order.day, int(before), None if most != most else int(most))
+        for c in chunks
+        for who, order, before, most in zip(
+            c.subject, c.order, c.values["before"], c.values["most"], strict=True
+        )
+    ]
+    assert sorted(rows, key=lambda row: (row[0], -row[1])) == [
+        *(('("1","1")', 3, 0, None), ('("1","1")', 1, 1, 12)),
+        *(('("1","12")', 1, 0, None), ('("1","12")', 1, 1, 10)),
+        *(('("11","2")', 2, 0, None), ('("11","2")', 1, 1, 11)),
+        *(('("2","12")', 4, 0, None), ('("2","12")', 1, 1, 13)),
+    ]
+
+
+def test_a_person_can_be_one_row(studio: tuple[str, Run]) -> None:
+    members = TABLES["members"] | {
+        "columns": {
+            **{name: TABLES["members"]["columns"][name] for name in ("studio", "number")},
+            "email": {"role": "label", "type": "category", "why": "w",
+                      "domain": [f"member{n}@example.org" for n in range(4)]},
+        },
+        "aggregates": {"visits": {"count": "visits", "by": "day", "bounds": [0, 9], "why": "w"}},
+    }  # fmt: skip
+    columns = dict(TABLES["visits"]["columns"])
+    columns["minutes"] = columns["came_back"] = {"role": "link"}
+    params = declare(
+        studio[0],
+        records={"table": "members"},
+        members=members,
+        visits=TABLES["visits"] | {"columns": columns},
+    )
+    with Source.open(params) as source:
+        source.check(params)
+        chunks = list(source.records(params, NOW))
+    found = {who: n for c in chunks for who, n in zip(c.subject, c.values["visits"], strict=True)}
+    assert found == dict.fromkeys([GONE, *STAY], 2)
+
+
 def test_a_folder_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     params = declare(folder(tmp_path))
