@@ -12,6 +12,7 @@ import sqlalchemy as sa
 Type = sa.types.TypeEngine[Any]
 
 _DECIMAL = re.compile(r"-?[0-9]{1,131072}(\.[0-9]{1,16383})?|NaN")  # all that PostgreSQL can hold
+_BITS = ((sa.SmallInteger, 15), (sa.BigInteger, 63))  # a number beyond is no value of the type
 _DIGITS = 20  # of the longest number of 64 bits, with its sign
 
 
@@ -51,7 +52,8 @@ def key_forms(key: str, declared: Type, dialect: str) -> list[Any] | None:
     try:
         if isinstance(within, sa.Integer):
             number = _integer(key)
-            return [] if number is None else [number]
+            bits = next((n for each, n in _BITS if isinstance(within, each)), 31)
+            return [] if number is None or not -(2**bits) <= number < 2**bits else [number]
         if isinstance(within, sa.Numeric):
             return [Decimal(key)] if _DECIMAL.fullmatch(key) else []
         if isinstance(within, sa.Uuid):

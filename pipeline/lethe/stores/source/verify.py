@@ -14,9 +14,11 @@ from lethe.stores.search.statistics import in_statistics
 from lethe.stores.source.catalogue import table_named
 from lethe.stores.source.compact import Marks
 from lethe.stores.source.connect import check_one_place
-from lethe.stores.source.edge import Columns
+from lethe.stores.source.edge import Carrier, Columns
 from lethe.stores.source.file_residue import residue
+from lethe.stores.source.forms import key_forms
 from lethe.stores.source.mentions import Terms, may_name, mentions_of, terms_of
+from lethe.stores.source.person_key import apart
 from lethe.stores.source.queries import everybody, subjects_in
 from lethe.stores.source.rewrite_files import readable
 from lethe.stores.source.trace import gives_new_key
@@ -188,8 +190,9 @@ def _known(
     ]
     carrying = [each for each in writer.graph.carrying if not _kept_key(params, *each)]
     keys = [(table, column) for table, columns in carrying for column in columns]
-    if len(writer.graph.key) > 1:  # a part of a key is everybody's, or an identifier
-        named, keys = [*named, *keys], []
+    if len(writer.graph.key) > 1:
+        yield from _known_parts(writer, carrying, people)
+        named, keys = [*named, *keys], []  # what names the person by itself may be a part
     lines = {
         n: tuple(form for value in terms[n].values for form in spellings(value))
         if n in terms
@@ -206,6 +209,36 @@ def _known(
                 theirs = [each for each in places if not _is_anothers(writer, *each, values)]
                 for table, column in in_statistics(writer.connection, theirs, values):
                     yield number, table, column
+
+
+def _known_parts(
+    writer: Writer, carrying: Sequence[Carrier], people: Mapping[int, Traces]
+) -> Iterator[tuple[int, str, str]]:
+    """Parts of a key of several columns that the planner remembers, and that no row has any more:
+    what somebody else has as well is theirs."""
+    parts = {n: apart(traces.key, len(writer.graph.key)) for n, traces in people.items()}
+    forms = {part: _in_stats(part) for own in parts.values() for part in own or ()}
+    for place in range(len(writer.graph.key)):
+        columns = [(table, each[place]) for table, each in carrying]
+        anybodys = [form for own in parts.values() if own for form in forms[own[place]]]
+        for table, column in in_statistics(writer.connection, _in_parts(writer, columns), anybodys):
+            whole = writer.graph.descent.table_of.get(table, table)
+            for number, own in parts.items():
+                known = own and in_statistics(
+                    writer.connection, [(table, column)], forms[own[place]]
+                )
+                if own and known and not _has(writer, whole, column, own[place]):
+                    yield number, table, column
+
+
+def _in_stats(part: str) -> tuple[str, ...]:
+    """How the planner may have a part written."""
+    return tuple(dict.fromkeys((part, part.rstrip(" "), part.replace("T", " "))))
+
+
+def _has(writer: Writer, table: str, column: str, part: str) -> bool:
+    forms = key_forms(part, writer.graph.facts(table, column).type, writer.graph.dialect)
+    return bool(forms) and bool(writer.find(table, (column,), [(f,) for f in forms or ()], limit=1))
 
 
 def _is_anothers(writer: Writer, table: str, column: str, keys: Sequence[str]) -> bool:
