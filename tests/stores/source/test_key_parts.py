@@ -9,6 +9,7 @@ import pytest
 from lethe.config.params import Params
 from lethe.core.errors import ErasureRefused, ParamsInvalid
 from lethe.stores.source.erase import erase_from_source
+from lethe.stores.source.expire import erase_expired, look_for_expired
 from lethe.stores.source.identifiers import traces
 from lethe.stores.source.verify import verify_source
 from tests.library import NOW
@@ -242,3 +243,72 @@ def test_a_blank_filled_key_leads_to_texts_without_blanks(
     )
     assert run("SELECT bill, person FROM bills ORDER BY 1") == [(1, None), (2, "ABC")]
     assert run("SELECT person FROM visits") == [("ABC",)]
+
+
+LINKED = "FOREIGN KEY (by_studio, by_number) REFERENCES members (studio, number)"
+
+
+@pytest.mark.parametrize("nullable", ["", "by_number", "by_studio, by_number"])
+def test_somebody_elses_row_that_points_at_the_person_is_cut_off(url: str, nullable: str) -> None:
+    run = build(url)
+    kept_full = {"by_studio": " NOT NULL", "by_number": " NOT NULL"}
+    kept_full |= dict.fromkeys(nullable.split(", "), "")
+    columns = ", ".join(f"{name} integer{kept_full[name]}" for name in ("by_studio", "by_number"))
+    run(
+        f"CREATE TABLE tips (tip integer PRIMARY KEY, cents integer, studio integer, number integer, "
+        f"{columns}, "
+        f"FOREIGN KEY (studio, number) REFERENCES members (studio, number), {LINKED})",
+        "INSERT INTO tips VALUES (1, 5, 11, 2, 1, 12), (2, 5, 11, 2, 2, 12), (3, 5, 1, 12, 1, 1), "
+        "(4, 5, 1, 1, 1, 12)",
+        "SELECT 1",
+    )
+    link = {"role": "link"}
+    tips = {
+        "erase": {"action": "delete"},
+        "links": {
+            "studio, number": "members.studio, members.number",
+            "by_studio, by_number": "members.studio, members.number",
+        },
+        "columns": dict.fromkeys(["studio", "number", "by_studio", "by_number"], link),
+        "unused": ["tip", "cents"],
+    }
+    params = declare(url, tips=tips)
+    if not nullable:
+        with pytest.raises(ErasureRefused, match="by_studio, by_number, which cannot be null"):
+            erase_from_source(params, traces(params, '("1","12")'), now=NOW)
+        return
+    erased(params, '("1","12")')
+    left = None if "by_studio" in nullable else 1
+    rows = run("SELECT tip, by_studio, by_number FROM tips ORDER BY tip")
+    assert rows == [(1, left, None), (2, 2, 12), (4, left, None)]
+
+
+def test_people_past_their_time_are_named_by_the_whole_key(url: str) -> None:
+    run = build(url)
+    run(
+        "ALTER TABLE members ADD COLUMN joined date",
+        "UPDATE members SET joined = '2020-01-01'",
+        "UPDATE members SET joined = '2026-05-01' WHERE studio = 11",
+        "UPDATE visits SET day = '2025-01-01'",
+        "UPDATE visits SET day = '2026-05-01' WHERE studio = 2 AND number = 12 AND minutes < 20",
+        "SELECT 1",
+    )
+    own = copy.deepcopy(TABLES["members"])
+    own["columns"]["joined"] = {"role": "timestamp", "type": "date", "why": "retention"}
+    own["retention"] = {"days": 365, "by": "joined"}
+    visits = copy.deepcopy(TABLES["visits"]) | {"retention": {"days": 365, "by": "day"}}
+    params = declare(url, members=own, visits=visits)
+    found = look_for_expired(params, as_of=NOW)
+    assert found.people == ('("1","1")', '("1","12")')
+    assert found.keys == {'("1","1")', '("1","12")', '("11","2")', '("2","12")'}
+    outcome = erase_expired(params, as_of=NOW, known=found.keys, about="day")
+    assert outcome.places == ("visits: 7 deleted",)
+    assert run("SELECT studio, number FROM visits") == [(2, 12)]
+
+
+def test_a_number_that_no_column_can_hold_is_nobodys(url: str) -> None:
+    build(url)
+    params = declare(url)
+    for key in ('("99999999999","1")', f'("{"9" * 30}","1")', '("-1","-99999999999")'):
+        assert erase_from_source(params, traces(params, key), now=NOW).result == "absent"
+        assert verify_source(params, traces(params, key)).result == "absent"
