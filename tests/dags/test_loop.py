@@ -137,6 +137,7 @@ def test_what_the_erasure_and_the_run_made_are_commits_of_lock_and_reports(loop:
     ((trained, _, _),) = loop.for_them
     assert re.fullmatch("erase-[0-9a-f]{16}-1", trained)
     assert said == [
+        "Keep the lock that was not committed",  # as the erasure left it
         f"Release readmission/2 of {trained}",
         f"Release readmission/3 of {_run_name(loop)}",
     ]
