@@ -27,7 +27,7 @@ case "$*" in
     "approve readmission/3 --by kim") echo "$*" >> "$LETHE_HOME/approved" ;;
     "erase step erase_source")
         echo "lethe: error: The remote of ada@example.org does not answer." >&2; exit 36 ;;
-    "erase step "*) echo "$4" >> "$LETHE_HOME/steps" ;;
+    "erase step "*) echo "$3" >> "$LETHE_HOME/steps" ;;
     *) exit 2 ;;
 esac
 """
