@@ -28,6 +28,7 @@ from lethe.registration import approval, facts
 from lethe.registration.gate import LOOKS, Evidence, closed_gate, objections
 from lethe.rights.intake import receive
 from lethe.stages import register
+from lethe.stages.behaviour import audit_digest
 from lethe.stores.dvc.inputs import content_md5
 from lethe.stores.registry.registry import Registry
 from lethe.stores.vault.vault import Vault
@@ -167,6 +168,7 @@ def audited(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Audited]:
             "passed": True,
             "run_id": "run-1",
             "checks": [{"name": n, "passed": True} for n in (*LOOKS[MECHANISM], "noise.scale")],
+            "measured": {"run": {"code": audit_digest(params), "looked": "now"}},
             "model_md5": content_md5(here / workspace.MODEL),
             "attack": {"auc": 0.503, "people_in": 3, "tpr_at_fpr": {"0.01": 0.02}},
         },
@@ -406,6 +408,9 @@ def _fine_tuned_and_committed(audited: Audited) -> None:
         (lambda d: d.edit("audit", checks=[]), "did not look at the run that made the model"),
         (lambda d: d.edit("audit", checks=_looked(but="run.weights")), "did not look at the run"),
         (lambda d: d.edit("audit", checks=_looked(failed="run.recorded")), "did not look at the"),
+        (lambda d: d.edit("audit", measured={}), "by another version of the audit"),
+        (lambda d: d.edit("audit", measured={"run": {"code": None}}), "by another version of the"),
+        (lambda d: d.edit("audit", measured={"run": {"code": "0" * 64}}), "by another version of"),
         (_fine_tuned_and_committed, "the audit is of other weights"),
         (lambda d: setattr(d.ledger.record, "state", "reserved"), "is reserved, not settled"),
         (lambda d: setattr(d.ledger.record, "state", "void"), "is void, not settled"),
@@ -463,9 +468,11 @@ def test_a_report_that_says_nothing_is_no_evidence() -> None:
         recorded={"data": "d", "manifest": "m", "model": "w"},
         used={"train": "d", "validate": "d"},
         model_is_recorded=True,
+        audit_code="c",
     )
-    assert len(objections(evidence)) == 5
+    assert len(objections(evidence)) == 6
     passed = {"passed": True, "run_id": "run-1", "model_md5": "w", "checks": _looked()}
+    passed["measured"] = {"run": {"code": "c"}}
     assert objections(replace(evidence, validation=passed, audit=passed)) == []
     contradicted = replace(
         evidence, validation=passed, audit=passed, deep_audit="contradicted: canaries.steps"

@@ -366,6 +366,7 @@ def _evidence(params: Params, trained: dict[str, Any], audited: dict[str, Any]) 
         recorded={"data": "d", "subjects": "s", "manifest": manifest, "model": "m"},
         used={"train": "d", "validate": "d"},
         model_is_recorded=True,
+        audit_code="",
     )
 
 

@@ -47,6 +47,7 @@ class Evidence:
     recorded: Mapping[str, str | None]
     used: Mapping[str, str | None]
     model_is_recorded: bool
+    audit_code: str  # the digest of the code that audits today
     deep_audit: str = ""  # what is known of the plan and the code, as the tag of that name says it
 
 
@@ -70,6 +71,8 @@ def objections(evidence: Evidence) -> list[str]:
         "the audit did not look at the run that made the model (lethe audit)": (
             not LOOKS.get(e.plan.release(BitMap()).mechanism, frozenset()) <= _passed(e.audit)
         ),
+        "the run was looked at by another version of the audit, and its transcript is gone (lethe "
+        "run --force trains again, which is charged)": _looked_by_other_code(e),
         "the model is of another training (lethe train)": e.described_run != run_id,
         f"the training's spend is {e.run_state}, not settled": e.run_state != "settled",
         "the ledger was charged for another plan": (
@@ -98,6 +101,15 @@ def objections(evidence: Evidence) -> list[str]:
         "the model's files are not those that dvc.lock names": not e.model_is_recorded,
     }
     return [reason for reason, holds in found.items() if holds]
+
+
+def _looked_by_other_code(evidence: Evidence) -> bool:
+    """An older audit may have passed what today's would not: its word registers nothing new."""
+    if not LOOKS.get(evidence.plan.release(BitMap()).mechanism):
+        return False
+    measured = evidence.audit.get("measured")
+    look = measured.get("run") if isinstance(measured, dict) else None
+    return not isinstance(look, dict) or look.get("code") != evidence.audit_code
 
 
 def _passed(audit: Mapping[str, Any]) -> frozenset[str]:

@@ -10,6 +10,7 @@ from lethe.config import workspace
 from lethe.config.params import Params
 from lethe.core.errors import (
     AuditContradiction,
+    AuditIncomplete,
     BudgetExceeded,
     NobodyConsents,
     TooFewSubjects,
@@ -38,7 +39,10 @@ from lethe.stores.vault.vault import Vault
 from lethe.training.trainers import trainer_of
 
 # What trying again does not correct: without a new model the old one is retired.
-_FINAL = (TooFewSubjects, NobodyConsents, BudgetExceeded, AuditContradiction, TrainingRefused)
+_FINAL = (
+    *(TooFewSubjects, NobodyConsents, BudgetExceeded),
+    *(AuditContradiction, AuditIncomplete, TrainingRefused),
+)
 _FINAL_CODES = frozenset(error.exit_code for error in _FINAL)
 
 

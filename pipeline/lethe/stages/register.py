@@ -27,6 +27,7 @@ from lethe.registration.gate import (
     Gate,
     objections,
 )
+from lethe.stages.behaviour import audit_digest
 from lethe.stores.dvc.inputs import content_md5
 from lethe.stores.dvc.repro import History
 from lethe.stores.registry.registry import COMPLETE, Registry, Version
@@ -165,6 +166,7 @@ def _first_time(
         used={s: history.used_md5(s, workspace.SHARDS) for s in ("train", "validate")},
         model_is_recorded=bool(recorded["model"])
         and content_md5(params.at(workspace.MODEL)) == recorded["model"],
+        audit_code=audit_digest(params),
         deep_audit=lower_bound.known(params, record.plan_digest).get("deep_audit", ""),
     )
     reasons = objections(evidence)
