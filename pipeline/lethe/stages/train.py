@@ -102,7 +102,10 @@ def train_reserved(
             helpers=helpers,
             root=params.root,
             transcript=transcripts.begin(
-                params.root, reservation.run_id, reservation.admitted.serialize()
+                params.root,
+                reservation.run_id,
+                reservation.admitted.serialize(),
+                days=params.audit.transcript_days,
             ),
             transcript_bytes=params.audit.transcript_megabytes * 2**20,
         )
