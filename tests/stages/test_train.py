@@ -81,6 +81,7 @@ class FakeLedger:
 def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """A workspace with two shards of sixty invented people, every fifth held out."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dpsgd_fit, "_ended", {})  # every test has a run-0
     raw = (PROJECT / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(raw.replace("minimum: 500", "minimum: 20"))
     made = load_params()

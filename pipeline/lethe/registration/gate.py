@@ -21,7 +21,7 @@ CONTRADICTED = "contradicted"  # how the tag `deep_audit` begins then
 # What must have held of the run itself, by the kind of mechanism that trained.
 LOOKS = {
     "dp-sgd": frozenset(
-        ("run.recorded", "run.weights", "noise_of_run.looked_at", "draws_of_run.steps")
+        ("run.recorded", "run.begun", "run.weights", "noise_of_run.looked_at", "draws_of_run.steps")
     )
 }
 WITHDRAWN = "withdrawn"  # tag: how many people of the version have withdrawn since

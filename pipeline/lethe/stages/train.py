@@ -35,6 +35,7 @@ from lethe.privacy.release import Release
 from lethe.registration.rollback import refuse_rolled_back
 from lethe.stages.behaviour import training_digest
 from lethe.stores.opening import open_ledger
+from lethe.training.begins import BegunAgain
 from lethe.training.locks import alone
 from lethe.training.trainer import Planned, Progress, Session, Shards, Trained, Trainer
 from lethe.training.trainers import trainer_of
@@ -55,6 +56,9 @@ def run(params: Params, *, now: datetime, progress: Progress | None = None) -> d
         LedgerInvalid: the ledger lacks the training of a registered model: it was rolled back.
         NotFinite: the training diverged. Its spend is settled; the same request again is
             another run, and another charge.
+        TrainingRefused: also as a `BegunAgain`: it was trained before under its charge, or its
+            transcript is gone; the spend is settled, as of one that diverged.
+        DiskFull: run again to go on, under the same charge.
         Busy: another training runs in this workspace.
         ProcessLost: of several processes, one is gone; run again to go on.
     """
@@ -218,11 +222,12 @@ def _spent_if_it_diverges(
 ) -> Iterator[None]:
     """A run that ends by what it drew is over: to try again until one ends well would be to choose.
 
-    So it is settled, which nobody can void, and the same request again is another run.
+    So is one that is begun again after it was trained, or without what its first steps left.
+    It is settled, which nobody can void, and the same request again is another run.
     """
     try:
         yield
-    except NotFinite:
+    except (NotFinite, BegunAgain):
         ledger.settle(run_id)
         checkpoint.unlink(missing_ok=True)
         transcripts.remove(params.root, run_id)

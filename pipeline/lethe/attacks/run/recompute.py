@@ -78,6 +78,13 @@ class Recomputation:
                 meaning="the first weights are those of the plan's public seed, built anew",
             ),
             at_most(
+                "run.begun",
+                self._recorded.begun_again,
+                0,
+                meaning="one training was begun under its charge, and begun again only where its "
+                "process had been killed: nobody chose the best of several",
+            ),
+            at_most(
                 "run.clip",
                 found.clips,
                 0,

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from lethe.training import transcript
+from lethe.training import begins, transcript
 from lethe.training.transcript import FLOAT, POSITION, Arithmetic
 
 Positions = npt.NDArray[np.int64]
@@ -57,6 +57,17 @@ class Recorded:
         self.segments = [n for n, path in enumerate(found) if path.exists()]
         if self._last not in self.segments:
             raise Unrecorded("without its last steps")
+
+    @cached_property
+    def begun_again(self) -> int:
+        """How often it was begun with steps that had been drawn to their end, or by one process."""
+        try:
+            journal = begins.Journal(self._folder)
+        except (OSError, ValueError):
+            raise Unrecorded(f"damaged in {begins.BEGINS}") from None
+        if not journal.begins or not journal.begins[-1].ended:
+            raise Unrecorded(f"without its end in {begins.BEGINS}")
+        return begins.again(self.about.steps, journal.begins)
 
     @cached_property
     def draws(self) -> list[Positions]:
