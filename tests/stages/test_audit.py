@@ -73,7 +73,7 @@ def test_the_report_is_what_is_returned_and_says_what_was_looked_at(trained: Pat
     assert report["private"] is False
     assert set(report) == {  # no list of people among them
         *("attack", "checks", "failed", "false_alarm_rate", "passed", "private", "run_id"),
-        "model_md5",
+        *("measured", "model_md5", "not_looked_at"),
     }
     assert report["attack"]["private"] is False
     assert report["run_id"] == read_json(workspace.MODEL / "model.json")["run_id"]

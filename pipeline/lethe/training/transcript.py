@@ -45,6 +45,7 @@ from torch import Tensor, nn
 
 from lethe.core.errors import TrainingRefused
 from lethe.core.files import disk_errors, json_bytes, write_whole
+from lethe.training.arithmetic import Arithmetic
 from lethe.training.begins import BegunAgain, Journal
 
 VERSION = 1
@@ -56,22 +57,6 @@ _LONGEST = 50  # steps of a segment where not all are kept
 _STATE_ROWS = 8  # a segment's two states, each of weights, average and two moments, in releases
 
 State = Callable[[], Mapping[str, Tensor]]
-
-
-@with_config(ConfigDict(extra="forbid", strict=True))
-@dataclass(frozen=True)
-class Arithmetic:
-    """What decides how float32 is rounded; with all of it equal, results are, to the last bit."""
-
-    device: str
-    torch: str
-    capability: str
-    threads: int
-
-    @classmethod
-    def here(cls, device: str) -> "Arithmetic":
-        capability = torch.backends.cpu.get_cpu_capability()
-        return cls(device, torch.__version__, capability, torch.get_num_threads())
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))

@@ -14,7 +14,8 @@ from safetensors.torch import load
 from torch import Tensor
 
 from lethe.training import begins, transcript
-from lethe.training.transcript import FLOAT, POSITION, Arithmetic
+from lethe.training.arithmetic import Arithmetic
+from lethe.training.transcript import FLOAT, POSITION
 
 Positions = npt.NDArray[np.int64]
 
@@ -87,6 +88,14 @@ class Recorded:
         """Whether this process rounds as the training did."""
         made_by = self.about.arithmetic
         return self.same_build and made_by is not None and made_by.device == "cpu"
+
+    @property
+    def rounded_otherwise(self) -> str:
+        """By what this process rounds otherwise than the training did, in words; or empty."""
+        made_by = self.about.arithmetic
+        if made_by is None:
+            return "machines that went on with each other's training"
+        return made_by.apart(Arithmetic.here("cpu"))
 
     def numbers(self, segment: int) -> range:
         """The steps of a segment."""
