@@ -127,6 +127,15 @@ def test_a_report_without_a_price_contradicts(trained: Path, claimed: object) ->
     assert _written()["failed"] == ["accounting.epsilon_pld"]
 
 
+@pytest.mark.parametrize("more", [{"people": [4711]}, {"metrics": {"auc": {"of": 4711}}}])
+def test_a_report_with_a_field_that_nobody_declared_is_refused(
+    more: dict[str, Any], trained: Path
+) -> None:
+    _edit(workspace.report_path("train"), **more)
+    with pytest.raises(FileDamaged, match=r"train\.json has fields that no report"):
+        _run()
+
+
 def test_a_model_of_another_plan_contradicts(trained: Path) -> None:
     plan = read_json(workspace.PLAN)
     write_json(workspace.PLAN, plan | {"steps": plan["steps"] + 1})

@@ -17,7 +17,13 @@ from lethe.config import workspace
 from lethe.config.keys import create_key_file, load_key
 from lethe.config.params import Params, load_params
 from lethe.config.sections import Registration
-from lethe.core.errors import ApprovalRefused, LedgerInvalid, NotFound, RegistrationRefused
+from lethe.core.errors import (
+    ApprovalRefused,
+    FileDamaged,
+    LedgerInvalid,
+    NotFound,
+    RegistrationRefused,
+)
 from lethe.core.files import read_json, write_json, write_whole
 from lethe.ledger.ledger import Ledger
 from lethe.people import suppression, withdrawn
@@ -303,7 +309,7 @@ def test_the_version_names_people_data_code_parameters_and_price(audited: Audite
         "git_dirty": "true",
         "dvc_lock_md5": _md5(lock),
         "validation": "passed",
-        "audit": "passed: 5 checks (draws_of_run 1, noise 1, noise_of_run 1, run 2)",
+        "audit": "passed: 6 checks (draws_of_run 1, noise 1, noise_of_run 1, run 3)",
         "run_id": "run-1",
         "ledger_rows": "2",
         "ledger_head": "abcdef",
@@ -440,6 +446,16 @@ def test_the_gate_stays_closed_and_says_why(audited: Audited, turn: Any, reason:
         audited.run()
     assert audited.versions() == []
     assert not any(person in str(caught.value) for person in PEOPLE)
+
+
+@pytest.mark.parametrize("stage", ["train", "audit", "validate"])
+def test_a_report_with_a_field_that_nobody_declared_registers_nothing(
+    stage: str, audited: Audited
+) -> None:
+    audited.edit(stage, people=[4711])
+    with pytest.raises(FileDamaged, match=rf"{stage}\.json has fields .*\(people\.\[\]\)"):
+        audited.run()
+    assert audited.versions() == []
 
 
 def test_every_reason_is_said_at_once(audited: Audited) -> None:

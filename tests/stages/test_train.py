@@ -175,6 +175,17 @@ def test_nothing_is_drawn_and_nothing_written_when_the_ledger_refuses(
     assert not stage.STAGING.exists()
 
 
+class Talkative(DpSgd):
+    facts = ()
+
+
+def test_a_trainers_fact_that_it_does_not_declare_is_published_nowhere(params: Params) -> None:
+    with pytest.raises(TrainingRefused, match=r"Talkative\.facts does not declare"):
+        stage.train_reserved(params, FakeLedger(), Talkative(), now=NOW)
+    assert released() == []
+    assert list(Path(stage.STAGING).glob("*/report.json")) == []
+
+
 def test_settled_before_published(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = FakeLedger()
 

@@ -79,6 +79,8 @@ class NoisyRatePlan:
 
 
 class NoisyRate(Trainer[NoisyRatePlan]):
+    facts = ("count",)
+
     def plan(self, params: Params) -> NoisyRatePlan:
         expected = params.training.mechanism.expected_subjects
         return NoisyRatePlan(2.0, params.budget.delta, float(expected))

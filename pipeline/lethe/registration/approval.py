@@ -12,7 +12,7 @@ from lethe.config.params import Params
 from lethe.core.errors import ApprovalRefused, NotFound, RegistrationRefused
 from lethe.people.withdrawn import count_withdrawn
 from lethe.privacy.claim import Claim
-from lethe.registration.gate import CANDIDATE, CHAMPION, GATE, Gate
+from lethe.registration.gate import CANDIDATE, CHAMPION, GATE, NO_GATE, Gate
 from lethe.stores.dvc.repro import History
 from lethe.stores.registry.registry import COMPLETE, Registry, Version
 from lethe.stores.registry.unchanged import refuse_changed
@@ -101,7 +101,7 @@ def approve(params: Params, name: str, *, by: str, reason: str | None, now: dt.d
 
 
 def _gate(version: Version) -> Gate:
-    return Gate.from_tag(version.tags.get(GATE, "open"))
+    return Gate.from_tag(version.tags.get(GATE, NO_GATE))
 
 
 def _facts(registry: Registry, version: Version) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 CANDIDATE = "candidate"
 CHAMPION = "champion"
 GATE = "gate"  # tag: "open", or why the version was not promoted by itself, as `Gate` reads it
+NO_GATE = f"it has no tag {GATE}, which somebody removed"  # no gate has let it in then
 _EXPERIMENTAL = "it is an experiment's"  # which is not even a candidate, whoever approves
 CONTRADICTED = "contradicted"  # how the tag `deep_audit` begins then
 # What must have held of the run itself, by the kind of mechanism that trained.

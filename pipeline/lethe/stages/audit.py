@@ -23,6 +23,7 @@ from lethe.core.errors import AuditContradiction, AuditIncomplete, FileDamaged, 
 from lethe.core.files import read_json, write_json, write_whole
 from lethe.data.shards import read_people, shard_paths
 from lethe.ledger.ledger import Ledger
+from lethe.reports.closed import closed
 from lethe.stages.behaviour import audit_digest
 from lethe.stores.dvc.inputs import content_md5
 from lethe.stores.opening import open_ledger
@@ -90,7 +91,9 @@ def load_target(params: Params, ledger: Ledger) -> Target:
     return Target(
         plan=trainer.read_plan(read_json(params.at(workspace.PLAN))),
         described=described,
-        report=read_json(params.at(workspace.report_path("train"))),
+        report=closed(
+            read_json(params.at(workspace.report_path("train"))), "train", also=trainer.facts
+        ),
         manifest=read_people(params.at(workspace.MANIFEST)),
         model=model,
         paths=[path.resolve() for path in shard_paths(params.at(workspace.SHARDS))],

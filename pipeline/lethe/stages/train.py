@@ -24,7 +24,7 @@ from lethe.config import transcripts, workspace
 from lethe.config.home import in_experiment
 from lethe.config.params import Params
 from lethe.config.training import Training
-from lethe.core.errors import NotFinite, NotFound, TooFewSubjects
+from lethe.core.errors import NotFinite, NotFound, TooFewSubjects, TrainingRefused
 from lethe.core.files import read_json, write_json, write_whole
 from lethe.data.batches import held_out_records, person_data
 from lethe.data.encoding import Encoder
@@ -33,6 +33,7 @@ from lethe.ledger.ledger import Ledger, Reservation
 from lethe.privacy.claim import Claim
 from lethe.privacy.release import Release
 from lethe.registration.rollback import refuse_rolled_back
+from lethe.reports.closed import unknown_fields
 from lethe.stages.behaviour import training_digest
 from lethe.stores.opening import open_ledger
 from lethe.training.begins import BegunAgain
@@ -117,6 +118,7 @@ def train_reserved(
         with _spent_if_it_diverges(params, ledger, reservation.run_id, session.checkpoint):
             trained = trainer.fit(shards, reservation, plan=plan, session=session)
         report = _report(params, plan, shards, reservation, trained)
+        _refuse_undeclared(report, trainer)
         _stage(params, staged, trained, report, reservation.admitted)
     _checkpoint(staged).unlink(missing_ok=True)
     ledger.settle(reservation.run_id)
@@ -201,6 +203,16 @@ def _report(
         "run_id": reservation.run_id,
         "subjects": len(shards.people),
     }
+
+
+def _refuse_undeclared(report: Mapping[str, Any], trainer: Trainer[Any]) -> None:
+    """Before it is anywhere but in memory."""
+    if unknown := unknown_fields(report, "train", also=trainer.facts):
+        raise TrainingRefused(
+            f"The trainer reports {', '.join(unknown[:3])}, which {type(trainer).__name__}.facts "
+            "does not declare; reports are committed and have no further field. Nothing was "
+            "released. Declare it, if it may be read by everybody, or leave it out."
+        )
 
 
 def _stage(
