@@ -41,7 +41,7 @@ def retrain_tasks() -> tuple[BaseOperator, BaseOperator, BaseOperator]:
             doc_md="Says what a training would cost, and names its run; no name where none is "
             "needed. Skipped (29) while that run is under way, or after a failure until it is time "
             "to try again.",
-            skip_on_exit_code=[29, 42],
+            skip_on_exit_code=[29, 43],
             trigger_rule=TriggerRule.NONE_SKIPPED,
             retries=0,
             do_xcom_push=True,  # the opaque name of a run, and nothing else

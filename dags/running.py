@@ -90,7 +90,7 @@ def step_task(name: str, *more: str, task_id: str | None = None) -> BaseOperator
         doc_md=f"`{' '.join(words)}`: may be cleared at any time. When it is red, its log names "
         "the store, and why; the next run goes on. The steps after it run all the same, for "
         "everybody else.",
-        skip_on_exit_code=[29, 42],
+        skip_on_exit_code=[29, 43],
         trigger_rule=TriggerRule.NONE_SKIPPED,
         retries=0,
     )

@@ -150,7 +150,7 @@ def step(
     """Take every open request through one step of `erase run`, for a scheduler.
 
     In the order above, whatever came of the one before; each may be repeated. Ends with 36 if a
-    request stays open for what this step found, with 42 if none is open, with 29 while another
+    request stays open for what this step found, with 43 if none is open, with 29 while another
     command works on them.
     """
     from lethe.rights import erasure_service

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from lethe.core.errors import (
     AuditContradiction,
+    AuditIncomplete,
     BudgetExceeded,
     NobodyConsents,
     TooFewSubjects,
@@ -21,7 +22,10 @@ from lethe.stores.source.expire import ExpiredRows
 from lethe.stores.store import Ending, Store
 
 # What trying again does not correct: without a new model the old one is retired.
-_FINAL = (TooFewSubjects, NobodyConsents, BudgetExceeded, AuditContradiction, TrainingRefused)
+_FINAL = (
+    *(TooFewSubjects, NobodyConsents, BudgetExceeded),
+    *(AuditContradiction, AuditIncomplete, TrainingRefused),
+)
 FINAL_CODES = frozenset(error.exit_code for error in _FINAL)
 
 
