@@ -185,11 +185,13 @@ class Audit:
 
     `transcript_megabytes`: of what a training's steps released, kept until its audit; of a longer
         run, a random part.
+    `transcript_days`: how long that waits for an audit that does not come.
     """
 
     subjects: int = Field(default=5_000, ge=50)
     replays: int = Field(default=8, ge=1)
     transcript_megabytes: int = Field(default=1_024, ge=1)
+    transcript_days: int = Field(default=14, ge=1, le=366)
 
 
 @dataclass(frozen=True, kw_only=True, config=CLOSED)

@@ -255,8 +255,8 @@ def test_somebody_elses_row_that_points_at_the_person_is_cut_off(url: str, nulla
     kept_full |= dict.fromkeys(nullable.split(", "), "")
     columns = ", ".join(f"{name} integer{kept_full[name]}" for name in ("by_studio", "by_number"))
     run(
-        f"CREATE TABLE tips (tip integer PRIMARY KEY, cents integer, studio integer, number integer, "
-        f"{columns}, "
+        "CREATE TABLE tips (tip integer PRIMARY KEY, cents integer, studio integer, "
+        f"number integer, {columns}, "
         f"FOREIGN KEY (studio, number) REFERENCES members (studio, number), {LINKED})",
         "INSERT INTO tips VALUES (1, 5, 11, 2, 1, 12), (2, 5, 11, 2, 2, 12), (3, 5, 1, 12, 1, 1), "
         "(4, 5, 1, 1, 1, 12)",
