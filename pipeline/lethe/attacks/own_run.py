@@ -24,8 +24,6 @@ from lethe.core.reading import parse_data
 from lethe.privacy.plan import MECHANISM, Plan
 from lethe.training.description import WEIGHTS
 
-_COMMAND = (sys.executable, "-P", "-m", "lethe.attacks.run")
-
 
 @register
 class OwnRun(Attack):
@@ -85,7 +83,7 @@ def _examined(target: Target) -> list[Check]:
         # A traceback may lead through a user's module, and show what that has read.
         said = None if os.environ.get("LETHE_TRACEBACK") else subprocess.DEVNULL
         ended = subprocess.run(
-            [*_COMMAND, str(asked), str(answer)],
+            [sys.executable, "-P", "-m", "lethe.attacks.run", str(asked), str(answer)],
             cwd=empty,
             env=environment_without_keys(),
             stdin=subprocess.DEVNULL,
