@@ -27,7 +27,6 @@ _GONE = (
     "is here. Audit where it trained, or bring reports/audit.json of that audit here; else train "
     "again (lethe run --force), which is charged"
 )
-_COMMAND = (sys.executable, "-P", "-m", "lethe.attacks.run")
 
 
 @register
@@ -77,7 +76,7 @@ def _examined(target: Target) -> list[Check]:
         # A traceback may lead through a user's module, and show what that has read.
         said = None if os.environ.get("LETHE_TRACEBACK") else subprocess.DEVNULL
         ended = subprocess.run(
-            [*_COMMAND, str(asked), str(answer)],
+            [sys.executable, "-P", "-m", "lethe.attacks.run", str(asked), str(answer)],
             cwd=empty,
             env=environment_without_keys(),
             stdin=subprocess.DEVNULL,
