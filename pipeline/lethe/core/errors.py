@@ -214,3 +214,9 @@ class FileDamaged(LetheError):
     """A file of Lethe's own is damaged, foreign, or not the one that dvc.lock names."""
 
     exit_code = 41
+
+
+class NothingToDo(LetheError):
+    """No request is open that the step could work on."""
+
+    exit_code = 43
