@@ -77,7 +77,7 @@ def loop(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Itera
         with sqlite3.connect(workspace.root / "data" / "clinic.db") as clinic:
             clinic.execute("UPDATE consents SET answer = 'yes'")
         clinic.close()
-        airflow.run("airflow", "dags", "trigger", "train")
+        airflow.trigger("train")
         airflow.wait(
             "the pipeline is run",
             lambda: len(airflow.runs("train")) == 2 and _ended(airflow, "train"),

@@ -7,8 +7,8 @@ bell rings for one person; ten more ask while its run trains; the training for t
 old model, and Airflow is started anew. From there on the doorbell looks once a day: one request
 is left to the sweep, the last to a POST from outside.
 
-Until the scheduler is killed, commands are forks of the warm process, of which two trainings are
-held in their middle; the second Airflow starts those of the environment.
+Until all ten are gone, commands are forks of the warm process, of which two trainings are held in
+their middle; from there on they are those of the environment.
 """
 
 import json
@@ -154,9 +154,9 @@ def loop(
         _the_run_is_killed(made)
         _the_scheduler_is_killed(made)
         airflow.environment |= {"LETHE_POLL": EVERY_MINUTE, "LETHE_DOORBELL_SECONDS": "86400"}
-        airflow.environment["LETHE_BIN"] = str(BIN)
         airflow.start()
         airflow.wait("all ten are closed", lambda: made.closed("ten"))
+        _be(BIN, Path(airflow.environment["LETHE_BIN"]))
         _the_sweep_alone_finds_one(made)
         _a_post_rings_for_another(made)
         made.runs = airflow.runs("erase")
@@ -175,6 +175,10 @@ def _finished(server: Server, folder: Path) -> Loop:
         raw["training"]["mechanism"]["steps"] = 60  # its first checkpoint is after the fiftieth
 
     workspace.edit_params(elsewhere)
+    author = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    workspace.run("git", *author, "commit", "--quiet", "--all", "--message", "Elsewhere")
+    binaries = folder / "bin"
+    _be(warm_bin(), binaries)
     held = folder / "held"
     held.mkdir()
     for name in ("1", "2"):
@@ -187,7 +191,7 @@ def _finished(server: Server, folder: Path) -> Loop:
         LETHE_RETAIN_SCHEDULE="",
         LETHE_DEEP_AUDIT_SCHEDULE="",
         LETHE_DOORBELL_SECONDS="1",
-        LETHE_BIN=str(warm_bin()),
+        LETHE_BIN=str(binaries),
         WARM_FIRST=HOLD,
         HELD=str(held),
         AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=urls["airflow"],
@@ -199,6 +203,12 @@ def _finished(server: Server, folder: Path) -> Loop:
     made.lethe("run")
     workspace.run("dvc", "push", "--quiet")
     return made
+
+
+def _be(folder: Path, link: Path) -> None:
+    """From one moment to the next, even while Airflow runs."""
+    link.with_suffix(".new").symlink_to(folder)
+    link.with_suffix(".new").rename(link)
 
 
 def _choose(loop: Loop) -> None:

@@ -45,13 +45,15 @@ def worker_python(run: str, words: list[str]) -> Path:
         run: the id of the run, which its workers have in their environment.
         words: what is collected, as pytest is given it.
     """
+    if "PYTHONPATH" in os.environ:
+        return BIN / "python"
     folder = _of_run(run)
     folder.mkdir(0o700)
     collected = json.dumps({"folder": str(Path.cwd()), "words": words})
     _start(folder, collected, ready="workers")
     workers = folder / "workers-bin"
     workers.mkdir()
-    _write_client(workers / "python", folder, workers=True)
+    write_client(workers / "python", folder, "workers")
     return workers / "python"
 
 
@@ -68,11 +70,12 @@ def _keep(folder: Path) -> bool:
     return True
 
 
-def _write_client(place: Path, folder: Path, *, workers: bool = False) -> None:
+def write_client(place: Path, folder: Path, server: str = "", *, binaries: Path = BIN) -> None:
+    """A command that is run by the server of that name in `folder`, else by those `binaries`."""
     place.write_text(
         f"#!{BIN / 'python'} -IS\n"
         f"import sys\nsys.path.insert(0, {str(_HERE)!r})\n"
-        f"import client\nclient.main({str(folder)!r}, {str(BIN)!r}, {workers})\n"
+        f"import client\nclient.main({str(folder)!r}, {str(binaries)!r}, {server!r})\n"
     )
     place.chmod(0o755)
 
@@ -82,7 +85,7 @@ def _start(folder: Path, *collected: str, ready: str = "socket") -> Path:
     binaries = folder / "bin"
     binaries.mkdir()
     for name in _NAMES:
-        _write_client(binaries / name, folder)
+        write_client(binaries / name, folder)
     environment = _start_environment()
     (folder / "environment").write_text(decided_at_start(environment))
     os.mkfifo(folder / "kept")

@@ -16,18 +16,17 @@ PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _ALIKE = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
 
 
-def main(folder: str, binaries: str, workers: bool = False) -> None:
+def main(folder: str, binaries: str, server: str = "") -> None:
+    """By the server of that name, which is no matter of PYTHONPATH; else by what this names."""
     name = os.path.basename(sys.argv[0])
     real = os.path.join(binaries, name)
     words = [name, *sys.argv[1:]]
-    own_modules = bool(os.environ.get("PYTHONPATH"))
-    unknown = (name == "python" and not _known(sys.argv[1:])) or (workers and own_modules)
-    if unknown or not _same_start(folder):
+    if (name == "python" and not _known(sys.argv[1:])) or not _same_start(folder):
         os.execv(real, [real, *sys.argv[1:]])
     warm = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        server = "workers" if workers else "bare" if own_modules else "socket"
-        warm.connect(os.path.join(folder, server))
+        own_modules = "bare" if os.environ.get("PYTHONPATH") else "socket"
+        warm.connect(os.path.join(folder, server or own_modules))
     except OSError:  # the warm process is gone: started truly, the command does the same
         os.execv(real, [real, *sys.argv[1:]])
     for each in PASSED_ON:

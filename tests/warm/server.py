@@ -53,26 +53,26 @@ def main(folder: str, binaries: str, collected: str | None = None) -> None:
     Args:
         collected: where workers of pytest are forks too: its folder and words, as JSON.
     """
-    if _forked():  # a test may end all children of its process: this is none
+    if forked():  # a test may end all children of its process: this is none
         os._exit(0)
     for name in MODULES:
         importlib.import_module(name)
     for name in PACKAGES:
         _import_all(name)
     importlib.import_module("tables").install(Path(folder, "mlflow.db"))
-    if not _forked():
-        _serve("bare", folder, binaries)
+    if not forked():
+        serve("bare", folder, binaries)
         return
     _import_all("lethe")
     _read_code()
-    if collected and not _forked():
+    if collected and not forked():
         _collect(**json.loads(collected))
-        _serve("workers", folder, binaries)
+        serve("workers", folder, binaries)
         return
-    _serve("socket", folder, binaries)
+    serve("socket", folder, binaries)
 
 
-def _forked() -> bool:
+def forked() -> bool:
     """Whether this is still the process that called; the other one is nobody's child."""
     if child := os.fork():
         os.waitpid(child, 0)
@@ -82,7 +82,7 @@ def _forked() -> bool:
     return False
 
 
-def _serve(name: str, folder: str, binaries: str) -> None:
+def serve(name: str, folder: str, binaries: str) -> None:
     gc.collect()
     gc.freeze()
     gate = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -191,7 +191,7 @@ class Server:
             os.environ.clear()
             os.environ.update(environment)
             _draw_anew()
-            if self.name != "workers":  # whose tests start what they start truly by it
+            if self.name in ("bare", "socket"):  # others start truly what they start by it
                 sys.executable = f"{self.folder}/bin/python"
             sys.orig_argv = [sys.executable, *words]
             sys.path[1:1] = _own_path(environment, cwd)
@@ -264,6 +264,8 @@ def _kill_all_of(process: int) -> None:
 
 def _draw_anew() -> None:
     """What is random differs from fork to fork, as it does from process to process."""
+    if "numpy" not in sys.modules:  # Airflow's
+        return
     import numpy as np
 
     np.random.seed()
@@ -323,7 +325,7 @@ def _call(words: list[str], binaries: str) -> None:
     else:
         sys.argv = [f"{binaries}/{name}", *others]
         sys.path[0] = binaries
-        module = {"lethe": "lethe.cli.main", "dvc": "dvc.cli"}[name]
+        module = {"lethe": "lethe.cli.main", "dvc": "dvc.cli", "airflow": "airflow.__main__"}[name]
         sys.exit(importlib.import_module(module).main())
 
 

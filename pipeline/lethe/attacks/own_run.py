@@ -27,7 +27,6 @@ _GONE = (
     "is here. Audit where it trained, or bring reports/audit.json of that audit here; else train "
     "again (lethe run --force), which is charged"
 )
-_COMMAND = (sys.executable, "-P", "-m", "lethe.attacks.run")
 
 
 @register
@@ -50,13 +49,16 @@ class OwnRun(Attack):
     def _looked(self, target: Target) -> tuple[Looked, str, list[Check]]:
         """When the run was looked at, by what code, and what was found.
 
-        What other code found is asked last: its looks are not today's.
+        What the report alone says, and what other code found, is asked where nothing can be looked
+        at any more.
         """
         known = verdicts.find(target, code=target.code)
-        if known:
+        if known and known.here:
             return Looked.BEFORE, known.code, known.checks
         if transcripts.folder_of(target.root, target.described.run_id).is_dir():
             return Looked.NOW, target.code, _examined(target)
+        if known:
+            return Looked.ELSEWHERE, known.code, known.checks
         known = verdicts.find(target)
         if known:
             return Looked.BY_OTHER_CODE, known.code, known.checks
@@ -77,7 +79,7 @@ def _examined(target: Target) -> list[Check]:
         # A traceback may lead through a user's module, and show what that has read.
         said = None if os.environ.get("LETHE_TRACEBACK") else subprocess.DEVNULL
         ended = subprocess.run(
-            [*_COMMAND, str(asked), str(answer)],
+            [sys.executable, "-P", "-m", "lethe.attacks.run", str(asked), str(answer)],
             cwd=empty,
             env=environment_without_keys(),
             stdin=subprocess.DEVNULL,

@@ -112,8 +112,9 @@ def two_sided(lower: float, upper: float) -> float:
 def variance_p(values: Floats) -> float:
     """Are the values of variance 1 around 0, as independent standard normal ones are?"""
     total = float(np.square(values).sum())
-    law = stats.chi2(values.size)
-    return two_sided(float(law.cdf(total)), float(law.sf(total)))
+    # Not by a frozen law: making one takes six times as long as both values.
+    below, above = stats.chi2.cdf(total, values.size), stats.chi2.sf(total, values.size)
+    return two_sided(float(below), float(above))
 
 
 def mean_p(values: Floats) -> float:
