@@ -201,11 +201,26 @@ def test_an_audit_elsewhere_finds_the_report_that_came_with_the_model(
 ) -> None:
     first = _run()
     _as_elsewhere(trained)
-    again = _run()
-    assert (again["checks"], again["passed"]) == (first["checks"], True)
-    assert _looked(again) == Looked.BEFORE
-    workspace.report_path("audit").unlink()  # and is remembered here
-    assert _run()["passed"]
+    for again in (_run(), _run()):  # however often: this machine never saw it
+        assert (again["checks"], again["passed"]) == (first["checks"], True)
+        assert _looked(again) == Looked.ELSEWHERE
+    assert not transcripts.verdict_of(trained, _run_id()).exists()
+
+
+def test_while_there_is_a_transcript_no_report_is_taken_for_a_look(
+    trained: Path, here: None
+) -> None:
+    _change_weights()
+    kept = trained.parent / "kept"
+    shutil.copytree(trained / transcripts.TRANSCRIPTS, kept)
+    assert _failed() == ["run.weights"]
+    report = read_json(workspace.report_path("audit"))
+    for check in report["checks"]:  # as whoever tuned the weights would commit it
+        check["passed"] = True
+    workspace.report_path("audit").write_text(json.dumps(report))
+    _as_elsewhere(trained)
+    shutil.copytree(kept, trained / transcripts.TRANSCRIPTS)
+    assert _failed() == ["run.weights"]
 
 
 def test_elsewhere_without_that_report_an_honest_model_is_not_contradicted(

@@ -175,6 +175,8 @@ def _finished(server: Server, folder: Path) -> Loop:
         raw["training"]["mechanism"]["steps"] = 60  # its first checkpoint is after the fiftieth
 
     workspace.edit_params(elsewhere)
+    author = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    workspace.run("git", *author, "commit", "--quiet", "--all", "--message", "Elsewhere")
     binaries = folder / "bin"
     _be(warm_bin(), binaries)
     held = folder / "held"

@@ -9,7 +9,7 @@ import pytest
 
 from lethe.config import workspace
 from lethe.config.params import load_params
-from lethe.core.errors import Busy, FileDamaged, PublicationRefused
+from lethe.core.errors import Busy, FileDamaged, ParamsInvalid, PublicationRefused
 from lethe.people import withdrawn
 from lethe.runs import ended, service
 from lethe.runs.ended import EndedRun, last_attempt, next_attempt, note
@@ -135,3 +135,15 @@ def test_a_worktree_that_is_closed_leaves_its_failure_and_one_never_opened_nothi
     assert found == ended.Ended(NOW, None, 16, "Of 9 people 3 are too few.")
     assert not service.end("nightly", released.root, now=NOW)
     assert ended.ended(released.root, "nightly") is None
+
+
+def test_what_keeps_a_run_from_its_worktree_is_kept_too(released: Home) -> None:
+    with (released.root / "params.yaml").open("a") as file:
+        file.write("\n# a change\n")
+    with pytest.raises(ParamsInvalid, match="not committed"):
+        service.start(_run(1), released.root, now=NOW)
+    with pytest.raises(StageFailed, match="not committed"):
+        EndedRun(released.root, lambda: _run(1)).run()
+    with pytest.raises(ParamsInvalid):
+        service.start("../up", released.root, now=NOW)
+    assert [path.name for path in (released.root / ended.ENDED).iterdir()] == [f"{_run(1)}.json"]

@@ -458,6 +458,14 @@ def test_a_report_with_a_field_that_nobody_declared_registers_nothing(
     assert audited.versions() == []
 
 
+def test_a_version_says_where_a_report_alone_was_believed(audited: Audited) -> None:
+    look = {"code": audit_digest(audited.params), "looked": "before, as the committed report says"}
+    audited.edit("audit", measured={"run": look})
+    audited.run()
+    version = Registry.open(audited.params.stores.registry).find("readmission", "1")
+    assert version.tags["audit"].endswith("looked at: before, as the committed report says")
+
+
 def test_every_reason_is_said_at_once(audited: Audited) -> None:
     audited.edit("validate", passed=False)
     audited.edit("audit", passed=False)

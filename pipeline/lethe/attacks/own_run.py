@@ -49,13 +49,16 @@ class OwnRun(Attack):
     def _looked(self, target: Target) -> tuple[Looked, str, list[Check]]:
         """When the run was looked at, by what code, and what was found.
 
-        What other code found is asked last: its looks are not today's.
+        What the report alone says, and what other code found, is asked where nothing can be looked
+        at any more.
         """
         known = verdicts.find(target, code=target.code)
-        if known:
+        if known and known.here:
             return Looked.BEFORE, known.code, known.checks
         if transcripts.folder_of(target.root, target.described.run_id).is_dir():
             return Looked.NOW, target.code, _examined(target)
+        if known:
+            return Looked.ELSEWHERE, known.code, known.checks
         known = verdicts.find(target)
         if known:
             return Looked.BY_OTHER_CODE, known.code, known.checks

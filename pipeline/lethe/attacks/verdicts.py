@@ -3,6 +3,9 @@
 It lies in two places: `.lethe/verdicts/RUN.json`, which stays on the machine that looked, and
 `reports/audit.json`, which is committed and goes where the model goes. A verdict is of one run, one
 plan and these weights, and names the code that looked. It has checks and digests, and nobody.
+
+The report is as true as those who may commit it. So what is known by it alone is named so, and is
+not copied to where this machine keeps what it saw itself.
 """
 
 import hashlib
@@ -26,15 +29,20 @@ class Looked(StrEnum):
     """When the steps of a run were looked at, as the report of an audit says it."""
 
     NOW = "now"
-    BEFORE = "before"  # by the code that audits now
+    BEFORE = "before"  # here, by the code that audits now
+    ELSEWHERE = "before, as the committed report says"
     BY_OTHER_CODE = "before, by another version of the audit"
     NOT = "not"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Checks of a run, and `code`: the digest of the audit's code that made them."""
+    """Checks of a run, and `code`: the digest of the audit's code that made them.
 
+    `here`: this machine made them.
+    """
+
+    here: bool
     code: str
     checks: list[Check]
 
@@ -45,7 +53,8 @@ def find(target: Target, *, code: str | None = None) -> Verdict | None:
     Args:
         code: of the audit that must have looked; of any by default.
     """
-    for source in (_of_this_machine(target), _of_the_report(target.reported)):
+    sources = {True: _of_this_machine(target), False: _of_the_report(target.reported)}
+    for here, source in sources.items():
         try:
             checks = [Check.from_data(each) for each in source["checks"]]
             found = {name: source[name] for name in _FACTS}
@@ -53,13 +62,13 @@ def find(target: Target, *, code: str | None = None) -> Verdict | None:
             continue
         wanted = facts(target, found["code"] if code is None else code)
         if checks and found == wanted and isinstance(found["code"], str) and found["code"]:
-            return Verdict(found["code"], checks)
+            return Verdict(here, found["code"], checks)
     return None
 
 
 def keep(target: Target, report: Mapping[str, Any]) -> None:
-    """Writes what is known of the run by the code of today; before its transcript goes."""
-    if _look(report).get("looked") in (Looked.NOW, Looked.BEFORE):
+    """Writes what this audit found of the run, if it looked; before its transcript goes."""
+    if _look(report).get("looked") == Looked.NOW:
         content = {**facts(target, target.code), "checks": _own(report["checks"])}
         path = transcripts.verdict_of(target.root, target.described.run_id)
         write_whole(path, json_bytes(content), private=True)
@@ -85,7 +94,7 @@ def _of_this_machine(target: Target) -> Mapping[str, Any]:
 def _of_the_report(report: Mapping[str, Any]) -> dict[str, Any]:
     """The verdict in `reports/audit.json`; one that was not looked at has none."""
     look = _look(report)
-    if look.get("looked") not in (Looked.NOW, Looked.BEFORE, Looked.BY_OTHER_CODE):
+    if look.get("looked") not in set(Looked) - {Looked.NOT}:
         return {}
     return {**look, "run_id": report.get("run_id"), "checks": _own(report.get("checks"))}
 

@@ -23,7 +23,11 @@ erase = typer.Typer(
 @erase.command(epilog="Example: lethe erase request --email ada@example.org")
 def request(
     subject: Annotated[
-        str | None, typer.Option(help="A subject's key in the source; - reads it from input.")
+        str | None,
+        typer.Option(
+            help="A subject's key in the source, of several columns a list: [1, 12]; - reads it "
+            "from input."
+        ),
     ] = None,
     email: Annotated[
         str | None,

@@ -26,7 +26,7 @@ def open_(run: Run) -> None:
     """
     from lethe.runs import service
 
-    say(str(service.start(run, Path.cwd()).root))
+    say(str(service.start(run, Path.cwd(), now=now()).root))
 
 
 @worktree.command(epilog="Example: lethe worktree wait nightly-7 --seconds 60")

@@ -74,7 +74,7 @@ _TRAINING = TypeAdapter(_Training)
 
 
 def machine() -> str:
-    """What tells this machine, or container, from others that may see the same files."""
+    """What distinguishes this machine, or container, from others that see the same files."""
     named = ""
     with suppress(OSError, ValueError):
         named = Path("/etc/machine-id").read_text(encoding="ascii").strip()

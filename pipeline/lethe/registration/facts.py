@@ -150,12 +150,14 @@ def _measured_facts(measured: Mapping[str, Mapping[str, Any]]) -> dict[str, str]
 def _audited(audit: Mapping[str, Any]) -> str:
     """How many checks held, by the part of the mechanism that they look at.
 
-    Of a mechanism that no attack can recompute, the run itself was not looked at, and that is said.
+    It says where nobody looked at the run itself, as of a mechanism that no attack can recompute,
+    and where only a committed report says that somebody did.
     """
     checks: Sequence[Mapping[str, Any]] = audit.get("checks", ())
     parts = Counter(str(check["name"]).partition(".")[0] for check in checks)
     counted = ", ".join(f"{part} {count}" for part, count in sorted(parts.items()))
-    run = "" if "run" in audit.get("measured", {}) else "; the run's own steps were not looked at"
+    look = audit.get("measured", {}).get("run", {}).get("looked", "not")
+    run = "" if look in ("now", "before") else f"; the run's own steps were looked at: {look}"
     return f"passed: {len(checks)} checks ({counted}){run}"
 
 

@@ -11,7 +11,7 @@ from pyroaring import BitMap
 from lethe.config import workspace
 from lethe.config.home import home
 from lethe.config.params import Params
-from lethe.core.errors import Busy, NotFound, PublicationRefused
+from lethe.core.errors import Busy, NotFound, ParamsInvalid, PublicationRefused
 from lethe.runs import ended
 from lethe.runs.publication import Published, made_in, publish_own
 from lethe.runs.publication import publish as publish_files
@@ -29,10 +29,16 @@ SCRATCH_HOURS = 24  # after which a worktree that nothing works in loses what ha
 WORKTREE_DAYS = 7  # after which it goes; longer than a run waits for a device
 
 
-def start(run: str, root: Path) -> RunWorktree:
+def start(run: str, root: Path, *, now: dt.datetime) -> RunWorktree:
     """Opens a worktree, or goes on with it; closes those that were left behind."""
     sweep(root)
-    return open_worktree(home(root), run)
+    there = home(root)
+    RunWorktree.of(there, run)  # what cannot name a folder names no file either
+    try:
+        return open_worktree(there, run)
+    except (ParamsInvalid, NotFound) as error:  # nobody closes what was never opened
+        ended.note(there, run, failure=(error.exit_code, str(error)), now=now)
+        raise
 
 
 def wait(run: str, root: Path, *, seconds: float) -> RunWorktree:

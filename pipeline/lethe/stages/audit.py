@@ -19,11 +19,11 @@ from lethe.attacks.audit import MEMBERSHIP, audit
 from lethe.attacks.declared import Declared
 from lethe.config import transcripts, workspace
 from lethe.config.params import Params
+from lethe.config.report_fields import closed
 from lethe.core.errors import AuditContradiction, AuditIncomplete, FileDamaged, NotFound
 from lethe.core.files import read_json, write_json, write_whole
 from lethe.data.shards import read_people, shard_paths
 from lethe.ledger.ledger import Ledger
-from lethe.reports.closed import closed
 from lethe.stages.behaviour import audit_digest
 from lethe.stores.dvc.inputs import content_md5
 from lethe.stores.opening import open_ledger

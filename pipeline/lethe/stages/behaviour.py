@@ -54,6 +54,7 @@ _NO_STAGE = {
 # A training is repeated, and charged to everybody, for what decides its model alone.
 _NOT_TRAINING = {
     "lethe.config.checks": "what may not be declared at all",
+    "lethe.config.report_fields": "what its report may not have",
     "lethe.config.params": "what it reads of other sections is in the plan and the encoding",
     "lethe.config.sections": "the declarations of those sections",
     "lethe.config.tables": "how columns are read is in the shards and the encoding",

@@ -13,13 +13,13 @@ from typing import Any
 from lethe.attacks.deep import TRIALS, look_deep
 from lethe.config import workspace
 from lethe.config.params import Params
+from lethe.config.report_fields import closed
 from lethe.core.errors import AuditContradiction, FileDamaged, NotFound, ParamsInvalid
 from lethe.core.files import RESTORE, read_json, write_json
 from lethe.core.values import rounded_down, rounded_up
 from lethe.privacy.claim import Claim
 from lethe.privacy.plan import Plan
 from lethe.registration import lower_bound
-from lethe.reports.closed import closed
 from lethe.training.trainers import trainer_of
 
 

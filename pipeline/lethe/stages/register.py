@@ -13,6 +13,7 @@ from typing import Any
 
 from lethe.config import workspace
 from lethe.config.params import Params
+from lethe.config.report_fields import closed
 from lethe.core.errors import NotFound, RegistrationRefused
 from lethe.core.files import md5, parse_json, parse_people, read_json, write_json
 from lethe.data.shards import read_people
@@ -28,7 +29,6 @@ from lethe.registration.gate import (
     Gate,
     objections,
 )
-from lethe.reports.closed import closed
 from lethe.stages.behaviour import audit_digest
 from lethe.stores.dvc.inputs import content_md5
 from lethe.stores.dvc.repro import History

@@ -23,6 +23,7 @@ from pyroaring import BitMap
 from lethe.config import transcripts, workspace
 from lethe.config.home import in_experiment
 from lethe.config.params import Params
+from lethe.config.report_fields import unknown_fields
 from lethe.config.training import Training
 from lethe.core.errors import NotFinite, NotFound, TooFewSubjects, TrainingRefused
 from lethe.core.files import read_json, write_json, write_whole
@@ -33,7 +34,6 @@ from lethe.ledger.ledger import Ledger, Reservation
 from lethe.privacy.claim import Claim
 from lethe.privacy.release import Release
 from lethe.registration.rollback import refuse_rolled_back
-from lethe.reports.closed import unknown_fields
 from lethe.stages.behaviour import training_digest
 from lethe.stores.opening import open_ledger
 from lethe.training.begins import BegunAgain

@@ -90,7 +90,7 @@ def again(steps: int, begins: Sequence[Begin]) -> int:
 
 
 def process() -> str:
-    """What tells this process from all others, later ones of its number included."""
+    """What distinguishes this process from all others, later ones of its number included."""
     return _named(os.getpid())
 
 

@@ -8,9 +8,12 @@ import pytest
 
 from lethe.config.params import Params
 from lethe.core.errors import ErasureRefused, ParamsInvalid
+from lethe.core.outcomes import Traces
+from lethe.stores.source.compact import compact_source
 from lethe.stores.source.erase import erase_from_source
+from lethe.stores.source.expire import erase_expired, look_for_expired
 from lethe.stores.source.identifiers import traces
-from lethe.stores.source.verify import verify_source
+from lethe.stores.source.verify import verify_source, verify_sources
 from tests.library import NOW
 from tests.postgres import postgres_server, postgres_urls
 from tests.stores.source.test_person_keys import people_in, url
@@ -242,3 +245,135 @@ def test_a_blank_filled_key_leads_to_texts_without_blanks(
     )
     assert run("SELECT bill, person FROM bills ORDER BY 1") == [(1, None), (2, "ABC")]
     assert run("SELECT person FROM visits") == [("ABC",)]
+
+
+LINKED = "FOREIGN KEY (by_studio, by_number) REFERENCES members (studio, number)"
+
+
+@pytest.mark.parametrize("nullable", ["", "by_number", "by_studio, by_number"])
+def test_somebody_elses_row_that_points_at_the_person_is_cut_off(url: str, nullable: str) -> None:
+    run = build(url)
+    kept_full = {"by_studio": " NOT NULL", "by_number": " NOT NULL"}
+    kept_full |= dict.fromkeys(nullable.split(", "), "")
+    columns = ", ".join(f"{name} integer{kept_full[name]}" for name in ("by_studio", "by_number"))
+    run(
+        "CREATE TABLE tips (tip integer PRIMARY KEY, cents integer, studio integer, "
+        f"number integer, {columns}, "
+        f"FOREIGN KEY (studio, number) REFERENCES members (studio, number), {LINKED})",
+        "INSERT INTO tips VALUES (1, 5, 11, 2, 1, 12), (2, 5, 11, 2, 2, 12), (3, 5, 1, 12, 1, 1), "
+        "(4, 5, 1, 1, 1, 12)",
+        "SELECT 1",
+    )
+    link = {"role": "link"}
+    tips = {
+        "erase": {"action": "delete"},
+        "links": {
+            "studio, number": "members.studio, members.number",
+            "by_studio, by_number": "members.studio, members.number",
+        },
+        "columns": dict.fromkeys(["studio", "number", "by_studio", "by_number"], link),
+        "unused": ["tip", "cents"],
+    }
+    params = declare(url, tips=tips)
+    if not nullable:
+        with pytest.raises(ErasureRefused, match="by_studio, by_number, which cannot be null"):
+            erase_from_source(params, traces(params, '("1","12")'), now=NOW)
+        return
+    erased(params, '("1","12")')
+    left = None if "by_studio" in nullable else 1
+    rows = run("SELECT tip, by_studio, by_number FROM tips ORDER BY tip")
+    assert rows == [(1, left, None), (2, 2, 12), (4, left, None)]
+    tips["erase"] = {"action": "anonymize", "columns": ["cents"]}
+    run("INSERT INTO tips VALUES (5, 5, 1, 1, 2, 12)", "SELECT 1")
+    erased(declare(url, tips=tips), '("1","1")')  # a row of theirs that stays, about another too
+    rows = run("SELECT tip, cents, studio, number, by_studio, by_number FROM tips WHERE tip > 3")
+    assert sorted(rows)[1] == (5, None, None, None, 2, 12)
+
+
+def test_people_past_their_time_are_named_by_the_whole_key(url: str) -> None:
+    run = build(url)
+    run(
+        "ALTER TABLE members ADD COLUMN joined date",
+        "UPDATE members SET joined = '2020-01-01'",
+        "UPDATE members SET joined = '2026-05-01' WHERE studio = 11",
+        "UPDATE visits SET day = '2025-01-01'",
+        "UPDATE visits SET day = '2026-05-01' WHERE studio = 2 AND number = 12 AND minutes < 20",
+        "SELECT 1",
+    )
+    own = copy.deepcopy(TABLES["members"])
+    own["columns"]["joined"] = {"role": "timestamp", "type": "date", "why": "retention"}
+    own["retention"] = {"days": 365, "by": "joined"}
+    visits = copy.deepcopy(TABLES["visits"]) | {"retention": {"days": 365, "by": "day"}}
+    params = declare(url, members=own, visits=visits)
+    found = look_for_expired(params, as_of=NOW)
+    assert found.people == ('("1","1")', '("1","12")')
+    assert found.keys == {'("1","1")', '("1","12")', '("11","2")', '("2","12")'}
+    outcome = erase_expired(params, as_of=NOW, known=found.keys, about="day")
+    assert outcome.places == ("visits: 7 deleted",)
+    assert run("SELECT studio, number FROM visits") == [(2, 12)]
+
+
+def test_a_number_that_no_column_can_hold_is_nobodys(url: str) -> None:
+    build(url)
+    params = declare(url)
+    for key in ('("99999999999","1")', f'("{"9" * 30}","1")', '("-1","-99999999999")'):
+        assert erase_from_source(params, traces(params, key), now=NOW).result == "absent"
+        assert verify_source(params, traces(params, key)).result == "absent"
+
+
+def test_what_the_planner_remembers_of_a_part_is_a_trace_unless_it_is_somebody_elses(
+    postgres_urls: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = postgres_urls()
+    run = build(url, [("1", "12"), ("1", "1"), ("2", "12"), ("2", "3")], linked=False)
+    params = declare(url, members=TABLES["members"] | {"links": {}})
+    run("ANALYZE", "SELECT 1")
+    for table in ("visits", "answers", "bills", "members"):
+        run(f"DELETE FROM {table} WHERE number IN (3, 12) AND studio = 2", "SELECT 1")
+    known = verify_sources(params, [Traces('("2","3")', None), Traces('("1","1")', None)])
+    places = {each for each in known[0].places if each.startswith("the statistics of ")}
+    assert places == {
+        f"the statistics of {table}.{column}"
+        for table in ("answers", "bills", "members", "visits")
+        for column in ("studio", "number")
+    }
+    assert not any(each.startswith("the statistics of ") for each in known[1].places)
+    erase_from_source(params, Traces('("2","3")', None), now=NOW)
+    compact_source(params)
+    assert verify_source(params, Traces('("2","3")', None)).result == "absent"
+
+
+LAW = {"action": "retain", "basis": "Art. 17(3)(b): tax law", "days": 3650}
+FEES = TO_MEMBER | {
+    "erase": LAW,
+    "columns": {"studio": {"role": "link"}, "number": {"role": "link"}},
+    "unused": ["fee"],
+}
+
+
+def test_what_is_left_of_a_key_must_be_somebody_elses_too(url: str) -> None:
+    run = build(url, [("1", "12"), ("2", "12"), ("2", "7")], linked=False)
+    fixed = "CREATE TABLE fees (fee integer PRIMARY KEY, studio integer, number integer NOT NULL)"
+    run(fixed, "INSERT INTO fees VALUES (1, 1, 12), (2, 2, 7)", "SELECT 1")
+    params = declare(url, fees=FEES, members=TABLES["members"] | {"links": {}})
+    with pytest.raises(ErasureRefused, match="studio, number cannot be null"):
+        erase_from_source(params, traces(params, '("2","7")'), now=NOW)
+    erased(params, '("1","12")')
+    assert run("SELECT studio, number FROM fees ORDER BY 2") == [(2, 7), (None, 12)]
+
+
+def test_what_names_the_person_alone_does_not_stay_for_another_link(url: str) -> None:
+    run = build(url, MAIL, studio="text", number="text")
+    fixed = "CREATE TABLE fees (fee integer PRIMARY KEY, studio text, number text NOT NULL)"
+    accounts = "CREATE TABLE accounts (mail text PRIMARY KEY)"
+    rows = "INSERT INTO accounts VALUES ('ada@example.org'), ('bo@example.org')"
+    run(
+        fixed, accounts, rows, "INSERT INTO fees VALUES (1, 'north', 'ada@example.org')", "SELECT 1"
+    )
+    fees = FEES | {"links": TO_MEMBER["links"] | {"number": "accounts.mail"}}
+    mails = {"about": "nobody", "columns": {"mail": {"role": "link"}}}
+    params = declare(url, fees=fees, accounts=mails)
+    with pytest.raises(ErasureRefused, match="studio, number cannot be null"):
+        erase_from_source(params, traces(params, ADA), now=NOW)
+    assert run("SELECT count(*) FROM members") == [(3,)]

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
+from lethe.config import report_fields as closed
 from lethe.core.errors import FileDamaged
-from lethe.reports import closed
 from lethe.training.dpsgd import DpSgd
 
 PAGE = yaml.safe_load(
