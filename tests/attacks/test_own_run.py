@@ -100,7 +100,7 @@ def _change_weights() -> None:
 
 def _traces() -> list[str]:
     """Whatever of a transcript is anywhere below the workspace."""
-    names = {"about.json", "steps.jsonl", "drawn.i64", "start.safetensors", "people.roaring"}
+    names = {"about.json", "steps.jsonl", "drawn.zlib", "start.safetensors", "people.roaring"}
     return [str(p) for p in Path().rglob("*") if p.name in names or p.suffix == ".f32"]
 
 

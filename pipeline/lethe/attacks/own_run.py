@@ -121,6 +121,7 @@ def question(target: Target, folder: Path) -> Question:
         manifest=str(folder / "manifest"),
         shards=tuple(str(path) for path in target.paths),
         root=str(root),
+        operations=target.declared.look_operations,
         plan=target.plan.to_data(),
         encoder=target.encoder.to_data(),
         training=target.training,
