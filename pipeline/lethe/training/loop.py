@@ -244,6 +244,7 @@ def train(
     plan, data = task.plan, task.data
     execution = execution or Execution()
     refuse_unreserved(plan, data, reservation)
+    refuse_known_keys(execution)
     model, others = task.model.to(execution.device), execution.others
     engine = prepared_engine(task, model)
     step = DpStep(plan, model, engine, execution.keystream())
@@ -334,6 +335,18 @@ def summed(step: DpStep, task: Task, positions: Tensor, *, device: str) -> list[
         for sum_, part_sum in zip(sums, found, strict=True):
             sum_.add_(part_sum)
     return sums
+
+
+def refuse_known_keys(execution: Execution) -> None:
+    """A run that is recorded to be audited is a real one.
+
+    Raises: TrainingRefused: its draws and noise would come from a key that somebody knows.
+    """
+    if execution.transcript is not None and execution.keystream != Keystream.from_system:
+        raise TrainingRefused(
+            "A training with a transcript takes its key from the operating system alone: of noise "
+            "from a known key nothing is left. Leave Execution.keystream as it is."
+        )
 
 
 def refuse_unreserved(plan: Plan, data: PersonData, reservation: Reserved) -> None:

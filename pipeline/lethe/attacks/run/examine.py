@@ -25,6 +25,7 @@ from lethe.attacks.run.steps import RunStep
 from lethe.attacks.run.sums import PersonSums
 from lethe.attacks.statistics import Check, holds
 from lethe.config.training import Training
+from lethe.core.errors import ParamsInvalid
 from lethe.core.files import parse_people, write_whole
 from lethe.data.batches import PersonData, person_data
 from lethe.data.encoding import Encoder
@@ -34,6 +35,7 @@ from lethe.training.description import Architecture
 from lethe.training.models import LossFn, build_model, loss_for
 
 RECORDED = "run.recorded"
+_NETWORK = "the declared network is made anew of code and a public seed alone"
 _GONE = (
     "there is a whole transcript of this run's steps. It is {what}: audited before with other "
     "weights, made elsewhere, or taken away. Train again (lethe run --force); that is charged"
@@ -150,7 +152,10 @@ def examine(question: Question) -> list[Check]:
     plan, encoder = Plan.from_data(question.plan), Encoder.from_data(question.encoder)
     try:
         recorded = _recorded(question, plan)
-        model = _built(question, plan, encoder)
+        try:
+            model = _built(question, plan, encoder)
+        except ParamsInvalid as refusal:
+            return [holds("run.network", False, meaning=f"{_NETWORK}. {refusal}")]
         released = load(Path(question.weights).read_bytes())
         again = Recomputation(recorded, plan, question.training.optimizer, model, released)
         examined = Examined(question, plan, encoder, recorded, again)
@@ -159,7 +164,8 @@ def examine(question: Question) -> list[Check]:
     except Unrecorded as error:
         return [holds(RECORDED, False, meaning=_GONE.format(what=error))]
     whole = holds(RECORDED, True, meaning="there is a whole transcript of this run's steps")
-    return [whole, *checks, *looked]
+    network = holds("run.network", True, meaning=_NETWORK)
+    return [whole, network, *checks, *looked]
 
 
 def _recorded(question: Question, plan: Plan) -> Recorded:
