@@ -124,5 +124,5 @@ class Jumpy(Attack):
 
 
 def test_attacks_that_alarm_too_often_together_are_an_error(target: Target) -> None:
-    with pytest.raises(ValueError, match="2.0e-06; at most 1e-06 is promised"):
+    with pytest.raises(ValueError, match=r"2\.0e-06; at most 1e-06 is promised"):
         audit(target, [Jumpy])

@@ -412,7 +412,7 @@ def test_a_model_that_reads_a_file_is_refused_before_anything_is_drawn_and_in_th
     known.write_text("0.25")
     source = READS.format(path=str(known))
     declared = _with_own_model(tmp_path, monkeypatch, source, "own_reader")
-    with pytest.raises(ParamsInvalid, match="opens a file .* while it makes the network"):
+    with pytest.raises(ParamsInvalid, match=r"opens a file .* while it makes the network"):
         train_stage.run(declared, now=trained_run.NOW)
     with monkeypatch.context() as patch:
         patch.setattr(models, "code_alone", lambda root, module: nullcontext())

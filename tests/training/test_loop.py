@@ -392,7 +392,7 @@ def test_a_checkpoint_holds_no_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "known", [lambda: Keystream(KEY), lambda: Keystream.from_system(), lambda: None], ids=str
+    "known", [lambda: Keystream(KEY), lambda: Keystream.from_system()], ids=["known", "hidden"]
 )
 def test_a_run_that_is_recorded_takes_its_key_from_the_system_alone(
     known: Callable[[], Any], tmp_path: Path

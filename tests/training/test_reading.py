@@ -10,9 +10,12 @@ from lethe.training.description import Architecture
 from lethe.training.models import build_model
 from lethe.training.reading import ReadsElsewhere, code_alone
 
-START = (
-    "import os, sqlite3, subprocess\nfrom pathlib import Path\nimport numpy as np\nimport torch\n"
-)
+START = """
+import os, sqlite3, subprocess
+from pathlib import Path
+import numpy as np
+import torch
+"""
 BUILD = """
 def build(features, outputs):
     layer = torch.nn.Linear(features, outputs)
@@ -35,7 +38,11 @@ READS = {
     "by another name": "os.symlink({path!r}, {path!r} + '.py'); open({path!r} + '.py')",
     "a database": "sqlite3.connect({path!r})",
     "a process": "subprocess.run(['cat', {path!r}])",
-    "and nobody hears": "\n    try:\n        open({path!r})\n    except BaseException:\n        pass",
+    "and nobody hears": """
+    try:
+        open({path!r})
+    except BaseException:
+        pass""",
 }
 
 
@@ -55,7 +62,7 @@ def test_a_network_that_reads_is_refused(
 def test_so_is_one_that_reads_as_it_is_imported(tmp_path: Path) -> None:
     path = tmp_path / "people.csv"
     path.write_bytes(b"1")
-    with pytest.raises(ParamsInvalid, match="'people.csv' while it makes"):
+    with pytest.raises(ParamsInvalid, match=r"'people\.csv' while it makes"):
         _build(tmp_path, "reads_early", "pass", before=f"KNOWN = open({str(path)!r}).read()\n")
 
 

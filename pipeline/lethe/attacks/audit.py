@@ -55,8 +55,9 @@ def audit(target: Target, kinds: Sequence[type[Attack]] | None = None) -> Audite
     alarms = sum(check.false_alarm_rate for check in checks)
     if not 0 <= alarms <= FALSE_ALARMS:
         raise ValueError(
-            f"The checks of one audit would contradict a sound model with probability {alarms:.1e}; "
-            f"at most {FALSE_ALARMS:.0e} is promised. Lower the rates of the attacks registered."
+            "The checks of one audit would contradict a sound model with probability "
+            f"{alarms:.1e}; at most {FALSE_ALARMS:.0e} is promised. Lower the rates of the attacks "
+            "that are registered."
         )
     failed = [check.name for check in checks if not check.passed]
     measured = {each.name: dict(each.measured) for each in made if each.measured is not None}

@@ -17,6 +17,7 @@ from lethe.attacks.attack import Attack, Target, register
 from lethe.attacks.run.examine import COVERS, Question
 from lethe.attacks.statistics import Check, holds
 from lethe.config import transcripts, workspace
+from lethe.config.home import at_home
 from lethe.core.children import environment_without_keys
 from lethe.core.errors import FileDamaged, ProcessLost
 from lethe.core.files import json_bytes, read_json, write_whole
@@ -121,6 +122,7 @@ def question(target: Target, folder: Path) -> Question:
         manifest=str(folder / "manifest"),
         shards=tuple(str(path) for path in target.paths),
         root=str(root),
+        drawn_before=str(at_home(transcripts.DRAWN_BEFORE, root)),
         operations=target.declared.look_operations,
         plan=target.plan.to_data(),
         encoder=target.encoder.to_data(),

@@ -22,6 +22,7 @@ from lethe.core.files import write_whole
 
 TRANSCRIPTS = workspace.STATE / "transcripts"  # a folder for each run, by its id
 VERDICTS = workspace.STATE / "verdicts"
+DRAWN_BEFORE = workspace.STATE / "drawn"  # a digest of each run's draws, long enough not to guess
 PEOPLE = "people.roaring"  # in a transcript: who was admitted, so that an erasure finds them
 _OF = "of"  # in a transcript: the folder that trained
 _AUDITED = "audited.lock"  # in a transcript, once its audit has begun; held meanwhile

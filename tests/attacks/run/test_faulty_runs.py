@@ -19,6 +19,7 @@ from lethe.attacks.run import examine
 from lethe.config import workspace
 from lethe.config.params import Params, parse_params
 from lethe.core.errors import AuditContradiction
+from lethe.privacy.noise import sampling
 from lethe.stages import audit
 from lethe.stages import train as train_stage
 from lethe.training import dpsgd_fit, loop
@@ -362,3 +363,12 @@ def test_missing_noise_of_a_network_with_dropout_is(
         train_stage.run(declared, now=trained_run.NOW)
     with pytest.raises(AuditContradiction, match=r"noise_of_run\.scale"):
         audit.run(declared, now=trained_run.NOW)
+
+
+def test_the_second_run_of_a_key_that_is_written_in_code_is(here: None, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(sampling.os, "urandom", lambda size: bytes(range(size)))
+    train_stage.run(PARAMS, now=trained_run.NOW)
+    assert audit.run(PARAMS, now=trained_run.NOW)["failed"] == []
+    train_stage.run(PARAMS, now=trained_run.NOW)
+    with pytest.raises(AuditContradiction, match=r"draws_of_run\.fresh"):
+        audit.run(PARAMS, now=trained_run.NOW)

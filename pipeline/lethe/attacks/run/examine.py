@@ -19,6 +19,7 @@ from safetensors.torch import load
 from torch import nn
 
 from lethe.attacks.run import draws, noise_law, residuals
+from lethe.attacks.run.fresh import check_fresh
 from lethe.attacks.run.recompute import Recomputation
 from lethe.attacks.run.recorded import Recorded, Unrecorded
 from lethe.attacks.run.steps import RunStep
@@ -51,6 +52,7 @@ class Question:
         transcript: its folder, which need not be there.
         weights, manifest, shards: files: the released weights, who trained, and the records.
         root: of the workspace, where a module of the user's own lies.
+        drawn_before: a folder of digests of what was drawn in this workspace's runs.
         operations: that sums of steps may cost.
     """
 
@@ -60,6 +62,7 @@ class Question:
     manifest: str
     shards: tuple[str, ...]
     root: str
+    drawn_before: str
     operations: float
     plan: dict[str, JsonValue]
     encoder: dict[str, JsonValue]
@@ -135,9 +138,21 @@ def _draws(examined: Examined) -> list[Check]:
     )
 
 
+def _fresh(examined: Examined) -> list[Check]:
+    asked, plan = examined.question, examined.plan
+    found = check_fresh(
+        Path(asked.drawn_before),
+        asked.run_id,
+        examined.recorded.draws,
+        people=len(examined.data),
+        rate=plan.sample_rate,
+    )
+    return [found]
+
+
 Look = Callable[[Examined], Iterable[Check]]
 # At the run's own steps, beside what recomputes its weights.
-LOOKS: tuple[Look, ...] = (_draws, _noise)
+LOOKS: tuple[Look, ...] = (_draws, _fresh, _noise)
 COVERS = ("run", draws.PREFIX, noise_law.PREFIX)
 
 
