@@ -433,3 +433,15 @@ def _question(declared: Params) -> examine.Question:
     (folder / "weights.safetensors").write_bytes(target.files["weights.safetensors"])
     (folder / "manifest").write_bytes(target.manifest.serialize())
     return own_run.question(target, folder)
+
+
+@pytest.mark.parametrize(("operations", "looked"), [(1.0, "1 of 20"), (1e18, "20 of 20")])
+def test_the_look_at_the_noise_costs_what_is_declared(
+    operations: float, looked: str, trained: Path, here: None
+) -> None:
+    raw = trained_run.raw()
+    raw["audit"] |= {"look_operations": operations}
+    report = _run(parse_params(raw))
+    assert report["failed"] == []
+    (found,) = [c for c in report["checks"] if c["name"] == "noise_of_run.looked_at"]
+    assert looked in found["meaning"]

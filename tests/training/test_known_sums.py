@@ -120,6 +120,23 @@ def test_what_is_drawn_for_somebody_does_not_depend_on_the_others() -> None:
         assert not torch.isclose(other, again).all()
 
 
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_is_the_same_by_whichever_of_torchs_ways(p: float) -> None:
+    ones, made = torch.ones(5, 200), []
+    for way in (
+        lambda: nn.functional.dropout(ones, p),
+        lambda: torch.native_dropout(ones, p, True)[0],
+        lambda: torch.bernoulli(torch.full_like(ones, 1 - p)) / (1 - p),
+        lambda: torch.vmap(nn.Dropout(p), randomness="different")(ones),
+        lambda: nn.functional.dropout(ones.double(), p).float(),
+    ):
+        with PersonRandomness(7, 3, PEOPLE):
+            made.append(way())
+    assert 0 < float((made[0] == 0).double().mean()) < 1
+    for other in made[1:]:
+        torch.testing.assert_close(made[0], other)
+
+
 def test_the_numbers_are_of_their_laws() -> None:
     """Means of 1.2 million values: seven standard errors and more, once for all: they are fixed."""
     many = np.arange(3_000, dtype=np.uint32)

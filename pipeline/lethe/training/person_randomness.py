@@ -84,7 +84,7 @@ class PersonRandomness(TorchDispatchMode):
             given, p, train = (*args, True)[:3]
             if not train or not 0 < p < 1:
                 return made
-            kept = self._uniform(given) >= p
+            kept = self.bernoulli(given, 1 - p)  # a GPU's dropout is what a CPU's is
             return given * kept / (1 - p), kept
         if not isinstance(made, Tensor) or name not in _LAWS:
             raise TrainingRefused(f"The model draws by torch's {name}. {_ROWS}.")

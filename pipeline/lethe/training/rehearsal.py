@@ -167,7 +167,7 @@ def refuse_unknown_sums(
         TrainingRefused: what the model draws as it trains cannot be drawn again.
     """
     model.train()
-    few = min(people, _SUMMED)
+    few = min(max(2, people), _SUMMED)
     given = _made_up(model, tried, plan.records_per_person, few)
     tokens, clip = np.arange(few, dtype=np.uint32) + 5, plan.clip_norm
     sums = []

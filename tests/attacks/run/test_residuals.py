@@ -239,6 +239,19 @@ def test_so_is_what_else_a_network_draws(make: Callable[[], nn.Module]) -> None:
     assert _failed(honest.record(exact, PEOPLE, make())) == set()
 
 
+def test_somebody_without_records_adds_nothing_where_people_come_one_by_one() -> None:
+    model = OneByOne()
+    drawn = np.array([0, 5, 100, 7])  # 0 and 100 have none
+    run = honest.record(honest.plan_of(steps=1), PEOPLE, nn.Linear(FEATURES, 1))
+    step = replace(run.steps[0], weights=model.state_dict(), drawn=drawn)
+    sums, random = PersonSums(model, binary_loss, PEOPLE), np.random.default_rng()
+    assert sums.known(step)
+    some = sums.of(replace(step, drawn=drawn[[1, 3]]), noise=0.01, random=random)
+    assert np.array_equal(sums.of(step, noise=0.01, random=random).total, some.total)
+    nobody = sums.of(replace(step, drawn=drawn[[0, 2]]), noise=0.01, random=random)
+    assert not nobody.total.any()
+
+
 AT_RANDOM: dict[str, tuple[Hooks, str]] = {
     "no noise": (Hooks(released=lambda number, sums, noisy: sums), "every_step"),
     "half of it": (
