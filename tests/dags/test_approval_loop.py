@@ -25,7 +25,9 @@ case "$*" in
     "worktree publish") ;;
     "approve") echo "readmission/3: epsilon 0.9 (PLD) at delta 1e-05 per person" ;;
     "approve readmission/3 --by kim") echo "$*" >> "$LETHE_HOME/approved" ;;
-    "erase run") echo "lethe: error: The remote of ada@example.org does not answer." >&2; exit 36 ;;
+    "erase step erase_source")
+        echo "lethe: error: The remote of ada@example.org does not answer." >&2; exit 36 ;;
+    "erase step "*) echo "$3" >> "$LETHE_HOME/steps" ;;
     *) exit 2 ;;
 esac
 """
@@ -168,5 +170,15 @@ def test_a_failed_erasure_is_reported_by_its_place_alone(asked: Asked) -> None:
     assert [state for _, _, state in asked.airflow.runs("erase")] == ["failed"]
     assert len(asked.heard) == 1, asked.heard
     said = asked.heard[0]
-    assert said["text"].startswith("Lethe: erase.run failed, attempt 1 of run manual__")
+    assert said["text"].startswith("Lethe: erase.erase_source failed, attempt 1 of run manual__")
     assert "ada@example.org" not in said["text"]
+
+
+def test_a_step_that_fails_holds_up_none_after_it(asked: Asked) -> None:
+    steps = Path(asked.airflow.environment["LETHE_HOME"]) / "steps"
+    assert steps.read_text().split() == [
+        *("collect", "suppress", "erase_history", "retrain"),
+        *("retrain", "retire", "verify", "receipt"),
+    ]
+    tasks = asked.airflow.tasks("erase")
+    assert {name for name, state in tasks.items() if state != "success"} == {"erase_source", "done"}

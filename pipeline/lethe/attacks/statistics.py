@@ -21,6 +21,7 @@ Counts = npt.NDArray[np.int64]
 
 FALSE_ALARMS = 1e-6  # of one whole audit
 ALPHA = 1e-8  # of one statistical test
+NOT_LOOKED_AT = "not looked at"  # the kind of a check that could not be made
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Check:
     """One thing that was looked at.
 
     `statistic` is a p-value that must not be below `threshold` where `false_alarm_rate`
-    is above 0 or `kind` is "p-value", else a number that must not be above it.
+    is above 0 or `kind` is "p-value", else a number that must not be above it. One that could
+    not be made has the kind `NOT_LOOKED_AT`: it has not passed, and contradicts nothing.
     """
 
     name: str
@@ -38,6 +40,10 @@ class Check:
     false_alarm_rate: float
     kind: str
     meaning: str
+
+    @property
+    def contradicts(self) -> bool:
+        return not self.passed and self.kind != NOT_LOOKED_AT
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> "Check":
@@ -80,6 +86,11 @@ def at_most(name: str, value: float, limit: float, *, meaning: str) -> Check:
 def holds(name: str, fact: bool, *, meaning: str) -> Check:
     """A plain fact: the statistic counts contradictions, none are allowed."""
     return Check(name, bool(fact), float(not fact), 0.0, 0.0, "at most", meaning)
+
+
+def not_looked_at(name: str, *, meaning: str) -> Check:
+    """What there is nothing left to look at for: no evidence for the claim, and none against it."""
+    return Check(name, False, math.nan, math.nan, 0.0, NOT_LOOKED_AT, meaning)
 
 
 def number(report: Mapping[str, Any], name: str) -> float:

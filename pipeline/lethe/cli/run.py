@@ -75,4 +75,4 @@ def close(run: Run) -> None:
     """
     from lethe.runs import service
 
-    say("Closed." if service.end(run, Path.cwd()) else "There was no such worktree.")
+    say("Closed." if service.end(run, Path.cwd(), now=now()) else "There was no such worktree.")

@@ -19,6 +19,7 @@ from lethe.core.values import rounded_down, rounded_up
 from lethe.privacy.claim import Claim
 from lethe.privacy.plan import Plan
 from lethe.registration import lower_bound
+from lethe.reports.closed import closed
 from lethe.training.trainers import trainer_of
 
 
@@ -35,11 +36,12 @@ def run(params: Params, *, now: dt.datetime, trials: int = TRIALS) -> dict[str, 
     path = params.at(workspace.report_path("train"))
     if not path.exists():
         raise NotFound(f"{path} does not exist. Run the pipeline up to train first.")
-    training = read_json(path)
+    trainer = trainer_of(params.training)
+    training = closed(read_json(path), "train", also=trainer.facts)
     written = training.get("plan")
     if not isinstance(written, dict):
         raise FileDamaged(f"The report of the training has no plan. {RESTORE}")
-    plan = trainer_of(params.training).read_plan(written)
+    plan = trainer.read_plan(written)
     if not isinstance(plan, Plan):
         raise ParamsInvalid(
             "A deep audit knows the steps of DP-SGD alone; training.method is another one."

@@ -22,11 +22,14 @@ from lethe.registration.gate import (
     CANDIDATE,
     CHAMPION,
     GATE,
+    NO_GATE,
     WITHDRAWN,
     Evidence,
     Gate,
     objections,
 )
+from lethe.reports.closed import closed
+from lethe.stages.behaviour import audit_digest
 from lethe.stores.dvc.inputs import content_md5
 from lethe.stores.dvc.repro import History
 from lethe.stores.registry.registry import COMPLETE, Registry, Version
@@ -81,7 +84,7 @@ def _register(params: Params, now: dt.datetime) -> dict[str, Any]:
     report: dict[str, Any] = {
         "aliases": list(version.aliases),
         "model": name,
-        "reasons": Gate.from_tag(version.tags.get(GATE, "open")).sentences,
+        "reasons": Gate.from_tag(version.tags.get(GATE, NO_GATE)).sentences,
         "run_id": version.tags[RUN_ID],
         "status": version.status,
         "version": version.version,
@@ -130,10 +133,12 @@ def _first_time(
     from lethe.training.description import Description
     from lethe.training.trainers import trainer_of
 
-    history = History(params.root)
+    history, trainer = History(params.root), trainer_of(params.training)
     described = Description.read(params.at(workspace.MODEL))
-    audit, validation = _report(params, "audit"), _report(params, "validate")
-    plan = trainer_of(params.training).read_plan(read_json(params.at(workspace.PLAN)))
+    closed(training, "train", also=trainer.facts)
+    audit = closed(_report(params, "audit"), "audit")
+    validation = closed(_report(params, "validate"), "validate")
+    plan = trainer.read_plan(read_json(params.at(workspace.PLAN)))
     tokens = parse_people(manifest, of=str(workspace.MANIFEST))
     recorded = {
         "data": history.out_md5(workspace.SHARDS),
@@ -165,6 +170,7 @@ def _first_time(
         used={s: history.used_md5(s, workspace.SHARDS) for s in ("train", "validate")},
         model_is_recorded=bool(recorded["model"])
         and content_md5(params.at(workspace.MODEL)) == recorded["model"],
+        audit_code=audit_digest(params),
         deep_audit=lower_bound.known(params, record.plan_digest).get("deep_audit", ""),
     )
     reasons = objections(evidence)

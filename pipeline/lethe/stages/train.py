@@ -24,7 +24,7 @@ from lethe.config import transcripts, workspace
 from lethe.config.home import in_experiment
 from lethe.config.params import Params
 from lethe.config.training import Training
-from lethe.core.errors import NotFinite, NotFound, TooFewSubjects
+from lethe.core.errors import NotFinite, NotFound, TooFewSubjects, TrainingRefused
 from lethe.core.files import read_json, write_json, write_whole
 from lethe.data.batches import held_out_records, person_data
 from lethe.data.encoding import Encoder
@@ -33,8 +33,10 @@ from lethe.ledger.ledger import Ledger, Reservation
 from lethe.privacy.claim import Claim
 from lethe.privacy.release import Release
 from lethe.registration.rollback import refuse_rolled_back
+from lethe.reports.closed import unknown_fields
 from lethe.stages.behaviour import training_digest
 from lethe.stores.opening import open_ledger
+from lethe.training.begins import BegunAgain
 from lethe.training.locks import alone
 from lethe.training.trainer import Planned, Progress, Session, Shards, Trained, Trainer
 from lethe.training.trainers import trainer_of
@@ -55,6 +57,9 @@ def run(params: Params, *, now: datetime, progress: Progress | None = None) -> d
         LedgerInvalid: the ledger lacks the training of a registered model: it was rolled back.
         NotFinite: the training diverged. Its spend is settled; the same request again is
             another run, and another charge.
+        TrainingRefused: also as a `BegunAgain`: it was trained before under its charge, or its
+            transcript is gone; the spend is settled, as of one that diverged.
+        DiskFull: run again to go on, under the same charge.
         Busy: another training runs in this workspace.
         ProcessLost: of several processes, one is gone; run again to go on.
     """
@@ -102,7 +107,10 @@ def train_reserved(
             helpers=helpers,
             root=params.root,
             transcript=transcripts.begin(
-                params.root, reservation.run_id, reservation.admitted.serialize()
+                params.root,
+                reservation.run_id,
+                reservation.admitted.serialize(),
+                days=params.audit.transcript_days,
             ),
             transcript_bytes=params.audit.transcript_megabytes * 2**20,
         )
@@ -110,6 +118,7 @@ def train_reserved(
         with _spent_if_it_diverges(params, ledger, reservation.run_id, session.checkpoint):
             trained = trainer.fit(shards, reservation, plan=plan, session=session)
         report = _report(params, plan, shards, reservation, trained)
+        _refuse_undeclared(report, trainer)
         _stage(params, staged, trained, report, reservation.admitted)
     _checkpoint(staged).unlink(missing_ok=True)
     ledger.settle(reservation.run_id)
@@ -196,6 +205,16 @@ def _report(
     }
 
 
+def _refuse_undeclared(report: Mapping[str, Any], trainer: Trainer[Any]) -> None:
+    """Before it is anywhere but in memory."""
+    if unknown := unknown_fields(report, "train", also=trainer.facts):
+        raise TrainingRefused(
+            f"The trainer reports {', '.join(unknown[:3])}, which {type(trainer).__name__}.facts "
+            "does not declare; reports are committed and have no further field. Nothing was "
+            "released. Declare it, if it may be read by everybody, or leave it out."
+        )
+
+
 def _stage(
     params: Params, staged: Path, trained: Trained, report: Mapping[str, Any], admitted: BitMap
 ) -> None:
@@ -215,11 +234,12 @@ def _spent_if_it_diverges(
 ) -> Iterator[None]:
     """A run that ends by what it drew is over: to try again until one ends well would be to choose.
 
-    So it is settled, which nobody can void, and the same request again is another run.
+    So is one that is begun again after it was trained, or without what its first steps left.
+    It is settled, which nobody can void, and the same request again is another run.
     """
     try:
         yield
-    except NotFinite:
+    except (NotFinite, BegunAgain):
         ledger.settle(run_id)
         checkpoint.unlink(missing_ok=True)
         transcripts.remove(params.root, run_id)

@@ -18,6 +18,11 @@ from lethe.training.trainer import Bound, Reserved, Session, Shards, Trained, Tr
 class DpSgd(Trainer[Plan]):
     """See `lethe.privacy.plan.Plan` for its guarantee."""
 
+    facts = (
+        *("clip_norm", "device", "engine", "features", "processes", "steps"),
+        *("metrics.*.private", "metrics.*.value"),
+    )
+
     def plan(self, params: Params) -> Plan:
         return plan_from(params)
 

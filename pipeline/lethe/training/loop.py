@@ -283,10 +283,13 @@ def train(
         taken += 1
         if recorder:
             recorder.stepped(number)
-        if saved and (number + 1) % execution.checkpoint_every == 0:
+        last = number + 1 == plan.steps
+        if saved and (last or (number + 1) % execution.checkpoint_every == 0):
             if recorder:
                 recorder.flush()
             saved.save(number + 1, model, updater, clip_norm=step.clip_norm)
+        if recorder and last:
+            recorder.end()  # from here on nothing is drawn again: somebody may see what it became
         if execution.progress is not None:
             execution.progress(number + 1, plan.steps)
     if recorder:

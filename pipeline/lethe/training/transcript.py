@@ -21,7 +21,11 @@ looked at, since nothing that decides it existed. The last segment is always kep
 The draws are always whole, and are counted in `limit`: one or two bytes for each drawn person.
 Where they would take more than half of it, the training is refused beforehand (`rehearsal`).
 
-Nothing here stops a training. What cannot be written, or was damaged, is what the audit misses.
+- `begins.json`: how often it was begun (`lethe.training.begins`).
+
+What cannot be written stops the training, which goes on later under the same charge: without its
+transcript nothing would be known of the run. One whose transcript is gone or another's than its
+checkpoint's is over: to train on would leave half of a transcript, and to train anew a choice.
 """
 
 import hashlib
@@ -31,18 +35,22 @@ import os
 import random
 import shutil
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, TypeAdapter, with_config
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from lethe.core.files import json_bytes, write_whole
+from lethe.core.errors import TrainingRefused
+from lethe.core.files import disk_errors, json_bytes, write_whole
+from lethe.training.arithmetic import Arithmetic
+from lethe.training.begins import BegunAgain, Journal
 
 VERSION = 2
 ABOUT, START, STEPS, DRAWN = "about.json", "start.safetensors", "steps.jsonl", "drawn.zlib"
@@ -54,22 +62,6 @@ _DRAWN_BYTES = 2.2  # for each person in a draw; 1.3 where one in 20 is drawn
 _STATE_ROWS = 8  # a segment's two states, each of weights, average and two moments, in releases
 
 State = Callable[[], Mapping[str, Tensor]]
-
-
-@with_config(ConfigDict(extra="forbid", strict=True))
-@dataclass(frozen=True)
-class Arithmetic:
-    """What decides how float32 is rounded; with all of it equal, results are, to the last bit."""
-
-    device: str
-    torch: str
-    capability: str
-    threads: int
-
-    @classmethod
-    def here(cls, device: str) -> "Arithmetic":
-        capability = torch.backends.cpu.get_cpu_capability()
-        return cls(device, torch.__version__, capability, torch.get_num_threads())
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
@@ -193,15 +185,23 @@ class Recorder:
         self._places = max(1, limit // ((segment + _STATE_ROWS) * row) - 1)
         self._state = state
         about = About(VERSION, *self._run, steps, numbers, segment, whole, Arithmetic.here(device))
-        try:
-            if done:
-                self._continue(about, done, state)
-            else:
-                self._first(about, model)
-            if not whole and done % segment == 0:
-                self._over = digest_of_state(packed(state()))
-        except (OSError, ValueError, LookupError, ValidationError):
-            self._lose()
+        with self._written():
+            try:
+                self._journal = Journal(self._folder)
+                self._journal.begin(done, steps)
+                if done:
+                    self._continue(about, done, state)
+                else:
+                    self._first(about, model)
+            except (FileNotFoundError, ValueError, LookupError):
+                raise BegunAgain(
+                    f"The transcript of run {self._run[0]} is gone, damaged or another run's than "
+                    f"its checkpoint of step {done}: nobody could look at the steps before. The "
+                    "run's spend is settled and nothing was released; the same request again is "
+                    "another run, and another charge."
+                ) from None
+        if not whole and done % segment == 0:
+            self._over = digest_of_state(packed(state()))
 
     def _first(self, about: About, model: nn.Module) -> None:
         for name in (RELEASES, STATES):
@@ -263,13 +263,11 @@ class Recorder:
             chain = (self._over, digest_of_state(packed(self._state())))
         line = StepLine(clip, len(drawn), len(draw), digest, *chain)
         path = release_file(self._folder, segment)
-        try:
+        with self._written():
             if row == 0 or path.exists():
                 self._append(path, left)
             self._append(self._folder / DRAWN, draw)
             self._append(self._folder / STEPS, json.dumps(asdict(line)).encode() + b"\n")
-        except OSError:
-            self._lose()
 
     def stepped(self, number: int) -> None:
         """After a step's weights are there."""
@@ -279,14 +277,17 @@ class Recorder:
         over, rest = divmod(number + 1, about.segment)
         if rest and number + 1 != about.steps:
             return
-        try:
-            if number + 1 < about.steps:  # the state before the next; the last has the average's
+        if number + 1 < about.steps:  # the state before the next; the last has the average's
+            with self._written():
                 content = packed(self._state())
                 self._over = digest_of_state(content)
                 write_whole(state_file(self._folder, over), content, private=True)
                 self._draw_kept(over - 1)
-        except OSError:
-            self._lose()
+
+    def end(self) -> None:
+        """After the last step, once the checkpoint has it."""
+        with self._written():
+            self._journal.end()
 
     def _draw_kept(self, segment: int) -> None:
         """Keeps the segment that is over, or not; of all that are over each is as probable."""
@@ -304,24 +305,30 @@ class Recorder:
 
     def flush(self) -> None:
         """To the disk: a checkpoint may not know of steps that a power cut took from here."""
-        try:
+        with self._written():
             while self._unsafe:
                 path = self._unsafe.pop()
                 if path.exists():  # else not kept
                     with path.open("rb") as file:
                         os.fsync(file.fileno())
-        except OSError:
-            self._lose()
 
     def _append(self, path: Path, content: bytes) -> None:
         with open(path, "ab", opener=_private) as file:
             file.write(content)
         self._unsafe.add(path)
 
-    def _lose(self) -> None:
-        """There is no transcript any more; the training goes on, and its audit will say so."""
-        self._about = None
-        shutil.rmtree(self._folder, ignore_errors=True)
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """What cannot be written ends the training, and not the run."""
+        try:
+            with disk_errors():
+                yield
+        except OSError as error:
+            raise TrainingRefused(
+                f"The transcript of run {self._run[0]} cannot be written ({error.strerror}), and "
+                "without it nobody could look at the run. Correct that and run again: it goes on "
+                "under the same charge."
+            ) from None
 
 
 def _private(path: str, flags: int) -> int:

@@ -85,6 +85,13 @@ class Recomputation:
                 meaning="the first weights are those of the plan's public seed, built anew",
             ),
             at_most(
+                "run.begun",
+                self._recorded.begun_again,
+                0,
+                meaning="one training was begun under its charge, and begun again only where its "
+                "process had been killed: nobody chose the best of several",
+            ),
+            at_most(
                 "run.clip",
                 found.clips + self._constant_clips(),
                 0,
@@ -95,7 +102,8 @@ class Recomputation:
                 found.weights,
                 0,
                 meaning="the released weights are what the noisy releases of the run's steps make "
-                "of the first ones by the declared optimizer, and nothing else touched them",
+                "of the first ones by the declared optimizer, and nothing else touched them"
+                f"{self._how_exactly()}",
             ),
             at_most(
                 "run.chained",
@@ -119,6 +127,12 @@ class Recomputation:
             meaning=f"of {recorded.about.steps} steps {kept} were kept and taken again; another "
             "part of the run, drawn after it was over, is missed with this probability",
         )
+
+    def _how_exactly(self) -> str:
+        other = self._recorded.rounded_otherwise
+        if not other:
+            return ", to the last bit"
+        return f", but for float32's roundings: it was trained and recomputed by {other}"
 
     def steps(self, numbers: Collection[int] | None = None) -> Iterator[RunStep]:
         """Those of the steps whose releases are kept, in their order; all of them by default.

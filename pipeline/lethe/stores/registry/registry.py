@@ -52,7 +52,18 @@ from lethe.stores.registry.tags import RUN_ID, present_names
 COMPLETE = "complete"  # tag: everything about the version was written, aliases included
 NOT_PRIVATE = "_not_private"  # ends the name of a metric that no noise protects
 
+# What Python compiles beside registered code would be run instead of it. So none is left: of this
+# file Python has written it before its first line.
 _SERVED = """\
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+with suppress(OSError):
+    Path(__cached__).unlink()
+    Path(__cached__).parent.rmdir()
+
 from mlflow.models import set_model
 
 from lethe.registration.serving import LetheModel
@@ -307,9 +318,10 @@ class Registry:
             pip_requirements=needed,
             signature=promised,
         )
-        meant = Meant(release.folder, code, entry, needed, promised.to_dict())
         made: str = logged.model_id
-        return made, digest_of(logged.artifact_location, tracking_uri=self._url, meant=meant)
+        place: str = logged.artifact_location
+        meant = Meant(release.folder, code, entry, needed, promised.to_dict(), place, run, made)
+        return made, digest_of(place, tracking_uri=self._url, meant=meant)
 
 
 def _version(found: ModelVersion) -> Version:
