@@ -18,8 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import lethe
-
 _CODE = (".py", ".pyc", ".pyi", ".so", ".pyd", ".dll", ".dylib", ".pth")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 _OF_THE_SYSTEM = ("/proc/", "/sys/", "/etc/")
@@ -110,7 +108,7 @@ def _may_open(path: Any) -> bool:
 
 def _environment() -> list[str]:
     """Of the interpreter and its packages."""
-    found = {sys.prefix, str(Path(lethe.__file__).parent), *sysconfig.get_paths().values()}
+    found = {sys.prefix, str(Path(__file__).parents[1]), *sysconfig.get_paths().values()}
     return [_folder(each) for each in found]
 
 

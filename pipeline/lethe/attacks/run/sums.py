@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from lethe.attacks.run.steps import RunStep
-from lethe.attacks.run.work import operations
+from lethe.attacks.run.work import CALL, counted
 from lethe.attacks.statistics import Counts, Floats
 from lethe.core.errors import TrainingRefused
 from lethe.data.batches import PersonData
@@ -109,11 +109,20 @@ class PersonSums:
             return bool(np.array_equal(once, again))
         raise RuntimeError("No person's gradient can be computed anew.")
 
+    @property
+    def _at_once(self) -> int:
+        """People whose gradients are there at the same time."""
+        record = int(self._data.features[:1].numel())
+        return max(1, _VALUES_AT_ONCE // (self.coordinates + 4 * record + 1))
+
     def operations(self, step: RunStep) -> float:
         """How much work `of` is for one person of many, in operations (`work`)."""
         people = np.arange(min(_COUNTED, len(self._data)))
-        one = operations(self._sum, step, people, self._weights(step, 0.0)) / max(1, len(people))
-        return one * _PASSES
+        found = counted(self._sum, step, people, self._weights(step, 0.0))
+        count = max(1, len(people))
+        # Of people who come together, the calls are as many as of a few.
+        together = max(count, min(self._at_once, len(step.drawn))) if self._vectorized else count
+        return (found.operations / count + CALL * found.calls / together) * _PASSES
 
     def of(self, step: RunStep, *, noise: float, random: np.random.Generator) -> StepSum:
         """The sum of the step's people.
@@ -167,12 +176,10 @@ class PersonSums:
         gradients = self._gradients(fixed)
         total = torch.zeros(self.coordinates, dtype=torch.float64)
         norms = [torch.zeros(0, dtype=torch.float64)]
-        record = int(self._data.features[:1].numel())
-        at_once = max(1, _VALUES_AT_ONCE // (self.coordinates + 4 * record + 1))
         was_training = self._model.training
         self._model.train()
         try:
-            for part in torch.from_numpy(people).split(at_once) if len(people) else ():
+            for part in torch.from_numpy(people).split(self._at_once) if len(people) else ():
                 features, mask, labels = self._data.batch(part)
                 if labels.is_floating_point():
                     labels = labels.to(self._type)
