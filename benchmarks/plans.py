@@ -58,7 +58,8 @@ class Priced:
             "the audit contradicts the claim by RDP": self.renyi > self.rdp * (1 + SLACK),
             "the audit contradicts the claim by PLD": self.least > self.pld,
             "PLD above RDP": self.pld > self.rdp,
-            "RDP above the other accountant's": self.rdp > self.other_rdp * (1 + 1e-3) + NEAR_ZERO,
+            "RDP above the other accountant's": self.rdp
+            > max(self.other_rdp * (1 + 1e-3), NEAR_ZERO),
             "PLD above the other accountant's": self.pld > self.other_pld * (1 + 1e-3) + 1e-6,
         }
         return [name for name, is_so in found.items() if is_so]
