@@ -1,14 +1,18 @@
 """Finding people by a key of several columns, however each part of it is spelled."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from itertools import repeat
+from typing import Any
 
 import sqlalchemy as sa
 
 from lethe.config.params import Params
 from lethe.core.text import folded
+from lethe.core.values import canonical_text
 from lethe.stores.source import queries
 from lethe.stores.source.alike import may_be_one_of
+from lethe.stores.source.forms import Type, bare, key_forms
 from lethe.stores.source.number_keys import NumberKeys, plain_number
 from lethe.stores.source.person_key import Parts, apart, together
 from lethe.stores.source.reader import Reader
@@ -28,16 +32,17 @@ def keys_together(params: Params, asked: Sequence[str]) -> dict[str, list[str]]:
     said: dict[str, str] = {}
     with closing(Reader(params)) as reader:
         spellings = reader.number_keys()
+        types = _types(reader, params)
         for key in asked:
             parts = apart(key, count)
             if parts is None:
                 continue
-            own = tuple(map(_as_number, parts, spellings))
+            own = tuple(map(_as_column_has_it, parts, spellings, types, repeat(reader.dialect)))
             said[key] = together(own)
             meant.setdefault(tuple(map(folded, own)), []).append(key)
         found: dict[str, list[str]] = {}
         for some in chunks(list(meant), AT_ONCE):
-            for subject in _alike(reader, params, some):
+            for subject in _alike(reader, params, some, types):
                 parts = apart(subject, count)
                 for key in meant.get(tuple(map(folded, parts)), ()) if parts else ():
                     found.setdefault(key, []).append(subject)
@@ -49,22 +54,55 @@ def keys_together(params: Params, asked: Sequence[str]) -> dict[str, list[str]]:
     return made
 
 
-def _as_number(part: str, spelling: NumberKeys | None) -> str:
-    """A part as its column spells it, where that is one of numbers."""
+def _types(reader: Reader, params: Params) -> list[Type]:
+    """Of each column of the key; one that says nothing where the values are what they are."""
+    if reader.dialect == "sqlite":
+        return [sa.types.NullType() for _ in params.subject.keys]
+    declared = reader.types(params.subject.table)
+    return [bare(declared.get(key, sa.types.NullType())) for key in params.subject.keys]
+
+
+def _as_column_has_it(
+    part: str, spelling: NumberKeys | None, declared: Type, dialect: str
+) -> str:
+    """A part as its column spells it where its type has one text for each value: a number, a
+    moment (`2026-01-01 10:00` and `2026-01-01T10:00:00`), a UUID."""
     number = plain_number(part)
-    if number is None or spelling is None:
+    if number is not None and spelling is not None:
+        part = spelling.spelled(number) or part
+    if dialect == "sqlite" or isinstance(declared, sa.String | sa.Numeric):
         return part
-    return spelling.spelled(number) or part
+    forms = key_forms(part, declared, dialect)
+    return canonical_text(forms[0]) if forms else part
 
 
-def _alike(reader: Reader, params: Params, words: Sequence[Parts]) -> Iterator[str]:
+def _alike(
+    reader: Reader, params: Params, words: Sequence[Parts], types: Sequence[Type]
+) -> Iterator[str]:
     """Everybody whose parts the database takes for those of one of the keys, or cannot be sure."""
     table = queries.table_of(params, params.subject.table)
     parts = [table.c[key] for key in params.subject.keys]
     may = [
-        may_be_one_of(sa.cast(part, sa.Text()), dict.fromkeys(said), reader.dialect)
-        for part, said in zip(parts, zip(*words, strict=True), strict=True)
+        _may_be(part, dict.fromkeys(said), declared, reader.dialect)
+        for part, said, declared in zip(parts, zip(*words, strict=True), types, strict=True)
     ]
     statement = sa.select(*queries.labelled(parts)).where(*may)
     for frame in reader.stream(statement):
         yield from queries.subjects_in(frame).dropna()
+
+
+def _may_be(
+    part: sa.ColumnElement[Any], words: Iterable[str], declared: Type, dialect: str
+) -> sa.ColumnElement[bool]:
+    """The condition for values that may be one of the words. Only of texts is the database's
+    spelling that of a key (7.00 and 7 are one, and so are two spellings of a moment)."""
+    said = list(words)
+    as_text = may_be_one_of(sa.cast(part, sa.Text()), said, dialect)
+    if dialect != "sqlite" and isinstance(declared, sa.String):
+        return as_text
+    forms = [key_forms(each, declared, dialect) for each in said]
+    values = [value for each in forms for value in each or ()]
+    if any(each is None for each in forms):
+        return sa.true()
+    same = part.in_(values) if values else sa.false()
+    return sa.or_(as_text, same) if dialect == "sqlite" else same
