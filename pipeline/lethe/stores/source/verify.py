@@ -17,6 +17,7 @@ from lethe.stores.source.connect import check_one_place
 from lethe.stores.source.edge import Carrier, Columns
 from lethe.stores.source.file_residue import residue
 from lethe.stores.source.forms import key_forms
+from lethe.stores.source.key_types import surely_found
 from lethe.stores.source.mentions import Terms, may_name, mentions_of, terms_of
 from lethe.stores.source.person_key import apart
 from lethe.stores.source.queries import everybody, subjects_in
@@ -136,9 +137,11 @@ def _look(
 
 
 def _read(writer: Writer, params: Params, people: Sequence[Traces]) -> Iterator[_Found]:
-    """Who is there by the statement that the pipeline reads people by, which compares nothing: a
-    key of several columns has several types to be compared by."""
-    if len(writer.graph.key) == 1 or _kept_key(params, writer.graph.subject, writer.graph.key):
+    """Who is there by the statement that the pipeline reads people by, which compares nothing:
+    where the key has several columns, or a type by which its text may not be found."""
+    if _kept_key(params, writer.graph.subject, writer.graph.key):
+        return
+    if surely_found(writer.connection, writer.graph, params):
         return
     there = standing_people(writer, params, {traces.key for traces in people})
     for number, traces in enumerate(people):
