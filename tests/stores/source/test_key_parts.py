@@ -225,9 +225,7 @@ def test_a_column_named_as_a_part_of_the_key_stands_in_its_place(whose: list[str
         _answered("sqlite:///x", whose, columns=own, links=partly)
 
 
-def _answered(
-    url: str, whose: Any, *, columns: Any = None, links: Any = None
-) -> Params:
+def _answered(url: str, whose: Any, *, columns: Any = None, links: Any = None) -> Params:
     from lethe.config.params import parse_params
     from tests.library import DECLARED
 

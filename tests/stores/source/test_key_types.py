@@ -79,9 +79,7 @@ def test_nor_is_anybody_in_sqlite_who_is_not_found(
     assert erase_from_source(params, Traces("ABC", None), now=NOW).result == "erased"
 
 
-def test_a_key_of_text_is_not_read_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_key_of_text_is_not_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pass over all people is for where the database may compare otherwise."""
     monkeypatch.chdir(tmp_path)
     _, params = made(f"sqlite:///{tmp_path / 'studio.db'}", "text", "text", linked=False)

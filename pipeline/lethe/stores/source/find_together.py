@@ -1,9 +1,8 @@
 """Finding people by a key of several columns, however each part of it is spelled."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import repeat
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -11,7 +10,7 @@ from lethe.config.params import Params
 from lethe.core.text import folded
 from lethe.core.values import canonical_text
 from lethe.stores.source import queries
-from lethe.stores.source.alike import may_be_one_of
+from lethe.stores.source.alike import may_have_one_of
 from lethe.stores.source.forms import Type, bare, key_forms
 from lethe.stores.source.number_keys import NumberKeys, plain_number
 from lethe.stores.source.person_key import Parts, apart, together
@@ -62,9 +61,7 @@ def _types(reader: Reader, params: Params) -> list[Type]:
     return [bare(declared.get(key, sa.types.NullType())) for key in params.subject.keys]
 
 
-def _as_column_has_it(
-    part: str, spelling: NumberKeys | None, declared: Type, dialect: str
-) -> str:
+def _as_column_has_it(part: str, spelling: NumberKeys | None, declared: Type, dialect: str) -> str:
     """A part as its column spells it where its type has one text for each value: a number, a
     moment (`2026-01-01 10:00` and `2026-01-01T10:00:00`), a UUID."""
     number = plain_number(part)
@@ -83,26 +80,9 @@ def _alike(
     table = queries.table_of(params, params.subject.table)
     parts = [table.c[key] for key in params.subject.keys]
     may = [
-        _may_be(part, dict.fromkeys(said), declared, reader.dialect)
+        may_have_one_of(part, dict.fromkeys(said), declared, reader.dialect)
         for part, said, declared in zip(parts, zip(*words, strict=True), types, strict=True)
     ]
     statement = sa.select(*queries.labelled(parts)).where(*may)
     for frame in reader.stream(statement):
         yield from queries.subjects_in(frame).dropna()
-
-
-def _may_be(
-    part: sa.ColumnElement[Any], words: Iterable[str], declared: Type, dialect: str
-) -> sa.ColumnElement[bool]:
-    """The condition for values that may be one of the words. Only of texts is the database's
-    spelling that of a key (7.00 and 7 are one, and so are two spellings of a moment)."""
-    said = list(words)
-    as_text = may_be_one_of(sa.cast(part, sa.Text()), said, dialect)
-    if dialect != "sqlite" and isinstance(declared, sa.String):
-        return as_text
-    forms = [key_forms(each, declared, dialect) for each in said]
-    values = [value for each in forms for value in each or ()]
-    if any(each is None for each in forms):
-        return sa.true()
-    same = part.in_(values) if values else sa.false()
-    return sa.or_(as_text, same) if dialect == "sqlite" else same
