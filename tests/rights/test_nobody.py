@@ -1,4 +1,4 @@
-"""An identifier that nobody has, whose value is somebody else's key: in databases of either kind."""
+"""An identifier that nobody has, whose value is somebody else's key, in either database."""
 
 import base64
 import datetime as dt

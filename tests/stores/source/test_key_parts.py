@@ -186,7 +186,7 @@ def test_columns_side_by_side_that_look_like_the_key_are_to_be_declared(
 def test_a_table_with_such_a_key_of_its_own_has_rows_of_people_if_it_has_their_names(
     url: str, names: tuple[str, str], theirs: bool
 ) -> None:
-    """`number` and `studio` as a primary key: a table of one row a person, without a foreign key."""
+    """A table of one row a person, without a foreign key."""
     run = build(url)
     one, other = names
     key = f"PRIMARY KEY ({one}, {other})"

@@ -71,7 +71,7 @@ HALVES = [
 
 @pytest.mark.parametrize("word", HALVES)
 def test_what_no_text_has_is_refused_before_anything_is_recorded(word: str) -> None:
-    with pytest.raises(ParamsInvalid, match="in no text|named by 2 values"):
+    with pytest.raises(ParamsInvalid, match=r"in no text|named by 2 values"):
         understood(word, Subject(table="t", key=("a", "b")))
     assert understood('["\\ud83d\\ude00", 1]', Subject(table="t", key=("a", "b"))) == together(
         ("\U0001f600", "1")

@@ -1,4 +1,4 @@
-"""A key of one column is of a type by which its people are found again, or nobody is called gone."""
+"""A key of one column is of a type by which people are found again, or nobody is called gone."""
 
 import sqlite3
 from pathlib import Path

@@ -31,8 +31,8 @@ def may_be_one_of(
 def may_have_one_of(
     value: sa.ColumnElement[Any], words: Iterable[str], declared: Type, dialect: str
 ) -> sa.ColumnElement[bool]:
-    """The same for values of any type, whose canonical texts folded may be one of the words: only of
-    texts is the database's spelling the canonical one (7.00 is 7, and a moment has a T)."""
+    """The same for values of any type, whose canonical texts folded may be one of the words: only
+    of texts is the database's spelling the canonical one (7.00 is 7, and a moment has a T)."""
     said = list(words)
     as_text = may_be_one_of(sa.cast(value, sa.Text()), said, dialect)
     if dialect != "sqlite" and isinstance(bare(declared), sa.String):

@@ -46,8 +46,8 @@ def check_key_types(reader: Reader, params: Params) -> None:
     if problems:
         which = "person's key" if alone else "part of a person's key of several columns"
         raise SchemaMismatch(
-            f"{'; '.join(problems)}: as a {which} it cannot be compared surely, so an erasure might "
-            "not find them. Give it a plain type (text, integer, numeric with places, date, "
+            f"{'; '.join(problems)}: as a {which} it cannot be compared surely, so an erasure "
+            "might not find them. Give it a plain type (text, integer, numeric with places, date, "
             "timestamp without a zone, boolean, uuid), or name other columns."
         )
 

@@ -266,7 +266,7 @@ def with_blanks(
     links: Iterable[tuple[str, Sequence[str], str, Sequence[str]]],
     padded: Callable[[str, str], bool],
 ) -> Iterator[tuple[str, str, sa.Select[Any]]]:
-    """(table, column, how many of its texts end with blanks), of columns linked to or from `char(n)`.
+    """(table, column, how many of its texts end with blanks), of columns linked with a `char(n)`.
 
     A `char(n)` is filled with blanks, and equals a text with any number of them by a foreign key,
     and only one without them by a join. Whose such a row is would depend on who asks, so nothing
