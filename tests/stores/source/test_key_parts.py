@@ -369,12 +369,14 @@ def test_a_number_that_no_column_can_hold_is_nobodys(url: str) -> None:
         assert verify_source(params, traces(params, key)).result == "absent"
 
 
+@pytest.mark.parametrize("kind", ["integer", "numeric(9,2)"])
 def test_what_the_planner_remembers_of_a_part_is_a_trace_unless_it_is_somebody_elses(
-    postgres_urls: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, postgres_urls: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     url = postgres_urls()
-    run = build(url, [("1", "12"), ("1", "1"), ("2", "12"), ("2", "3")], linked=False)
+    people = [("1", "12"), ("1", "1"), ("2", "12"), ("2", "3")]
+    run = build(url, people, studio=kind, number=kind, linked=False)
     params = declare(url, members=TABLES["members"] | {"links": {}})
     run("ANALYZE", "SELECT 1")
     for table in ("visits", "answers", "bills", "members"):
