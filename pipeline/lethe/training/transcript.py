@@ -47,7 +47,7 @@ from pydantic import ConfigDict, TypeAdapter, with_config
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from lethe.core.errors import TrainingRefused
+from lethe.core.errors import NotRecorded
 from lethe.core.files import disk_errors, json_bytes, write_whole
 from lethe.training.arithmetic import Arithmetic
 from lethe.training.begins import BegunAgain, Journal
@@ -319,12 +319,15 @@ class Recorder:
 
     @contextmanager
     def _written(self) -> Iterator[None]:
-        """What cannot be written ends the training, and not the run."""
+        """What cannot be written ends the training, and not the run.
+
+        Raises: DiskFull, NotRecorded.
+        """
         try:
             with disk_errors():
                 yield
         except OSError as error:
-            raise TrainingRefused(
+            raise NotRecorded(
                 f"The transcript of run {self._run[0]} cannot be written ({error.strerror}), and "
                 "without it nobody could look at the run. Correct that and run again: it goes on "
                 "under the same charge."
