@@ -541,7 +541,7 @@ def test_a_model_that_reads_a_file_is_refused_before_anything_is_drawn_and_in_th
     with pytest.raises(ParamsInvalid, match=r"opens a file .* while it makes the network"):
         train_stage.run(declared, now=trained_run.NOW)
     with monkeypatch.context() as patch:
-        patch.setattr(models, "code_alone", lambda root, module: nullcontext())
+        patch.setattr(models, "code_alone", lambda root: nullcontext())
         train_stage.run(declared, now=trained_run.NOW)
         asked = _question(declared)
     checks = examine.examine(asked)
