@@ -57,7 +57,7 @@ ABOUT, START, STEPS, DRAWN = "about.json", "start.safetensors", "steps.jsonl", "
 RELEASES, STATES = "releases", "states"
 MODEL, UPDATER = "model.", "updater."  # what the names of a state's tensors begin with
 FLOAT, POSITION = np.dtype("<f4"), np.dtype("<u4")
-_LONGEST = 50  # steps of a segment where not all are kept
+_SHORTEST, _LONGEST = 3, 50  # steps of a segment where not all are kept; the noise needs some
 _DRAWN_BYTES = 2.2  # for each person in a draw; 1.3 where one in 20 is drawn
 _STATE_ROWS = 8  # a segment's two states, each of weights, average and two moments, in releases
 
@@ -180,8 +180,9 @@ class Recorder:
         numbers = sum(p.numel() for p in model.parameters() if p.requires_grad) + count
         row = numbers * FLOAT.itemsize
         limit = max(self._limit - draws_size(steps, drawn), self._limit // 2)
-        whole = steps * row <= limit
-        segment = steps if whole else max(1, min(_LONGEST, limit // (2 * row) - _STATE_ROWS))
+        whole = steps * row <= limit or steps <= _SHORTEST
+        parted = max(_SHORTEST, min(_LONGEST, limit // (2 * row) - _STATE_ROWS))
+        segment = steps if whole else parted
         self._state = state
         about = About(VERSION, *self._run, steps, numbers, segment, whole, Arithmetic.here(device))
         with self._written():
