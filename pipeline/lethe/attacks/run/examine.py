@@ -119,10 +119,8 @@ def _noise(examined: Examined) -> list[Check]:
     model = examined.model()
     sums = PersonSums(model, examined.loss_fn, examined.data, seed=plan.initial_seed)
     first = RunStep(0, plan.clip_norm, recorded.draws[0], model.state_dict(), ())
-    affordable = 1
-    if sums.known(first):
-        people = max(1, max(len(drawn) for drawn in recorded.draws))
-        affordable = int(examined.question.operations / (people * sums.operations(first)))
+    operations = examined.question.operations
+    affordable = residuals.affordable_steps(sums, first, recorded.draws, operations)
     numbers = residuals.steps_to_look_at(plan, again.coordinates, affordable, again.kept, random)
     return residuals.check_residuals(plan, sums, again.steps(numbers), random=random)
 
