@@ -486,7 +486,7 @@ def test_fixed_randomness_lets_dropout_through_at_every_size() -> None:
 
 
 def test_processes_that_are_threads_have_their_public_randomness_each_alone() -> None:
-    """As the audit stands in for helpers: a pass under a seed is the same whoever else is seeded."""
+    """As the audit stands in for helpers: a pass is the same whoever else is seeded meanwhile."""
     apart: list[int] = []
 
     def passes() -> None:
