@@ -16,12 +16,12 @@ from tests.studio import TABLES, Run, build, declare, opened
 
 __all__ = ["postgres_server", "postgres_urls", "url"]
 
-KEY = ("town", "street", "door")
+KEY = ("town", "street", "house")
 PEOPLE = [(1, 2, 3), (1, 9, 4), (8, 2, 4), (5, 6, 7), (5, 6, 8)]  # (1, 2) is one person's alone
 
 
-def homes(url: str, *, free: str = "door", streets: bool = False) -> tuple[Run, Params]:
-    """People of a town, a street and a door; of their bills only some columns can be null."""
+def homes(url: str, *, free: str = "house", streets: bool = False) -> tuple[Run, Params]:
+    """People of a town, a street and a house; of their bills only some columns can be null."""
     run = opened(url)
     kinds = ", ".join(f"{each} integer{'' if each in free else ' NOT NULL'}" for each in KEY)
     plain = ", ".join(f"{each} integer" for each in KEY)
@@ -64,25 +64,25 @@ def homes(url: str, *, free: str = "door", streets: bool = False) -> tuple[Run, 
 def test_parts_that_are_left_are_together_somebody_elses(url: str) -> None:
     """Town 1 and street 2 are other people's too, and together they were one person's alone."""
     run, params = homes(url)
-    with pytest.raises(ErasureRefused, match="town, street, door cannot be null"):
+    with pytest.raises(ErasureRefused, match="town, street, house cannot be null"):
         erase_from_source(params, traces(params, '("1","2","3")'), now=NOW)
-    assert run("SELECT count(*) FROM bills WHERE door = 3") == [(1,)]
+    assert run("SELECT count(*) FROM bills WHERE house = 3") == [(1,)]
     assert erase_from_source(params, traces(params, '("5","6","7")'), now=NOW).count
-    assert run("SELECT town, street, door FROM bills WHERE bill = 3") == [(5, 6, None)]
+    assert run("SELECT town, street, house FROM bills WHERE bill = 3") == [(5, 6, None)]
 
 
 def test_or_one_link_has_all_of_them(url: str) -> None:
     run, params = homes(url, streets=True)
     assert erase_from_source(params, traces(params, '("1","2","3")'), now=NOW).count
-    assert run("SELECT town, street, door FROM bills WHERE bill = 0") == [(1, 2, None)]
+    assert run("SELECT town, street, house FROM bills WHERE bill = 0") == [(1, 2, None)]
 
 
-@pytest.mark.parametrize("free", ["town street door", "town door", "street door"])
+@pytest.mark.parametrize("free", ["town street house", "town house", "street house"])
 def test_a_part_that_is_left_alone_is_as_before(url: str, free: str) -> None:
     run, params = homes(url, free=free)
     assert erase_from_source(params, traces(params, '("1","2","3")'), now=NOW).count
     left = [None if each in free else n for each, n in zip(KEY, (1, 2, 3), strict=True)]
-    assert run("SELECT town, street, door FROM bills WHERE bill = 0") == [tuple(left)]
+    assert run("SELECT town, street, house FROM bills WHERE bill = 0") == [tuple(left)]
 
 
 @pytest.mark.parametrize(
