@@ -134,7 +134,7 @@ def test_no_statement_names_what_is_not_declared_for_use(make: Make) -> None:
         list(source.answers(params, NOW))
         source.answer_problems(params, NOW)
         source.retention(params, NOW)
-    message = " ".join(sent)
+    message = " ".join(each for each in sent if "FROM pg_catalog." not in each)
     assert "reader_id" in message and "days" in message
     for never in ("shoe_size", "secret", "email", "name", "remark", "*"):
         assert never not in message.replace("count(*)", "").replace("COUNT(*)", ""), never
