@@ -18,11 +18,13 @@ def _hold_trainings() -> None:
         return
     from lethe.training.checkpoint import Checkpoint
 
-    save = Checkpoint.save
+    save, held = Checkpoint.save, False
 
     def save_and_wait(self, *args, **options):  # type: ignore[no-untyped-def]
+        nonlocal held
         save(self, *args, **options)
-        if (mine := _taken()) is not None:
+        if not held and (mine := _taken()) is not None:
+            held = True  # once: the last step has a checkpoint too
             while mine.exists():
                 time.sleep(0.05)
 
