@@ -43,6 +43,7 @@ MODULES = (
     *("mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_workspace_store", "alembic.config"),
     *("mlflow.store.model_registry.sqlalchemy_workspace_store", "dp_accounting.rdp", "psutil"),
 )
+_AT_START = frozenset(os.environ)  # what imports set beside is of every interpreter that has them
 _PATIENCE_S = 60.0  # for who has connected and is to say what it wants
 PACKAGES = ("dvc.commands", "dvc.repo", "faker.providers")  # with all that is in them
 
@@ -188,8 +189,9 @@ class Server:
             for other in self.running.values():
                 other.close()
             os.chdir(cwd)
+            set_by_imports = {n: v for n, v in os.environ.items() if n not in _AT_START}
             os.environ.clear()
-            os.environ.update(environment)
+            os.environ.update(set_by_imports | environment)
             _draw_anew()
             if self.name in ("bare", "socket"):  # others start truly what they start by it
                 sys.executable = f"{self.folder}/bin/python"
