@@ -21,7 +21,7 @@ from lethe.data.shards import shard_paths
 from lethe.privacy.plan import Plan
 from lethe.training.dpsgd_fit import task_of
 from lethe.training.evaluate import evaluate
-from lethe.training.loop import train_plain
+from lethe.training.plain import train_plain
 
 PROJECT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent

@@ -21,8 +21,9 @@ from lethe.data.batches import PersonData
 from lethe.privacy.noise.sampling import Keystream
 from lethe.privacy.plan import Plan
 from lethe.training.engines.reference import PlainEngine
-from lethe.training.loop import DpStep, Execution, Task, train, train_plain
+from lethe.training.loop import DpStep, Execution, Task, train
 from lethe.training.models import binary_loss
+from lethe.training.plain import train_plain
 from lethe.training.transcript import Recorder
 
 KEY = bytes(range(32))

@@ -27,7 +27,8 @@ from lethe.privacy.release import Release
 from lethe.sweep.stand_in import Tried
 from lethe.training.dpsgd_fit import task_of
 from lethe.training.evaluate import evaluate
-from lethe.training.loop import Execution, Task, train, train_plain
+from lethe.training.loop import Execution, Task, train
+from lethe.training.plain import train_plain
 from lethe.training.trainer import Progress, Reserved
 
 Watch = Callable[[Plan, int], Progress | None]  # called before each training begins

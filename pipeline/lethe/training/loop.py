@@ -43,10 +43,7 @@ from lethe.training.engines.choose import make_engine
 from lethe.training.engines.contract import (
     Engine,
     LossFn,
-    checked_losses,
-    person_losses,
     refuse_not_finite,
-    trainable_parameters,
     zero_sums,
 )
 from lethe.training.optimizer import Updater
@@ -260,18 +257,7 @@ def train(
     clips: list[float] = []
     model.train()
     sum_of = partial(summed, step, task, device=execution.device)
-    recorder = execution.transcript
-    if recorder:
-        counts = plan.adaptive is not None
-        recorder.begin(
-            model,
-            partial(_state, model, updater),
-            done=done,
-            steps=plan.steps,
-            drawn=len(data) * plan.sample_rate,
-            count=counts,
-            device=execution.device,
-        )
+    recorder = _begun(task, model, updater, execution, done=done)
     for number in range(done, plan.steps):
         step.number = number
         drawn = torch.from_numpy(step.draw(len(data)))
@@ -290,6 +276,24 @@ def train(
     updater.finish()
     refuse_not_finite(model.eval())
     return TrainedModel(model, engine.name, execution.device, taken, tuple(clips))
+
+
+def _begun(
+    task: Task, model: nn.Module, updater: Updater, execution: Execution, *, done: int
+) -> Recorder | None:
+    """The transcript, which knows now after how many steps this process begins."""
+    recorder, plan = execution.transcript, task.plan
+    if recorder:
+        recorder.begin(
+            model,
+            partial(_state, model, updater),
+            done=done,
+            steps=plan.steps,
+            drawn=len(task.data) * plan.sample_rate,
+            count=plan.adaptive is not None,
+            device=execution.device,
+        )
+    return recorder
 
 
 def _keep(
@@ -375,24 +379,3 @@ def refuse_unreserved(plan: Plan, data: PersonData, reservation: Reserved) -> No
             f"delta={plan.delta:g} must be below 1/subjects: a larger one allows to publish a "
             "person outright. Lower budget.delta."
         )
-
-
-def train_plain(task: Task, optimizer: Optimizer, *, device: str = "cpu") -> nn.Module:
-    """The same network by the same loop without clip and noise: NOT private, never to release.
-
-    For comparison alone: the plan's draws, steps and optimizer, the mean gradient of
-    people instead of the noisy clipped one.
-    """
-    plan, data, model = task.plan, task.data, task.model.to(device)
-    keystream = Keystream.from_system()
-    updater = Updater(model, optimizer, plan.steps)
-    parameters = trainable_parameters(model)
-    for _ in range(plan.steps):
-        drawn = torch.from_numpy(poisson_draw(keystream, len(data), plan.sample_rate))
-        features, mask, labels = data.batch(drawn, device)
-        outputs = model(features.flatten(0, 1))
-        losses = checked_losses(task.loss_fn(outputs, labels.flatten()), mask.numel())
-        loss = person_losses(losses, mask).sum() / plan.expected_batch_size
-        updater.step(list(torch.autograd.grad(loss, parameters)))
-    updater.finish()
-    return model.eval()
