@@ -257,7 +257,8 @@ def _has_imported_other(path: list[str]) -> bool:
         for entry in each.iterdir()
         if entry.is_dir() or entry.suffix in (".py", ".pyc", ".so")  # dvc.yaml is no module
     }
-    return not there.isdisjoint(sys.modules)
+    # What an interpreter runs as it starts is run by none that is forked.
+    return not there.isdisjoint({*sys.modules, "sitecustomize", "usercustomize"})
 
 
 def _kill_all_of(process: int) -> None:

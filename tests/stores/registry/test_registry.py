@@ -433,6 +433,8 @@ def test_the_files_of_a_version_are_those_that_were_registered(release: NewVersi
         refuse_changed(registry, replace(made, tags={}))
     before = {name: next(Path().glob(f"{ARTIFACTS}/{name}"), None) for name in AMONG}
     for name, change in AMONG.items():
+        if "__pycache__" in name:
+            continue
         there = before[name]
         content = None if there is None else there.read_bytes()
         _write_among(name, change)
@@ -444,6 +446,22 @@ def test_the_files_of_a_version_are_those_that_were_registered(release: NewVersi
         else:
             (place / name).write_bytes(content)
     refuse_changed(registry, made)
+
+
+def test_what_was_compiled_beside_the_files_of_a_version_is_removed_and_nothing_else(
+    release: NewVersion,
+) -> None:
+    """Whoever loads it in place may leave that; what nobody compiled there is refused."""
+    registry = Registry.open(URL)
+    made = registry.register(release)
+    for name in (each for each in AMONG if "__pycache__" in each):
+        _write_among(name, AMONG[name])
+    refuse_changed(registry, made)
+    (place,) = Path().glob(ARTIFACTS)
+    assert list(place.rglob("*.pyc")) == []
+    _write_among("code/lethe/core/__pycache__/nobody.cpython-311.pyc", lambda content: b"4711")
+    with pytest.raises(RegistrationRefused, match="readmission/1 are not those"):
+        refuse_changed(registry, made)
 
 
 @pytest.mark.parametrize("name", AMONG)

@@ -1,5 +1,7 @@
 """Is what lies in MLflow for a version still what was registered?"""
 
+from pathlib import Path
+
 from lethe.core.errors import RegistrationRefused
 from lethe.stores.registry.package import PACKAGE, digest_of
 from lethe.stores.registry.process_wide import pointed_at
@@ -8,6 +10,9 @@ from lethe.stores.registry.registry import Registry, Version, quiet
 
 def refuse_changed(registry: Registry, version: Version) -> None:
     """Compares all files of a version with the digest that it was registered with.
+
+    What Python compiled of a file that lies there is removed first, where the files are on this
+    machine: whoever loads the model in place may leave it, and it could be anything.
 
     One without it cannot be compared. Whoever can change the files may have removed it; a version
     of an earlier Lethe had none, and is none of a training that this one made.
@@ -25,6 +30,7 @@ def refuse_changed(registry: Registry, version: Version) -> None:
         )
     with quiet(), pointed_at(registry.url):
         kept = registry.client.get_logged_model(version.logged_model)
+        _remove_compiled(kept.artifact_location)
         found = digest_of(kept.artifact_location, tracking_uri=registry.url, version=name)
     if found != known:
         raise RegistrationRefused(
@@ -32,3 +38,11 @@ def refuse_changed(registry: Registry, version: Version) -> None:
             "beside them counts). Find out who can write to MLflow's artifacts, then train again: "
             "lethe run."
         )
+
+
+def _remove_compiled(location: str) -> None:
+    place = Path(location.removeprefix("file://"))
+    for compiled in place.glob("**/__pycache__/*.pyc"):
+        source = compiled.parent.parent / f"{compiled.name.partition('.')[0]}.py"
+        if source.is_file():
+            compiled.unlink(missing_ok=True)
