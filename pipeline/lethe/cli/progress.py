@@ -2,8 +2,9 @@
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from lethe.cli.terminal import say
-from lethe.config import workspace
+from lethe.config import private_reports, workspace
 from lethe.config.params import Params
 from lethe.core.errors import FileDamaged
 from lethe.core.files import RESTORE, read_json
 from lethe.core.reading import damage
-from lethe.core.shown import shown
+from lethe.core.shown import about, shown
 from lethe.privacy.claim import Claim
 from lethe.runs.runner import Runner
 from lethe.stages import STAGES
@@ -32,8 +33,8 @@ _STATES = {"finished": "done", "skipped": "unchanged", "failed": "failed"}
 class _Progress:
     """One line a stage: what it is doing, how long it took, and its most important number."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, params: Params) -> None:
+        self.root, self.granularity = params.root, params.reporting.granularity
         self.state = dict.fromkeys(STAGES, "waiting")
         self.seconds: dict[str, float] = {}
         self.started = 0.0
@@ -53,7 +54,7 @@ class _Progress:
         """What became of a stage, for a log or a pipe."""
         state = self.state[stage]
         said = [stage, f"{self.seconds[stage]:.1f} s" if stage in self.seconds else ""]
-        said.append(_headline(self.root, stage) if state == "done" else state)
+        said.append(_headline(self.root, stage, self.granularity) if state == "done" else state)
         return "  ".join(filter(None, said))
 
     def __rich__(self) -> Table:
@@ -62,7 +63,7 @@ class _Progress:
         for stage, state in self.state.items():
             mark = self.spinner if state == "running" else Text(marks[state])
             took = f"{self.seconds[stage]:5.1f} s" if stage in self.seconds else ""
-            said = _headline(self.root, stage) if state == "done" else state
+            said = _headline(self.root, stage, self.granularity) if state == "done" else state
             table.add_row(mark, stage, took, Text(shown(said)))
         return table
 
@@ -73,7 +74,7 @@ def run(params: Params, runner: Runner, *, force: bool, console: Console) -> Non
     Raises:
         StageFailed, Busy: as `Runner.run`.
     """
-    progress = _Progress(params.root)
+    progress = _Progress(params)
     if console.is_terminal:
         try:
             with Live(progress, console=console, refresh_per_second=8, transient=False):
@@ -104,21 +105,16 @@ def summary(params: Params) -> Panel:
 
 
 def _facts(params: Params, reports: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
-    consent, trained = reports["consent"], reports["train"]
+    consent, trained = private_reports.read(params.root, "consent"), reports["train"]
     audit, registered = reports["audit"], reports["register"]
     claim = Claim.from_data(trained)
-    reasons = "; ".join(f"{why}: {count:,}" for why, count in sorted(consent["left_out"].items()))
+    some = partial(about, granularity=params.reporting.granularity)
     metrics = trained["metrics"]
-    measured = ", ".join(
-        f"{name.replace('_', ' ')} {metrics[name]['value']:.3f}"
-        for name in ("auc", "accuracy", "log_loss", "base_rate")
-        if name in metrics
-    )
     name = f"{registered['model']}/{registered['version']}"
     return [
-        ("asked", f"{consent['subjects_in']:,} people with records within retention"),
-        ("agreed", f"{consent['subjects']:,} people ({reasons or 'nobody left out'})"),
-        ("trained on", f"{trained['subjects']:,} people, {trained['records']:,} records"),
+        ("asked", f"{some(consent['subjects_in'])} people with records within retention"),
+        ("agreed", f"{some(consent['subjects'])} people"),
+        ("trained on", _counted_in_words(metrics)),
         ("costs each", f"{claim}; budget {params.budget.epsilon:g}"),
         (
             "on terms",
@@ -126,7 +122,7 @@ def _facts(params: Params, reports: dict[str, dict[str, Any]]) -> list[tuple[str
                 [claim.adjacency, claim.sampling, f"{claim.noise} noise", *_terms(trained["plan"])]
             ),
         ),
-        ("measured", f"{measured} on held-out people (not private)"),
+        ("measured", _measured_in_words(metrics, trained["figures"])),
         ("attacked", _attack_in_words(audit)),
         ("registered", f"{name}, {' and '.join(registered['aliases']) or 'no alias'}"),
         ("next", f"lethe lineage --model {name}"),
@@ -147,6 +143,28 @@ def _look(params: Params) -> str:
     return f"mlflow ui --backend-store-uri {named}"
 
 
+def _counted_in_words(metrics: Mapping[str, Any]) -> str:
+    """As they are charged: with noise."""
+    if not {"subjects", "records"} <= set(metrics):
+        return "figures are not reported"
+    subjects, records = (metrics[name]["value"] for name in ("subjects", "records"))
+    return f"about {subjects:,} people, {records:,} records (charged)"
+
+
+def _measured_in_words(metrics: Mapping[str, Any], price: Any) -> str:
+    """The figures with their 95 % intervals, and what they cost."""
+    if isinstance(price, str):
+        return price
+    shown = ", ".join(
+        f"{name.replace('_', ' ')} {metrics[name]['value']:.3f} "
+        f"({metrics[name]['low']:.3f} to {metrics[name]['high']:.3f})"
+        for name in ("auc", "accuracy", "base_rate")
+        if name in metrics
+    )
+    shown = shown or "the held-out people are too few at this price"
+    return f"{shown}; charged, epsilon {price['epsilon_pld']:.3f}"
+
+
 _TERMS = {  # what a plan has of them is shown; another kind of training has others
     "sample_rate": "sample rate {:g}",
     "noise_multiplier": "noise multiplier {:.3f}",
@@ -160,35 +178,38 @@ def _terms(plan: Mapping[str, Any]) -> list[str]:
 
 
 def _attack_in_words(audit: dict[str, Any]) -> str:
-    attack = audit["attack"]
-    held = f"{len(audit['checks'])} checks held"
-    if "auc" not in attack:
-        return held
-    return f"{held}; membership attack AUC {attack['auc']:.3f} (0.5 is a coin; not private)"
+    attacked = "no attack beat the claim" if audit["attack"]["attempted"] else "too few to attack"
+    return f"{len(audit['checks'])} checks held; {attacked}"
 
 
-def _headline(root: Path, stage: str) -> str:
-    """The one number that a stage's report is about."""
+def _headline(root: Path, stage: str, granularity: int = 100) -> str:
+    """What a stage's report is about; counts of people are rounded."""
     with damage(_no_report):
-        return _number_of(stage, _report(root, stage))
+        exact = private_reports.read(root, stage) if stage in _COUNTING else {}
+        return _said_of(stage, _report(root, stage), exact, partial(about, granularity=granularity))
 
 
 def _no_report() -> FileDamaged:
     return FileDamaged(f"A report in {workspace.REPORTS} is not as Lethe writes it. {RESTORE}")
 
 
-def _number_of(stage: str, report: dict[str, Any]) -> str:
+_COUNTING = frozenset({"minimize", "consent", "pseudonymize"})
+
+
+def _said_of(
+    stage: str, report: dict[str, Any], exact: dict[str, Any], some: Callable[[int], str]
+) -> str:
     match stage:
         case "minimize":
-            return f"{report['records']:,} records, {len(report['columns'])} columns"
+            return f"{some(exact['records'])} records, {len(report['columns'])} columns"
         case "consent" | "pseudonymize":
-            return f"{report['subjects']:,} people"
+            return f"{some(exact['subjects'])} people"
         case "validate":
             return "the data is what it was declared to be"
         case "budget":
             return f"this run costs epsilon {report['epsilon_pld']:.3f}"
         case "train":
-            return f"{report['records']:,} records of {report['subjects']:,} people"
+            return _counted_in_words(report["metrics"])
         case "audit":
             return _attack_in_words(report)
         case _:

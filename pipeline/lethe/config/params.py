@@ -42,6 +42,7 @@ from lethe.config.sections import (
     Parallel,
     Records,
     Registration,
+    Reporting,
     Stores,
     Subject,
     Validation,
@@ -82,6 +83,7 @@ class Params:
     audit: Audit
     snapshot: dt.datetime | None = None
     stores: Stores = Field(default_factory=Stores)
+    reporting: Reporting = Field(default_factory=Reporting)
     parallel: Parallel = Field(default_factory=Parallel)
     erasure: Erasure = Field(default_factory=Erasure)
     root: Path = dataclasses.field(default=Path(), repr=False, compare=False)

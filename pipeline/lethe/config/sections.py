@@ -170,6 +170,19 @@ class Audit:
 
 
 @dataclass(frozen=True, kw_only=True, config=CLOSED)
+class Reporting:
+    """Changes the guarantee: what may be said of people in figures, beside the model.
+
+    `epsilon`: what the figures of one training cost everybody in them, held-out people included,
+        by PLD at `budget.delta`; 0 for no figures at all.
+    `granularity`: counts of people on a screen and in messages are rounded to multiples of it.
+    """
+
+    epsilon: float = Field(default=0.25, ge=0, le=100)
+    granularity: int = Field(default=100, ge=1)
+
+
+@dataclass(frozen=True, kw_only=True, config=CLOSED)
 class Registration:
     """The model's name, and who makes a new version champion.
 

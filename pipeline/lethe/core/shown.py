@@ -21,3 +21,16 @@ def shown(text: str) -> str:
         half of a character; showing twice is showing once.
     """
     return _ACTING.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+
+
+def about(count: int, granularity: int = 100) -> str:
+    """A count of people as it may be shown: rounded, and marked as such.
+
+    Rounding to the nearest multiple: what is said changes by a person only where the count
+    crosses from one to the next. It is not private by itself, and says so by its word.
+    """
+    if granularity == 1:
+        return f"{count:,} (exact)"
+    if count < granularity:
+        return f"fewer than {granularity:,}"
+    return f"about {(count + granularity // 2) // granularity * granularity:,}"

@@ -8,6 +8,7 @@ from pyroaring import BitMap
 from lethe.config.sections import Budget
 from lethe.core.behaviour import own_code
 from lethe.core.errors import BudgetExceeded, TooFewSubjects, TrainingRefused
+from lethe.core.shown import about
 from lethe.ledger.book import canonical
 from lethe.ledger.classes import Charge, over_budget
 from lethe.privacy.accounting import epsilon_rdp
@@ -36,7 +37,7 @@ def admit(release: Release, charges: Sequence[Charge], budget: Budget) -> tuple[
     if over and (budget.over_budget == "refuse" or not admitted):
         need = epsilon_rdp([release.event], budget.delta)
         raise BudgetExceeded(
-            f"Run needs epsilon={need:.2f}; {len(over)} subjects have {left:.2f} left at "
+            f"Run needs epsilon={need:.2f}; {about(len(over))} subjects have {left:.2f} left at "
             f"delta={budget.delta:g} and would be at {after:.2f} of {budget.epsilon:.2f} (RDP). "
             "Lower steps, raise noise_multiplier, or leave them out."
         )
@@ -69,11 +70,11 @@ def check_subjects(release: Release, *, minimum: int) -> None:
     subjects = len(release.subjects)
     if subjects < minimum:
         raise TooFewSubjects(
-            f"{subjects} people may train; subject.minimum is {minimum}. Bring more data, or "
-            "lower it if fewer are safe."
+            f"{about(subjects)} people may train; subject.minimum is {minimum}. Bring more data, "
+            "or lower it if fewer are safe."
         )
     if subjects and release.delta >= 1 / subjects:
         raise TrainingRefused(
-            f"budget.delta={release.delta:g} must be below 1/subjects={1 / subjects:g}: a larger "
+            f"budget.delta={release.delta:g} must be below one over the number of people: a larger "
             "one allows to publish a person outright. Lower budget.delta."
         )

@@ -118,7 +118,9 @@ def parse_model(words: str) -> tuple[str, str]:
 def render_model(found: dict[str, Any]) -> str:
     """`model_lineage` for a reader."""
     lines = [f"{found['model']}/{found['version']} ({found['status']})", ""]
-    lines.append(f"  people     {found['subjects']} with {found['records']} records")
+    counted = [found[name] for name in ("subjects", "records")]
+    people, records = ("not said" if each is None else f"about {each}" for each in counted)
+    lines.append(f"  people     {people}; records {records} (charged)")
     lines.append(
         f"  price      epsilon {_shown(found['epsilon_pld'])} (PLD), "
         f"{_shown(found['epsilon_rdp'])} (RDP) at delta {_shown(found['delta'])}, "
@@ -129,8 +131,10 @@ def render_model(found: dict[str, Any]) -> str:
     lines.append(f"  code       {found['git_commit'] or 'no commit'}")
     lines.append(f"  dvc.lock   {found['dvc_lock_md5']}")
     for name, metric in sorted(found["metrics"].items()):
-        mark = "private" if metric["private"] else "not private"
-        lines.append(f"  {name:<22} {_shown(metric['value'])} ({mark})")
+        mark = "charged" if metric["private"] else "not private"
+        ends = [_shown(metric[end]) for end in ("low", "high") if end in metric]
+        between = f", 95 % between {' and '.join(ends)}" if ends else ""
+        lines.append(f"  {name:<22} {_shown(metric['value'])}{between} ({mark})")
     return "\n".join(lines)
 
 

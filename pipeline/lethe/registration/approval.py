@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from lethe.config.params import Params
 from lethe.core.errors import ApprovalRefused, NotFound
+from lethe.core.shown import about
 from lethe.people.withdrawn import count_withdrawn
 from lethe.privacy.claim import Claim
 from lethe.registration.gate import CANDIDATE, CHAMPION, GATE, Gate
@@ -82,8 +83,8 @@ def approve(params: Params, name: str, *, by: str, reason: str | None, now: dt.d
     withdrawn = count_withdrawn(params, manifest, now)
     if withdrawn:
         raise ApprovalRefused(
-            f"{withdrawn} people in {name} have withdrawn or were erased since it was trained. "
-            "Train again without them: lethe run."
+            f"{about(withdrawn)} people in {name} have withdrawn or were erased since it was "
+            "trained. Train again without them: lethe run."
         )
     registry.tag(version, APPROVED_BY, by)
     registry.tag(version, APPROVED_AT, now.astimezone(dt.UTC).isoformat(timespec="seconds"))

@@ -19,7 +19,7 @@ from lethe.registration.gate import GATE, Evidence, closed_gate
 from lethe.registration.predicting import input_columns, may_be_absent, output_columns
 from lethe.reports.card import model_card
 from lethe.stores.dvc.repro import GitState, History
-from lethe.stores.registry.registry import NOT_PRIVATE, NewVersion
+from lethe.stores.registry.registry import NewVersion
 from lethe.stores.registry.signature import Input
 from lethe.stores.registry.tags import EXPERIMENT, RUN_ID
 from lethe.training.description import Description
@@ -36,14 +36,13 @@ def release_of(
     training = evidence.training
     claim = Claim.from_data(training)
     reported: Mapping[str, Mapping[str, Any]] = training.get("metrics", {})
-    measured = {**reported, **_attack_metrics(evidence.audit.get("attack", {}))}
     lock = history.lock_bytes() or b""
     experiment = in_experiment(params.root) or training.get("experiment") is True
     tags = {
         **{name: str(value) for name, value in claim.to_data().items()},
         **_declared_facts(params, evidence),
         **_run_facts(evidence, history.git_state(), lock),
-        **_measured_facts(measured),
+        **_measured_facts(reported, training),
         **lower_bound.known(params, str(evidence.plan.release(BitMap()).digest)),
         GATE: closed_gate(reported, params.registration, experiment=experiment).to_tag(),
         EXPERIMENT: str(experiment).lower(),
@@ -52,7 +51,7 @@ def release_of(
     }
     described = Description.read(params.at(workspace.MODEL))
     described.require(params.training.model, params.training.hidden)
-    card = model_card(tags, measured, input_columns(described.encoder))
+    card = model_card(tags, reported, input_columns(described.encoder))
     return NewVersion(
         name=params.registration.name,
         folder=params.at(workspace.MODEL),
@@ -67,8 +66,9 @@ def release_of(
             "epsilon_pld": claim.epsilon_pld,
             "epsilon_rdp": claim.epsilon_rdp,
             **{
-                (name if m["private"] else f"{name}{NOT_PRIVATE}"): m["value"]
-                for name, m in measured.items()
+                f"{name}{end and f'_{end}'}": float(m[end or "value"])
+                for name, m in reported.items()
+                for end in ("", "low", "high")
             },
         },
         files={
@@ -115,7 +115,7 @@ def _declared_facts(params: Params, evidence: Evidence) -> dict[str, str]:
 
 
 def _run_facts(evidence: Evidence, code: GitState, lock: bytes) -> dict[str, str]:
-    """What ran on what, by ids and hashes; and how many people it was."""
+    """What ran on what, by ids and hashes."""
     training, recorded = evidence.training, evidence.recorded
     return {
         RUN_ID: str(training["run_id"]),
@@ -128,22 +128,23 @@ def _run_facts(evidence: Evidence, code: GitState, lock: bytes) -> dict[str, str
         "git_dirty": str(code.dirty).lower(),
         "manifest_md5": evidence.manifest_md5,
         "model_md5": str(recorded["model"]),
-        "records": str(training["records"]),
-        "subjects": str(training["subjects"]),
         "subjects_md5": str(recorded["subjects"]),
         "validation": "passed",
     }
 
 
-def _measured_facts(measured: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The metrics, and which numbers no noise protects."""
-    bare = {name for name, metric in measured.items() if not metric["private"]}
+def _measured_facts(
+    measured: Mapping[str, Mapping[str, Any]], training: Mapping[str, Any]
+) -> dict[str, str]:
+    """The figures, which are charged, and what they cost besides."""
+    price = training.get("figures")
+    counted = {
+        name: measured[name]["value"] for name in ("records", "subjects") if name in measured
+    }
     return {
-        "metrics": json.dumps(
-            {n: {"private": m["private"], "value": m["value"]} for n, m in measured.items()},
-            sort_keys=True,
-        ),
-        "not_private": ", ".join(sorted({"records", "subjects"} | bare)),
+        **{name: str(value) for name, value in counted.items()},
+        "figures": price if isinstance(price, str) else json.dumps(price, sort_keys=True),
+        "metrics": json.dumps(measured, sort_keys=True),
     }
 
 
@@ -152,15 +153,3 @@ def _audited(checks: Sequence[Mapping[str, Any]]) -> str:
     parts = Counter(str(check["name"]).partition(".")[0] for check in checks)
     counted = ", ".join(f"{part} {count}" for part, count in sorted(parts.items()))
     return f"passed: {len(checks)} checks ({counted})"
-
-
-def _attack_metrics(attack: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """How well the model's people could be distinguished from others; computed without noise."""
-    found = {name: attack.get(name) for name in ("auc", "epsilon_lower_bound")}
-    for level, reached in attack.get("tpr_at_fpr", {}).items():
-        found[f"tpr_at_fpr_{level}"] = reached
-    return {
-        f"attack_{name}": {"value": float(value), "private": False}
-        for name, value in found.items()
-        if value is not None
-    }

@@ -14,9 +14,11 @@ from lethe.config import workspace
 from lethe.config.params import Params
 from lethe.config.sections import Budget
 from lethe.core.errors import NotFound
+from lethe.data.encoding import Encoder
 from lethe.ledger.classes import ClassPrice, SpendClass
 from lethe.ledger.ledger import Ledger
 from lethe.privacy.claim import Claim
+from lethe.privacy.figures import FiguresPlan, figures_plan, with_figures
 from lethe.privacy.release import ADJACENCIES, UNITS, Release
 from lethe.registration.rollback import refuse_rolled_back
 from lethe.stores.opened import OpenStores
@@ -61,7 +63,11 @@ def spending(stores: OpenStores, *, key: str | None = None) -> dict[str, Any]:
         else:
             token = _token(stores, key)
             people = BitMap([_never_charged(ledger, drawn) if token is None else token])
-        return budget_report(ledger, params.budget, people=people, plan=plan, drawn=drawn)
+        outputs = Encoder.from_params(params).outputs
+        figures = figures_plan(params, records_per_person=plan.records_per_person, outputs=outputs)
+        return budget_report(
+            ledger, params.budget, people=people, plan=plan, drawn=drawn, figures=figures
+        )
 
 
 def budget_report(
@@ -71,6 +77,7 @@ def budget_report(
     people: BitMap | None = None,
     plan: Planned | None = None,
     drawn: BitMap | None = None,
+    figures: FiguresPlan | None = None,
 ) -> dict[str, Any]:
     """Classes of people with the same history, the largest first.
 
@@ -78,6 +85,7 @@ def budget_report(
         people: whose histories; if not given, everybody's who was ever charged or would be next.
         plan: the next run, for what it would bring each class to.
         drawn: from whom the next run would draw; from all of `people` if not given.
+        figures: of the next run, which are charged beside it.
 
     Returns:
         JSON-ready: `classes` of `subjects, runs, epsilon_rdp, epsilon_pld, remaining`; with a
@@ -99,7 +107,10 @@ def budget_report(
             "classes": _as_they_are(ledger.classes(people, delta=budget.delta), budget)
         }
     inside = people if drawn is None else people & drawn
-    classes = [_with_next(each) for each in ledger.price(plan.release(inside), budget)]
+    classes = [
+        _with_next(each)
+        for each in ledger.price(with_figures(plan.release(inside), figures), budget)
+    ]
     outside = _as_they_are(ledger.classes(people - inside, delta=budget.delta), budget)
     classes += [each | {"in_next_run": False} for each in outside]
     over = [each for each in classes if not each.get("epsilon_rdp_after", 0.0) <= budget.epsilon]

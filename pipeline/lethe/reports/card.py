@@ -71,20 +71,25 @@ def model_card(
         ]
 
     unit, delta = facts.get("unit", "person"), facts.get("delta", "?")
+    counted = {
+        name: f"about {_number(float(metrics[name]['value']))}"
+        for name in ("records", "subjects")
+        if name in metrics
+    }
     summary = (
-        f"Trained for {facts.get('purpose', '?')} on {facts.get('records', '?')} records of "
-        f"{facts.get('subjects', '?')} people. What the model can reveal about any one {unit} is "
-        f"bounded by epsilon {_shown('epsilon_pld', facts.get('epsilon_pld', '?'))} at delta "
+        f"Trained for {facts.get('purpose', '?')} on {counted.get('records', 'the')} records of "
+        f"{counted.get('subjects', 'the')} people. What the model can reveal about any one {unit} "
+        f"is bounded by epsilon {_shown('epsilon_pld', facts.get('epsilon_pld', '?'))} at delta "
         f"{delta} ({facts.get('adjacency', '?')})."
     )
     measured = [
         (
             name,
-            f"{_number(entry['value'])} "
+            _with_interval(entry)
             + (
-                "(private: charged to the ledger)"
+                " (private: charged to the ledger)"
                 if entry.get("private")
-                else "(not private: computed from people's records without noise)"
+                else " (not private: computed from people's records without noise)"
             ),
         )
         for name, entry in sorted(metrics.items())
@@ -99,7 +104,15 @@ def model_card(
                 *("clip_norm", "steps", "accountant", "engine", "device"),
             ),
             "What it came from": rows(
-                *("purpose", "subjects", "records", "data_md5", "subjects_md5", "manifest_md5"),
+                *(
+                    "purpose",
+                    "subjects",
+                    "records",
+                    "figures",
+                    "data_md5",
+                    "subjects_md5",
+                    "manifest_md5",
+                ),
                 *("model_md5", "git_commit", "git_dirty", "dvc_lock_md5"),
                 *("run_id", "ledger_rows", "ledger_head"),
             ),
@@ -117,7 +130,7 @@ def model_card(
 
 
 _MEASURED = frozenset({"epsilon_pld", "epsilon_rdp", "noise_multiplier"})
-_COUNTED = frozenset({"subjects", "records"})  # of people, and no noise was added
+_COUNTED = frozenset({"subjects", "records"})  # of people, with noise
 _WORDS = {
     "epsilon_pld": "epsilon (PLD)",
     "epsilon_rdp": "epsilon (RDP, what the budget is held to)",
@@ -126,6 +139,7 @@ _WORDS = {
     "epsilon_lower_bound": "epsilon that they show at least",
     "epsilon_lower_bound_confidence": "with confidence",
     "epsilon_shown_95": "epsilon that they show, at 95 %",
+    "figures": "what the figures cost each person besides",
     "unit": "unit of privacy",
     "sample_rate": "sample rate (q)",
     "records_per_person": "records per person, at most",
@@ -146,7 +160,7 @@ _WORDS = {
 
 def _shown(name: str, value: str) -> str:
     if name in _COUNTED:
-        return f"{value} (not private)"
+        return f"about {value} (private: charged to the ledger)"
     if name not in _MEASURED:
         return value
     try:
@@ -168,6 +182,14 @@ def markdown_text(text: str) -> str:
 
 def page_text(text: str) -> str:
     return html.escape(shown(text))
+
+
+def _with_interval(entry: Mapping[str, Any]) -> str:
+    """A figure, and between which ends it lies with 95 % confidence."""
+    if "low" not in entry:
+        return _number(entry["value"])
+    low, high = _number(entry["low"]), _number(entry["high"])
+    return f"{_number(entry['value'])}, 95 % between {low} and {high}"
 
 
 def _number(value: float) -> str:

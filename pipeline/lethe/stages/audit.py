@@ -1,11 +1,12 @@
 """audit: attacks the model, replays the mechanism, and compares what was written down.
 
 A claim that one of them contradicts ends the pipeline: the report is written, then the stage
-fails. None of its numbers is private: they are computed from people's data without noise,
-and are for the operator, not for release. It draws no noise that is released and charges
-nothing. When it ends, the transcript of the run is gone.
+fails. What it measures is computed from people's data without noise, and goes to the operator's
+private report alone; what leaves says which checks there were and whether they held. It draws no
+noise that is released and charges nothing. When it ends, the transcript of the run is gone.
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -17,10 +18,10 @@ from lethe.attacks.attack import Charged, Target
 from lethe.attacks.audit import MEMBERSHIP, audit
 from lethe.attacks.declared import Declared
 from lethe.attacks.own_run import keep_verdict
-from lethe.config import transcripts, workspace
+from lethe.config import private_reports, transcripts, workspace
 from lethe.config.params import Params
 from lethe.core.errors import AuditContradiction, NotFound
-from lethe.core.files import read_json, write_json, write_whole
+from lethe.core.files import read_json, write_json
 from lethe.data.shards import read_people, shard_paths
 from lethe.ledger.ledger import Ledger
 from lethe.stores.dvc.inputs import content_md5
@@ -29,11 +30,11 @@ from lethe.training.description import DESCRIPTION
 from lethe.training.models import load_model
 from lethe.training.trainers import trainer_of
 
-ROC = workspace.PLOTS / "audit_roc.csv"
+_SAID = ("meaning", "name", "passed")  # limits may depend on how many people there are
 
 
 def run(params: Params, *, now: datetime) -> dict[str, Any]:
-    """Audits the model in the workspace; writes `reports/audit.json` and the attack's ROC.
+    """Audits the model in the workspace; writes `reports/audit.json`, and the operator's numbers.
 
     Raises:
         NotFound: there is no trained model.
@@ -47,12 +48,13 @@ def run(params: Params, *, now: datetime) -> dict[str, Any]:
         with transcripts.audited(params.root, target.described.run_id):
             audited = audit(target)
             keep_verdict(target, audited.report["checks"])
-    report = {**audited.report, "model_md5": content_md5(params.at(workspace.MODEL))}
+    exact = {**audited.report, "model_md5": content_md5(params.at(workspace.MODEL))}
+    report = said_of(exact)
     curve = audited.curves.get(MEMBERSHIP)
     if curve is None:
         curve = pd.DataFrame({"fpr": [], "tpr": []}, dtype=float)
-    marked = curve.assign(private=False)[["private", *curve.columns]]  # DVC draws the last column
-    write_whole(params.at(ROC), marked.to_csv(index=False).encode())
+    private_reports.write_file(params.root, "audit_roc.csv", curve.to_csv(index=False).encode())
+    private_reports.write(params.root, "audit", exact)
     write_json(params.at(workspace.report_path("audit")), report)
     if not report["passed"]:
         raise AuditContradiction(
@@ -61,6 +63,16 @@ def run(params: Params, *, now: datetime) -> dict[str, Any]:
             "what each of them means."
         )
     return report
+
+
+def said_of(exact: Mapping[str, Any]) -> dict[str, Any]:
+    """What leaves of an audit: what was looked at, and whether it held; no measured value."""
+    attack = exact.get("attack", {})
+    return {
+        **{name: value for name, value in exact.items() if name not in ("attack", "checks")},
+        "attack": {name: attack[name] for name in ("attempted", "kind") if name in attack},
+        "checks": [{name: check[name] for name in _SAID} for check in exact["checks"]],
+    }
 
 
 def load_target(params: Params, ledger: Ledger) -> Target:

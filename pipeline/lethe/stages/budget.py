@@ -1,5 +1,8 @@
 """budget: make the plan, say what it costs everybody, and refuse it before it runs.
 
+The price is that of the training and of its figures. How many people have which history is for the
+operator's private file; what leaves is the plan and its price.
+
 Nothing is reserved here; train does that, by the same rules, before it draws anything.
 """
 
@@ -8,17 +11,18 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from lethe.config import workspace
+from lethe.config import private_reports, workspace
 from lethe.config.params import Params
 from lethe.config.sections import Budget
 from lethe.core.errors import AuditContradiction
-from lethe.core.files import write_json, write_whole
+from lethe.core.files import write_json
 from lethe.data.encoding import Encoder
-from lethe.data.shards import eligible_people, shard_paths
+from lethe.data.shards import eligible_people, held_out_people, shard_paths
 from lethe.ledger.admission import check_subjects
 from lethe.ledger.classes import ClassPrice
 from lethe.privacy.bounds import ROUNDING, least_price
 from lethe.privacy.claim import Claim
+from lethe.privacy.figures import FiguresPlan, figures_plan, with_figures
 from lethe.privacy.plan import Plan
 from lethe.privacy.release import Release
 from lethe.stores.opening import open_ledger
@@ -41,18 +45,29 @@ def run(params: Params, *, now: datetime) -> dict[str, Any]:
             `refuse`; or everybody.
         AuditContradiction: what the plan is priced at is below what it costs.
     """
-    eligible = eligible_people(shard_paths(params.at(workspace.SHARDS)))
+    paths = shard_paths(params.at(workspace.SHARDS))
+    eligible, held_out = eligible_people(paths), held_out_people(paths)
+    encoder = Encoder.from_params(params)
     plan = trainer_of(params.training).plan(params)
     release = plan.release(eligible)
     check_subjects(release, minimum=params.subject.minimum)
     if isinstance(plan, Plan):  # of other plans there is no bound from below
         _refuse_underpriced(plan, release)
+    figures = figures_plan(
+        params, records_per_person=plan.records_per_person, outputs=encoder.outputs
+    )
+    both = with_figures(release, figures)
     with open_ledger(params) as ledger:
-        prices = ledger.price(release, params.budget)
-        _, left_out = ledger.admissible(release, params.budget)
-    report = budget_report(plan, release, prices, left_out=left_out, budget=params.budget)
-    write_whole(params.at(workspace.PLOTS / "budget.csv"), plot(prices).encode())
-    write_json(params.at(workspace.ENCODING), Encoder.from_params(params).to_data())
+        prices = ledger.price(both, params.budget)
+        _, left_out = ledger.admissible(both, params.budget)
+        if figures is not None and held_out:
+            ledger.admissible(figures.release(held_out), params.budget)
+    report = budget_report(plan, release, figures, budget=params.budget)
+    private_reports.write(
+        params.root, "budget", exact_report(prices, left_out=left_out, subjects=len(eligible))
+    )
+    private_reports.write_file(params.root, "budget.csv", plot(prices).encode())
+    write_json(params.at(workspace.ENCODING), encoder.to_data())
     write_json(params.at(workspace.PLAN), plan.to_data())
     write_json(params.at(workspace.report_path("budget")), report)
     return report
@@ -71,25 +86,26 @@ def _refuse_underpriced(plan: Plan, release: Release) -> None:
 
 
 def budget_report(
-    plan: Planned,
-    release: Release,
-    prices: Sequence[ClassPrice],
-    *,
-    left_out: int,
-    budget: Budget,
+    plan: Planned, release: Release, figures: FiguresPlan | None, *, budget: Budget
 ) -> dict[str, Any]:
-    """What the run costs alone, and what it brings each class of people to."""
+    """What the run costs alone; nothing of it is counted."""
     return {
         **Claim.of(release, noise=plan.noise).to_data(),
         "budget_epsilon": budget.epsilon,
-        "classes": [asdict(price) for price in _summed_up(prices)],
-        "left_out": left_out,
-        "not_private": ["classes.subjects", "left_out", "subjects"],
+        "figures": "none: reporting.epsilon is 0" if figures is None else figures.price(),
         "over_budget": budget.over_budget,
         "plan": plan.to_data(),
         "plan_digest": release.digest,
+    }
+
+
+def exact_report(prices: Sequence[ClassPrice], *, left_out: int, subjects: int) -> dict[str, Any]:
+    """How many people it concerns, and what it brings each class of them to: for the operator."""
+    return {
+        "classes": [asdict(price) for price in _summed_up(prices)],
+        "left_out": left_out,
         "remaining": min(price.remaining for price in prices),
-        "subjects": len(release.subjects),
+        "subjects": subjects,
     }
 
 

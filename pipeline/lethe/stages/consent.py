@@ -1,10 +1,11 @@
 """consent: keeps the subjects whose latest answer for the purpose is yes.
 
-Reads `data/minimized` and the consent table, writes `data/consented` and counts.
+Reads `data/minimized` and the consent table, writes `data/consented`, and counts for the operator.
 """
 
 import datetime as dt
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -12,11 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from lethe.config import private_reports
 from lethe.config.params import Params
 from lethe.config.workspace import CONSENTED, MINIMIZED, report_path, shard_name, whole_directory
 from lethe.core.errors import FileDamaged, NobodyConsents, NotFound, TooFewSubjects
-from lethe.core.files import RESTORE, read_json, write_json
+from lethe.core.files import RESTORE, write_json
 from lethe.core.reading import damage
+from lethe.core.shown import about
 from lethe.data.shards import read_shard
 from lethe.people.consents import Decisions, read_decisions, snapshot
 from lethe.people.suppression import Standing, come_back, standing
@@ -56,7 +59,8 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
 
     Guarantees: `data/consented` is readable by its owner alone and holds nobody whose latest
         answer up to the snapshot is not yes, who has an open request that concerns the
-        purpose, or who is suppressed and has not agreed since; the report holds counts only.
+        purpose, or who is suppressed and has not agreed since; counts go to the
+        operator's private report alone.
 
     Raises:
         ConsentInvalid: the consent table does not hold; see `read_decisions`.
@@ -89,14 +93,15 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
         if willing == 0:
             raise NobodyConsents(_why_nobody(params, decisions, stand, records_in))
         _refuse_few(willing, params)
-    report: dict[str, Any] = {
-        "purpose": params.purpose,
+    report: dict[str, Any] = {"purpose": params.purpose}
+    exact: dict[str, Any] = {
         "subjects_in": subjects,
         "subjects": willing,
         "left_out": dict(reasons),
         "records_in": records_in,
         "records": records,
     }
+    private_reports.write(params.root, "consent", exact)
     write_json(params.at(report_path("consent")), report)
     return report
 
@@ -108,18 +113,21 @@ def _people(records: pa.Table) -> pd.Index:
 def _why_nobody(params: Params, decisions: Decisions, stand: Standing, records: int) -> str:
     """Which of the things that leave nobody to learn from it is."""
     table = params.records.table
+    some = partial(about, granularity=params.reporting.granularity)
     if not records:
-        made = read_json(params.at(report_path("minimize")))
+        made = private_reports.read(params.root, "minimize")
         names = ("rows", "rows_past_retention", "rows_undated")
-        with damage(lambda: FileDamaged(f"{report_path('minimize')} lacks counts. {RESTORE}")):
+        with damage(
+            lambda: FileDamaged(f"{private_reports.REPORTS}/minimize.json lacks counts. {RESTORE}")
+        ):
             rows, past, undated = (made[name] for name in names)
         if not rows:
             return (
                 f"Nobody has a record: table {table} is empty. Check records.table and source.url."
             )
         return (
-            f"Nobody has a record that may be used: of {rows} rows of {table}, {past} are past "
-            f"their retention and {undated} have no date that can be read. Check "
+            f"Nobody has a record that may be used: of {some(rows)} rows of {table}, {some(past)} "
+            f"are past their retention and {some(undated)} have no date that can be read. Check "
             f"tables.{table}.retention and the dates in the source."
         )
     if not len(decisions.willing):
@@ -129,18 +137,19 @@ def _why_nobody(params: Params, decisions: Decisions, stand: Standing, records: 
         )
     if not len(stand.allowed):
         return (
-            f"{len(decisions.willing)} people agree to purpose {params.purpose!r}, and all of them "
-            "have asked to be left out, or were erased and have not agreed since."
+            f"{some(len(decisions.willing))} people agree to purpose {params.purpose!r}, and all "
+            "of them have asked to be left out, or were erased and have not agreed since."
         )
     return (
-        f"{len(stand.allowed)} people agree to purpose {params.purpose!r}, and none of them has a "
-        f"record of {table} that may be used. Ask those who have one."
+        f"{some(len(stand.allowed))} people agree to purpose {params.purpose!r}, and none of them "
+        f"has a record of {table} that may be used. Ask those who have one."
     )
 
 
 def _refuse_few(willing: int, params: Params) -> None:
     if willing < params.subject.minimum:
         raise TooFewSubjects(
-            f"{willing} subjects with records consent; subject.minimum is "
+            f"{about(willing, params.reporting.granularity)} subjects with records consent; "
+            "subject.minimum is "
             f"{params.subject.minimum}. Ask more people, or lower it if so few may be learned from."
         )

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from lethe.config import private_reports
 from lethe.config.params import Params
 from lethe.config.tables import Column
 from lethe.config.workspace import MINIMIZED, TEMPORARY, report_path, shard_name, whole_directory
@@ -132,7 +133,8 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
     """Runs the stage.
 
     Guarantees: `data/minimized` is readable by its owner alone, has one file for every shard,
-        and the same source and declarations give the same bytes; the report has counts only.
+        and the same source and declarations give the same bytes; counts go to the operator's
+        private report alone.
 
     Raises:
         SourceUnavailable, SchemaMismatch, ParamsInvalid, SubjectKeyInvalid, TooFewSubjects:
@@ -166,7 +168,8 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
             raise outside_domain(tally.rejected)
         counts = list(_finish_all(staged, folder, params.shards, columns, names, tally.records))
     scrubbed = sum((each.scrubbed for each in counts), Counter())
-    report: dict[str, Any] = {
+    report: dict[str, Any] = {"columns": list(columns), "shards": params.shards}
+    exact: dict[str, Any] = {
         "rows": rows["rows"],
         "rows_past_retention": rows["past_retention"],
         "rows_undated": rows["undated"],
@@ -174,12 +177,11 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
         "undated_children": dict(children.undated),
         "records": sum(each.records for each in counts),
         "subjects": sum(each.subjects for each in counts),
-        "columns": list(columns),
         "outside": dict(tally.outside),
         "missing": dict(tally.missing),
         "scrubbed": dict(scrubbed),
-        "shards": params.shards,
     }
+    private_reports.write(params.root, "minimize", exact)
     write_json(params.at(report_path("minimize")), report)
     return report
 

@@ -1,7 +1,7 @@
 """pseudonymize: replaces the subject's key by a token from the vault, and drops the key.
 
 Reads `data/consented`, writes `data/shards` (the first data that DVC may keep),
-`data/subjects.roaring` and counts. The last stage that sees a key.
+`data/subjects.roaring`, and counts for the operator. The last stage that sees a key.
 """
 
 import datetime as dt
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyroaring import BitMap
 
+from lethe.config import private_reports
 from lethe.config.keys import load_key
 from lethe.config.params import Params
 from lethe.config.workspace import (
@@ -27,6 +28,7 @@ from lethe.config.workspace import (
 )
 from lethe.core.errors import NotFound, SubjectKeyInvalid
 from lethe.core.files import write_json, write_whole
+from lethe.core.shown import about
 from lethe.data import partition
 from lethe.data.shards import read_shard
 from lethe.people.suppression import carry_spend
@@ -98,13 +100,14 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
             records += shard.num_rows
     known = tokens != NO_TOKEN
     write_whole(params.at(SUBJECTS), BitMap(np.sort(tokens[known]).tolist()).serialize())
-    report: dict[str, Any] = {
+    report: dict[str, Any] = {"shards": len(names)}
+    exact: dict[str, Any] = {
         "subjects": int(known.sum()),
         "held_out": int((apart & known).sum()),
         "suppressed": int((~known).sum()),
         "records": records,
-        "shards": len(names),
     }
+    private_reports.write(params.root, "pseudonymize", exact)
     write_json(params.at(report_path("pseudonymize")), report)
     return report
 
@@ -117,7 +120,7 @@ def _people(paths: list[Path]) -> pd.Index:
     people = pd.Index(keys, dtype="str")
     if not people.is_unique:
         raise SubjectKeyInvalid(
-            f"{int(people.duplicated().sum())} subjects have records in several shards. "
+            f"{about(int(people.duplicated().sum()))} subjects have records in several shards. "
             "Run lethe minimize."
         )
     return people
@@ -126,6 +129,7 @@ def _people(paths: list[Path]) -> pd.Index:
 def _subjects(records: pa.Table) -> pd.Index:
     if records["subject"].null_count:
         raise SubjectKeyInvalid(
-            f"{records['subject'].null_count} records have no subject. Correct the source's links."
+            f"{about(records['subject'].null_count)} records have no subject. "
+            "Correct the source's links."
         )
     return pd.Index(records["subject"].to_pandas(), dtype="str")

@@ -15,6 +15,7 @@ from lethe.config import workspace
 from lethe.config.params import Params
 from lethe.core.errors import NotFound, RegistrationRefused
 from lethe.core.files import md5, parse_json, parse_people, read_json, write_json
+from lethe.core.shown import about
 from lethe.data.shards import read_people
 from lethe.people.withdrawn import count_withdrawn
 from lethe.registration import lower_bound
@@ -61,10 +62,11 @@ def _register(params: Params, now: dt.datetime) -> dict[str, Any]:
     _refuse_rolled_back(params, registry)
     version = registry.of_run(name, str(training.get("run_id")))
     if version is not None and (withdrawn or version.tags.get(WITHDRAWN)):
-        registry.tag(version, WITHDRAWN, str(withdrawn))
+        registry.tag(version, WITHDRAWN, "true" if withdrawn else "false")
     if version is not None and withdrawn:
         raise RegistrationRefused(
-            f"Model {name}/{version.version} is registered, but {withdrawn} people in it have "
+            f"Model {name}/{version.version} is registered, but "
+            f"{about(withdrawn, params.reporting.granularity)} people in it have "
             "withdrawn or were erased since. Train again without them: lethe run."
         )
     if version is not None:
@@ -86,26 +88,27 @@ def _register(params: Params, now: dt.datetime) -> dict[str, Any]:
         "status": version.status,
         "version": version.version,
     }
-    summed = summed_up(training, _report(params, "audit"), version=version.version)
+    summed = summed_up(training, version=version.version)
     write_json(params.at(workspace.report_path("metrics")), summed)
     write_json(params.at(workspace.report_path("register")), report)
     return report
 
 
-def summed_up(
-    training: Mapping[str, Any], audit: Mapping[str, Any], *, version: int
-) -> dict[str, Any]:
+def summed_up(training: Mapping[str, Any], *, version: int) -> dict[str, Any]:
     """The numbers to compare runs by, which `dvc metrics show` and `dvc exp show` list.
 
-    What was measured on people or counted, without noise, stands under `not_private`.
+    What is said of people is charged, and stands between the ends of its interval.
     """
-    measured, attack = training.get("metrics", {}), audit.get("attack", {})
-    names = ("auc", "accuracy", "base_rate", "log_loss")
-    not_private = {name: measured[name]["value"] for name in names if name in measured}
-    not_private |= {f"attack_{name}": attack[name] for name in ("auc",) if name in attack}
-    not_private |= {name: training[name] for name in ("records", "subjects")}
+    measured = training.get("metrics", {})
+    names = ("auc", "accuracy", "base_rate", "records", "subjects")
+    charged = {
+        f"{name}{end and f'_{end}'}": measured[name][end or "value"]
+        for name in names
+        if name in measured
+        for end in (("", "low", "high") if name in ("auc", "accuracy") else ("",))
+    }
     prices = {name: training[name] for name in ("epsilon_pld", "epsilon_rdp")}
-    return {"not_private": not_private, **prices, "version": version}
+    return {"charged": charged, **prices, "version": version}
 
 
 def _refuse_rolled_back(params: Params, registry: Registry) -> None:

@@ -6,6 +6,9 @@ was: what was trained but not published is published as it is, and no second mod
 ever made for one charge.
 
 How it is trained is a `Trainer`'s, by `training.method`; this stage knows none of them.
+
+What is said of it in figures is a release of its own (`lethe.privacy.figures`), reserved right
+after the training's and before anything is drawn: where people cannot pay for both, neither runs.
 """
 
 import hashlib
@@ -24,17 +27,20 @@ from lethe.config import transcripts, workspace
 from lethe.config.home import in_experiment
 from lethe.config.params import Params
 from lethe.config.training import Training
-from lethe.core.errors import NotFinite, NotFound, TooFewSubjects
+from lethe.core.errors import BudgetExceeded, NotFinite, NotFound, TooFewSubjects
 from lethe.core.files import read_json, write_json, write_whole
+from lethe.core.shown import about
 from lethe.data.batches import held_out_records, person_data
 from lethe.data.encoding import Encoder
-from lethe.data.shards import eligible_people, shard_paths
+from lethe.data.shards import eligible_people, held_out_people, shard_paths
 from lethe.ledger.ledger import Ledger, Reservation
 from lethe.privacy.claim import Claim
+from lethe.privacy.figures import FiguresPlan, figures_plan
 from lethe.privacy.release import Release
 from lethe.registration.rollback import refuse_rolled_back
 from lethe.stages.behaviour import training_digest
 from lethe.stores.opening import open_ledger
+from lethe.training.figured import Figured, figures_of, keep_exact
 from lethe.training.locks import alone
 from lethe.training.trainer import Planned, Progress, Session, Shards, Trained, Trainer
 from lethe.training.trainers import trainer_of
@@ -87,13 +93,18 @@ def train_reserved(
     eligible = eligible_people(paths)
     if len(eligible) < params.subject.minimum:
         raise TooFewSubjects(
-            f"{len(eligible)} people may train; subject.minimum is {params.subject.minimum}."
+            f"{about(len(eligible), params.reporting.granularity)} people may train; "
+            f"subject.minimum is {params.subject.minimum}."
         )
     release = plan.release(eligible)
     encoder = Encoder.from_data(read_json(params.at(workspace.ENCODING)))
     trainer.rehearse(params, plan=plan, encoder=encoder)
     request = request_digest(release, paths, params)
     reservation = _reserve(ledger, release, params, request, now)
+    figures = figures_plan(
+        params, records_per_person=plan.records_per_person, outputs=encoder.outputs
+    )
+    said = _reserve_figures(ledger, figures, reservation, held_out_people(paths), params, now)
     staged = params.at_home(STAGING) / reservation.run_id
     if not staged.exists():
         session = Session(
@@ -107,12 +118,16 @@ def train_reserved(
             transcript_bytes=params.audit.transcript_megabytes * 2**20,
         )
         shards = _read(params, plan, paths, reservation)
-        with _spent_if_it_diverges(params, ledger, reservation.run_id, session.checkpoint):
+        with _spent_if_it_diverges(params, ledger, reservation, said, session.checkpoint):
             trained = trainer.fit(shards, reservation, plan=plan, session=session)
-        report = _report(params, plan, shards, reservation, trained)
-        _stage(params, staged, trained, report, reservation.admitted)
+        figured = figures_of(figures, shards, said, trained)
+        report = _report(params, plan, reservation, trained) | figured.report
+        keep_exact(params, shards, reservation, trained, left_out=reservation.left_out)
+        _stage(params, staged, trained, figured, report, reservation.admitted)
     _checkpoint(staged).unlink(missing_ok=True)
     ledger.settle(reservation.run_id)
+    if said is not None:
+        ledger.settle(said.run_id)
     return _publish(params, staged)
 
 
@@ -159,6 +174,34 @@ def _reserve(
         attempt += 1
 
 
+def _reserve_figures(
+    ledger: Ledger,
+    figures: FiguresPlan | None,
+    training: Reservation,
+    held_out: BitMap,
+    params: Params,
+    now: datetime,
+) -> Reservation | None:
+    """The figures' reservation, for everybody who may move them; None where none leave.
+
+    Raises:
+        BudgetExceeded: somebody cannot pay for them; the training's reservation is given back.
+    """
+    if figures is None:
+        return None
+    try:
+        return ledger.reserve(
+            figures.release(training.admitted | held_out),
+            budget=params.budget,
+            request=f"figures-{training.run_id}",
+            now=now,
+        )
+    except BudgetExceeded:
+        if ledger.run(training.run_id).state == "reserved":
+            ledger.void(training.run_id, "its figures are above somebody's budget", now=now)
+        raise
+
+
 def _read(params: Params, plan: Planned, paths: Sequence[Path], reservation: Reservation) -> Shards:
     """What there is to train on; nothing is drawn, so what is wrong with it spends nothing."""
     encoder = Encoder.from_data(read_json(params.at(workspace.ENCODING)))
@@ -176,7 +219,7 @@ def _read(params: Params, plan: Planned, paths: Sequence[Path], reservation: Res
 
 
 def _report(
-    params: Params, plan: Planned, shards: Shards, reservation: Reservation, trained: Trained
+    params: Params, plan: Planned, reservation: Reservation, trained: Trained
 ) -> dict[str, Any]:
     """What the trainer says of its model, and what follows from its release."""
     admitted = reservation.admitted
@@ -186,22 +229,23 @@ def _report(
         **trained.facts,
         **Claim.of(release, noise=plan.noise).to_data(),
         "experiment": in_experiment(params.root),
-        "left_out": reservation.left_out,
         "manifest_md5": md5,
-        "not_private": ["left_out", "records", "subjects"],
         "plan": plan.to_data(),
-        "records": shards.people.records,
         "run_id": reservation.run_id,
-        "subjects": len(shards.people),
     }
 
 
 def _stage(
-    params: Params, staged: Path, trained: Trained, report: Mapping[str, Any], admitted: BitMap
+    params: Params,
+    staged: Path,
+    trained: Trained,
+    figured: Figured,
+    report: Mapping[str, Any],
+    admitted: BitMap,
 ) -> None:
     """Leaves everything that is to be published in `staged`, whole or not at all."""
     with workspace.whole_directory(params.root, staged, private=True) as folder:
-        for name, files in (("model", trained.model), ("plots", trained.plots)):
+        for name, files in (("model", trained.model), ("plots", figured.plots)):
             (folder / name).mkdir()
             for file, content in files.items():
                 (folder / name / file).write_bytes(content)
@@ -211,18 +255,25 @@ def _stage(
 
 @contextmanager
 def _spent_if_it_diverges(
-    params: Params, ledger: Ledger, run_id: str, checkpoint: Path
+    params: Params,
+    ledger: Ledger,
+    reservation: Reservation,
+    figures: Reservation | None,
+    checkpoint: Path,
 ) -> Iterator[None]:
     """A run that ends by what it drew is over: to try again until one ends well would be to choose.
 
-    So it is settled, which nobody can void, and the same request again is another run.
+    So it is settled, which nobody can void, and the same request again is another run. Of its
+    figures nothing was drawn.
     """
     try:
         yield
     except NotFinite:
-        ledger.settle(run_id)
+        ledger.settle(reservation.run_id)
+        if figures is not None:
+            ledger.void(figures.run_id, "the training diverged; nothing was said of it")
         checkpoint.unlink(missing_ok=True)
-        transcripts.remove(params.root, run_id)
+        transcripts.remove(params.root, reservation.run_id)
         raise
 
 

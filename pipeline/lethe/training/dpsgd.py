@@ -50,12 +50,6 @@ class DpSgd(Trainer[Plan]):
                 reach,
                 "the last clip is the plan's, or where an adaptive one may be",
             ),
-            Bound(
-                "training.records",
-                float(facts["records"]),
-                float(facts["subjects"]) * plan.records_per_person,
-                "no more records were used than the people may have",
-            ),
         ]
 
     def assists(self, params: Params) -> bool:

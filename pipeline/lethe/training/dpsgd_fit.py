@@ -25,7 +25,7 @@ from lethe.data.shards import shard_paths
 from lethe.privacy.plan import Plan
 from lethe.training import loop, parallel
 from lethe.training.description import DESCRIPTION, WEIGHTS, Architecture, Description
-from lethe.training.evaluate import Evaluation, evaluate
+from lethe.training.evaluate import predict
 from lethe.training.loop import Task, TrainedModel, train
 from lethe.training.models import build_model, loss_for, refuse_unrepeatable
 from lethe.training.processes import leading, resolve_device
@@ -60,12 +60,11 @@ def fit(shards: Shards, reservation: Reserved, *, plan: Plan, session: Session) 
             transcript=_recorder(plan, reservation, session),
         ),
     )
-    evaluation = evaluate(trained.model, shards.held_out, classes=len(encoder.classes))
     described = _described(declared, plan, encoder, reservation.run_id)
     return Trained(
         model={WEIGHTS: _weights(trained), DESCRIPTION: described},
-        plots=_curves(evaluation),
-        facts=_facts(plan, shards, trained, evaluation, processes=others.size if others else 1),
+        facts=_facts(plan, shards, trained, processes=others.size if others else 1),
+        predicted=predict(trained.model, shards.held_out.features),
     )
 
 
@@ -164,24 +163,12 @@ def _described(training: Training, plan: Plan, encoder: Encoder, run_id: str) ->
     return Description(architecture, encoder.classes, encoder, plan.to_data(), run_id).to_bytes()
 
 
-def _curves(evaluation: Evaluation) -> dict[str, bytes]:
-    """Computed without noise, and every row says so."""
-    found = {}
-    for name, curve in (("roc", evaluation.roc), ("calibration", evaluation.calibration)):
-        marked = curve.assign(private=False)[["private", *curve.columns]]  # DVC draws the last
-        found[f"{name}.csv"] = marked.to_csv(index=False).encode()
-    return found
-
-
-def _facts(
-    plan: Plan, shards: Shards, trained: TrainedModel, evaluation: Evaluation, *, processes: int
-) -> dict[str, Any]:
+def _facts(plan: Plan, shards: Shards, trained: TrainedModel, *, processes: int) -> dict[str, Any]:
     return {
         "clip_norm": trained.clips[-1] if trained.clips else plan.clip_norm,
         "device": trained.device,
         "engine": trained.engine,
         "features": len(shards.encoder.names),
-        "metrics": evaluation.marked(),
         "processes": processes,
         "steps": trained.steps,
     }

@@ -1,11 +1,10 @@
-"""How good a model is on people who did not train it.
+"""How good a model is on people who did not train it, exactly: for the operator alone.
 
-These numbers are computed from people's data without noise. They are marked as not
-private wherever they go, and nobody whose data trained the model is in them.
+These numbers are computed from people's data without noise, and nobody whose data trained the model
+is in them. What leaves is made by `lethe.training.figures`.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,14 +46,14 @@ class Evaluation:
     roc: pd.DataFrame
     calibration: pd.DataFrame
 
-    def marked(self) -> dict[str, dict[str, Any]]:
-        """Every metric beside the statement that it is not private."""
-        return {name: {"value": value, "private": False} for name, value in self.metrics.items()}
-
 
 def evaluate(model: nn.Module, data: RecordData, *, classes: int) -> Evaluation:
     """AUC, accuracy, log loss and base rate; what one class alone cannot show is left out."""
-    scores = predict(model, data.features)
+    return evaluated(predict(model, data.features), data, classes=classes)
+
+
+def evaluated(scores: npt.NDArray[np.float64], data: RecordData, *, classes: int) -> Evaluation:
+    """`evaluate`, of predictions that were made already."""
     labels = data.labels.astype(np.int64)
     metrics: dict[str, float] = {"held_out_records": float(len(data))}
     metrics["held_out_subjects"] = float(len(np.unique(data.tokens)))

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from pyroaring import BitMap
 
 from lethe.config.params import Params
@@ -93,15 +95,18 @@ class Session:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What leaves: files of the model's folder and of plots by name, and facts to report.
+    """What leaves: files of the model's folder by name, and facts to report.
 
     `facts` are what the trainer knows of it: of a fit they lack what follows from the release
     and the reservation, which the stage adds. Of a published training they are the whole report.
+    No fact is counted or measured on people, but for what the release pays for. `predicted` stays
+    with the stage, which has it counted for the figures that are charged for: for each record of
+    `Shards.held_out` the probability of the positive class, or of each class.
     """
 
     model: Mapping[str, bytes] = field(repr=False)  # as `lethe.training.models` reads and serves it
     facts: Mapping[str, Any]
-    plots: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    predicted: npt.NDArray[np.float64] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ training:
   optimizer: {learning_rate: 1.0, momentum: 0.9}
 
 audit: {subjects: 1000}
+reporting: {epsilon: 0.25, granularity: 100}
 registration: {name: model, promote: manual} # the model's name in the registry; or automatic
 """
 
