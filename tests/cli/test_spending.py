@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from lethe.cli.main import app
-from lethe.config import workspace
+from lethe.config import private_reports, workspace
 from lethe.config.keys import create_key_file, load_key
 from lethe.config.params import load_params
 from lethe.core.errors import BudgetExceeded, LedgerInvalid, NotFound
@@ -129,7 +129,10 @@ def test_the_stage_writes_its_plan_and_shows_table_and_plot(folder: Path) -> Non
     assert done.exit_code == 0, done.output
     assert workspace.PLAN.exists()
     assert "The next run costs epsilon" in done.stdout
-    assert (workspace.PLOTS / "budget.png").read_bytes().startswith(PNG)
+    assert "fewer than 100" in done.stdout, "the stage's words are in logs"
+    picture = private_reports.REPORTS / "budget.png"
+    assert picture.read_bytes().startswith(PNG)
+    assert picture.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_refused_plan_is_shown_before_it_is_refused(folder: Path) -> None:

@@ -65,8 +65,8 @@ def test_every_metric_says_whether_it_is_private() -> None:
 
 def test_counts_of_people_are_said_not_to_be_private() -> None:
     text = model_card(FACTS, METRICS, ["age"]).markdown()
-    assert "| subjects | 812 (not private) |" in text
-    assert "| records | 1204 (not private) |" in text
+    assert "| subjects | about 812 (private: charged to the ledger) |" in text
+    assert "| records | about 1204 (private: charged to the ledger) |" in text
 
 
 def test_unknown_facts_are_left_out_rather_than_shown_empty() -> None:

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import dp_accounting as dp
 import pandas as pd
 import pytest
 from pyroaring import BitMap
 
-from lethe.config import workspace
+from lethe.config import private_reports, workspace
+from lethe.config.private_reports import REPORTS as PRIVATE
 from lethe.config.params import Params, load_params
 from lethe.core.errors import (
     AuditContradiction,
@@ -91,6 +93,7 @@ def test_report_prices_the_run_for_everybody_who_may_train(folder: Path) -> None
     params = declared(folder)
     report = budget.run(params, now=NOW)
     plan = plan_from(params)
+    figures = dp.GaussianDpEvent(report["figures"]["noise_multiplier"])
 
     assert report["subjects"] == 4  # 9 is held out
     assert report["left_out"] == 0
@@ -104,12 +107,14 @@ def test_report_prices_the_run_for_everybody_who_may_train(folder: Path) -> None
             "runs": 0,
             "epsilon_rdp_before": 0.0,
             "epsilon_pld_before": 0.0,
-            "epsilon_rdp_after": report["epsilon_rdp"],
-            "epsilon_pld_after": report["epsilon_pld"],
+            "epsilon_rdp_after": epsilon_rdp([plan.event, figures], 1e-5),
+            "epsilon_pld_after": epsilon_pld([plan.event, figures], 1e-5),
             "remaining": 2.0,
         }
     ]
-    assert report == read_json(workspace.report_path("budget"))
+    public = read_json(workspace.report_path("budget"))
+    assert not {"classes", "left_out", "remaining", "subjects"} & set(public)
+    assert report == private_reports.read(params.root, "budget") | public
 
 
 def test_plan_file_is_a_plan(folder: Path) -> None:
@@ -141,7 +146,7 @@ def test_second_run_writes_the_same_bytes(folder: Path) -> None:
     written = []
     for _ in range(2):
         budget.run(declared(folder), now=NOW)
-        files = (workspace.PLAN, workspace.report_path("budget"), workspace.PLOTS / "budget.csv")
+        files = (workspace.PLAN, workspace.report_path("budget"), PRIVATE / "budget.csv")
         written.append([path.read_bytes() for path in files])
     assert written[0] == written[1]
 
@@ -150,7 +155,7 @@ def test_plot_has_each_class_before_and_after(folder: Path) -> None:
     params = declared(folder)
     spend(params, 7)
     report = budget.run(params, now=NOW)
-    with (workspace.PLOTS / "budget.csv").open() as file:
+    with (PRIVATE / "budget.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(r["class"], r["subjects"], r["when"]) for r in rows] == [
         ("1", "3", "before"),
@@ -168,7 +173,9 @@ def test_run_over_budget_is_refused_before_it_trains(folder: Path) -> None:
     spend(params, 7, request="one")
     spend(params, 7, request="two")
     spend(params, 7, request="three")
-    with pytest.raises(BudgetExceeded, match=r"needs epsilon=1\.0\d; 1 subjects have 0\.\d\d left"):
+    with pytest.raises(
+        BudgetExceeded, match=r"needs epsilon=1\.0\d; fewer than 100 subjects have 0\.\d\d left"
+    ):
         budget.run(params, now=NOW)
     assert not workspace.PLAN.exists()
     assert not workspace.report_path("budget").exists()

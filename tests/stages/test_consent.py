@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lethe.config import private_reports
 from lethe.config.params import Params, parse_params
 from lethe.config.workspace import CONSENTED, MINIMIZED, report_path, shard_name
 from lethe.core.errors import (
@@ -332,7 +333,9 @@ def test_withdrawn_subject_is_absent_after_consent() -> None:
         "records_in": 6,
         "records": 3,
     }
-    assert read_json(report_path("consent")) == report
+    public = read_json(report_path("consent"))
+    assert public == {"purpose": report["purpose"]}
+    assert private_reports.read(Path(), "consent") | public == report
     assert all(pq.read_schema(path) == SCHEMA for path in CONSENTED.iterdir())
 
 
@@ -406,7 +409,7 @@ def test_too_few_left_stop_the_pipeline_and_those_without_records_do_not_count()
     write_source([*PEOPLE, "fay"], [*ANSWERS, ("fay", "model", "yes", "2026-05-01 00:00:00")])
     write_minimized(*RECORDS)
     three = {"table": "people", "key": "id", "minimum": 3}
-    with pytest.raises(TooFewSubjects, match="2 subjects with records consent"):
+    with pytest.raises(TooFewSubjects, match="fewer than 100 subjects with records consent"):
         run(declared(subject=three), now=NOW)
     assert not CONSENTED.exists() and not report_path("consent").exists()
 
@@ -520,17 +523,19 @@ def test_words_that_would_mean_two_things_are_refused(consent: dict[str, Any]) -
     ("counts", "message"),
     [
         ((0, 0, 0), "visits is empty"),
-        ((7, 7, 0), "of 7 rows of visits, 7 are past their retention and 0 have no date"),
-        ((7, 0, 7), "0 are past their retention and 7 have no date"),
-        ((9, 4, 5), "4 are past their retention and 5 have no date"),
+        ((7, 7, 0), "of fewer than 100 rows of visits, fewer than 100 are past their retention"),
+        ((7, 0, 7), "fewer than 100 have no date"),
+        (
+            (941, 403, 538),
+            "of about 900 rows of visits, about 400 are past their retention and about 500 have no",
+        ),
     ],
 )
 def test_nobody_for_want_of_records_is_said_so(counts: tuple[int, int, int], message: str) -> None:
     write_source(PEOPLE, ANSWERS)
     write_minimized([], [])
     names = ("rows", "rows_past_retention", "rows_undated")
-    report_path("minimize").parent.mkdir(parents=True, exist_ok=True)
-    write_json(report_path("minimize"), dict(zip(names, counts, strict=True)))
+    private_reports.write(Path(), "minimize", dict(zip(names, counts, strict=True)))
     with pytest.raises(NobodyConsents, match=message):
         run(declared(), now=NOW)
 
@@ -538,7 +543,9 @@ def test_nobody_for_want_of_records_is_said_so(counts: tuple[int, int, int], mes
 def test_who_agrees_and_has_no_record_is_distinguished_from_nobody_agreeing() -> None:
     write_source(["ann", "bob"], [("ann", "model", "yes", "2026-05-01 00:00:00")])
     write_minimized([("bob", 0, 1.0)], [])
-    with pytest.raises(NobodyConsents, match=r"1 people agree .* none of them has a record"):
+    with pytest.raises(
+        NobodyConsents, match=r"fewer than 100 people agree .* none of them has a record"
+    ):
         run(declared(), now=NOW)
 
 

@@ -174,15 +174,14 @@ def audited(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Audited]:
     train = {
         "run_id": "run-1",
         "plan": PLAN.to_data(),
-        "subjects": 3,
-        "records": 5,
+        "figures": "none: reporting.epsilon is 0",
         "epsilon_pld": 0.9,
         "epsilon_rdp": 1.04,
         "delta": 1e-5,
         "unit": UNIT,
         "adjacency": ADJACENCY,
         "sampling": SAMPLING,
-        "metrics": {"auc": {"value": 0.65, "private": False}},
+        "metrics": {"auc": {"value": 0.65, "private": True, "low": 0.6, "high": 0.7}},
         "device": "cpu",
         "engine": "bookkeeping",
         "manifest_md5": _md5(manifest),
@@ -281,8 +280,6 @@ def test_the_version_names_people_data_code_parameters_and_price(audited: Audite
     lock = (audited.root / "dvc.lock").read_bytes()
     expected = {
         "purpose": "readmission_model",
-        "subjects": "3",
-        "records": "5",
         "epsilon_pld": "0.9",
         "epsilon_rdp": "1.04",
         "delta": "1e-05",
@@ -305,7 +302,7 @@ def test_the_version_names_people_data_code_parameters_and_price(audited: Audite
         "run_id": "run-1",
         "ledger_rows": "2",
         "ledger_head": "abcdef",
-        "not_private": "attack_auc, attack_tpr_at_fpr_0.01, auc, records, subjects",
+        "figures": "none: reporting.epsilon is 0",
     }
     assert {name: tags.get(name) for name in expected} == expected
     assert "RDP" in tags["accountant"]
@@ -414,7 +411,10 @@ def _fine_tuned_and_committed(audited: Audited) -> None:
         (lambda d: setattr(d.ledger, "spent", 4.2), "spent epsilon 4.2 of 4"),
         (lambda d: setattr(d.ledger, "spent", float("nan")), "spent epsilon nan of 4"),
         (lambda d: d.edit("train", manifest_md5="0" * 32), "not the one that was trained on"),
-        (lambda d: d.edit("train", subjects=2), "not the one that was trained on"),
+        (
+            lambda d: d.edit("train", metrics={"auc": {"value": 0.65, "private": False}}),
+            "is not charged",
+        ),
         (lambda d: d.edit("train", plan=replace(PLAN, steps=19).to_data()), "another plan"),
         (_withdraws, "1 people in it have withdrawn"),
         (_suppressed, "1 people in it have withdrawn"),
@@ -511,7 +511,7 @@ def test_an_earlier_stage_that_did_not_run_is_named(audited: Audited) -> None:
 def test_the_gate_promotes_only_what_is_declared(
     promote: Any, auc: float | None, reasons: list[str]
 ) -> None:
-    metrics = {} if auc is None else {"auc": {"value": auc, "private": False}}
+    metrics = {} if auc is None else {"auc": {"value": auc, "private": True}}
     declared = Registration(name="m", promote=promote, min_auc=0.55)
     gate = closed_gate(metrics, declared, experiment=False)
     assert (list(gate.reasons), gate.waits_for, gate.open) == (reasons, (), not reasons)
@@ -542,7 +542,7 @@ def test_an_experiments_model_is_not_offered_for_use_whoever_approves(
 
 
 def test_a_model_below_the_gate_is_candidate_alone_and_says_why(audited: Audited) -> None:
-    audited.edit("train", metrics={"auc": {"value": 0.5, "private": False}})
+    audited.edit("train", metrics={"auc": {"value": 0.5, "private": True}})
     report = audited.run()
     assert report["aliases"] == ["candidate"]
     assert report["reasons"] == ["auc 0.5000 is below min_auc 0.55"]

@@ -12,7 +12,7 @@ import pytest
 from pyroaring import BitMap
 from safetensors.torch import load_file
 
-from lethe.config import workspace
+from lethe.config import private_reports, workspace
 from lethe.config.params import Params, load_params
 from lethe.core.errors import (
     BudgetExceeded,
@@ -73,6 +73,10 @@ class FakeLedger:
         self.log.append("settle")
         self.run(run_id).state = "settled"
 
+    def void(self, run_id: str, reason: str, **_: Any) -> None:
+        self.log.append("void")
+        self.run(run_id).state = "void"
+
     def run(self, run_id: str) -> Run:
         return next(run for run in self.runs.values() if run.run_id == run_id)
 
@@ -126,15 +130,18 @@ def go(params: Params, ledger: FakeLedger) -> dict[str, Any]:
 
 def test_report_says_what_was_trained_and_at_what_price(params: Params) -> None:
     report = go(params, FakeLedger())
-    assert report["subjects"] == 48
+    exact = private_reports.read(params.root, "train")
+    assert exact["subjects"] == 48
     # Of the people 0..59 without every fifth: ranks 0 and 1 alone, as the plan says.
-    assert report["records"] == sum(min(2, 1 + t % 3) for t in range(60) if t % 5)
+    assert exact["records"] == sum(min(2, 1 + t % 3) for t in range(60) if t % 5)
+    assert exact["metrics"]["held_out_subjects"] == 12.0
+    assert not {"subjects", "records", "left_out"} & set(report)
     assert (report["unit"], report["adjacency"]) == ("person", "add or remove one person")
     assert report["sampling"] == "Poisson over persons"
     assert 0 < report["epsilon_pld"] < report["epsilon_rdp"]
-    assert report["metrics"]["held_out_subjects"] == {"value": 12.0, "private": False}
-    assert all(metric["private"] is False for metric in report["metrics"].values())
-    assert 0 <= report["metrics"]["auc"]["value"] <= 1
+    assert all(metric["private"] is True for metric in report["metrics"].values())
+    assert {"held_out_subjects", "subjects", "records"} <= set(report["metrics"])
+    assert report["figures"]["epsilon_pld"] <= params.reporting.epsilon
     assert read_json(workspace.report_path("train")) == report
 
 
@@ -161,7 +168,7 @@ def test_curves_have_few_points_and_show_no_single_record(params: Params) -> Non
     assert list(pd.read_csv(workspace.PLOTS / "calibration.csv")) == [
         *("private", "predicted", "observed")
     ]
-    assert not roc["private"].any()
+    assert roc["private"].all()
 
 
 def test_nothing_is_drawn_and_nothing_written_when_the_ledger_refuses(

@@ -165,7 +165,6 @@ class TrainerContract:
         ]
         assert made[0].model != made[1].model
         assert list(made[0].model) == list(made[1].model)
-        assert all(isinstance(content, bytes) for content in made[0].plots.values())
 
     def test_it_is_planned_reserved_fitted_settled_and_published(
         self, params: Params, monkeypatch: pytest.MonkeyPatch
@@ -179,7 +178,9 @@ class TrainerContract:
         assert (report["sampling"], priced["sampling"]) == (release.sampling,) * 2
         assert priced["plan_digest"] == release.digest
         with Ledger.open(params.stores.ledger) as ledger:
-            (run,) = ledger.runs()
+            run, figures = ledger.runs()
+        assert (figures.mechanism, figures.state) == ("figures", "settled")
+        assert figures.eligible > run.eligible, "held-out people pay for figures too"
         assert (run.run_id, run.state) == (report["run_id"], "settled")
         assert (run.mechanism, run.sampling) == (release.mechanism, release.sampling)
         assert run.eligible == BitMap.deserialize(workspace.MANIFEST.read_bytes())
@@ -213,8 +214,6 @@ class TestDpSgd(TrainerContract):
         ("change", "failed"),
         [
             ({"clip_norm": 0.8}, "training.clip"),
-            ({"records": 10**6}, "training.records"),
-            ({"records": float("nan")}, "training.records"),
         ],
     )
     def test_a_report_that_cannot_be_of_this_plan_fails_its_checks(
@@ -224,8 +223,6 @@ class TestDpSgd(TrainerContract):
         sound = {
             "plan": plan.to_data(),
             "clip_norm": plan.clip_norm,
-            "records": 3,
-            "subjects": 2,
         }
         assert all(c.passed for c in self.trainer.checks(Trained(model={}, facts=sound)))
         checks = self.trainer.checks(Trained(model={}, facts=sound | change))
@@ -284,7 +281,7 @@ def test_a_toys_release_is_charged_audited_and_registered_in_mlflow(
     assert "no auc was measured" in registered["reasons"], "so a toy is no champion by itself"
     trained = read_json(workspace.report_path("train"))
     with OpenStores(toy) as stores:
-        (run,) = stores.ledger.runs()
+        run, _ = stores.ledger.runs()
         version = stores.registry.find("return", "1")
         found = model_lineage(stores, "return/1")
         assert stores.ledger.head()[0] == int(version.tags["ledger_rows"])
@@ -293,7 +290,8 @@ def test_a_toys_release_is_charged_audited_and_registered_in_mlflow(
     assert version.tags["run_id"] == run.run_id
     assert (version.tags["mechanism"], version.tags["scale"]) == ("noisy-rate", "2.0")
     assert "toy 1" in version.tags["audit"]
-    assert (found["subjects"], found["epsilon_rdp"]) == (len(run.eligible), trained["epsilon_rdp"])
+    said = trained["metrics"]["subjects"]
+    assert (found["subjects"], found["epsilon_rdp"]) == (said["value"], trained["epsilon_rdp"])
     with quiet():
         served = mlflow.pyfunc.load_model(_place_of(toy, version))
     (said,) = served.predict(pd.DataFrame({"stay": [3], "ward": ["north"]})).to_numpy().ravel()

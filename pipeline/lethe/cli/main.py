@@ -34,7 +34,7 @@ from lethe.cli.terminal import (
     say,
     say_json,
 )
-from lethe.config import workspace
+from lethe.config import private_reports, workspace
 from lethe.config.params import load_params
 from lethe.core.ends import Ended, raise_on_signals
 from lethe.core.errors import (
@@ -91,14 +91,16 @@ def budget(
         except BudgetExceeded as error:  # the table says who, and by how much
             refused, plot = error, None
         else:
-            plot = params.at(workspace.PLOTS / "budget.png")
+            plot = params.at_home(private_reports.REPORTS / "budget.png")
     with OpenStores(params) as stores:
         report = spending.spending(stores, key=subject and key_meant(params, subject))
     if plot is not None:
         from lethe.reports.plots import budget_plot
 
-        write_whole(plot, budget_plot(report))
-    say_json(report) if as_json else say(spending.render_budget(report))
+        write_whole(plot, budget_plot(report), private=not looks)
+    # What the stage says is in the scheduler's log; who looks is the operator.
+    granularity = None if looks else params.reporting.granularity
+    say_json(report) if as_json else say(spending.render_budget(report, granularity=granularity))
     if refused is not None:
         raise refused
 

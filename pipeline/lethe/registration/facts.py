@@ -69,6 +69,7 @@ def release_of(
                 f"{name}{end and f'_{end}'}": float(m[end or "value"])
                 for name, m in reported.items()
                 for end in ("", "low", "high")
+                if (end or "value") in m
             },
         },
         files={

@@ -80,6 +80,10 @@ def objections(evidence: Evidence) -> list[str]:
         f"somebody in it has spent epsilon {e.largest_spend:.4g} of {e.budget_epsilon:g}": not (
             e.largest_spend <= e.budget_epsilon
         ),
+        "a figure of people in reports/train.json is not charged (lethe train)": not all(
+            isinstance(metric, dict) and metric.get("private") is True
+            for metric in e.training.get("metrics", {}).values()
+        ),
         "the manifest is not the one that was trained on": (
             e.training.get("manifest_md5") != e.manifest_md5
         ),

@@ -14,6 +14,7 @@ from lethe.config import workspace
 from lethe.config.params import Params
 from lethe.config.sections import Budget
 from lethe.core.errors import NotFound
+from lethe.core.shown import about
 from lethe.data.encoding import Encoder
 from lethe.ledger.classes import ClassPrice, SpendClass
 from lethe.ledger.ledger import Ledger
@@ -135,8 +136,18 @@ def _next_run(plan: Planned, release: Release) -> dict[str, Any]:
     }
 
 
-def render_budget(report: Mapping[str, Any]) -> str:
-    """The report as a table with a bar for each class: spent █, the next run ▒, left ·."""
+def render_budget(report: Mapping[str, Any], *, granularity: int | None = None) -> str:
+    """The report as a table with a bar for each class: spent █, the next run ▒, left ·.
+
+    Args:
+        granularity: counts of people are rounded to multiples of it; exact if not given, for the
+            operator alone.
+    """
+
+    def some(people: int) -> str:
+        return f"{people:,}" if granularity is None else about(people, granularity)
+
+    width = 9 if granularity is None else max(15, len(some(10**6)))
     limit, classes = float(report["budget_epsilon"]), list(report["classes"])
     lines = [
         f"Budget: epsilon {limit:g} at delta {report['delta']:g} per {report['unit']} (RDP is what "
@@ -153,11 +164,11 @@ def render_budget(report: Mapping[str, Any]) -> str:
     if not classes:
         return "\n".join(lines)
     titles = ["subjects", "runs", "RDP", "PLD", "left"] + (["after"] if ahead else [])
-    lines += ["", "  ".join(f"{title:>9}" for title in titles)]
+    lines += ["", "  ".join([f"{titles[0]:>{width}}", *(f"{each:>9}" for each in titles[1:])])]
     for each in classes[:_LISTED]:
         after = each.get("epsilon_rdp_after")
         cells = [
-            f"{each['subjects']:>9,}",
+            f"{some(each['subjects']):>{width}}",
             f"{each['runs']:>9}",
             *(f"{each[name]:>9.3f}" for name in ("epsilon_rdp", "epsilon_pld", "remaining")),
             *([f"{'-' if after is None else format(after, '.3f'):>9}"] if ahead else []),
@@ -167,14 +178,15 @@ def render_budget(report: Mapping[str, Any]) -> str:
     rest: Sequence[Mapping[str, Any]] = classes[_LISTED:]
     if rest:
         lines.append(
-            f"and {sum(each['subjects'] for each in rest):,} people in {len(rest)} more classes, "
+            f"and {some(sum(each['subjects'] for each in rest))} people in {len(rest)} more classes, "
             f"with at least {min(each['remaining'] for each in rest):.3f} left"
         )
     if ahead and any(each.get("in_next_run") is False for each in classes):
         lines.append("after -: not in the next run (withdrawn, erased, held out, or unknown)")
     if ahead and ahead["over_budget"]:
         what = "leaves them out" if ahead["policy"] == "leave_out" else "is refused"
-        who = "1 person" if ahead["over_budget"] == 1 else f"{ahead['over_budget']:,} people"
+        one = ahead["over_budget"] == 1 and granularity is None
+        who = "1 person" if one else f"{some(ahead['over_budget'])} people"
         lines.append(f"{who} would be above the budget: the next run {what}.")
     return "\n".join(lines)
 

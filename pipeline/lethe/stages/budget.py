@@ -63,14 +63,13 @@ def run(params: Params, *, now: datetime) -> dict[str, Any]:
         if figures is not None and held_out:
             ledger.admissible(figures.release(held_out), params.budget)
     report = budget_report(plan, release, figures, budget=params.budget)
-    private_reports.write(
-        params.root, "budget", exact_report(prices, left_out=left_out, subjects=len(eligible))
-    )
+    exact = exact_report(prices, left_out=left_out, subjects=len(eligible))
+    private_reports.write(params.root, "budget", exact)
     private_reports.write_file(params.root, "budget.csv", plot(prices).encode())
     write_json(params.at(workspace.ENCODING), encoder.to_data())
     write_json(params.at(workspace.PLAN), plan.to_data())
     write_json(params.at(workspace.report_path("budget")), report)
-    return report
+    return exact | report
 
 
 def _refuse_underpriced(plan: Plan, release: Release) -> None:

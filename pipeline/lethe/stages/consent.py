@@ -103,7 +103,7 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
     }
     private_reports.write(params.root, "consent", exact)
     write_json(params.at(report_path("consent")), report)
-    return report
+    return exact | report
 
 
 def _people(records: pa.Table) -> pd.Index:

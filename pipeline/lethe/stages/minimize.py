@@ -183,7 +183,7 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
     }
     private_reports.write(params.root, "minimize", exact)
     write_json(params.at(report_path("minimize")), report)
-    return report
+    return exact | report
 
 
 def stage(

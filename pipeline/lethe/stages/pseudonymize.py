@@ -109,7 +109,7 @@ def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
     }
     private_reports.write(params.root, "pseudonymize", exact)
     write_json(params.at(report_path("pseudonymize")), report)
-    return report
+    return exact | report
 
 
 def _people(paths: list[Path]) -> pd.Index:

@@ -106,6 +106,7 @@ def summed_up(training: Mapping[str, Any], *, version: int) -> dict[str, Any]:
         for name in names
         if name in measured
         for end in (("", "low", "high") if name in ("auc", "accuracy") else ("",))
+        if (end or "value") in measured[name]
     }
     prices = {name: training[name] for name in ("epsilon_pld", "epsilon_rdp")}
     return {"charged": charged, **prices, "version": version}
