@@ -89,11 +89,11 @@ def test_requests_are_gathered_for_as_many_days_as_the_page_says() -> None:
 
 
 def test_the_numbers_that_dvc_compares_are_as_many_as_the_page_says() -> None:
-    names = ("auc", "accuracy", "base_rate", "log_loss")
-    measured = {name: {"value": 0.5} for name in names}
-    trained = {"metrics": measured, "records": 1, "subjects": 1, "epsilon_pld": 1, "epsilon_rdp": 1}
-    summed = summed_up(trained, {"attack": {"auc": 0.5}}, version=1)
-    count = len(summed) - 1 + len(summed["not_private"])
+    names = ("auc", "accuracy", "base_rate", "records", "subjects", "held_out_subjects")
+    measured = {name: {"value": 0.5, "low": 0.4, "high": 0.6} for name in names}
+    trained = {"metrics": measured, "epsilon_pld": 1, "epsilon_rdp": 1}
+    summed = summed_up(trained, version=1)
+    count = len(summed) - 1 + len(summed["charged"])
     assert f"{WORDS[count]} numbers of the last registered" in page("docs/experiments.md")
 
 

@@ -69,7 +69,22 @@ def _trainings_that_fit(params: Params) -> int:
 
 
 _NUMBERS = dict(
-    enumerate(("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"), 2)
+    enumerate(
+        (
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+            "twelve",
+        ),
+        2,
+    )
 )
 
 

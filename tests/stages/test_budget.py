@@ -15,8 +15,8 @@ import pytest
 from pyroaring import BitMap
 
 from lethe.config import private_reports, workspace
-from lethe.config.private_reports import REPORTS as PRIVATE
 from lethe.config.params import Params, load_params
+from lethe.config.private_reports import REPORTS as PRIVATE
 from lethe.core.errors import (
     AuditContradiction,
     BudgetExceeded,

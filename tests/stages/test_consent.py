@@ -23,7 +23,7 @@ from lethe.core.errors import (
     ParamsInvalid,
     TooFewSubjects,
 )
-from lethe.core.files import read_json, write_json
+from lethe.core.files import read_json
 from lethe.people import consents
 from lethe.people.consents import decisions_now, read_decisions, snapshot, willing_subjects
 from lethe.people.references import Reference

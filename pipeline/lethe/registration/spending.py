@@ -178,8 +178,8 @@ def render_budget(report: Mapping[str, Any], *, granularity: int | None = None) 
     rest: Sequence[Mapping[str, Any]] = classes[_LISTED:]
     if rest:
         lines.append(
-            f"and {some(sum(each['subjects'] for each in rest))} people in {len(rest)} more classes, "
-            f"with at least {min(each['remaining'] for each in rest):.3f} left"
+            f"and {some(sum(each['subjects'] for each in rest))} people in {len(rest)} more "
+            f"classes, with at least {min(each['remaining'] for each in rest):.3f} left"
         )
     if ahead and any(each.get("in_next_run") is False for each in classes):
         lines.append("after -: not in the next run (withdrawn, erased, held out, or unknown)")
