@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 
 from lethe.config.params import Params, parse_params
 from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
+from lethe.privacy.figures import figures_plan
 from lethe.privacy.planning import plan_from
 
 PROJECT = Path(__file__).parents[2]
@@ -62,8 +63,11 @@ def _declared(text: str) -> Params:
 
 
 def _trainings_that_fit(params: Params) -> int:
-    event, count = plan_from(params).event, 0
-    while epsilon_rdp([event] * (count + 1), params.budget.delta) <= params.budget.epsilon:
+    plan, count = plan_from(params), 0
+    figures = figures_plan(params, records_per_person=plan.records_per_person, outputs=1)
+    assert figures is not None
+    events = [plan.event, figures.event]
+    while epsilon_rdp(events * (count + 1), params.budget.delta) <= params.budget.epsilon:
         count += 1
     return count
 
