@@ -44,15 +44,16 @@ demo: $(VENV)/ready ## the environment, a sample clinic, the whole pipeline, a s
 # What starts hardly a process, and so answers soon: all that FAST=1 runs.
 QUICK := $(addprefix tests/,config core data docs/test_words.py people privacy registration reports)
 # Two more than there are cores, as some wait: for a server, a schedule, a lock; each takes 1 GB of
-# memory, the one that prices privacy 2.5. No test looks at what a power cut would leave, so none
-# waits for the disk where Debian's `eatmydata` is there.
+# memory, the one that prices privacy 2.5. Each is a fork of a process that has collected the tests,
+# but for coverage, which begins with an interpreter. No test looks at what a power cut would leave,
+# so none waits for the disk where Debian's `eatmydata` is there.
 WORKERS = $(shell python -c 'import os; print(len(os.sched_getaffinity(0)) + 2)')
 PYTEST = pytest -n $(WORKERS) --dist worksteal $(if $(FAST),$(QUICK))
 HURRY := $(shell command -v eatmydata)
 export OMP_NUM_THREADS ?= 1
 
 test: $(VENV)/ready $(if $(FAST),,$(AIRFLOW)/ready) ## every test; FAST=1 for what answers in three minutes
-	@$(HURRY) python -m $(PYTEST)
+	@$(HURRY) python -m $(PYTEST) -p tests.warm.workers
 
 # Not the schedules: Airflow runs in an environment of its own.
 coverage: $(VENV)/ready ## branch coverage of lethe by every test but the schedules'; FAST=1 as above

@@ -1,30 +1,40 @@
 """
 # erase
 
-Carries out what people asked for: `lethe erase run` erases them from every store, trains anew
-without them, replaces the model, verifies and writes the receipt. Started by the doorbell within
-seconds of a request, and by a poll that makes a lost bell harmless. It takes all open requests
-at once; one that comes in during a run is taken by that run or the next. `publish` then commits the
-`dvc.lock` that this changed in the workspace.
+Carries out what people asked for, step by step: finds who they are, suppresses them, erases them
+from the source and the vault and then from every copy, trains anew without them, retires the
+models that learned from them, looks afresh into every store, and writes the receipts. Started by
+the doorbell within seconds of a request, and by a poll that makes a lost bell harmless; skipped
+where no request is open. Every step takes all open requests at once; what keeps one request from
+a step keeps no other.
 
-**When `run` is red**, at least one request stays open: the last line of its log has the request's
-id and the reason. Nothing is reported as erased that was not seen to be gone. The next run goes
-on by itself from the step that failed, so most reasons (a store that did not answer, a locked
-database, another run in the workspace) need nobody. Look when the same reason is there after an
-hour, or `lethe erase status` in the workspace says OVERDUE:
+`retrain.train` starts a run of `train` and waits for it without holding a worker: an erasure
+trains where every model trains. Whoever asks meanwhile is taken by the next run. `publish` then
+commits the `dvc.lock` that this changed in the workspace.
+
+**When a step is red**, at least one request stays open: the last line of its log has the
+request's id, the store and the reason. Nothing is reported as erased that was not seen to be
+gone. The next run goes on by itself with the step that failed, so most reasons (a store that did
+not answer, a locked database, another run in the workspace) need nobody. Look when the same
+reason is there after an hour, or `lethe erase status` in the workspace says OVERDUE:
 
 - exit code 36: a request stays open for the reason given. Correct the store that it names; there is
   no need to clear the task.
-- 29, shown as skipped: another `lethe erase run` is under way. Nothing to do.
+- 29, shown as skipped: another command works on the requests, or a training for them is under way.
+  Nothing to do.
 - any other: `docs/exit-codes.md`; usually a key or an address that this machine lacks.
+
+**When `retrain.train` is red**, the run of `train` that it started failed, or `train` is paused:
+look there first. The next try follows by itself, later each time; in the last days before a
+deadline models are retired without a new one.
 
 **When `publish` is red**, people are erased all the same, and only git's history of the workspace
 lags: exit code 34 says why nothing can be committed there, such as no branch that is checked out.
 Skipped (29): a run holds the workspace; the next run commits.
 
-`lethe erase run --dry-run` says what a run would do and cost. A deadline is one month from the
-request; `lethe erase extend` with a reason, within that month, is a decision of the data
-protection officer.
+`lethe erase run --dry-run` says what a run would do and cost; `lethe erase run` in the workspace
+does all of it at once. A deadline is one month from the request; `lethe erase extend` with a
+reason, within that month, is a decision of the data protection officer.
 
 Only opaque request ids ever stand here. Never put who asked into a note, a comment or a
 configuration of a run: Airflow keeps them.
@@ -33,13 +43,21 @@ configuration of a run: Airflow keeps them.
 import datetime as dt
 import os
 
-from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, AssetWatcher, CronTriggerTimetable
+from airflow.sdk import (
+    DAG,
+    Asset,
+    AssetOrTimeSchedule,
+    AssetWatcher,
+    CronTriggerTimetable,
+    chain,
+)
 
 from dags.approval import ask_for_approval
 from dags.doorbell import Doorbell
 from dags.notify import on_failure
 from dags.place import HOME
-from dags.running import run_and_publish
+from dags.retraining import retrain_tasks
+from dags.running import done_task, publish_task, step_task
 
 BELL = Doorbell(home=str(HOME), every_seconds=float(os.environ.get("LETHE_DOORBELL_SECONDS", "5")))
 REQUESTS = Asset("lethe-requests", watchers=[AssetWatcher(name="lethe-doorbell", trigger=BELL)])
@@ -58,10 +76,13 @@ with DAG(
     default_args={"on_failure_callback": on_failure()},
     tags=["lethe"],
 ) as dag:
-    run_and_publish(
-        *("lethe", "erase", "run"),
-        retry="The next run",
-        changed="if it changed, and closes worktrees that dead runs left behind",
-    )
-    # Beside `run`: whatever made a version that waits, the next run asks for it.
+    before = [step_task(name) for name in ("collect", "suppress", "erase_source", "erase_history")]
+    training = retrain_tasks()
+    after = [step_task(name) for name in ("retire", "verify", "receipt")]
+    chain(*before, training[0])
+    chain(training[-1], *after)
+    publish = publish_task(changed="if it changed, and closes worktrees that dead runs left behind")
+    after[-1] >> publish.as_teardown()  # however the steps ended
+    [*before, *training, *after, publish] >> done_task()
+    # Beside the steps: whatever made a version that waits, the next run asks for it.
     ask_for_approval()

@@ -7,6 +7,7 @@ logs learn more from here than paths and the words of commands.
 import hashlib
 import json
 import os
+import re
 import shlex
 from pathlib import Path
 
@@ -22,7 +23,7 @@ _COMPILED = (
 )
 PIPELINE = json.loads(next(path for path in _COMPILED if path.exists()).read_text(encoding="utf-8"))
 BIN = Path(os.environ.get("LETHE_BIN") or PROJECT / ".venv" / "bin")
-
+_FOR_AN_ERASURE = re.compile(r"erase-[0-9a-f]{16}-[1-9][0-9]{0,5}")
 
 EXECUTION = os.environ.get("LETHE_EXECUTION") or "machine"
 
@@ -48,7 +49,12 @@ def in_the_worktree(run: str, *words: str) -> str:
 
 
 def run_name(dag_id: str, run_id: str) -> str:
-    """The name of a run: opaque, and safe as a folder, whatever somebody typed as run id."""
+    """The name of a run: opaque, and safe as a folder, whatever somebody typed as run id.
+
+    A run that an erasure waits for has the name under which it is waited for.
+    """
+    if _FOR_AN_ERASURE.fullmatch(run_id):
+        return run_id
     return hashlib.sha256(f"{dag_id} {run_id}".encode()).hexdigest()[:16]
 
 

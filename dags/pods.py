@@ -109,7 +109,7 @@ def _pod(
     return LethePod(
         task_id=task_id,
         run=run,
-        name=f"lethe-{task_id}",
+        name=f"lethe-{task_id}".replace("_", "-"),
         arguments=list(words),
         image=os.environ["LETHE_IMAGE"],
         namespace=its["namespace"],

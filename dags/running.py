@@ -10,7 +10,7 @@ from typing import Any
 
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import BaseOperator
+from airflow.sdk import BaseOperator, TriggerRule
 
 from dags.place import EXECUTION, in_the_worktree, on_this_machine, run_name
 
@@ -78,6 +78,39 @@ def home_task(task_id: str, *words: str, **options: Any) -> BaseOperator:
     )
 
 
+def step_task(name: str, *more: str, task_id: str | None = None) -> BaseOperator:
+    """One step of an erasure, which goes on with everybody whom no step before kept.
+
+    Skipped where no request is open, and with it all that comes after.
+    """
+    words = ("lethe", "erase", "step", name, *more)
+    return home_task(
+        task_id or name,
+        *words,
+        doc_md=f"`{' '.join(words)}`: may be cleared at any time. When it is red, its log names "
+        "the store, and why; the next run goes on. The steps after it run all the same, for "
+        "everybody else.",
+        skip_on_exit_code=[29, 43],
+        trigger_rule=TriggerRule.NONE_SKIPPED,
+        retries=0,
+    )
+
+
+def publish_task(*, changed: str) -> BaseOperator:
+    """Commits the workspace's own `dvc.lock` after a command that changed it.
+
+    Args:
+        changed: what it does besides or why there is something to commit, for who reads at night.
+    """
+    return home_task(
+        "publish",
+        *("lethe", "worktree", "publish"),
+        doc_md=f"`lethe worktree publish`: commits the workspace's own `dvc.lock`, {changed}.",
+        skip_on_exit_code=29,
+        retries=0,  # the next run of `erase` does the same
+    )
+
+
 def run_and_publish(*words: str, retry: str, changed: str) -> None:
     """A DAG of one command of the workspace, after which the `dvc.lock` that it changed is kept.
 
@@ -94,13 +127,7 @@ def run_and_publish(*words: str, retry: str, changed: str) -> None:
         skip_on_exit_code=29,
         retries=0,
     )
-    publish = home_task(
-        "publish",
-        *("lethe", "worktree", "publish"),
-        doc_md=f"`lethe worktree publish`: commits the workspace's own `dvc.lock`, {changed}.",
-        skip_on_exit_code=29,
-        retries=0,  # the next sweep of `erase` does the same
-    )
+    publish = publish_task(changed=changed)
     run >> publish.as_teardown()  # however `run` ended
     [run, publish] >> done_task()
 

@@ -89,7 +89,7 @@ class Cluster:
             except ProcessLookupError:
                 continue
         process.communicate()
-        psutil.wait_procs(children, timeout=10)
+        psutil.wait_procs(children, timeout=300)
         self._gone(run, stage)
 
     def drop_volumes(self, run: str) -> None:
@@ -202,7 +202,7 @@ def _unpacked(content: bytes) -> bytes:
 
 def wait_for(path: Path, pattern: str, process: "subprocess.Popen[str]") -> Path:
     """The first file of that name, as soon as it is there."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while True:
         if found := next(path.glob(pattern), None):
             return found

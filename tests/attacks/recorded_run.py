@@ -15,6 +15,7 @@ from lethe.attacks.threads import helped
 from lethe.config.training import Optimizer
 from lethe.data.batches import PersonData
 from lethe.privacy.plan import Plan
+from lethe.training import begins as journal
 from lethe.training import loop
 from lethe.training.models import binary_loss
 from lethe.training.parallel import Admission
@@ -114,6 +115,7 @@ def run(
             try:
                 trained = loop.train(task, reserved, optimizer, execution)
             except Killed:
+                journal._named.cache_clear()  # another process goes on
                 continue
         state = {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}
         return Run(folder, plan, optimizer, build, state)

@@ -6,7 +6,7 @@ the test says so instead of passing.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,14 @@ PLAN = Plan(
 OPTIMIZER = Optimizer(learning_rate=0.5, momentum=0.9, averaging=0.9)
 TRIALS = 4096  # what a mutation must be found with: a second, and power to spare
 CLAIMED = epsilon_pld([PLAN.event], PLAN.delta)
+
+# Plans in which what is looked for is plain.
+# One step of twenty shows a fifth of the canaries: no more than so dear a plan allows anyway.
+CHEAPER = replace(PLAN, sample_rate=0.5, noise_multiplier=4.0)
+# Of hardly any noise: whoever is drawn is seen, which is half of everybody in three steps.
+SHORT = replace(PLAN, steps=3, noise_multiplier=0.2)
+# Everybody in each step: what a person weighs is not hidden by who is drawn.
+WHOLE = replace(PLAN, steps=3, sample_rate=1.0, noise_multiplier=0.9)
 
 Patch = pytest.MonkeyPatch
 
@@ -71,11 +79,17 @@ def test_a_sound_mechanism_passes_and_is_bounded_below_its_price(
         assert each.rates.priced == pytest.approx(CLAIMED, rel=2e-3)
 
 
-def test_the_bound_has_power(sound: Mapping[str, Measured]) -> None:
-    """Of six runs in ten million, one may show less."""
-    assert sound["steps.one_record"].rates.epsilon_by_tradeoff > 0.2 * CLAIMED
-    low, high = sound["steps.many_records"].rates.interval(1e-7)
-    assert low < CLAIMED < high * 1.1
+def test_the_bound_has_power() -> None:
+    """Where everybody is in each step: 0.6 of the price, with a standard deviation of 0.053.
+
+    The interval is wrong once in 10^9 runs, as these scores are the best ones; it is rounded
+    down by up to 2 %.
+    """
+    found = canaries.measured(Twin.of(WHOLE, OPTIMIZER, trials=TRIALS))
+    claimed = epsilon_pld([WHOLE.event], WHOLE.delta)
+    assert found["steps.one_record"].rates.epsilon_by_tradeoff > 0.25 * claimed
+    low, high = found["steps.many_records"].rates.interval(1e-9)
+    assert low < claimed < 1.05 * high
 
 
 @pytest.mark.parametrize(
@@ -204,26 +218,36 @@ def a_step_without_noise_after_the_training(patch: Patch) -> None:
     patch.setattr(loop.Updater, "finish", finished)
 
 
-FOUND_BY: dict[Callable[[Patch], None], str] = {
-    no_noise: "steps",
-    noise_at_half_scale: "steps",
-    noise_that_stops_at_two_thirds: "steps",
-    no_noise_in_the_last_step: "steps",
-    quarter_noise_in_every_other_step: "steps",
-    no_noise_in_one_layer: "steps",
-    one_noise_for_all_directions: "steps",
-    people_with_one_record_drawn_twice_as_often: "steps.one_record",
-    people_with_many_records_counted_twice: "steps.many_records",
-    drawn_twice_as_often: "steps",
-    clip_twice_as_wide: "steps",
-    un_noised_average_of_weights: "model",
-    a_step_without_noise_after_the_training: "model",
+@dataclass(frozen=True)
+class Found:
+    """By which check, of which plan and so many trials.
+
+    Attributes:
+        margin: how far the check is beyond its limit in a mean run, in standard deviations of
+            one run, as measured over 12 to 25; at seven, one run in 10^11 shows nothing.
+    """
+
+    where: str
+    margin: int
+    plan: Plan = PLAN
+    trials: int = TRIALS
+
+
+FOUND_BY: dict[Callable[[Patch], None], Found] = {
+    no_noise: Found("steps", 100),
+    noise_at_half_scale: Found("steps", 8, WHOLE),
+    noise_that_stops_at_two_thirds: Found("steps", 25),
+    no_noise_in_the_last_step: Found("steps", 30, CHEAPER),
+    quarter_noise_in_every_other_step: Found("steps", 18),
+    no_noise_in_one_layer: Found("steps", 100),
+    one_noise_for_all_directions: Found("steps", 100),
+    people_with_one_record_drawn_twice_as_often: Found("steps.one_record", 8, SHORT, 2 * TRIALS),
+    people_with_many_records_counted_twice: Found("steps.many_records", 7, WHOLE),
+    drawn_twice_as_often: Found("steps", 16, SHORT, 2 * TRIALS),
+    clip_twice_as_wide: Found("steps", 10, WHOLE),
+    un_noised_average_of_weights: Found("model", 100),
+    a_step_without_noise_after_the_training: Found("model", 18, CHEAPER),
 }
-
-
-# One step of twenty shows a fifth of the canaries: no more than so dear a plan allows anyway.
-CHEAPER = replace(PLAN, sample_rate=0.5, noise_multiplier=4.0)
-SEEN_IF_CHEAP = (no_noise_in_the_last_step, a_step_without_noise_after_the_training)
 
 
 @pytest.mark.parametrize("mutation", FOUND_BY, ids=lambda each: each.__name__)
@@ -231,9 +255,10 @@ def test_a_broken_mechanism_exceeds_its_claim(
     mutation: Callable[[Patch], None], monkeypatch: Patch
 ) -> None:
     mutation(monkeypatch)
-    plan = CHEAPER if mutation in SEEN_IF_CHEAP else PLAN
-    found = canaries.measured(Twin.of(plan, OPTIMIZER, trials=TRIALS))
-    where, claimed = FOUND_BY[mutation], epsilon_pld([plan.event], plan.delta)
+    expected = FOUND_BY[mutation]
+    plan, where = expected.plan, expected.where
+    found = canaries.measured(Twin.of(plan, OPTIMIZER, trials=expected.trials))
+    claimed = epsilon_pld([plan.event], plan.delta)
     names = [c.name for c in canaries.checks(found, plan, claimed=claimed) if not c.passed]
     shown = [name for name in names if name.startswith(f"canaries.{where}")]
     assert shown, names

@@ -19,7 +19,14 @@ from lethe.data.batches import PersonData
 from lethe.training.description import Architecture
 from lethe.training.models import binary_loss, build_model, class_loss
 
-RANDOM = np.random.default_rng(7)
+SEED = 7
+RANDOM = np.random.default_rng(SEED)
+
+
+@pytest.fixture(autouse=True)
+def _the_same_numbers_in_any_order() -> None:
+    """Each test draws from the seed on, whichever ran before it, and in whatever process."""
+    RANDOM.bit_generator.state = np.random.default_rng(SEED).bit_generator.state
 
 
 def _people(features: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> PersonData:

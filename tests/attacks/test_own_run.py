@@ -20,15 +20,24 @@ from lethe.attacks import own_run
 from lethe.attacks.attack import Target
 from lethe.attacks.run import examine
 from lethe.attacks.run.examine import COVERS
+from lethe.attacks.verdicts import Looked
 from lethe.config import transcripts, workspace
 from lethe.config.params import Params, parse_params
 from lethe.core import locks
 from lethe.core.children import environment_without_keys
-from lethe.core.errors import AuditContradiction, Busy, NotFinite, ParamsInvalid, ProcessLost
+from lethe.core.errors import (
+    AuditContradiction,
+    AuditIncomplete,
+    Busy,
+    NotFinite,
+    ParamsInvalid,
+    ProcessLost,
+)
 from lethe.core.files import read_json
 from lethe.data.shards import eligible_people, shard_paths
 from lethe.stages import audit
 from lethe.stages import train as train_stage
+from lethe.stages.behaviour import modules
 from lethe.stores.dvc import verify
 from lethe.stores.dvc.worktree import Worktree
 from lethe.stores.opening import open_ledger
@@ -80,6 +89,20 @@ def _failed() -> list[str]:
         _run()
     found: list[str] = read_json(workspace.report_path("audit"))["failed"]
     return found
+
+
+def _unknown() -> list[str]:
+    """What could not be looked at, where nothing contradicts."""
+    with pytest.raises(AuditIncomplete, match="not registered"):
+        _run()
+    report = read_json(workspace.report_path("audit"))
+    assert report["failed"] == [] and report["passed"] is False
+    found: list[str] = report["not_looked_at"]
+    return found
+
+
+def _looked(report: dict[str, Any]) -> str:
+    return str(report["measured"]["run"]["looked"])
 
 
 def _run_id() -> str:
@@ -159,9 +182,107 @@ def test_a_process_of_its_own_that_knows_no_trainer_looks_and_then_all_is_gone(
 
 def test_audited_again_a_run_is_what_it_was(trained: Path, here: None) -> None:
     first = _run()
+    assert _looked(first) == Looked.NOW
     assert _traces() == []
-    assert _run()["checks"] == first["checks"]
+    again = _run()
+    assert again["checks"] == first["checks"]
+    assert _looked(again) == Looked.BEFORE
     assert own_run.OwnRun().run(_target())[0].name == "run.recorded"
+
+
+def _as_elsewhere(root: Path) -> None:
+    """The workspace as git and DVC bring it to another machine."""
+    shutil.rmtree(root / transcripts.TRANSCRIPTS, ignore_errors=True)
+    shutil.rmtree(root / transcripts.VERDICTS, ignore_errors=True)
+
+
+def test_an_audit_elsewhere_finds_the_report_that_came_with_the_model(
+    trained: Path, here: None
+) -> None:
+    first = _run()
+    _as_elsewhere(trained)
+    for again in (_run(), _run()):  # however often: this machine never saw it
+        assert (again["checks"], again["passed"]) == (first["checks"], True)
+        assert _looked(again) == Looked.ELSEWHERE
+    assert not transcripts.verdict_of(trained, _run_id()).exists()
+
+
+def test_while_there_is_a_transcript_no_report_is_taken_for_a_look(
+    trained: Path, here: None
+) -> None:
+    _change_weights()
+    kept = trained.parent / "kept"
+    shutil.copytree(trained / transcripts.TRANSCRIPTS, kept)
+    assert _failed() == ["run.weights"]
+    report = read_json(workspace.report_path("audit"))
+    for check in report["checks"]:  # as whoever tuned the weights would commit it
+        check["passed"] = True
+    workspace.report_path("audit").write_text(json.dumps(report))
+    _as_elsewhere(trained)
+    shutil.copytree(kept, trained / transcripts.TRANSCRIPTS)
+    assert _failed() == ["run.weights"]
+
+
+def test_elsewhere_without_that_report_an_honest_model_is_not_contradicted(
+    trained: Path, here: None
+) -> None:
+    _as_elsewhere(trained)
+    assert _unknown() == ["run.recorded"]
+    assert _looked(read_json(workspace.report_path("audit"))) == Looked.NOT
+    assert _unknown() == ["run.recorded"]  # which is no verdict, however often it is asked
+    assert not transcripts.verdict_of(trained, _run_id()).exists()
+
+
+def test_what_was_contradicted_stays_so_elsewhere(trained: Path, here: None) -> None:
+    _change_weights()
+    assert _failed() == ["run.weights"]
+    _as_elsewhere(trained)
+    assert _failed() == ["run.weights"]
+
+
+@pytest.mark.parametrize("fact", ["model", "plan"])
+def test_a_report_of_something_else_is_no_verdict(fact: str, trained: Path, here: None) -> None:
+    report = _run()
+    _as_elsewhere(trained)
+    report["measured"]["run"][fact] = "0" * 64
+    workspace.report_path("audit").write_text(json.dumps(report))
+    assert _unknown() == ["run.recorded"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"measured": 3}, {"measured": {"run": []}}, {"checks": None}, {"checks": [3]}, {"run_id": 1}],
+)
+def test_a_report_that_lethe_did_not_write_is_no_verdict(
+    changed: dict[str, Any], trained: Path, here: None
+) -> None:
+    report = _run()
+    _as_elsewhere(trained)
+    workspace.report_path("audit").write_text(json.dumps(report | changed))
+    assert _unknown() == ["run.recorded"]
+
+
+def test_another_version_of_the_audit_looks_itself_while_it_can_and_says_so_afterwards(
+    trained: Path, here: None, monkeypatch: Patch
+) -> None:
+    today = audit.audit_digest(PARAMS)
+    kept = trained.parent / "kept"
+    shutil.copytree(trained / transcripts.TRANSCRIPTS, kept)
+    monkeypatch.setattr(audit, "audit_digest", lambda params: "a" * 64)
+    older = _run()
+    assert (older["measured"]["run"]["code"], _looked(older)) == ("a" * 64, Looked.NOW)
+    monkeypatch.setattr(audit, "audit_digest", lambda params: today)
+    later = _run()
+    assert (later["measured"]["run"]["code"], _looked(later)) == ("a" * 64, Looked.BY_OTHER_CODE)
+    assert later["passed"]
+    shutil.copytree(kept, trained / transcripts.TRANSCRIPTS, dirs_exist_ok=True)
+    looked = _run()
+    assert (looked["measured"]["run"]["code"], _looked(looked)) == (today, Looked.NOW)
+
+
+def test_what_audits_is_all_that_its_process_runs(trained: Path) -> None:
+    assert {"lethe.attacks.run.__main__", "lethe.attacks.run.examine"} <= modules("audit")
+    assert _target().code == audit.audit_digest(PARAMS)
 
 
 def test_other_weights_are_contradicted_while_the_transcript_is_there_and_after(
@@ -172,30 +293,35 @@ def test_other_weights_are_contradicted_while_the_transcript_is_there_and_after(
     assert _traces() == []
     assert _failed() == ["run.weights"]  # the verdict on these weights
     _change_weights()
-    assert _failed() == ["run.recorded"]
+    assert _unknown() == ["run.recorded"]
     meaning = read_json(workspace.report_path("audit"))["checks"][0]["meaning"]
-    assert "gone" in meaning and "Train again" in meaning and "charged" in meaning
+    assert "neither is here" in meaning and "train again" in meaning and "charged" in meaning
 
 
-@pytest.mark.parametrize("fact", ["model", "plan", "run_id"])
+@pytest.mark.parametrize("fact", ["code", "model", "plan", "run_id"])
 def test_a_verdict_of_something_else_is_none(fact: str, trained: Path, here: None) -> None:
     _run()
     path = transcripts.verdict_of(trained, _run_id())
+    workspace.report_path("audit").unlink()
     path.write_text(json.dumps(read_json(path) | {fact: "0" * 64}))
-    assert _failed() == ["run.recorded"]
+    if fact == "code":  # known, and said to be so
+        assert _looked(_run()) == Looked.BY_OTHER_CODE
+    else:
+        assert _unknown() == ["run.recorded"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"checks": [{}]}', b'{"checks": 3}'])
 def test_a_damaged_verdict_is_none(content: bytes, trained: Path, here: None) -> None:
     _run()
+    workspace.report_path("audit").unlink()
     transcripts.verdict_of(trained, _run_id()).write_bytes(content)
-    assert _failed() == ["run.recorded"]
+    assert _unknown() == ["run.recorded"]
 
 
 def test_a_verdict_says_nothing_of_people(trained: Path, here: None) -> None:
     _run()
     verdict = read_json(transcripts.verdict_of(trained, _run_id()))
-    assert set(verdict) == {"checks", "model", "plan", "run_id"}
+    assert set(verdict) == {"checks", "code", "model", "plan", "run_id"}
     facts = [c["statistic"] for c in verdict["checks"] if c["name"].startswith("run.")]
     assert set(facts) == {0.0}
     # What else is there follows from noise that was drawn; it leaves no owner's eyes.

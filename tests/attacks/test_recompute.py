@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from lethe.attacks.run.recorded import Recorded, Unrecorded
 from lethe.config.training import Optimizer
 from lethe.privacy.plan import AdaptiveClip
-from lethe.training import loop, transcript
+from lethe.training import loop
 from lethe.training.optimizer import Updater
-from tests.attacks.recorded_run import PLAN, SGD, Build, Run, network, people, run
+from tests.attacks.recorded_run import PLAN, SGD, Build, network, people, run
 
 Patch = pytest.MonkeyPatch
 ADAM = Optimizer(name="adam", learning_rate=0.02)
@@ -475,35 +475,3 @@ def test_what_is_kept_of_a_long_run_is_bounded_and_drawn_anew_each_time(tmp_path
         assert numbers[-1] == 119
         kept.add(tuple(numbers))
     assert len(kept) > 1
-
-
-def test_a_training_goes_on_without_its_transcript(tmp_path: Path, monkeypatch: Patch) -> None:
-    def full(*words: object, **others: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(transcript.Recorder, "_append", full)
-        made = run(tmp_path / "run")
-    assert not made.folder.exists()
-    with pytest.raises(Unrecorded):
-        made.failed()
-
-
-@pytest.mark.parametrize("name", ["about.json", "drawn.i64", "steps.jsonl"])
-def test_so_does_one_that_finds_it_damaged_when_it_goes_on(
-    name: str, tmp_path: Path, monkeypatch: Patch
-) -> None:
-    begin = transcript.Recorder.begin
-
-    def damaged(
-        self: transcript.Recorder, model: nn.Module, state: transcript.State, **words: Any
-    ) -> None:
-        if words["done"]:
-            (tmp_path / "run" / name).write_bytes(b"")
-        begin(self, model, state, **words)
-
-    monkeypatch.setattr(transcript.Recorder, "begin", damaged)
-    made = run(tmp_path / "run", killed_at=(12,))
-    assert isinstance(made, Run)
-    with pytest.raises(Unrecorded):
-        made.failed()

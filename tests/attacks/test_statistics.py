@@ -8,8 +8,15 @@ from scipy import stats
 
 from lethe.attacks import statistics as s
 
-RANDOM = np.random.default_rng(20_260_101)
-NOISE = RANDOM.standard_normal(20_000)
+SEED = 20_260_101
+NOISE = np.random.default_rng(SEED).standard_normal(20_000)
+RANDOM = np.random.default_rng(SEED + 1)
+
+
+@pytest.fixture(autouse=True)
+def _the_same_numbers_in_any_order() -> None:
+    """Each test draws from the seed on, whichever ran before it, and in whatever process."""
+    RANDOM.bit_generator.state = np.random.default_rng(SEED + 1).bit_generator.state
 
 
 def test_clopper_pearson_reproduces_its_published_bounds() -> None:

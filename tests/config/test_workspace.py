@@ -169,7 +169,7 @@ def test_a_command_that_just_begins_is_not_taken_for_one_that_was_killed(
 
     monkeypatch.setattr(locks, "held", slowly)
     with workspace.working(tmp_path):
-        looks.join(10)
+        looks.join(300)
         assert kept.exists() and not looks.is_alive()
 
 
@@ -227,7 +227,7 @@ def test_a_command_begins_only_once_the_files_of_a_killed_one_are_gone(
 
     monkeypatch.setattr(workspace, "remove_scratch", slowly)
     assert workspace.remove_leftovers(tmp_path) is True
-    begins.join(10)
+    begins.join(300)
     assert kept.read_text() == "new"
 
 

@@ -80,5 +80,5 @@ def test_who_waited_for_a_lock_that_went_meanwhile_holds_the_new_one(tmp_path: P
         assert not kept_out
         path.unlink()  # as who closes does
         path.touch()  # as a third does who opens anew
-    waiting.join(60)
+    waiting.join(300)
     assert kept_out == [True]

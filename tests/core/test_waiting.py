@@ -62,11 +62,11 @@ def test_a_lock_file(tmp_path: Path, hasty: None, capsys: pytest.CaptureFixture[
     def hold() -> None:
         with waited_for(tmp_path / "a.lock"):
             held.set()
-            free.wait(10)
+            free.wait(300)
 
     other = threading.Thread(target=hold)
     other.start()
-    held.wait(10)
+    held.wait(300)
     threading.Timer(0.4, free.set).start()
     with waited_for(tmp_path / "a.lock"):
         pass

@@ -3,10 +3,13 @@
 import json
 import os
 import re
+import secrets
+import select
 import signal
 import socket
 import sqlite3
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -19,13 +22,22 @@ import psycopg
 import pytest
 
 from tests.conftest import PROJECT
-from tests.warm import BIN
+from tests.warm import BIN, write_client
+from tests.warm.client import decided_at_start
 
 SCRIPT = PROJECT / "infra" / "airflow.sh"
+WARM = Path(__file__).parent / "warm.py"
 # DAG files do not change while a test looks; by default each is read anew twice a minute, as it is
 # in the loop on PostgreSQL.
 PARSED_ONCE = {"AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600"}
 PATIENCE_S = 900.0  # for a machine that is ten times slower; nothing waits that long otherwise
+AIRFLOW_BIN = PROJECT / ".venv-airflow" / "bin"
+# Of the script's commands, forks of `tests.dags.warm`: all but the scheduler, which tests kill.
+FORKS = """() {{
+    [ "$1" != scheduler ] || exec airflow "$@"
+    [ "$BASHPID" = "$$" ] || exec {0} "$@"
+    {0} "$@"
+}}"""
 
 
 class Airflow:
@@ -51,9 +63,12 @@ class Airflow:
             **settings,
         }
         self._process: subprocess.Popen[bytes] | None = None
+        self._warm: subprocess.Popen[bytes] | None = None
 
     def run(self, *words: str) -> str:
         """One command with the settings of this Airflow."""
+        if words[0] == "airflow" and self._warm is not None:
+            words = (self._command, *words[1:])
         done = subprocess.run(
             (str(SCRIPT), *words),
             env=self.environment,
@@ -66,6 +81,7 @@ class Airflow:
 
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._warm_up()
         with (self.folder / "start.log").open("wb") as said:
             self._process = subprocess.Popen(
                 [str(SCRIPT)],
@@ -75,18 +91,52 @@ class Airflow:
                 start_new_session=True,
             )
 
+    def _warm_up(self) -> None:
+        """Starts a process that has imported Airflow, for the parts and commands of this one."""
+        folder = Path(tempfile.mkdtemp(prefix="lethe-airflow-"))
+        (folder / "environment").write_text(decided_at_start(self.environment))
+        (folder / "bin").mkdir()
+        write_client(folder / "bin" / "airflow", folder, "airflow", binaries=AIRFLOW_BIN)
+        self._command = str(folder / "bin" / "airflow")
+        # Whoever comes first would make one, and keep it in a file that this has not read.
+        self.environment.setdefault("AIRFLOW__API_AUTH__JWT_SECRET", secrets.token_hex(16))
+        self.environment["BASH_FUNC_airflow%%"] = FORKS.format(self._command)
+        self._warm = subprocess.Popen(
+            [str(SCRIPT), "python", str(WARM), str(folder), str(AIRFLOW_BIN)],
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,  # open until it has ended
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # what ends the tests is to leave it the time to end its forks
+        )
+        assert self._warm.stdin and self._warm.stdout
+        ended = select.poll()
+        ended.register(self._warm.stdin, 0)
+        while not (folder / "airflow").exists():
+            if ended.poll(50):
+                raise AssertionError(self._warm.stdout.read().decode())
+
+    def _cool_down(self) -> None:
+        warm, self._warm = self._warm, None
+        if warm is not None:
+            warm.communicate(timeout=PATIENCE_S)
+
     def stop(self) -> None:
         """Ends it as Ctrl-C in a terminal does, and what is left of its own group after that."""
+        self._stop_parts()
+        self._cool_down()
+
+    def _stop_parts(self) -> None:
         process, self._process = self._process, None
         if process is None:
             return
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(timeout=60)
+            process.wait(timeout=300)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=10)
+            process.wait(timeout=300)
 
     def listens(self) -> bool:
         """Whether the doorbell was heard to start."""
@@ -111,7 +161,7 @@ class Airflow:
             headers=headers | ({"Authorization": f"Bearer {token}"} if token else {}),
         )
         try:
-            with urllib.request.urlopen(asked, timeout=30) as answer:
+            with urllib.request.urlopen(asked, timeout=300) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
@@ -151,6 +201,12 @@ class Airflow:
                 )
             time.sleep(0.5)
         return found
+
+    def trigger(self, dag: str) -> None:
+        """Starts a run of a DAG, once the DAG processor has found that."""
+        found = "SELECT 1 FROM serialized_dag WHERE dag_id = ?"
+        self.wait(f"{dag} is there", lambda: self.ask(found, dag))
+        self.run("airflow", "dags", "trigger", dag)
 
     def runs(self, dag: str) -> list[tuple[str, str, str]]:
         """(run id, what started it, state) of every run that there was, oldest first."""

@@ -3,8 +3,10 @@
 import json
 import os
 import sys
+from hashlib import sha256
 
 from airflow.dag_processing.dagbag import DagBag
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, BaseOperator
 
 from dags.place import run_name
@@ -34,6 +36,19 @@ def judges(dag: DAG, task: BaseOperator) -> bool:
     return not counted and (not task.is_teardown or task.on_failure_fail_dagrun)
 
 
+def triggers(task: BaseOperator) -> dict[str, object] | None:
+    """What a task that starts another DAG does, if it is one."""
+    if not isinstance(task, TriggerDagRunOperator):
+        return None
+    return {
+        "dag": task.trigger_dag_id,
+        "deferrable": task.deferrable,
+        "waits": task.wait_for_completion,
+        "again": task.reset_dag_run,
+        "paused": task.fail_when_dag_is_paused,
+    }
+
+
 bag = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
 sys.stdout.write(
     "LOOK"
@@ -41,6 +56,7 @@ sys.stdout.write(
         {
             "errors": {str(path): error for path, error in bag.import_errors.items()},
             "named": {f"{dag}/{run}": run_name(dag, run) for dag in ("a", "b") for run in RUNS},
+            "waited for": run_name("train", f"erase-{sha256(b'').hexdigest()[:16]}-1"),
             "heavy": [name for name in HEAVY if name in sys.modules],
             "dags": {
                 name: {
@@ -67,6 +83,7 @@ sys.stdout.write(
                             ],
                             "notifiers": len(task.on_failure_callback or ()),
                             "rule": task.trigger_rule.value,
+                            "triggers": triggers(task),
                         }
                         for task in dag.tasks
                     },

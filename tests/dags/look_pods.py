@@ -152,8 +152,9 @@ sys.stdout.write(
             "home": {
                 name: asked(dag.get_task(task), dag)
                 for dag in (train, erase, retain, deep)
-                for task in ("open", "publish", "close", "run")
-                if task in dag.task_ids
+                for task in dag.task_ids
+                if task not in {each["name"] for each in PIPELINE["stages"]}
+                and isinstance(dag.get_task(task), pods.LethePod)
                 for name in (f"{dag.dag_id}.{task}",)
             },
             "volumes": {

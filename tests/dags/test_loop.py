@@ -8,6 +8,7 @@ doorbell can start what is seen here.
 
 import hashlib
 import json
+import re
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class Loop:
     head: str
     people: list[tuple[str, str, str, str]]
     rang: list[tuple[str, str, str]]
+    for_them: list[tuple[str, str, str]]  # what the erasure trained by
     finished: list[tuple[str, str, str]]
 
 
@@ -70,20 +72,27 @@ def loop(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Itera
         airflow.wait("the bell starts a run", lambda: airflow.runs("erase"))
         airflow.wait("the request is carried out", lambda: _ended(airflow, "erase"))
         rang = airflow.runs("erase")
+        for_them = airflow.runs("train")
         # Somebody new agrees, so that the run has something to release.
         with sqlite3.connect(workspace.root / "data" / "clinic.db") as clinic:
             clinic.execute("UPDATE consents SET answer = 'yes'")
         clinic.close()
-        airflow.run("airflow", "dags", "trigger", "train")
-        airflow.wait("the pipeline is run", lambda: _ended(airflow, "train"))
+        airflow.trigger("train")
+        airflow.wait(
+            "the pipeline is run",
+            lambda: len(airflow.runs("train")) == 2 and _ended(airflow, "train"),
+        )
         (asked,) = json.loads(said)
+        finished = airflow.runs("train")[len(for_them) :]
         made = Loop(
-            workspace, airflow, str(asked["request"]), head, people, rang, airflow.runs("train")
+            workspace, airflow, str(asked["request"]), head, people, rang, for_them, finished
         )
         story = airflow.story()
     finally:
         airflow.stop()
-    assert [state for _, _, state in (*made.rang, *made.finished)] == ["success"] * 2, story
+    assert [state for _, _, state in (*made.rang, *made.for_them, *made.finished)] == [
+        "success"
+    ] * 3, story
     yield made
 
 
@@ -125,7 +134,13 @@ def test_what_the_erasure_and_the_run_made_are_commits_of_lock_and_reports(loop:
         "git", "log", "--reverse", "--format=%x00%s", "--name-only", f"{loop.head}..main"
     ).stdout.split("\0")[1:]
     said = [each.split("\n")[0] for each in log]
-    assert said == ["Release readmission/2", f"Release readmission/3 of {_run_name(loop)}"]
+    ((trained, _, _),) = loop.for_them
+    assert re.fullmatch("erase-[0-9a-f]{16}-1", trained)
+    assert said == [
+        "Keep the lock that was not committed",  # as the erasure left it
+        f"Release readmission/2 of {trained}",
+        f"Release readmission/3 of {_run_name(loop)}",
+    ]
     for commit in log:
         lock, *others = [line for line in commit.split("\n")[1:] if line]
         assert lock == "dvc.lock"
@@ -172,7 +187,14 @@ def test_every_stage_of_the_pipeline_ran_as_a_task_and_keys_are_gone(loop: Loop)
     assert loop.airflow.tasks("train") == dict.fromkeys(
         ("open", *STAGES, "publish", "close", "done"), "success"
     )
-    assert loop.airflow.tasks("erase") == dict.fromkeys(("run", "publish", "done"), "success")
+    assert loop.airflow.tasks("erase") == dict.fromkeys(
+        (
+            *("collect", "suppress", "erase_source", "erase_history"),
+            *("retrain.needed", "retrain.train", "retrain.take"),
+            *("retire", "verify", "receipt", "publish", "done"),
+        ),
+        "success",
+    )
     for folder in ("minimized", "consented"):
         assert not (loop.workspace.root / "data" / folder).exists()
 

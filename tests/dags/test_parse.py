@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 
+from lethe.rights.erasure_steps import STEPS, batch_name
 from lethe.stages import STAGES
 from tests.conftest import PROJECT
 from tests.dags.conftest import Airflow
 
 RUN = "{{ run_name(dag.dag_id, run_id) }}"
+BEFORE = ["collect", "suppress", "erase_source", "erase_history"]
+RETRAIN = ["retrain.needed", "retrain.train", "retrain.take"]
+AFTER = ["retire", "verify", "receipt"]
+NO_COMMAND = ("done", "retrain.train")
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +85,8 @@ def test_a_runs_name_says_nothing(looked: dict[str, Any]) -> None:
     named = looked["named"]
     assert len(set(named.values())) == len(named)
     assert all(re.fullmatch("[0-9a-f]{16}", name) for name in named.values())
+    for_an_erasure = f"erase-{batch_name([])}-1"
+    assert looked["waited for"] == for_an_erasure, "an erasure waits for it by this name"
 
 
 def test_another_way_to_execute_is_refused_by_its_name(tmp_path: Path) -> None:
@@ -109,17 +116,50 @@ def test_erase_runs_by_the_bell_and_by_the_clock_one_at_a_time(erase: dict[str, 
     assert "*/5 * * * *" in erase["timetable"]
     assert "dags.doorbell.Doorbell" in erase["timetable"]
     assert erase["max_active_runs"] == 1
-    assert list(erase["tasks"]) == ["run", "publish", "done"]
-    assert erase["tasks"]["run"]["command"].endswith("exec lethe erase run")
-    for name in ("run", "publish"):
-        assert erase["tasks"][name]["skips_on"] == [29], "another run is no failure; all else is"
+    assert list(erase["tasks"]) == [*BEFORE, *RETRAIN, *AFTER, "publish", "done"]
+
+
+def test_erase_is_the_steps_of_the_engine_in_their_order(erase: dict[str, Any]) -> None:
+    order = [*BEFORE, *RETRAIN, *AFTER]
+    assert [*BEFORE, "retrain", *AFTER] == list(STEPS)
+    for earlier, later in pairwise(order):
+        assert earlier in erase["tasks"][later]["before"]
+    for name in (*BEFORE, *AFTER):
+        assert erase["tasks"][name]["command"].endswith(f"exec lethe erase step {name}")
+    asks, takes = (erase["tasks"][name]["command"] for name in (RETRAIN[0], RETRAIN[2]))
+    assert asks.endswith("exec lethe erase step retrain --needed")
+    assert takes.endswith("exec lethe erase step retrain --elsewhere")
+    for name in (*BEFORE, *AFTER, RETRAIN[0], RETRAIN[2]):
+        assert erase["tasks"][name]["skips_on"] == [29, 43], "nothing to do, or another does it"
+        assert erase["tasks"][name]["retries"] == 0
+
+
+def test_what_keeps_one_person_from_a_step_keeps_no_other(erase: dict[str, Any]) -> None:
+    """After a failure the steps go on; where there was nothing to do, none is started."""
+    rules = {name: erase["tasks"][name]["rule"] for name in (*BEFORE, *RETRAIN, *AFTER)}
+    assert set(rules.values()) == {"none_skipped"}
+
+
+def test_an_erasure_trains_by_a_run_of_train_and_holds_no_worker_meanwhile(
+    erase: dict[str, Any],
+) -> None:
+    train = erase["tasks"]["retrain.train"]
+    assert train["kind"] == "StartPipeline"
+    assert train["triggers"] == {
+        "dag": "train",
+        "deferrable": True,
+        "waits": True,
+        "again": True,
+        "paused": True,
+    }
 
 
 def test_what_an_erasure_changed_is_committed_however_it_ended(erase: dict[str, Any]) -> None:
     publish = erase["tasks"]["publish"]
     assert publish["command"].endswith("exec lethe worktree publish")
-    assert publish["before"] == ["run"]
+    assert publish["before"] == sorted([*BEFORE, *RETRAIN, *AFTER])
     assert publish["teardown"]
+    assert publish["skips_on"] == [29], "another run is no failure; all else is"
 
 
 def test_a_run_is_red_when_any_of_its_tasks_is(looked: dict[str, Any]) -> None:
@@ -162,7 +202,7 @@ def test_a_contradicted_claim_is_looked_for_by_night_where_trainings_run(
 def test_nothing_that_a_command_prints_is_kept_in_the_database(looked: dict[str, Any]) -> None:
     for dag in looked["dags"].values():
         for name, task in dag["tasks"].items():
-            assert task["xcom"] is False, name
+            assert task["xcom"] is (name == "retrain.needed"), name  # an opaque name, if any
 
 
 def test_every_dag_and_task_says_what_to_do_at_night(looked: dict[str, Any]) -> None:
@@ -177,6 +217,6 @@ def test_commands_run_in_the_pipelines_environment_without_airflows_path(
     looked: dict[str, Any],
 ) -> None:
     for dag in looked["dags"].values():
-        for task in (task for name, task in dag["tasks"].items() if name != "done"):
+        for task in (task for name, task in dag["tasks"].items() if name not in NO_COMMAND):
             assert "unset PYTHONPATH" in task["command"]
             assert 'PATH=/opt/lethe/bin:"$PATH"' in task["command"]

@@ -11,6 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from dags.place import run_name
+from lethe.rights.erasure_steps import STEPS
 from lethe.stages import STAGES
 from tests.conftest import PROJECT
 from tests.dags.conftest import Airflow
@@ -152,7 +153,8 @@ def test_a_command_of_the_workspace_has_the_workspaces_volume(looked: dict[str, 
     words = {name: _container(asked)["args"] for name, asked in looked["home"].items()}
     assert words == {
         **{f"train.{n}": ["pod", n, "--run", RUN] for n in ("open", "publish", "close")},
-        "erase.run": ["erase", "run"],
+        **{f"erase.{name}": ["erase", "step", name] for name in STEPS if name != "retrain"},
+        "erase.retrain.take": ["erase", "step", "retrain", "--elsewhere"],
         "erase.publish": ["worktree", "publish"],
         "deep_audit.run": ["audit", "--deep"],
         "retain.run": ["retain"],

@@ -3,6 +3,7 @@
 import doctest
 import re
 import sqlite3
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from lethe.stores.opening import open_ledger
 from lethe.stores.registry.registry import Registry
 from lethe.stores.vault.vault import Vault
 from tests.conftest import PROJECT, Workspace, copy_workspace
+from tests.warm import warm_bin
 
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
@@ -37,6 +39,7 @@ def places(
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LETHE_KEY", raising=False)
+    monkeypatch.setattr(sys, "executable", str(warm_bin() / "python"))  # what starts the stages
     return tmp_path
 
 

@@ -177,3 +177,25 @@ def test_approvers_are_declared_where_they_decide(
         YAML().dump(raw, file)
     with pytest.raises(ParamsInvalid, match=said):
         load_params(here / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("tag", "why"),
+    [("package_sha256", "no tag package_sha256"), ("gate", "it has no tag gate")],
+)
+def test_a_version_that_lost_what_its_promotion_rests_on_is_not_promoted(
+    tag: str, why: str, asked: Audited
+) -> None:
+    registry = Registry.open(asked.params.stores.registry)
+    registry.client.delete_model_version_tag("readmission", "1", tag)
+    with pytest.raises(ApprovalRefused, match=why):
+        _approve(asked)
+    assert _version(asked).aliases == ("candidate",)
+
+
+def test_a_version_whose_files_were_changed_since_is_not_promoted(asked: Audited) -> None:
+    (served,) = asked.root.glob("mlruns/*/models/*/artifacts/served.py")
+    served.write_text("# other code\n")
+    with pytest.raises(ApprovalRefused, match="are not those that were registered"):
+        _approve(asked)
+    assert _version(asked).aliases == ("candidate",)

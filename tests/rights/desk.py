@@ -9,6 +9,7 @@ from lethe.config.params import Params
 from lethe.people.references import Reference
 from lethe.rights.deadlines import due
 from lethe.rights.erasure import ASKED, ErasureCase, ErasureSummary
+from lethe.rights.erasure_steps import STEPS, take
 from lethe.rights.receipts import Signer, facts_of
 from lethe.stores.requests.requests import Request, Requests
 from tests.fake_stores import FakeWorkspace
@@ -21,8 +22,9 @@ SEED = b"s" * 32
 class Desk:
     """Requests in a database of their own, stores in memory, and a clock that stands still."""
 
-    def __init__(self, url: str = "sqlite://") -> None:
+    def __init__(self, url: str = "sqlite://", *, in_steps: bool = False) -> None:
         self.url = url
+        self.in_steps = in_steps
         self.places = FakeWorkspace()
         self.params: Params = declare("sqlite:///x.db")
         self.now = NOW
@@ -45,7 +47,23 @@ class Desk:
         ).request_id
 
     def run(self) -> ErasureSummary:
-        erasure = ErasureCase(
+        """All at once, or step by step, as `in_steps` says."""
+        if not self.in_steps:
+            return self.case().run()
+        whole = ErasureSummary()
+        for name in STEPS:
+            summary = self.step(name)
+            whole.closed |= summary.closed
+            whole.joined |= summary.joined
+            whole.waiting |= summary.waiting
+        whole.problems = {r.request_id: r.problem for r in self.requests.all() if r.problem}
+        return whole
+
+    def step(self, name: str) -> ErasureSummary:
+        return take(self.case(), name)
+
+    def case(self) -> ErasureCase:
+        return ErasureCase(
             self.params,
             self.places,
             self.requests,
@@ -53,7 +71,6 @@ class Desk:
             clock=lambda: self.now,
             report=self.reports.append,
         )
-        return erasure.run()
 
     def request(self, request_id: str) -> Request:
         return self.requests.find(request_id)
@@ -67,7 +84,15 @@ class Desk:
 
 
 @pytest.fixture
-def desk() -> Iterator[Desk]:
+def at_once() -> Iterator[Desk]:
+    """For what only a run of all steps does."""
     made = Desk()
+    with made.requests:
+        yield made
+
+
+@pytest.fixture(params=[False, True], ids=["at once", "in steps"])
+def desk(request: pytest.FixtureRequest) -> Iterator[Desk]:
+    made = Desk(in_steps=request.param)
     with made.requests:
         yield made

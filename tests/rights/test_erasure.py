@@ -15,9 +15,9 @@ from lethe.rights.receipts import Signer, check, read_public_key
 from lethe.stores.requests.requests import CLOSED, JOINED, OPEN
 from tests.fake_stores import NAME
 from tests.library import declare
-from tests.rights.desk import NOW, SEED, Desk, desk
+from tests.rights.desk import NOW, SEED, Desk, at_once, desk
 
-__all__ = ["desk"]
+__all__ = ["at_once", "desk"]
 
 
 def test_an_erasure_goes_through_every_store_in_its_order(desk: Desk) -> None:
@@ -187,19 +187,19 @@ def test_a_request_that_comes_in_before_the_training_joins_it(desk: Desk) -> Non
 
 
 def test_a_request_that_comes_in_during_the_training_is_taken_up_by_the_same_run(
-    desk: Desk,
+    at_once: Desk,
 ) -> None:
-    first, later = desk.ask("ada"), []
+    first, later = at_once.ask("ada"), []
 
     def during(deed: str) -> None:
         if deed == "retrain" and not later:
-            later.append(desk.ask("bo"))
+            later.append(at_once.ask("bo"))
 
-    desk.places.after = during
-    assert set(desk.run().closed) == {first, *later}
-    assert desk.places.trainings == 2
-    assert desk.places.trained[f"{NAME}/4"] == {5}
-    assert desk.places.trained[f"{NAME}/3"] == set()
+    at_once.places.after = during
+    assert set(at_once.run().closed) == {first, *later}
+    assert at_once.places.trainings == 2
+    assert at_once.places.trained[f"{NAME}/4"] == {5}
+    assert at_once.places.trained[f"{NAME}/3"] == set()
 
 
 def test_requests_are_gathered_until_the_declared_delay_is_over(desk: Desk) -> None:

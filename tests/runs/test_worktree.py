@@ -60,7 +60,7 @@ def running(root: Path, stage: str) -> Iterator[subprocess.Popen[bytes]]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    until = time.monotonic() + 30
+    until = time.monotonic() + 600
     while (root / "held").read_text() != stage:
         assert time.monotonic() < until and process.poll() is None, "the stage never began"
         time.sleep(0.02)
@@ -68,7 +68,7 @@ def running(root: Path, stage: str) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         (root / "held").unlink(missing_ok=True)
-        process.wait(timeout=30)
+        process.wait(timeout=300)
 
 
 def left(home: Path, run: str) -> list[str]:
@@ -372,7 +372,7 @@ def test_what_a_killed_stage_left_running_is_ended_before_its_scratch_goes(
         assert orphan.poll() is not None
     finally:
         orphan.kill()
-        orphan.wait(timeout=10)
+        orphan.wait(timeout=300)
     assert left(home, "run-1") == []
 
 
@@ -387,7 +387,7 @@ def test_dvc_killed_in_the_middle_of_a_stage_stands_in_nobodys_way(released: Hom
             if "stand_in.py" in child.cmdline() and child.name().startswith("python")
         ]
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=300)
         assert stage.is_running(), "the stage itself goes on"
         assert close_worktree(home, "run-1")
         assert not stage.is_running()

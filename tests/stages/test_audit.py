@@ -73,7 +73,7 @@ def test_the_report_is_what_is_returned_and_says_what_was_looked_at(trained: Pat
     assert report["private"] is False
     assert set(report) == {  # no list of people among them
         *("attack", "checks", "failed", "false_alarm_rate", "passed", "private", "run_id"),
-        "model_md5",
+        *("measured", "model_md5", "not_looked_at"),
     }
     assert report["attack"]["private"] is False
     assert report["run_id"] == read_json(workspace.MODEL / "model.json")["run_id"]
@@ -125,6 +125,15 @@ def test_a_report_without_a_price_contradicts(trained: Path, claimed: object) ->
     with pytest.raises(AuditContradiction):
         _run()
     assert _written()["failed"] == ["accounting.epsilon_pld"]
+
+
+@pytest.mark.parametrize("more", [{"people": [4711]}, {"metrics": {"auc": {"of": 4711}}}])
+def test_a_report_with_a_field_that_nobody_declared_is_refused(
+    more: dict[str, Any], trained: Path
+) -> None:
+    _edit(workspace.report_path("train"), **more)
+    with pytest.raises(FileDamaged, match=r"train\.json has fields that no report"):
+        _run()
 
 
 def test_a_model_of_another_plan_contradicts(trained: Path) -> None:

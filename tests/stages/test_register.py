@@ -17,7 +17,13 @@ from lethe.config import workspace
 from lethe.config.keys import create_key_file, load_key
 from lethe.config.params import Params, load_params
 from lethe.config.sections import Registration
-from lethe.core.errors import ApprovalRefused, LedgerInvalid, NotFound, RegistrationRefused
+from lethe.core.errors import (
+    ApprovalRefused,
+    FileDamaged,
+    LedgerInvalid,
+    NotFound,
+    RegistrationRefused,
+)
 from lethe.core.files import read_json, write_json, write_whole
 from lethe.ledger.ledger import Ledger
 from lethe.people import suppression, withdrawn
@@ -28,6 +34,7 @@ from lethe.registration import approval, facts
 from lethe.registration.gate import LOOKS, Evidence, closed_gate, objections
 from lethe.rights.intake import receive
 from lethe.stages import register
+from lethe.stages.behaviour import audit_digest
 from lethe.stores.dvc.inputs import content_md5
 from lethe.stores.registry.registry import Registry
 from lethe.stores.vault.vault import Vault
@@ -167,6 +174,7 @@ def audited(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Audited]:
             "passed": True,
             "run_id": "run-1",
             "checks": [{"name": n, "passed": True} for n in (*LOOKS[MECHANISM], "noise.scale")],
+            "measured": {"run": {"code": audit_digest(params), "looked": "now"}},
             "model_md5": content_md5(here / workspace.MODEL),
             "attack": {"auc": 0.503, "people_in": 3, "tpr_at_fpr": {"0.01": 0.02}},
         },
@@ -298,7 +306,7 @@ def test_the_version_names_people_data_code_parameters_and_price(audited: Audite
         "git_dirty": "true",
         "dvc_lock_md5": _md5(lock),
         "validation": "passed",
-        "audit": "passed: 5 checks (draws_of_run 1, noise 1, noise_of_run 1, run 2)",
+        "audit": "passed: 6 checks (draws_of_run 1, noise 1, noise_of_run 1, run 3)",
         "run_id": "run-1",
         "ledger_rows": "2",
         "ledger_head": "abcdef",
@@ -403,6 +411,9 @@ def _fine_tuned_and_committed(audited: Audited) -> None:
         (lambda d: d.edit("audit", checks=[]), "did not look at the run that made the model"),
         (lambda d: d.edit("audit", checks=_looked(but="run.weights")), "did not look at the run"),
         (lambda d: d.edit("audit", checks=_looked(failed="run.recorded")), "did not look at the"),
+        (lambda d: d.edit("audit", measured={}), "by another version of the audit"),
+        (lambda d: d.edit("audit", measured={"run": {"code": None}}), "by another version of the"),
+        (lambda d: d.edit("audit", measured={"run": {"code": "0" * 64}}), "by another version of"),
         (_fine_tuned_and_committed, "the audit is of other weights"),
         (lambda d: setattr(d.ledger.record, "state", "reserved"), "is reserved, not settled"),
         (lambda d: setattr(d.ledger.record, "state", "void"), "is void, not settled"),
@@ -437,6 +448,24 @@ def test_the_gate_stays_closed_and_says_why(audited: Audited, turn: Any, reason:
     assert not any(person in str(caught.value) for person in PEOPLE)
 
 
+@pytest.mark.parametrize("stage", ["train", "audit", "validate"])
+def test_a_report_with_a_field_that_nobody_declared_registers_nothing(
+    stage: str, audited: Audited
+) -> None:
+    audited.edit(stage, people=[4711])
+    with pytest.raises(FileDamaged, match=rf"{stage}\.json has fields .*\(people\.\[\]\)"):
+        audited.run()
+    assert audited.versions() == []
+
+
+def test_a_version_says_where_a_report_alone_was_believed(audited: Audited) -> None:
+    look = {"code": audit_digest(audited.params), "looked": "before, as the committed report says"}
+    audited.edit("audit", measured={"run": look})
+    audited.run()
+    version = Registry.open(audited.params.stores.registry).find("readmission", "1")
+    assert version.tags["audit"].endswith("looked at: before, as the committed report says")
+
+
 def test_every_reason_is_said_at_once(audited: Audited) -> None:
     audited.edit("validate", passed=False)
     audited.edit("audit", passed=False)
@@ -463,9 +492,11 @@ def test_a_report_that_says_nothing_is_no_evidence() -> None:
         recorded={"data": "d", "manifest": "m", "model": "w"},
         used={"train": "d", "validate": "d"},
         model_is_recorded=True,
+        audit_code="c",
     )
-    assert len(objections(evidence)) == 5
+    assert len(objections(evidence)) == 6
     passed = {"passed": True, "run_id": "run-1", "model_md5": "w", "checks": _looked()}
+    passed["measured"] = {"run": {"code": "c"}}
     assert objections(replace(evidence, validation=passed, audit=passed)) == []
     contradicted = replace(
         evidence, validation=passed, audit=passed, deep_audit="contradicted: canaries.steps"

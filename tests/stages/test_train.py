@@ -85,6 +85,7 @@ class FakeLedger:
 def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """A workspace with two shards of sixty invented people, every fifth held out."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dpsgd_fit, "_ended", {})  # every test has a run-0
     raw = (PROJECT / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(raw.replace("minimum: 500", "minimum: 20"))
     made = load_params()
@@ -179,6 +180,17 @@ def test_nothing_is_drawn_and_nothing_written_when_the_ledger_refuses(
         go(params, FakeLedger(refuse=True))
     assert released() == []
     assert not stage.STAGING.exists()
+
+
+class Talkative(DpSgd):
+    facts = ()
+
+
+def test_a_trainers_fact_that_it_does_not_declare_is_published_nowhere(params: Params) -> None:
+    with pytest.raises(TrainingRefused, match=r"Talkative\.facts does not declare"):
+        stage.train_reserved(params, FakeLedger(), Talkative(), now=NOW)
+    assert released() == []
+    assert list(Path(stage.STAGING).glob("*/report.json")) == []
 
 
 def test_settled_before_published(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from lethe.cli.main import app
 from lethe.config.home import IDENTITY, home, in_experiment
 from lethe.config.identity import read_identity
 from lethe.config.params import Params
+from lethe.config.sections import Subject
 from lethe.core.errors import LedgerInvalid, LetheError, NotFound, ParamsInvalid, VaultMismatch
 from lethe.ledger.ledger import Ledger
 from lethe.registration.spending import render_budget, spending
 from lethe.stores import opening
 from lethe.stores.opening import begin_anew, open_ledger, open_requests, open_vault
 from lethe.stores.vault.vault import Vault
+from tests import studio
 from tests.asked import ask
 from tests.library import declare
 from tests.past_pipeline import commit, git
@@ -432,3 +435,42 @@ def test_no_other_module_opens_a_store_without_asking_whose_it_is() -> None:
         and 'open("sqlite://")' not in line
     ]
     assert outside == []
+
+
+def test_a_key_of_several_columns_keeps_its_columns_and_their_order(root: Path) -> None:
+    """In another order the same texts would be other people, with what those have spent."""
+    first = studio.declare("csv:data")
+    second = studio.declare("csv:data", key=("number", "studio"))
+    alone = replace(
+        first,
+        subject=Subject(table="members", key="number"),
+        consent=replace(first.consent, subject="number"),
+    )
+    with open_vault(first) as vault:
+        vault.tokens(['("1","2")'])
+    for other in (second, alone):
+        for create in (True, False):
+            with pytest.raises(VaultMismatch, match=r"subject\.key \(.*number.*\) is not the one"):
+                open_vault(other, create=create)
+    with open_vault(first) as vault:
+        assert vault.lookup(['("1","2")'])[0] >= 0
+
+
+def test_people_of_one_column_do_not_become_people_of_several(root: Path, params: Params) -> None:
+    with open_vault(params) as vault:
+        vault.tokens(["1"])
+    with sqlite3.connect(root / ".lethe" / "vault.db") as database:
+        noted = database.execute("SELECT store FROM workspace_identity").fetchall()
+    database.close()
+    assert noted == [("vault",)]  # of a key of one column nothing is noted
+    with pytest.raises(VaultMismatch, match="is not the one"):
+        open_vault(studio.declare("csv:data"))
+    with open_vault(params) as vault:
+        assert vault.lookup(["1"])[0] >= 0
+
+
+def test_an_empty_vault_is_anybodys(root: Path, params: Params) -> None:
+    open_vault(params).close()
+    open_vault(studio.declare("csv:data")).close()
+    with pytest.raises(VaultMismatch, match="is not the one"):
+        open_vault(params)

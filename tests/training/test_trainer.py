@@ -79,6 +79,8 @@ class NoisyRatePlan:
 
 
 class NoisyRate(Trainer[NoisyRatePlan]):
+    facts = ("count",)
+
     def plan(self, params: Params) -> NoisyRatePlan:
         expected = params.training.mechanism.expected_subjects
         return NoisyRatePlan(2.0, params.budget.delta, float(expected))
@@ -364,6 +366,7 @@ def _evidence(params: Params, trained: dict[str, Any], audited: dict[str, Any]) 
         recorded={"data": "d", "subjects": "s", "manifest": manifest, "model": "m"},
         used={"train": "d", "validate": "d"},
         model_is_recorded=True,
+        audit_code="",
     )
 
 

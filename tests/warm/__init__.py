@@ -1,6 +1,7 @@
 """Commands without their imports: one process has them, and forks what tests start."""
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -27,7 +28,7 @@ def warm_bin() -> Path:
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
     if run is None:
         return _start(Path(tempfile.mkdtemp(prefix="lethe-warm-")))
-    shared = Path(tempfile.gettempdir()) / f"lethe-warm-{run}"
+    shared = _of_run(run)
     with shared.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (shared / "socket").exists() and _keep(shared):
@@ -35,6 +36,29 @@ def warm_bin() -> Path:
         shutil.rmtree(shared, ignore_errors=True)
         shared.mkdir(0o700)
         return _start(shared)
+
+
+def worker_python(run: str, words: list[str]) -> Path:
+    """A `python` for the workers of a run of pytest: they have collected its tests already.
+
+    Args:
+        run: the id of the run, which its workers have in their environment.
+        words: what is collected, as pytest is given it.
+    """
+    if "PYTHONPATH" in os.environ:
+        return BIN / "python"
+    folder = _of_run(run)
+    folder.mkdir(0o700)
+    collected = json.dumps({"folder": str(Path.cwd()), "words": words})
+    _start(folder, collected, ready="workers")
+    workers = folder / "workers-bin"
+    workers.mkdir()
+    write_client(workers / "python", folder, "workers")
+    return workers / "python"
+
+
+def _of_run(run: str) -> Path:
+    return Path(tempfile.gettempdir()) / f"lethe-warm-{run}"
 
 
 def _keep(folder: Path) -> bool:
@@ -46,25 +70,29 @@ def _keep(folder: Path) -> bool:
     return True
 
 
-def _start(folder: Path) -> Path:
+def write_client(place: Path, folder: Path, server: str = "", *, binaries: Path = BIN) -> None:
+    """A command that is run by the server of that name in `folder`, else by those `binaries`."""
+    place.write_text(
+        f"#!{BIN / 'python'} -IS\n"
+        f"import sys\nsys.path.insert(0, {str(_HERE)!r})\n"
+        f"import client\nclient.main({str(folder)!r}, {str(binaries)!r}, {server!r})\n"
+    )
+    place.chmod(0o755)
+
+
+def _start(folder: Path, *collected: str, ready: str = "socket") -> Path:
     """Ends, and removes its folder, when nobody keeps it any more."""
     binaries = folder / "bin"
     binaries.mkdir()
-    program = (
-        f"#!{sys.executable} -IS\n"
-        f"import sys\nsys.path.insert(0, {str(_HERE)!r})\n"
-        f"import client\nclient.main({str(folder)!r}, {str(BIN)!r})\n"
-    )
     for name in _NAMES:
-        (binaries / name).write_text(program)
-        (binaries / name).chmod(0o755)
+        write_client(binaries / name, folder)
     environment = _start_environment()
     (folder / "environment").write_text(decided_at_start(environment))
     os.mkfifo(folder / "kept")
     read = os.open(folder / "kept", os.O_RDONLY | os.O_NONBLOCK)
     _keep(folder)
     process = subprocess.Popen(
-        [sys.executable, str(_HERE / "server.py"), str(folder), str(BIN)],
+        [sys.executable, str(_HERE / "server.py"), str(folder), str(BIN), *collected],
         stdin=read,
         env=environment,
         start_new_session=True,
@@ -72,7 +100,7 @@ def _start(folder: Path) -> Path:
     )
     os.close(read)
     until = time.monotonic() + _PATIENCE_S
-    while not (folder / "socket").exists():
+    while not (folder / ready).exists():
         if process.poll() or time.monotonic() > until:
             raise RuntimeError("The warm process did not begin.")
         time.sleep(0.05)

@@ -12,18 +12,21 @@ import socket
 import sys
 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-_ALIKE = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")  # a fork may have another than its server
+# A fork may have others than its server; of PYTHONPATH its server makes what an interpreter does.
+_ALIKE = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
 
 
-def main(folder: str, binaries: str) -> None:
+def main(folder: str, binaries: str, server: str = "") -> None:
+    """By the server of that name, which is no matter of PYTHONPATH; else by what this names."""
     name = os.path.basename(sys.argv[0])
     real = os.path.join(binaries, name)
     words = [name, *sys.argv[1:]]
-    if not _same_start(folder) or (name == "python" and not _known(sys.argv[1:])):
+    if (name == "python" and not _known(sys.argv[1:])) or not _same_start(folder):
         os.execv(real, [real, *sys.argv[1:]])
     warm = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        warm.connect(os.path.join(folder, "socket"))
+        own_modules = "bare" if os.environ.get("PYTHONPATH") else "socket"
+        warm.connect(os.path.join(folder, server or own_modules))
     except OSError:  # the warm process is gone: started truly, the command does the same
         os.execv(real, [real, *sys.argv[1:]])
     for each in PASSED_ON:
@@ -33,7 +36,10 @@ def main(folder: str, binaries: str) -> None:
         file.write(asked)
         file.flush()
         socket.send_fds(warm, [b"run"], [0, 1, 2, file.fileno()])
-    status = int(warm.recv(16) or b"9")  # without an answer the warm process is gone
+    answer = warm.recv(16)
+    if answer == b"anew":  # the server has imported what is to be looked for elsewhere
+        os.execv(real, [real, *sys.argv[1:]])
+    status = int(answer or b"9")  # without an answer the warm process is gone
     if os.WIFSIGNALED(status):
         ended = os.WTERMSIG(status)
         if ended != signal.SIGKILL:
@@ -61,5 +67,5 @@ def decided_at_start(environment: "dict[str, str]") -> str:
 
 def _known(words: "list[str]") -> bool:
     """A module, a file or a line: nothing that only a new interpreter can do."""
-    words = words[1:] if words[:1] == ["-P"] else words
+    words = words[1:] if words[:1] in (["-P"], ["-u"]) else words
     return bool(words) and (words[0] in ("-m", "-c") or words[0].endswith(".py"))

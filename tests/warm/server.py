@@ -6,12 +6,17 @@ been started. Two things are not the same. What an interpreter reads at its star
 PYTHONPATH or a hash seed of its own is started truly. And whose child it is: it leads a session of
 its own below this process, so tests of how processes end together start those of `BIN`.
 
+It is three: one without `lethe`, for commands whose PYTHONPATH names the code that they run; one
+with it, for all others; and, where pytest asks for it, one that has collected its tests, of which
+its workers are forks.
+
 Runs no thread and no command's code itself. Ends, with its folder, when its standard input does.
 """
 
 import contextlib
 import gc
 import importlib
+import json
 import os
 import pkgutil
 import runpy
@@ -39,25 +44,62 @@ MODULES = (
     *("mlflow.store.model_registry.sqlalchemy_workspace_store", "dp_accounting.rdp", "psutil"),
 )
 _PATIENCE_S = 60.0  # for who has connected and is to say what it wants
-PACKAGES = ("lethe", "dvc.commands", "dvc.repo", "faker.providers")  # with all that is in them
+PACKAGES = ("dvc.commands", "dvc.repo", "faker.providers")  # with all that is in them
 
 
-def main(folder: str, binaries: str) -> None:
-    if os.fork():  # a test may end all children of its process: this is none
+def main(folder: str, binaries: str, collected: str | None = None) -> None:
+    """Imports, and serves until its standard input ends.
+
+    Args:
+        collected: where workers of pytest are forks too: its folder and words, as JSON.
+    """
+    if forked():  # a test may end all children of its process: this is none
         os._exit(0)
     for name in MODULES:
         importlib.import_module(name)
     for name in PACKAGES:
         _import_all(name)
-    _read_code()
     importlib.import_module("tables").install(Path(folder, "mlflow.db"))
+    if not forked():
+        serve("bare", folder, binaries)
+        return
+    _import_all("lethe")
+    _read_code()
+    if collected and not forked():
+        _collect(**json.loads(collected))
+        serve("workers", folder, binaries)
+        return
+    serve("socket", folder, binaries)
+
+
+def forked() -> bool:
+    """Whether this is still the process that called; the other one is nobody's child."""
+    if child := os.fork():
+        os.waitpid(child, 0)
+        return True
+    if os.fork():
+        os._exit(0)
+    return False
+
+
+def serve(name: str, folder: str, binaries: str) -> None:
     gc.collect()
     gc.freeze()
     gate = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    gate.bind(f"{folder}/not-yet")
+    gate.bind(f"{folder}/{name}-soon")
     gate.listen(64)
-    Path(folder, "not-yet").rename(Path(folder, "socket"))
-    Server(gate, folder, binaries).serve()
+    Path(folder, f"{name}-soon").rename(Path(folder, name))
+    Server(gate, folder, binaries, name).serve()
+
+
+def _collect(folder: str, words: list[str]) -> None:
+    """Imports the tests as pytest does; a worker's own collection then takes a tenth."""
+    os.chdir(folder)
+    sys.path[:] = [folder, *sys.path[1:]]
+    import pytest
+
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider", *words])
 
 
 def _import_all(package: str) -> None:
@@ -78,8 +120,10 @@ def _read_code() -> None:
 
 
 class Server:
-    def __init__(self, gate: socket.socket, folder: str, binaries: str) -> None:
-        self.gate, self.folder, self.binaries = gate, folder, binaries
+    def __init__(
+        self, gate: socket.socket, folder: str, binaries: str, name: str = "socket"
+    ) -> None:
+        self.gate, self.folder, self.binaries, self.name = gate, folder, binaries, name
         self.running: dict[int, socket.socket] = {}  # process id: who asked for it
         self.selector = selectors.DefaultSelector()
 
@@ -115,6 +159,12 @@ class Server:
         with os.fdopen(streams[3], "rb") as file:
             file.seek(0)
             words, cwd, environment = literal_eval(file.read().decode())
+        if self.name == "bare" and _has_imported_other(_own_path(environment, cwd)):
+            for stream in streams[:3]:
+                os.close(stream)
+            client.send(b"anew")
+            client.close()
+            return
         process = os.fork()
         if process == 0:
             self._be(words, cwd, environment, streams[:3])
@@ -141,8 +191,10 @@ class Server:
             os.environ.clear()
             os.environ.update(environment)
             _draw_anew()
-            sys.executable = f"{self.folder}/bin/python"
+            if self.name in ("bare", "socket"):  # others start truly what they start by it
+                sys.executable = f"{self.folder}/bin/python"
             sys.orig_argv = [sys.executable, *words]
+            sys.path[1:1] = _own_path(environment, cwd)
             if first := environment.get("WARM_FIRST"):  # a file, as a `sitecustomize` would be
                 runpy.run_path(first)
             code = run(words, self.binaries)
@@ -188,6 +240,19 @@ class Server:
             _kill_all_of(process)
 
 
+def _own_path(environment: dict[str, str], cwd: str) -> list[str]:
+    """The folders of a PYTHONPATH, as an interpreter has them behind that of its script."""
+    named = environment.get("PYTHONPATH", "").split(os.pathsep)
+    return [str(Path(cwd, each)) for each in named if each]
+
+
+def _has_imported_other(path: list[str]) -> bool:
+    """Whether a new interpreter would find in these folders what this one has from elsewhere."""
+    folders = [each for each in map(Path, path) if each.is_dir()]
+    there = {entry.name.partition(".")[0] for each in folders for entry in each.iterdir()}
+    return not there.isdisjoint(sys.modules)
+
+
 def _kill_all_of(process: int) -> None:
     """A fork, and what it started in its session's first group."""
     try:
@@ -199,6 +264,8 @@ def _kill_all_of(process: int) -> None:
 
 def _draw_anew() -> None:
     """What is random differs from fork to fork, as it does from process to process."""
+    if "numpy" not in sys.modules:  # Airflow's
+        return
     import numpy as np
 
     np.random.seed()
@@ -237,6 +304,8 @@ def run(words: list[str], binaries: str) -> int:
 
 def _call(words: list[str], binaries: str) -> None:
     name, *others = words
+    if others[:1] == ["-u"]:
+        others = others[1:]
     safe = others[:1] == ["-P"]  # modules are not looked for where it runs
     others = others[safe:]
     if name == "python" and others[0] == "-m":
@@ -256,7 +325,7 @@ def _call(words: list[str], binaries: str) -> None:
     else:
         sys.argv = [f"{binaries}/{name}", *others]
         sys.path[0] = binaries
-        module = {"lethe": "lethe.cli.main", "dvc": "dvc.cli"}[name]
+        module = {"lethe": "lethe.cli.main", "dvc": "dvc.cli", "airflow": "airflow.__main__"}[name]
         sys.exit(importlib.import_module(module).main())
 
 

@@ -190,6 +190,33 @@ def test_where_it_runs_is_left_out_of_its_path_if_asked(
     assert done.stdout != f"found {os.getpid()}\n", "it is a fork"
 
 
+# A folder of PYTHONPATH as an interpreter finds modules there, before its own.
+ASKED = "import os, sys, lethe, torch; print(os.getppid(), lethe.__file__, *sys.path[1:3])"
+
+
+@pytest.mark.parametrize("named", ["{0}/own", "own"])
+def test_code_that_pythonpath_names_is_what_a_fork_runs(tmp_path: Path, named: str) -> None:
+    package = tmp_path / "own" / "lethe"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    path = os.pathsep.join((named.format(tmp_path), str(tmp_path)))
+    said = _run(tmp_path, ASKED, PYTHONPATH=path).stdout.split()
+    assert said[1:] == [str(package / "__init__.py"), str(tmp_path / "own"), str(tmp_path)]
+    assert int(said[0]) != os.getpid(), "it is a fork"
+    without = _run(tmp_path, "import os; print(os.getppid())").stdout
+    assert said[0] != without.strip(), "of another process than those without"
+
+
+def test_a_module_of_pythonpath_that_the_warm_process_has_from_elsewhere_is_looked_for_anew(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "yaml.py").write_text("")
+    asked = "import os, yaml; print(os.getppid(), yaml.__file__)"
+    said = _run(tmp_path, asked, PYTHONPATH=str(tmp_path / "own")).stdout
+    assert said == f"{os.getpid()} {tmp_path / 'own' / 'yaml.py'}\n"
+
+
 def test_without_the_warm_process_a_command_is_started_truly(tmp_path: Path) -> None:
     (tmp_path / "environment").write_text(decided_at_start(warm_environment()))
     program = (

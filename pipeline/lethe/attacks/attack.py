@@ -72,6 +72,8 @@ class Target:
         files: the model's folder, by path in it; a folder in it ends with `/`.
         made: what `params.yaml` alone makes; None if that cannot be made without data.
         written: `encoding.json` and `plan.json` of the workspace, as they lie there.
+        code: the digest of the code that audits.
+        reported: what the last audit here, or where the model comes from, has reported, if any.
     """
 
     plan: Planned
@@ -88,6 +90,8 @@ class Target:
     root: Path
     made: Declared | None
     written: Mapping[str, bytes]
+    code: str
+    reported: Mapping[str, Any]
 
     @cached_property
     def release(self) -> Release:

@@ -35,7 +35,7 @@ def attacks() -> tuple[type[Attack], ...]:
 
 
 def audit(target: Target, kinds: Sequence[type[Attack]] | None = None) -> Audited:
-    """Runs the attacks; a claim that one check contradicts has not passed.
+    """Runs the attacks; a claim has passed if every check was made and held.
 
     Args:
         kinds: those to run, where they know the kind of mechanism; every registered one by default.
@@ -50,14 +50,16 @@ def audit(target: Target, kinds: Sequence[type[Attack]] | None = None) -> Audite
         if not kind.mechanisms or released in kind.mechanisms
     ]
     checks = [check for attack in made for check in attack.run(target)]
-    failed = [check.name for check in checks if not check.passed]
+    failed = [check.name for check in checks if check.contradicts]
+    unknown = [check.name for check in checks if not check.passed and not check.contradicts]
     measured = {each.name: dict(each.measured) for each in made if each.measured is not None}
     report = {
         "attack": measured.pop(MEMBERSHIP, {"attempted": False, "private": False}),
         "checks": [check.to_data() for check in checks],
         "failed": failed,
         "false_alarm_rate": sum(check.false_alarm_rate for check in checks),
-        "passed": bool(checks) and not failed,
+        "not_looked_at": unknown,
+        "passed": bool(checks) and not failed and not unknown,
         "private": False,
         "run_id": target.described.run_id,
     }

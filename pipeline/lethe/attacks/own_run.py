@@ -1,30 +1,32 @@
 """The run that made the model, examined by its transcript in a process of its own.
 
-What came of it is kept when the transcript goes: audited again, a run is what it was, if its
-weights are still the same. The verdict has checks and digests, and nothing of people.
+What came of it is kept when the transcript goes (`lethe.attacks.verdicts`): audited again, a run is
+what it was, if its weights are still the same.
 """
 
-import hashlib
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from lethe.attacks import verdicts
 from lethe.attacks.attack import Attack, Target, register
-from lethe.attacks.run.examine import COVERS, Question
-from lethe.attacks.statistics import Check, holds
+from lethe.attacks.run.examine import COVERS, RECORDED, Question
+from lethe.attacks.statistics import Check, holds, not_looked_at
+from lethe.attacks.verdicts import Looked
 from lethe.config import transcripts, workspace
 from lethe.core.children import environment_without_keys
-from lethe.core.errors import FileDamaged, ProcessLost
-from lethe.core.files import json_bytes, read_json, write_whole
+from lethe.core.errors import ProcessLost
 from lethe.core.reading import parse_data
 from lethe.privacy.plan import MECHANISM, Plan
 from lethe.training.description import WEIGHTS
 
-_COMMAND = (sys.executable, "-P", "-m", "lethe.attacks.run")
+_GONE = (
+    "there is a transcript of this run's steps, or what an audit of these weights found: neither "
+    "is here. Audit where it trained, or bring reports/audit.json of that audit here; else train "
+    "again (lethe run --force), which is charged"
+)
 
 
 @register
@@ -38,37 +40,29 @@ class OwnRun(Attack):
     def run(self, target: Target) -> list[Check]:
         if not isinstance(target.plan, Plan):
             meaning = "what says that it is DP-SGD has a plan of DP-SGD"
-            return [holds("run.recorded", False, meaning=meaning)]
-        verdict = _verdict(target)
-        return _examined(target) if verdict is None else verdict
+            return [holds(RECORDED, False, meaning=meaning)]
+        looked, code, checks = self._looked(target)
+        self.measured = {**verdicts.facts(target, code), "looked": str(looked), "private": False}
+        del self.measured["run_id"]  # the report has it
+        return checks
 
+    def _looked(self, target: Target) -> tuple[Looked, str, list[Check]]:
+        """When the run was looked at, by what code, and what was found.
 
-def keep_verdict(target: Target, checks: Sequence[Mapping[str, Any]]) -> None:
-    """Writes what an audit found of the run, if it looked at one; before its transcript goes."""
-    run_id = target.described.run_id
-    mine = [dict(each) for each in checks if str(each["name"]).partition(".")[0] in COVERS]
-    if mine and transcripts.folder_of(target.root, run_id).exists():
-        content = json_bytes({**_facts(target), "checks": mine})
-        write_whole(transcripts.verdict_of(target.root, run_id), content, private=True)
-
-
-def _verdict(target: Target) -> list[Check] | None:
-    """What an audit of this very run and these weights found; None if there was none."""
-    try:
-        kept = read_json(transcripts.verdict_of(target.root, target.described.run_id))
-        checks = [Check.from_data(each) for each in kept.pop("checks")]
-    except (OSError, FileDamaged, LookupError, TypeError, ValueError):
-        return None
-    return (checks or None) if kept == _facts(target) else None
-
-
-def _facts(target: Target) -> dict[str, str]:
-    """What a verdict is of."""
-    return {
-        "model": hashlib.sha256(target.files.get(WEIGHTS, b"")).hexdigest(),
-        "plan": target.release.digest,
-        "run_id": target.described.run_id,
-    }
+        What the report alone says, and what other code found, is asked where nothing can be looked
+        at any more.
+        """
+        known = verdicts.find(target, code=target.code)
+        if known and known.here:
+            return Looked.BEFORE, known.code, known.checks
+        if transcripts.folder_of(target.root, target.described.run_id).is_dir():
+            return Looked.NOW, target.code, _examined(target)
+        if known:
+            return Looked.ELSEWHERE, known.code, known.checks
+        known = verdicts.find(target)
+        if known:
+            return Looked.BY_OTHER_CODE, known.code, known.checks
+        return Looked.NOT, "", [not_looked_at(RECORDED, meaning=_GONE)]
 
 
 def _examined(target: Target) -> list[Check]:
@@ -85,7 +79,7 @@ def _examined(target: Target) -> list[Check]:
         # A traceback may lead through a user's module, and show what that has read.
         said = None if os.environ.get("LETHE_TRACEBACK") else subprocess.DEVNULL
         ended = subprocess.run(
-            [*_COMMAND, str(asked), str(answer)],
+            [sys.executable, "-P", "-m", "lethe.attacks.run", str(asked), str(answer)],
             cwd=empty,
             env=environment_without_keys(),
             stdin=subprocess.DEVNULL,

@@ -2,13 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lethe.cli.terminal import PARAMS, AsJson, ParamsFile, now, say, say_json
 from lethe.config.params import load_params
 from lethe.core.errors import ParamsInvalid, RequestsOpen
+
+if TYPE_CHECKING:
+    from lethe.rights.erasure import ErasureSummary
 
 erase = typer.Typer(
     help="Take requests of people in, carry them out in every store, and prove it.",
@@ -20,7 +23,11 @@ erase = typer.Typer(
 @erase.command(epilog="Example: lethe erase request --email ada@example.org")
 def request(
     subject: Annotated[
-        str | None, typer.Option(help="A subject's key in the source; - reads it from input.")
+        str | None,
+        typer.Option(
+            help="A subject's key in the source, of several columns a list: [1, 12]; - reads it "
+            "from input."
+        ),
     ] = None,
     email: Annotated[
         str | None,
@@ -119,14 +126,63 @@ def run(
         say(erasure_service.forecast(params, now=now()))
         return
     summary = erasure_service.run(params, clock=now, report=say)
+    if not any((summary.closed, summary.joined, summary.waiting, summary.problems)):
+        say("Nothing to do.")
+    _say_summary(summary)
+
+
+@erase.command(epilog="Example: lethe erase step collect")
+def step(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="collect, suppress, erase_source, erase_history, retrain, retire, verify, receipt."
+        ),
+    ],
+    elsewhere: Annotated[
+        bool,
+        typer.Option("--elsewhere", help="retrain: take what the run that --needed named came to."),
+    ] = False,
+    needed: Annotated[
+        bool,
+        typer.Option(
+            "--needed", help="retrain: name the run of the pipeline to be started; nothing if none."
+        ),
+    ] = False,
+    params_file: ParamsFile = PARAMS,
+) -> None:
+    """Take every open request through one step of `erase run`, for a scheduler.
+
+    In the order above, whatever came of the one before; each may be repeated. Ends with 36 if a
+    request stays open for what this step found, with 43 if none is open, with 29 while another
+    command works on them.
+    """
+    from lethe.rights import erasure_service
+
+    params = load_params(params_file)
+    if (elsewhere or needed) and name != "retrain":
+        raise ParamsInvalid("--elsewhere and --needed are of the step retrain.")
+    if needed:
+        run = erasure_service.run_needed(params, clock=now, report=_aside)
+        say(run or "")
+        return
+    _say_summary(
+        erasure_service.take_step(params, name, elsewhere=elsewhere, clock=now, report=say)
+    )
+
+
+def _aside(line: str) -> None:
+    say(line, err=True)
+
+
+def _say_summary(summary: "ErasureSummary") -> None:
+    """What came of a run or a step, a line for each request."""
     for request_id, number in summary.closed.items():
         say(f"{request_id}: closed, receipt {number}.")
     for request_id, other in summary.joined.items():
         say(f"{request_id}: joined to {other}.")
     for request_id, until in summary.waiting.items():
         say(f"{request_id}: erased from the data; models are trained anew from {until:%Y-%m-%d}.")
-    if not any((summary.closed, summary.joined, summary.waiting, summary.problems)):
-        say("Nothing to do.")
     if summary.problems:
         listed = "; ".join(f"{each}: {why}" for each, why in summary.problems.items())
         raise RequestsOpen(f"{len(summary.problems)} requests stay open. {listed}")

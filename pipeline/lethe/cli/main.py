@@ -273,7 +273,10 @@ def approve(
 @app.command(rich_help_panel=LOOK, epilog="Example: lethe lineage --model readmission/1")
 def lineage(
     model: Annotated[str | None, typer.Option(help="NAME/VERSION or NAME@ALIAS.")] = None,
-    subject: Annotated[str | None, typer.Option(help="A subject's key in the source.")] = None,
+    subject: Annotated[
+        str | None,
+        typer.Option(help="A subject's key in the source; of several columns a list: [1, 12]."),
+    ] = None,
     params_file: ParamsFile = PARAMS,
     as_json: AsJson = False,
 ) -> None:

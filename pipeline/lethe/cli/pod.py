@@ -70,9 +70,11 @@ def publish(run: Run, params_file: ParamsFile = PARAMS) -> None:
 @pod.command(epilog="Example: lethe pod close --run nightly-7")
 def close(run: Run) -> None:
     """In the workspace: end a run, and remove what it left on the remotes unless published."""
+    from lethe.runs import ended
     from lethe.runs.pods.home import close_run
 
     count = close_run(Path.cwd(), _checked(run))
+    ended.note(Path.cwd(), run, now=now())  # unless it was published
     say(f"Run {run} is closed; {count} objects that nothing else names went.")
 
 

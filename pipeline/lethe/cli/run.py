@@ -26,7 +26,7 @@ def open_(run: Run) -> None:
     """
     from lethe.runs import service
 
-    say(str(service.start(run, Path.cwd()).root))
+    say(str(service.start(run, Path.cwd(), now=now()).root))
 
 
 @worktree.command(epilog="Example: lethe worktree wait nightly-7 --seconds 60")
@@ -75,4 +75,4 @@ def close(run: Run) -> None:
     """
     from lethe.runs import service
 
-    say("Closed." if service.end(run, Path.cwd()) else "There was no such worktree.")
+    say("Closed." if service.end(run, Path.cwd(), now=now()) else "There was no such worktree.")

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from lethe.config import workspace
-from lethe.config.transcripts import remove_abandoned
+from lethe.config.transcripts import remove_abandoned, remove_expired
 from lethe.core.ends import ended_with_output
 from lethe.core.shown import shown
 from lethe.stages import STAGES
@@ -48,6 +49,12 @@ class Grouped(TyperGroup):
                 typer.echo("Removed what has subject keys of a command that was killed.", err=True)
             if not _goes_on(ctx) and remove_abandoned(Path.cwd()):
                 typer.echo("Removed the transcript of a run whose audit was killed.", err=True)
+            for run in remove_expired(Path.cwd(), time.time()):
+                typer.echo(
+                    f"Removed the transcript of run {run}: nobody audited it within the days that "
+                    "audit.transcript_days declares.",
+                    err=True,
+                )
             return super().invoke(ctx)
 
     def list_commands(self, ctx: Any) -> list[str]:

@@ -28,12 +28,12 @@ def check_names(tables: Tables, subject: Subject, records: Records, consent: Con
     for where, name in named.items():
         if name not in tables:
             raise ValueError(f"{where}={name!r} is not among tables{nearest(name, list(tables))}")
-    key = tables[subject.table].columns.get(subject.key)
-    if key is None or key.role != "subject_key":
-        raise ValueError(
-            f"subject.key={subject.key!r} must be a column of {subject.table!r} "
-            "with role subject_key"
-        )
+    for name in subject.keys:
+        key = tables[subject.table].columns.get(name)
+        if key is None or key.role != "subject_key":
+            raise ValueError(
+                f"subject.key={name!r} must be a column of {subject.table!r} with role subject_key"
+            )
     latest = latest_by(tables, records)
     if latest is not None and (
         latest[0] not in tables or latest[1] not in tables[latest[0]].columns
@@ -41,14 +41,38 @@ def check_names(tables: Tables, subject: Subject, records: Records, consent: Con
         raise ValueError(
             f"records.latest_by={records.latest_by!r} is not declared in {latest[0]!r}"
         )
+    _check_consent(tables, subject, consent)
+
+
+def _check_consent(tables: Tables, subject: Subject, consent: Consent) -> None:
     answers = tables[consent.table]
-    for where in ("subject", "purpose", "answer", "time"):
-        column = getattr(consent, where)
+    named = [(where, getattr(consent, where)) for where in ("purpose", "answer", "time")]
+    for where, column in [*(("subject", each) for each in consent.subjects), *named]:
         if column not in answers.columns:
             raise ValueError(
                 f"consent.{where}={column!r} is not declared in {consent.table!r}"
                 f"{nearest(column, list(answers.columns))}"
             )
+    _check_whose(answers, subject, consent)
+
+
+def _check_whose(answers: Table, subject: Subject, consent: Consent) -> None:
+    """An answer is the person's that its columns name: as many as the key has, in its order."""
+    own, keys = consent.subjects, subject.keys
+    if len(keys) == 1 and len(own) == 1:
+        return
+    pointing = {
+        column: reference
+        for link in answers.parsed_links
+        if link.table == subject.table and set(link.references) == set(keys)
+        for column, reference in zip(link.columns, link.references, strict=True)
+    }
+    theirs = [pointing.get(column, column) for column in own]
+    if len(own) != len(keys) or (set(theirs) == set(keys) and theirs != list(keys)):
+        raise ValueError(
+            f"consent.subject must name the person by {len(keys)} columns in the order of "
+            f"subject.key ({subject.called}), as a list; declared: {', '.join(own)}"
+        )
 
 
 def latest_by(tables: Tables, records: Records) -> tuple[str, str] | None:

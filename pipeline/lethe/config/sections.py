@@ -50,20 +50,35 @@ class DeclaredSource:
 
 @dataclass(frozen=True, kw_only=True, config=CLOSED)
 class Subject:
-    """Which table has one row a person, its key, and how few people stop the pipeline."""
+    """Which table has one row a person, its key, and how few people stop the pipeline.
+
+    `key`: a column, or several as a list, which then name a person together and in this order.
+    """
 
     table: str
-    key: str
+    key: str | tuple[str, ...]
     minimum: int = Field(default=100, ge=1)
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The columns of the key, in their order."""
+        return (self.key,) if isinstance(self.key, str) else self.key
+
+    @property
+    def called(self) -> str:
+        """The key as a message names it."""
+        return ", ".join(self.keys)
+
     @model_validator(mode="after")
-    def _one_column(self) -> "Subject":
-        if "," in self.key:
-            raise ValueError(
-                f"key {self.key!r}: a person's key is one column. Where several make it, let the "
-                "database join them to one (a generated column) in this table and in those that "
-                "point at it; docs/own-database.md has the SQL"
-            )
+    def _as_list(self) -> "Subject":
+        if isinstance(self.key, str):
+            if "," in self.key:
+                listed = ", ".join(part.strip() for part in self.key.split(","))
+                raise ValueError(
+                    f"key {self.key!r}: write a key of several columns as a list: [{listed}]"
+                )
+        elif len(set(self.key)) < max(2, len(self.key)):
+            raise ValueError("key: a list names two columns or more, each once; write one as it is")
         return self
 
 
@@ -85,13 +100,14 @@ class Records:
 class Consent:
     """Where people's answers are; an append-only history, the latest one counts.
 
+    `subject`: the column, or of a key of several columns a list of them in the key's order.
     Answers and purposes are compared whatever their case and blanks. `every_purpose` names
     purposes of which a refusal ends consent for all, and a yes counts for none;
     `other_purposes` names those that look like the declared one and are not meant.
     """
 
     table: str
-    subject: str
+    subject: str | tuple[str, ...]
     purpose: str
     answer: str
     time: str
@@ -100,8 +116,15 @@ class Consent:
     every_purpose: tuple[str, ...] = ()
     other_purposes: tuple[str, ...] = ()
 
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """The columns that say whose an answer is, in the order of the subject's key."""
+        return (self.subject,) if isinstance(self.subject, str) else self.subject
+
     @model_validator(mode="after")
     def _apart(self) -> "Consent":
+        if not isinstance(self.subject, str) and len(set(self.subject)) < max(2, len(self.subject)):
+            raise ValueError("subject: a list names two columns or more, each once")
         both = set(map(folded, self.yes)) & set(map(folded, self.no))
         if both or not any(map(folded, self.yes)) or not all(map(folded, self.yes)):
             raise ValueError(f"yes must name an answer, and none of no's; both have {sorted(both)}")
@@ -162,11 +185,13 @@ class Audit:
 
     `transcript_megabytes`: of what a training's steps released, kept until its audit; of a longer
         run, a random part.
+    `transcript_days`: how long that waits for an audit that does not come.
     """
 
     subjects: int = Field(default=5_000, ge=50)
     replays: int = Field(default=8, ge=1)
     transcript_megabytes: int = Field(default=1_024, ge=1)
+    transcript_days: int = Field(default=14, ge=1, le=366)
 
 
 @dataclass(frozen=True, kw_only=True, config=CLOSED)

@@ -7,24 +7,78 @@ neither git nor DVC nor MLflow looks, and it goes
 - when the audit ends, whatever came of it; what is kept is the verdict, which has no people in it;
 - when the run was spent without a model, or its folder is gone, or trains anew;
 - when an audit was killed and something else than the pipeline is run next;
-- when somebody who may be in it is erased.
+- when somebody who may be in it is erased;
+- when nothing was written to it for `audit.transcript_days`: its audit never came.
+
+One HOME may be seen from several machines, and from containers that have it by another path.
+Whether a folder is gone, or a process, is known where it was, and only there: elsewhere a
+transcript stays until its time is over.
 """
 
 import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from pydantic import ConfigDict, TypeAdapter, with_config
 
 from lethe.config import workspace
 from lethe.config.home import at_home
 from lethe.core import locks
-from lethe.core.files import write_whole
+from lethe.core.errors import FileDamaged
+from lethe.core.files import checked, json_bytes, read_json, write_whole
 
 TRANSCRIPTS = workspace.STATE / "transcripts"  # a folder for each run, by its id
 VERDICTS = workspace.STATE / "verdicts"
 PEOPLE = "people.roaring"  # in a transcript: who was admitted, so that an erasure finds them
-_OF = "of"  # in a transcript: the folder that trained
-_AUDITED = "audited.lock"  # in a transcript, once its audit has begun; held meanwhile
+_OF = "of.json"  # in a transcript: what trained, a `_Training`
+_AUDITED = "audited.lock"  # in a transcript, once its audit has begun: on which machine; held
+_DAYS = 14  # where nothing says for how long
+_DAY_S = 86_400
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+@dataclass(frozen=True)
+class _Training:
+    """Where a run trains, and for how many days what it leaves waits for its audit.
+
+    `place` is a path from HOME if the folder lies in it, which is the same from everywhere.
+    """
+
+    place: str
+    in_home: bool
+    machine: str
+    days: int
+
+    @classmethod
+    def of(cls, root: Path, days: int) -> "_Training":
+        root, home = root.absolute(), at_home(Path(), root).absolute()
+        inside = root.is_relative_to(home)
+        place = root.relative_to(home) if inside else root
+        return cls(place.as_posix(), inside, machine(), days)
+
+    def trains_in(self, other: "_Training") -> bool:
+        mine, its = (asdict(each) | {"days": 0} for each in (self, other))
+        return mine == its
+
+    def is_gone(self, root: Path) -> bool:
+        """Whether its folder is, as far as it can be seen from here."""
+        if self.in_home:
+            return not at_home(Path(self.place), root).is_dir()
+        return self.machine == machine() and not Path(self.place).is_dir()
+
+
+_TRAINING = TypeAdapter(_Training)
+
+
+def machine() -> str:
+    """What distinguishes this machine, or container, from others that see the same files."""
+    named = ""
+    with suppress(OSError, ValueError):
+        named = Path("/etc/machine-id").read_text(encoding="ascii").strip()
+    return f"{socket.gethostname()} {named} {Path('/').stat().st_ino}"
 
 
 def folder_of(root: Path, run_id: str) -> Path:
@@ -36,23 +90,25 @@ def verdict_of(root: Path, run_id: str) -> Path:
     return at_home(VERDICTS, root) / f"{run_id}.json"
 
 
-def begin(root: Path, run_id: str, people: bytes) -> Path:
+def begin(root: Path, run_id: str, people: bytes, *, days: int = _DAYS) -> Path:
     """The run's folder, made if it is not there; those of this root's other runs go.
 
     So do those whose folder is gone: worktrees come and go, and each may train.
 
     Args:
         people: who is admitted, as a list of people is written.
+        days: for how long it waits for its audit.
     """
-    own = folder_of(root, run_id)
+    own, training = folder_of(root, run_id), _Training.of(root, days)
     for other in _all(root):
-        if other != own and (_trained_in(other) == root.absolute() or _is_orphan(other)):
+        before = _training(other)
+        if other != own and before and (before.trains_in(training) or before.is_gone(root)):
             shutil.rmtree(other, ignore_errors=True)
     own.mkdir(parents=True, exist_ok=True)
     for folder in (own.parent, own):
         folder.chmod(0o700)
     write_whole(own / PEOPLE, people, private=True)
-    write_whole(own / _OF, str(root.absolute()).encode(), private=True)
+    write_whole(own / _OF, json_bytes(asdict(training)), private=True)
     return own
 
 
@@ -76,6 +132,7 @@ def audited(root: Path, run_id: str) -> Iterator[None]:
         return
     with locks.held(folder / _AUDITED, busy="Another audit of this run is under way."):
         try:
+            (folder / _AUDITED).write_text(machine())
             yield
         except BaseException:
             (folder / _AUDITED).unlink(missing_ok=True)
@@ -84,12 +141,26 @@ def audited(root: Path, run_id: str) -> Iterator[None]:
 
 
 def remove_abandoned(root: Path) -> bool:
-    """Removes those whose audit had begun and whose process is gone, and those whose folder that
-    trained is gone; whether there was any."""
-    left = [each for each in _all(root) if locks.is_free(each / _AUDITED) or _is_orphan(each)]
+    """Removes those whose audit had begun here and whose process is gone, and those whose folder
+    that trained is gone; whether there was any."""
+    left = [each for each in _all(root) if _is_left(each) or _is_orphan(each, root)]
     for folder in left:
         shutil.rmtree(folder, ignore_errors=True)
     return bool(left)
+
+
+def remove_expired(root: Path, now: float) -> list[str]:
+    """Removes those to which nothing was written for as long as was declared; of which runs.
+
+    One that trains is written to in every step, and one that is audited is held.
+
+    Args:
+        now: seconds, as the time of files is.
+    """
+    left = [each for each in _all(root) if _is_expired(each, now)]
+    for folder in left:
+        shutil.rmtree(folder, ignore_errors=True)
+    return [folder.name for folder in left]
 
 
 def _all(root: Path) -> list[Path]:
@@ -97,14 +168,35 @@ def _all(root: Path) -> list[Path]:
     return sorted(each for each in place.iterdir() if each.is_dir()) if place.is_dir() else []
 
 
-def _trained_in(transcript: Path) -> Path | None:
-    """The folder that trained; None where nothing says so, as where one is just being made."""
+def _training(transcript: Path) -> _Training | None:
+    """What trained; None where nothing says so, as where one is just being made."""
     try:
-        return Path((transcript / _OF).read_text())
-    except (OSError, ValueError):
+        return checked(_TRAINING, read_json(transcript / _OF), of=_OF)
+    except (OSError, FileDamaged):
         return None
 
 
-def _is_orphan(transcript: Path) -> bool:
-    folder = _trained_in(transcript)
-    return folder is not None and not folder.is_dir()
+def _is_orphan(transcript: Path, root: Path) -> bool:
+    training = _training(transcript)
+    return training is not None and training.is_gone(root)
+
+
+def _is_left(transcript: Path) -> bool:
+    """Whether its audit was killed. A lock of another machine may look free from here."""
+    lock = transcript / _AUDITED
+    if not locks.is_free(lock):
+        return False
+    with suppress(OSError, ValueError):
+        return lock.read_text() == machine()
+    return False
+
+
+def _is_expired(transcript: Path, now: float) -> bool:
+    training = _training(transcript)
+    times = []
+    for path in (transcript, *transcript.rglob("*")):
+        with suppress(OSError):  # removed meanwhile
+            times.append(path.stat().st_mtime)
+    days = _DAYS if training is None else training.days
+    old = bool(times) and now - max(times) > days * _DAY_S
+    return old and locks.is_free(transcript / _AUDITED) is not False

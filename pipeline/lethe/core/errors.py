@@ -114,6 +114,12 @@ class AuditContradiction(LetheError):
     exit_code = 24
 
 
+class AuditIncomplete(LetheError):
+    """Nothing contradicts the claim, but a part of what it rests on could not be looked at."""
+
+    exit_code = 42
+
+
 class RegistrationRefused(LetheError):
     """A condition of the registration gate does not hold."""
 
@@ -208,3 +214,9 @@ class FileDamaged(LetheError):
     """A file of Lethe's own is damaged, foreign, or not the one that dvc.lock names."""
 
     exit_code = 41
+
+
+class NothingToDo(LetheError):
+    """No request is open that the step could work on."""
+
+    exit_code = 43

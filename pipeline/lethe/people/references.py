@@ -13,6 +13,7 @@ from lethe.config.params import Params
 from lethe.core.errors import ParamsInvalid
 from lethe.core.outcomes import Traces
 from lethe.core.text import plain
+from lethe.stores.source.person_key import understood
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ def refer(params: Params, name: str | None, value: str) -> Reference:
     """A reference by a declared identifier's name, or by the subject's key.
 
     Args:
-        name: `column` or `table.column`, in any case; None or the key's own name for the
-            subject's key.
+        name: `column` or `table.column`, in any case; None, `subject` or the key's own name for
+            the subject's key. One of several columns is given as a list of JSON.
 
     Raises:
         ParamsInvalid: no such identifier is declared, or there is no value. Neither says
@@ -113,7 +114,7 @@ def refer(params: Params, name: str | None, value: str) -> Reference:
             "nobody's. Nothing was recorded."
         )
     if _is_key(params, name):
-        return Reference(None, value)
+        return Reference(None, understood(value, params.subject))
     if params.address(params.source.url).partition(":")[0] in ("csv", "parquet"):
         raise ParamsInvalid(
             "A folder of files is never searched by identifiers. Give the subject's key."
@@ -139,7 +140,9 @@ def _is_unicode(text: str) -> bool:
 
 
 def _is_key(params: Params, name: str | None) -> bool:
-    key = params.subject.key
+    if len(params.subject.keys) > 1:  # a part of it is not the key
+        return name in (None, "subject", params.subject.called)
+    key = params.subject.called
     return name in (None, "subject", key, f"{params.subject.table}.{key}")
 
 

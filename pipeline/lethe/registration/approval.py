@@ -9,13 +9,14 @@ import datetime as dt
 from dataclasses import dataclass
 
 from lethe.config.params import Params
-from lethe.core.errors import ApprovalRefused, NotFound
+from lethe.core.errors import ApprovalRefused, NotFound, RegistrationRefused
 from lethe.core.shown import about
 from lethe.people.withdrawn import count_withdrawn
 from lethe.privacy.claim import Claim
-from lethe.registration.gate import CANDIDATE, CHAMPION, GATE, Gate
+from lethe.registration.gate import CANDIDATE, CHAMPION, GATE, NO_GATE, Gate
 from lethe.stores.dvc.repro import History
 from lethe.stores.registry.registry import COMPLETE, Registry, Version
+from lethe.stores.registry.unchanged import refuse_changed
 
 APPROVED_BY = "approved_by"  # tags of a version; the approver is staff, named in params.yaml
 APPROVED_AT = "approved_at"
@@ -57,7 +58,8 @@ def approve(params: Params, name: str, *, by: str, reason: str | None, now: dt.d
 
     Raises:
         ApprovalRefused: `by` may not approve, the version is not the candidate any more, people
-            in it have withdrawn, or more than an approval stands in its way.
+            in it have withdrawn, its files are not those that were registered, or more than an
+            approval stands in its way.
         NotFound: there is no such version, or its manifest is gone.
     """
     declared = params.registration
@@ -86,6 +88,10 @@ def approve(params: Params, name: str, *, by: str, reason: str | None, now: dt.d
             f"{about(withdrawn)} people in {name} have withdrawn or were erased since it was "
             "trained. Train again without them: lethe run."
         )
+    try:
+        refuse_changed(registry, version)
+    except RegistrationRefused as error:
+        raise ApprovalRefused(f"{name} cannot be promoted: {error}") from None
     registry.tag(version, APPROVED_BY, by)
     registry.tag(version, APPROVED_AT, now.astimezone(dt.UTC).isoformat(timespec="seconds"))
     if reason:
@@ -96,7 +102,7 @@ def approve(params: Params, name: str, *, by: str, reason: str | None, now: dt.d
 
 
 def _gate(version: Version) -> Gate:
-    return Gate.from_tag(version.tags.get(GATE, "open"))
+    return Gate.from_tag(version.tags.get(GATE, NO_GATE))
 
 
 def _facts(registry: Registry, version: Version) -> str:

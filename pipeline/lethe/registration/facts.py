@@ -120,7 +120,7 @@ def _run_facts(evidence: Evidence, code: GitState, lock: bytes) -> dict[str, str
     training, recorded = evidence.training, evidence.recorded
     return {
         RUN_ID: str(training["run_id"]),
-        "audit": _audited(evidence.audit.get("checks", ())),
+        "audit": _audited(evidence.audit),
         "data_md5": str(recorded["data"]),
         "device": str(training.get("device", "")),
         "dvc_lock_md5": md5(lock),
@@ -149,8 +149,15 @@ def _measured_facts(
     }
 
 
-def _audited(checks: Sequence[Mapping[str, Any]]) -> str:
-    """How many checks held, by the part of the mechanism that they look at."""
+def _audited(audit: Mapping[str, Any]) -> str:
+    """How many checks held, by the part of the mechanism that they look at.
+
+    It says where nobody looked at the run itself, as of a mechanism that no attack can recompute,
+    and where only a committed report says that somebody did.
+    """
+    checks: Sequence[Mapping[str, Any]] = audit.get("checks", ())
     parts = Counter(str(check["name"]).partition(".")[0] for check in checks)
     counted = ", ".join(f"{part} {count}" for part, count in sorted(parts.items()))
-    return f"passed: {len(checks)} checks ({counted})"
+    look = audit.get("measured", {}).get("run", {}).get("looked", "not")
+    run = "" if look in ("now", "before") else f"; the run's own steps were looked at: {look}"
+    return f"passed: {len(checks)} checks ({counted}){run}"

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 CANDIDATE = "candidate"
 CHAMPION = "champion"
 GATE = "gate"  # tag: "open", or why the version was not promoted by itself, as `Gate` reads it
+NO_GATE = f"it has no tag {GATE}, which somebody removed"  # no gate has let it in then
 _EXPERIMENTAL = "it is an experiment's"  # which is not even a candidate, whoever approves
 CONTRADICTED = "contradicted"  # how the tag `deep_audit` begins then
 # What must have held of the run itself, by the kind of mechanism that trained.
 LOOKS = {
     "dp-sgd": frozenset(
-        ("run.recorded", "run.weights", "noise_of_run.looked_at", "draws_of_run.steps")
+        ("run.recorded", "run.begun", "run.weights", "noise_of_run.looked_at", "draws_of_run.steps")
     )
 }
 WITHDRAWN = "withdrawn"  # tag: whether somebody in the version has withdrawn since
@@ -47,6 +48,7 @@ class Evidence:
     recorded: Mapping[str, str | None]
     used: Mapping[str, str | None]
     model_is_recorded: bool
+    audit_code: str  # the digest of the code that audits today
     deep_audit: str = ""  # what is known of the plan and the code, as the tag of that name says it
 
 
@@ -70,6 +72,8 @@ def objections(evidence: Evidence) -> list[str]:
         "the audit did not look at the run that made the model (lethe audit)": (
             not LOOKS.get(e.plan.release(BitMap()).mechanism, frozenset()) <= _passed(e.audit)
         ),
+        "the run was looked at by another version of the audit, and its transcript is gone (lethe "
+        "run --force trains again, which is charged)": _looked_by_other_code(e),
         "the model is of another training (lethe train)": e.described_run != run_id,
         f"the training's spend is {e.run_state}, not settled": e.run_state != "settled",
         "the ledger was charged for another plan": (
@@ -99,6 +103,15 @@ def objections(evidence: Evidence) -> list[str]:
         "the model's files are not those that dvc.lock names": not e.model_is_recorded,
     }
     return [reason for reason, holds in found.items() if holds]
+
+
+def _looked_by_other_code(evidence: Evidence) -> bool:
+    """An older audit may have passed what today's would not: its word registers nothing new."""
+    if not LOOKS.get(evidence.plan.release(BitMap()).mechanism):
+        return False
+    measured = evidence.audit.get("measured")
+    look = measured.get("run") if isinstance(measured, dict) else None
+    return not isinstance(look, dict) or look.get("code") != evidence.audit_code
 
 
 def _passed(audit: Mapping[str, Any]) -> frozenset[str]:

@@ -9,7 +9,7 @@ in one transaction.
 import datetime as dt
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -31,6 +31,7 @@ from lethe.stores.requests.requests import OPEN, Mark, Request, Requests
 from lethe.stores.store import Holds, Person, Store
 
 _AWAY = (SourceUnavailable, StoreUnavailable, Busy)  # of the store, not of who is asked about
+VERIFIED = "verified"  # mark: of a last look that found nothing
 ONLY_USE_ENDS = "only its use for this purpose ends"
 
 
@@ -75,6 +76,7 @@ class Case(Generic[Services, Summary]):
         self.clock = clock
         self.report = report
         self._signer = signer
+        self._noted: dict[str, str] = {}  # request id → why it was open when this began
 
     def run(self) -> Summary:
         """Takes every open request as far as it comes.
@@ -95,13 +97,15 @@ class Case(Generic[Services, Summary]):
         """The steps of these rights, with one for each store of people."""
         found: list[Step] = []
         for step in next(iter(self.rights.values())).steps:
-            found += self._store_steps() if step is EACH_STORE else [step]
+            found += self.store_steps() if step is EACH_STORE else [step]
         return found
 
-    def _store_steps(self) -> Iterator[Step]:
-        for store in self.services.stores:
-            if store.holds is Holds.PEOPLE:
-                yield Step(store.name, _forgetting(store), lags=self.people_lag)
+    def store_steps(self) -> list[Step]:
+        return [
+            Step(store.name, _forgetting(store), lags=self.people_lag)
+            for store in self.services.stores
+            if store.holds is Holds.PEOPLE
+        ]
 
     def carry(self, requests: Iterable[Request], steps: Sequence[Step]) -> None:
         """Takes requests through some of the steps, each in its turn."""
@@ -220,23 +224,35 @@ class Case(Generic[Services, Summary]):
         left = [outcome for outcome in seen if outcome.still_there]
         if left:
             self.do_again(request, left)
-            # A place may be a file that somebody named after the person: not for a log.
-            raise self.still_open(
-                f"{in_words(left)}. `lethe erase verify {request.request_id}` says where"
-            )
-        self.sign(request, seen)
+            raise self.still_open(f"{in_words(left)}. {self.where(request)}")
+        self.sign(request, seen, at=self.clock())
+
+    def where(self, request: Request) -> str:
+        """A place may be a file that somebody named after the person: not for a log."""
+        return f"`lethe erase verify {request.request_id}` says where"
 
     def do_again(self, request: Request, left: Sequence[Outcome]) -> None:
         """Everything, where a last look found something: it came back, or never went."""
-        self.requests.unmark(request.request_id, *(step.name for step in self.steps()))
+        steps = (step.name for step in self.steps())
+        self.requests.unmark(request.request_id, VERIFIED, *steps)
 
     def sign(
-        self, request: Request, seen: Sequence[Outcome], more: Mapping[str, Any] | None = None
+        self,
+        request: Request,
+        seen: Sequence[Outcome],
+        *,
+        at: dt.datetime,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
-        """Closes a request with its receipt."""
+        """Closes a request with its receipt.
+
+        Args:
+            seen: what the last look saw, in every store.
+            at: when that was.
+        """
         now = self.clock()
         verified = {"stores": [outcome.to_data() for outcome in seen]}
-        marks = {**request.marks, "verified": Mark(now, verified)}
+        marks = {**request.marks, VERIFIED: Mark(at, verified)}
         facts = receipt_facts(
             replace(request, marks=marks),
             self.rights[request.kind],
@@ -248,6 +264,7 @@ class Case(Generic[Services, Summary]):
             request.request_id,
             lambda number, previous: self._signer.sign(facts, number=number, previous=previous),
             verified=verified,
+            verified_at=at,
             now=now,
         )
         self.solved(request)
@@ -279,11 +296,14 @@ class Case(Generic[Services, Summary]):
 
     def problem(self, request: Request, problem: str) -> None:
         """Notes what a request stays open for, beside whatever else this run found."""
-        before = self.summary.problems.get(request.request_id, "")
-        if before:
-            problem = before if problem in before else f"{before.rstrip('.')}; {problem}"
-        self.requests.stays_open(request.request_id, problem)
-        self.summary.problems[request.request_id] = problem
+        asked = request.request_id
+        self.summary.problems[asked] = _joined(self.summary.problems.get(asked, ""), problem)
+        noted = _joined(self._noted.get(asked, ""), self.summary.problems[asked])
+        self.requests.stays_open(asked, noted)
+
+    def note_problems(self) -> None:
+        """Keeps what requests are open for beside what is found from now on."""
+        self._noted = {r.request_id: r.problem for r in self.open() if r.problem}
 
     def solved(self, request: Request) -> None:
         self.requests.stays_open(request.request_id, None)
@@ -325,6 +345,12 @@ def _forgetting(store: Store) -> Do:
 def away(store: Store, error: LetheError) -> Outcome:
     """What is known of a store that does not answer."""
     return Outcome(store.name, Result.UNREACHABLE, reason=str(error))
+
+
+def _joined(before: str, problem: str) -> str:
+    if not before:
+        return problem
+    return before if problem in before else f"{before.rstrip('.')}; {problem}"
 
 
 def _kept(store: Store) -> Outcome:

@@ -24,12 +24,12 @@ from lethe.config.params import Params
 from lethe.core.errors import LetheError, RequestsOpen
 from lethe.core.outcomes import Outcome, Result
 from lethe.people.suppression import concerns
-from lethe.rights.case import Case, CaseSummary, found_in
+from lethe.rights.case import VERIFIED, Case, CaseSummary, found_in
 from lethe.rights.lookup import LookUp
 from lethe.rights.receipt_facts import versions_of, what_became
 from lethe.rights.receipts import Signer
 from lethe.rights.right import EACH_STORE, Right, Step
-from lethe.rights.services import ErasureServices, Retraining
+from lethe.rights.services import ErasureServices, Retraining, RetrainingCost
 from lethe.stores.requests.requests import Request, Requests
 from lethe.stores.store import Holds, Person
 
@@ -81,7 +81,7 @@ class ErasureCase(Case[ErasureServices, ErasureSummary]):
                     large += self._begin(fresh)
                     fresh = self._untried(tried)
                     if large and not fresh:
-                        self.carry(large, self._alone())
+                        self.carry(large, self.store_steps())
                         large, fresh = [], self._untried(tried)
                 self._together()
         return self.summary
@@ -100,29 +100,28 @@ class ErasureCase(Case[ErasureServices, ErasureSummary]):
         """
         for request in fresh:
             self.solved(request)  # what a run before found is found out anew
-        steps = self._alone()
         # All are found before any is erased: two requests may be one person's.
-        self.carry(fresh, steps[:_BEFORE])
+        self.carry(fresh, BEFORE)
         known = self.anew(fresh)
-        large = [request for request in known if self._has_much(request)]
-        self.carry([request for request in known if request not in large], steps[_BEFORE:])
+        large = [request for request in known if self.has_much(request)]
+        self.carry([request for request in known if request not in large], self.store_steps())
         return large
 
-    def _has_much(self, request: Request) -> bool:
+    def has_much(self, request: Request) -> bool:
         people = (store.name for store in self.services.stores if store.holds is Holds.PEOPLE)
         return any(found_in(name, request) > MANY for name in people)
 
     def open(self) -> list[Request]:
         return [r for r in super().open() if concerns(r, self._params)]
 
-    def _alone(self) -> list[Step]:
-        """The steps in which everybody is alone."""
-        steps = self.steps()
-        return steps[: steps.index(OVERWRITTEN)]
-
-    def _through(self) -> list[Request]:
-        """Everybody who came through those."""
+    def through(self) -> list[Request]:
+        """Everybody who came through the steps in which each is alone."""
         return [r for r in self.open() if self.has_come_to(OVERWRITTEN.name, r)]
+
+    def done(self) -> list[Request]:
+        """Everybody for whom every step is done."""
+        steps = {step.name for step in self.steps()}
+        return [request for request in self.through() if steps <= set(request.marks)]
 
     # ------------------------------------------------------------------ one by one
 
@@ -167,23 +166,28 @@ class ErasureCase(Case[ErasureServices, ErasureSummary]):
 
         A store that cannot be purged now keeps requests open, but no model in use.
         """
-        batch = self._through()
-        if not batch:
-            return
+        went = self.as_one(self.through(), [OVERWRITTEN, MODELS, HISTORY])
+        if went and self.as_one(self.ready(), [RETRAINED, RETIRED]):
+            self.prove(self.done())
+
+    def as_one(self, batch: Sequence[Request], steps: Sequence[Step]) -> bool:
+        """Takes these through some steps together; whether nothing stood in the way of all."""
         try:
-            self.carry(batch, [OVERWRITTEN, MODELS, HISTORY])
-            starts = min(waits_until(request, self._params) for request in batch)
-            if starts > self.clock():
-                self.summary.waiting |= dict.fromkeys((r.request_id for r in batch), starts)
-                return
-            known = [r for r in self.anew(batch) if MODELS.name in r.marks]
-            self.carry(known, [RETRAINED, RETIRED])
+            self.carry(batch, steps)
         except LetheError as error:
             for request in batch:
                 self.problem(request, str(error))
-            return
-        done = {step.name for step in self.steps()}
-        self.prove([r for r in self.anew(batch) if done <= set(r.marks)])
+            return False
+        return True
+
+    def ready(self) -> list[Request]:
+        """Everybody whose models are known, once the first of them need wait no longer."""
+        batch = self.through()
+        starts = min((waits_until(r, self._params) for r in batch), default=self.clock())
+        if starts > self.clock():
+            self.summary.waiting |= dict.fromkeys((r.request_id for r in batch), starts)
+            return []
+        return [request for request in batch if MODELS.name in request.marks]
 
     def overwrite_deleted(self, waiting: Sequence[Request]) -> None:
         """What is left of their rows in files of databases."""
@@ -196,7 +200,7 @@ class ErasureCase(Case[ErasureServices, ErasureSummary]):
         for request in waiting:
             for each in failed:
                 self.problem(request, each)
-            done = {step.name for step in self._store_steps()} <= set(request.marks)
+            done = {step.name for step in self.store_steps()} <= set(request.marks)
             if done and not failed:  # else there is more to come that must be overwritten
                 self.mark(request, OVERWRITTEN.name)
 
@@ -218,8 +222,8 @@ class ErasureCase(Case[ErasureServices, ErasureSummary]):
 
     def purge(self, waiting: Sequence[Request]) -> None:
         """Takes everybody out of every store of copies."""
-        others = [r for r in self._through() if "retired" not in r.marks]
-        serving = tuple(_in_use(others)) if all(MODELS.name in r.marks for r in others) else None
+        others = [r for r in self.through() if "retired" not in r.marks]
+        serving = tuple(in_use(others)) if all(MODELS.name in r.marks for r in others) else None
         people = [replace(self.person(r), serving=serving) for r in waiting]
         done = self._forget_copies(waiting, people)
         for request, outcomes in zip(waiting, done, strict=True):
@@ -247,9 +251,9 @@ class ErasureCase(Case[ErasureServices, ErasureSummary]):
     def retrain(self, waiting: Sequence[Request]) -> None:
         """One retraining for everybody whose models are in use and were not replaced yet."""
         training = Retraining(None)
-        if _in_use(waiting):
+        if in_use(waiting):
             training = self._train(waiting)
-        if training.version in {v for r in self._through() for v in versions_of(r)[0]}:
+        if training.version in {v for r in self.through() for v in versions_of(r)[0]}:
             raise RequestsOpen(
                 f"the pipeline ended with {training.version}, which somebody who asked is in. "
                 "Look at `lethe run` and try again."
@@ -263,7 +267,7 @@ class ErasureCase(Case[ErasureServices, ErasureSummary]):
     def _train(self, waiting: Sequence[Request]) -> Retraining:
         if self._params.erasure.retrain == "manual":
             return Retraining(None, "params.yaml leaves retraining to a person")
-        cost = self.services.cost(self._tokens(waiting))
+        cost = self.cost_of(waiting)
         if cost is not None:
             self.report(f"Training without those who asked costs {cost}.")
         try:
@@ -277,9 +281,10 @@ class ErasureCase(Case[ErasureServices, ErasureSummary]):
             self.report(f"No new model: {why}. The models are retired.")
         return training
 
-    def _tokens(self, requests: Iterable[Request]) -> list[int]:
+    def cost_of(self, requests: Iterable[Request]) -> RetrainingCost | None:
+        """What training without these people would cost; None before anything was trained."""
         tokens = (self.traces(request).token for request in requests)
-        return sorted({token for token in tokens if token is not None})
+        return self.services.cost(sorted({token for token in tokens if token is not None}))
 
     def retire(self, waiting: Sequence[Request]) -> None:
         """Ends the models that learned from them, then takes out what the models leave."""
@@ -303,7 +308,7 @@ class ErasureCase(Case[ErasureServices, ErasureSummary]):
         """
         stores = self.services.stores
         steps = [store.name for store in stores if store.holds is Holds.PEOPLE]
-        steps += [OVERWRITTEN.name, HISTORY.name, RETIRED.name]
+        steps += [OVERWRITTEN.name, HISTORY.name, RETIRED.name, VERIFIED]
         models, live = versions_of(request)
         registries = {store.name for store in stores if store.holds is Holds.MODELS}
         seen = {place for each in left if each.store in registries for place in each.places}
@@ -331,7 +336,7 @@ _STEPS = (
     RETRAINED,
     RETIRED,
 )
-_BEFORE = _STEPS.index(EACH_STORE)  # so many steps find people and erase nothing
+BEFORE = _STEPS[: _STEPS.index(EACH_STORE)]  # these find people and erase nothing
 ERASE = Right("erase", "to be erased", "erased", _STEPS)
 WITHDRAW = Right(
     "withdraw", "to withdraw consent", "left out of training", _STEPS, keeps_records=True
@@ -360,6 +365,6 @@ def _theirs(request: Request, done: Sequence[Outcome]) -> list[Outcome]:
     ]
 
 
-def _in_use(requests: Iterable[Request]) -> list[str]:
+def in_use(requests: Iterable[Request]) -> list[str]:
     """The versions in use that learned from anybody of these."""
     return sorted({each for request in requests for each in versions_of(request)[1]})

@@ -1,4 +1,4 @@
-"""Carrying requests out on this machine: what `lethe erase run`, `verify` and a dry run do."""
+"""Carrying requests out on this machine: what `lethe erase run`, `step` and `verify` do."""
 
 import datetime as dt
 from collections.abc import Callable, Iterator
@@ -9,16 +9,24 @@ from lethe.config import workspace
 from lethe.config.home import is_copy
 from lethe.config.keys import load_key, load_receipt_key
 from lethe.config.params import Params
-from lethe.core.errors import Busy, ParamsInvalid, SourceUnavailable
+from lethe.core.errors import Busy, NothingToDo, ParamsInvalid, SourceUnavailable
 from lethe.core.files import write_whole
 from lethe.core.outcomes import OPEN_ENDS, Traces
 from lethe.people.references import reference_from_bytes
 from lethe.people.suppression import concerns, restore
-from lethe.rights import receipt_files
+from lethe.rights import erasure_steps, receipt_files
 from lethe.rights.case import look_into
-from lethe.rights.erasure import ASKED, ErasureCase, ErasureSummary, waits_until
+from lethe.rights.erasure import (
+    ASKED,
+    LAST_DAYS,
+    ErasureCase,
+    ErasureSummary,
+    waits_until,
+)
 from lethe.rights.receipt_facts import versions_of
 from lethe.rights.receipts import Signer
+from lethe.rights.services import FINAL_CODES
+from lethe.runs import ended
 from lethe.stores.opening import open_requests, open_vault
 from lethe.stores.requests.requests import OPEN, RETENTION, Request, Requests
 from lethe.stores.source.read import Source
@@ -38,6 +46,72 @@ def run(
         Busy: another process does. KeyInvalid: the vault's or the receipts' key is not there.
         ParamsInvalid: this is a copy; people are erased, and models retrained, in its HOME.
     """
+    with _cases(params, clock, report) as (case, finish):
+        summary = case.run() if case is not None else ErasureSummary()
+        finish()
+    return summary
+
+
+def take_step(
+    params: Params,
+    name: str,
+    *,
+    elsewhere: bool = False,
+    clock: Callable[[], dt.datetime],
+    report: Callable[[str], None],
+) -> ErasureSummary:
+    """Takes every open request through one step of `erasure_steps.STEPS`.
+
+    Args:
+        elsewhere: models are trained by the run that `run_needed` named; none is here.
+
+    Raises:
+        NothingToDo: no request is open. Busy, KeyInvalid, ParamsInvalid: as `run`.
+    """
+    with _cases(params, clock, report, elsewhere=elsewhere) as (case, finish):
+        if case is None:
+            finish()
+            raise NothingToDo("No request is open.")
+        summary = erasure_steps.take(case, name)
+        finish()
+    return summary
+
+
+def run_needed(
+    params: Params, *, clock: Callable[[], dt.datetime], report: Callable[[str], None]
+) -> str | None:
+    """The run of the pipeline that open requests wait for and nobody has started; None without.
+
+    Raises:
+        NothingToDo, Busy, KeyInvalid, ParamsInvalid: as `take_step`; Busy as well while such a
+            run is under way, or while it is too early to try again after one that failed.
+    """
+    with _cases(params, clock, report, elsewhere=True) as (case, _):
+        if case is None:
+            raise NothingToDo("No request is open.")
+        waiting = erasure_steps.gather(case)
+        if not waiting or params.erasure.retrain == "manual":
+            return None
+        if (cost := case.cost_of(waiting)) is not None:
+            report(f"Training without those who asked costs {cost}.")
+        batch = erasure_steps.batch_name(waiting)
+        try:
+            return ended.next_attempt(params.home, batch, final=FINAL_CODES, now=clock())
+        except Busy:
+            if clock() < min(request.due_at for request in waiting) - LAST_DAYS:
+                raise
+            return None  # the models are retired without waiting any longer
+
+
+@contextmanager
+def _cases(
+    params: Params,
+    clock: Callable[[], dt.datetime],
+    report: Callable[[str], None],
+    *,
+    elsewhere: bool = False,
+) -> Iterator[tuple[ErasureCase | None, Callable[[], None]]]:
+    """The case of the open requests, None without any; and what ends a command that worked."""
     if is_copy(params.root):
         raise ParamsInvalid(
             f"This is a copy. Run it in {params.home}: it erases from copies as well."
@@ -46,20 +120,30 @@ def run(
     with _opened(params) as (vault, requests):
         everything = requests.all()
         restore(vault, everything)
-        summary = ErasureSummary()
+        case: ErasureCase | None = None
+
+        def awaited() -> str:
+            if case is None:
+                raise ValueError("nobody waits for a run")
+            batch = erasure_steps.batch_name(erasure_steps.waiting_for_model(case))
+            return ended.last_attempt(params.home, batch)[0]
+
         if any(r.state == OPEN and concerns(r, params) for r in everything):
-            stores = _stores(params, vault, requests, clock)
-            summary = ErasureCase(
-                params, stores, requests, signer, clock=clock, report=report
-            ).run()
-        try:
-            requests.overwrite(now=clock())
-        except (Busy, SourceUnavailable) as error:  # nothing waits for it but the next run
-            report(str(error))
-        if receipts := requests.receipts():  # those of a run that was ended before this, too
-            receipt_files.write_missing(receipts, params.at(workspace.RECEIPTS))
-            write_whole(params.at(workspace.RECEIPTS / receipt_files.PUBLIC_KEY), signer.public_pem)
-    return summary
+            waits = ended.EndedRun(params.home, awaited) if elsewhere else None
+            stores = _stores(params, vault, requests, clock, waits)
+            case = ErasureCase(params, stores, requests, signer, clock=clock, report=report)
+
+        def finish() -> None:
+            try:
+                requests.overwrite(now=clock())
+            except (Busy, SourceUnavailable) as error:  # nothing waits for it but the next run
+                report(str(error))
+            if receipts := requests.receipts():  # those of a run that was ended before this, too
+                receipt_files.write_missing(receipts, params.at(workspace.RECEIPTS))
+                key = params.at(workspace.RECEIPTS / receipt_files.PUBLIC_KEY)
+                write_whole(key, signer.public_pem)
+
+        yield case, finish
 
 
 def forecast(params: Params, *, now: dt.datetime) -> str:
@@ -180,12 +264,16 @@ def _token(vault: Vault, request: Request) -> int | None:
 
 
 def _stores(
-    params: Params, vault: Vault, requests: Requests, clock: Callable[[], dt.datetime]
+    params: Params,
+    vault: Vault,
+    requests: Requests,
+    clock: Callable[[], dt.datetime],
+    elsewhere: ended.EndedRun | None = None,
 ) -> "WorkspaceStores":
     """Not at the top: who has nothing to do needs neither MLflow nor the accountants."""
     from lethe.rights.workspace_stores import WorkspaceStores
 
-    return WorkspaceStores(params, vault, requests, params.root, clock=clock)
+    return WorkspaceStores(params, vault, requests, params.root, clock=clock, elsewhere=elsewhere)
 
 
 @contextmanager

@@ -97,14 +97,14 @@ def read_csv(params: Params, path: Path) -> list[Reference]:
         raise ParamsInvalid(f"{path} cannot be read as CSV ({type(error).__name__}).") from None
     if not rows or len(rows[0]) != 1:
         raise ParamsInvalid(
-            f"{path} must have one column, named {params.subject.key!r} or by a declared "
+            f"{path} must have one column, named {params.subject.called!r} or by a declared "
             "identifier, and a row for each person."
         )
     name = rows[0][0].strip()
     if not names_reference(params, name):  # what stands there instead may be a person's
         known = ", ".join(sorted(set(identifier_columns(params).values()))) or "none"
         raise ParamsInvalid(
-            f"{path}, line 1: the header is neither {params.subject.key!r} nor one declared "
+            f"{path}, line 1: the header is neither {params.subject.called!r} nor one declared "
             f"identifier ({known}). Nothing was recorded."
         )
     found = []
@@ -113,7 +113,10 @@ def read_csv(params: Params, path: Path) -> list[Reference]:
             continue
         if len(row) != 1 or not row[0].strip():
             raise ParamsInvalid(f"{path}, line {line}: one value is needed. Nothing was recorded.")
-        found.append(refer(params, name, row[0]))
+        try:
+            found.append(refer(params, name, row[0]))
+        except ParamsInvalid as error:
+            raise ParamsInvalid(f"{path}, line {line}: {error}") from None
     if not found:
         raise ParamsInvalid(f"{path} has a header and nobody below it. Nothing was recorded.")
     return found

@@ -277,7 +277,7 @@ class RetentionCase(Case[RetentionServices, RetentionSummary]):
 
     def _do_again(self, batch: Sequence[Request], left: Sequence[Outcome]) -> None:
         """What was taken for gone came back, or never went: it is done again."""
-        people = [step.name for step in self._store_steps()]
+        people = [step.name for step in self.store_steps()]
         if not any(outcome.store == self.services.rows.name for outcome in left):
             people.remove(self.services.rows.name)
         for request in batch:
@@ -291,7 +291,7 @@ class RetentionCase(Case[RetentionServices, RetentionSummary]):
         found = Mark(request.marks["found"].at, {**content, "models": models, "live": live})
         whole = replace(request, marks={**request.marks, "found": found})
         looks = [*map(Outcome.from_data, before), *seen]
-        self.sign(whole, looks, {"people": content["people"]})
+        self.sign(whole, looks, at=self.clock(), more={"people": content["people"]})
         self.summary.waiting.pop(request.request_id, None)
 
     def problem(self, request: Request, problem: str) -> None:

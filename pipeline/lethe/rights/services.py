@@ -8,10 +8,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from lethe.core.errors import (
+    AuditContradiction,
+    AuditIncomplete,
+    BudgetExceeded,
+    NobodyConsents,
+    TooFewSubjects,
+    TrainingRefused,
+)
 from lethe.core.outcomes import Outcome, Traces
 from lethe.people.references import Expiry, Reference
 from lethe.stores.source.expire import ExpiredRows
 from lethe.stores.store import Ending, Store
+
+# What trying again does not correct: without a new model the old one is retired.
+_FINAL = (
+    *(TooFewSubjects, NobodyConsents, BudgetExceeded),
+    *(AuditContradiction, AuditIncomplete, TrainingRefused),
+)
+FINAL_CODES = frozenset(error.exit_code for error in _FINAL)
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,15 @@ from pyroaring import BitMap
 
 from lethe.config import workspace
 from lethe.config.params import Params
-from lethe.core.errors import (
-    AuditContradiction,
-    BudgetExceeded,
-    NobodyConsents,
-    TooFewSubjects,
-    TrainingRefused,
-)
+from lethe.core.errors import BudgetExceeded
 from lethe.core.files import read_json
 from lethe.core.outcomes import Traces
 from lethe.data.shards import read_people
 from lethe.ledger.ledger import Ledger
 from lethe.people.references import Reference, reference_from_bytes
 from lethe.privacy.accounting import epsilon_pld, epsilon_rdp
-from lethe.rights.services import Retraining, RetrainingCost
+from lethe.rights.services import FINAL_CODES, Retraining, RetrainingCost
+from lethe.runs.ended import EndedRun
 from lethe.runs.pods.store import PodRunsStore
 from lethe.runs.runner import Runner, StageFailed, WorkspaceRunner
 from lethe.stores.dvc.store import DvcStore
@@ -37,16 +32,13 @@ from lethe.stores.vault.store import VaultStore
 from lethe.stores.vault.vault import Vault
 from lethe.training.trainers import trainer_of
 
-# What trying again does not correct: without a new model the old one is retired.
-_FINAL = (TooFewSubjects, NobodyConsents, BudgetExceeded, AuditContradiction, TrainingRefused)
-_FINAL_CODES = frozenset(error.exit_code for error in _FINAL)
-
 
 class WorkspaceStores:
     """The stores of the workspace in `root`, with an open vault and its requests.
 
     Args:
         runner: where models are trained anew; in the workspace itself by default.
+        elsewhere: what a run that somebody else started came to, instead.
     """
 
     def __init__(
@@ -58,11 +50,13 @@ class WorkspaceStores:
         *,
         clock: Callable[[], dt.datetime],
         runner: Runner | None = None,
+        elsewhere: EndedRun | None = None,
     ) -> None:
         self._params = params
         self._vault = vault
         self._root = root
         self._runner = runner or WorkspaceRunner(root)
+        self._elsewhere = elsewhere
         registry = Registry.open(params.address(params.stores.registry))
         self.source = SourceStore(params, clock=clock)
         self.vault = VaultStore(vault, params.address(params.stores.vault))
@@ -157,9 +151,9 @@ class WorkspaceStores:
     def retrain(self) -> Retraining:
         self.registry.versions()  # one that is away could not take what is paid for
         try:
-            self._runner.run()
+            (self._elsewhere or self._runner).run()
         except StageFailed as error:
-            if error.exit_code in _FINAL_CODES:
+            if error.exit_code in FINAL_CODES:
                 return Retraining(None, str(error))
             raise
         made = read_json(self._root / workspace.report_path("register"))

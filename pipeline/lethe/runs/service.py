@@ -8,9 +8,11 @@ from pathlib import Path
 
 from pyroaring import BitMap
 
+from lethe.config import workspace
 from lethe.config.home import home
 from lethe.config.params import Params
-from lethe.core.errors import Busy, NotFound
+from lethe.core.errors import Busy, NotFound, ParamsInvalid, PublicationRefused
+from lethe.runs import ended
 from lethe.runs.publication import Published, made_in, publish_own
 from lethe.runs.publication import publish as publish_files
 from lethe.runs.worktree import (
@@ -27,10 +29,16 @@ SCRATCH_HOURS = 24  # after which a worktree that nothing works in loses what ha
 WORKTREE_DAYS = 7  # after which it goes; longer than a run waits for a device
 
 
-def start(run: str, root: Path) -> RunWorktree:
+def start(run: str, root: Path, *, now: dt.datetime) -> RunWorktree:
     """Opens a worktree, or goes on with it; closes those that were left behind."""
     sweep(root)
-    return open_worktree(home(root), run)
+    there = home(root)
+    RunWorktree.of(there, run)  # what cannot name a folder names no file either
+    try:
+        return open_worktree(there, run)
+    except (ParamsInvalid, NotFound) as error:  # nobody closes what was never opened
+        ended.note(there, run, failure=(error.exit_code, str(error)), now=now)
+        raise
 
 
 def wait(run: str, root: Path, *, seconds: float) -> RunWorktree:
@@ -38,10 +46,14 @@ def wait(run: str, root: Path, *, seconds: float) -> RunWorktree:
     return wait_for_worktree(home(root), run, seconds=seconds)
 
 
-def end(run: str, root: Path) -> bool:
+def end(run: str, root: Path, *, now: dt.datetime) -> bool:
     """Closes a worktree and those that were left behind; whether there was one of that name."""
+    there = home(root)
+    worktree = RunWorktree.of(there, run)
+    if worktree.is_open:
+        ended.note(there, run, failure=workspace.take_failure(worktree.root), now=now)
     try:
-        return close_worktree(home(root), run)
+        return close_worktree(there, run)
     finally:
         sweep(root, but=run)
 
@@ -78,8 +90,14 @@ def release(params: Params, run: str, files: Mapping[str, bytes], *, now: dt.dat
             return None
         return f"{gone} people in the run's shards have withdrawn or were erased since."
 
-    with _alone(params):
-        return publish_files(params.home, run, files, objection=objection)
+    try:
+        with _alone(params):
+            made = publish_files(params.home, run, files, objection=objection)
+    except PublicationRefused as error:
+        ended.note(params.home, run, failure=(error.exit_code, str(error)), now=now)
+        raise
+    ended.note(params.home, run, version=made.version, now=now)
+    return made
 
 
 def publish_home(params: Params) -> Published | None:

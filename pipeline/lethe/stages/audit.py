@@ -14,16 +14,18 @@ from typing import Any
 
 import pandas as pd
 
+from lethe.attacks import verdicts
 from lethe.attacks.attack import Charged, Target
 from lethe.attacks.audit import MEMBERSHIP, audit
 from lethe.attacks.declared import Declared
-from lethe.attacks.own_run import keep_verdict
 from lethe.config import private_reports, transcripts, workspace
 from lethe.config.params import Params
-from lethe.core.errors import AuditContradiction, NotFound
+from lethe.config.report_fields import closed
+from lethe.core.errors import AuditContradiction, AuditIncomplete, FileDamaged, NotFound
 from lethe.core.files import read_json, write_json
 from lethe.data.shards import read_people, shard_paths
 from lethe.ledger.ledger import Ledger
+from lethe.stages.behaviour import audit_digest
 from lethe.stores.dvc.inputs import content_md5
 from lethe.stores.opening import open_ledger
 from lethe.training.description import DESCRIPTION
@@ -41,13 +43,14 @@ def run(params: Params, *, now: datetime) -> dict[str, Any]:
         FileDamaged: a file is not as Lethe writes it, or of another model than is declared.
         NotFinite: the model gives losses that are not numbers.
         AuditContradiction: names the checks that contradict the claim.
+        AuditIncomplete: none does, but a part of the claim could not be looked at.
     """
     _refuse_untrained(params)  # before a ledger is opened, which would be made
     with open_ledger(params) as ledger:
         target = load_target(params, ledger)
         with transcripts.audited(params.root, target.described.run_id):
             audited = audit(target)
-            keep_verdict(target, audited.report["checks"])
+            verdicts.keep(target, audited.report)
     exact = {**audited.report, "model_md5": content_md5(params.at(workspace.MODEL))}
     report = said_of(exact)
     curve = audited.curves.get(MEMBERSHIP)
@@ -56,11 +59,17 @@ def run(params: Params, *, now: datetime) -> dict[str, Any]:
     private_reports.write_file(params.root, "audit_roc.csv", curve.to_csv(index=False).encode())
     private_reports.write(params.root, "audit", exact)
     write_json(params.at(workspace.report_path("audit")), report)
-    if not report["passed"]:
+    if report["failed"]:
         raise AuditContradiction(
             f"{len(report['failed'])} of {len(report['checks'])} checks contradict the claim: "
             f"{', '.join(report['failed'])}. Do not release this model; reports/audit.json says "
             "what each of them means."
+        )
+    if not report["passed"]:
+        unknown = ", ".join(report["not_looked_at"])
+        raise AuditIncomplete(
+            f"Nothing contradicts the claim, but {unknown} could not be looked at, so nothing is "
+            "known of it and the model is not registered. reports/audit.json says what is missing."
         )
     return report
 
@@ -68,9 +77,12 @@ def run(params: Params, *, now: datetime) -> dict[str, Any]:
 def said_of(exact: Mapping[str, Any]) -> dict[str, Any]:
     """What leaves of an audit: what was looked at, and whether it held; no measured value."""
     attack = exact.get("attack", {})
+    run = exact.get("measured", {}).get("run")
+    apart = ("attack", "checks", "measured")
     return {
-        **{name: value for name, value in exact.items() if name not in ("attack", "checks")},
-        "attack": {name: attack[name] for name in ("attempted", "kind") if name in attack},
+        **{name: value for name, value in exact.items() if name not in apart},
+        **({} if run is None else {"measured": {"run": run}}),
+        "attack": {name: attack[name] for name in ("attempted", "kind", "why") if name in attack},
         "checks": [{name: check[name] for name in _SAID} for check in exact["checks"]],
     }
 
@@ -94,7 +106,9 @@ def load_target(params: Params, ledger: Ledger) -> Target:
     return Target(
         plan=trainer.read_plan(read_json(params.at(workspace.PLAN))),
         described=described,
-        report=read_json(params.at(workspace.report_path("train"))),
+        report=closed(
+            read_json(params.at(workspace.report_path("train"))), "train", also=trainer.facts
+        ),
         manifest=read_people(params.at(workspace.MANIFEST)),
         model=model,
         paths=[path.resolve() for path in shard_paths(params.at(workspace.SHARDS))],
@@ -108,7 +122,17 @@ def load_target(params: Params, ledger: Ledger) -> Target:
         written={
             path.name: params.at(path).read_bytes() for path in (workspace.ENCODING, workspace.PLAN)
         },
+        code=audit_digest(params),
+        reported=_reported(params),
     )
+
+
+def _reported(params: Params) -> dict[str, Any]:
+    """DVC leaves the last report in its place (`persist`): the run's look is in it."""
+    try:
+        return read_json(params.at(workspace.report_path("audit")))
+    except (FileNotFoundError, FileDamaged):
+        return {}
 
 
 def _files(folder: Path) -> dict[str, bytes]:

@@ -54,6 +54,7 @@ _NO_STAGE = {
 # A training is repeated, and charged to everybody, for what decides its model alone.
 _NOT_TRAINING = {
     "lethe.config.checks": "what may not be declared at all",
+    "lethe.config.report_fields": "what its report may not have",
     "lethe.config.params": "what it reads of other sections is in the plan and the encoding",
     "lethe.config.sections": "the declarations of those sections",
     "lethe.config.tables": "how columns are read is in the shards and the encoding",
@@ -67,13 +68,16 @@ _NOT_FITTED = {
     "lethe.training.loop": "takes the steps",
     "lethe.training.rehearsal": "tries the network",
 }
+# What a stage starts by its name, in a process of its own; no import leads there.
+_STARTED = {"audit": ("lethe.attacks.run.__main__",)}
 _NOT_OF = {"train": _NOT_TRAINING, "budget": _NOT_FITTED, "register": _NOT_FITTED}
 
 
 def modules(stage: str) -> frozenset[str]:
     """The modules of the package that decide what comes out of a stage."""
     without = {**_NO_STAGE, **_NOT_OF.get(stage, {})}
-    return own_code().reached(f"lethe.stages.{stage}", leave_out=without)
+    starts = (f"lethe.stages.{stage}", *_STARTED.get(stage, ()))
+    return frozenset[str]().union(*(own_code().reached(s, leave_out=without) for s in starts))
 
 
 def digests(params: Params) -> dict[str, str]:
@@ -90,6 +94,11 @@ def digests(params: Params) -> dict[str, str]:
 def training_digest(params: Params) -> str:
     """What decides a training: this code, and the user's own model."""
     return _both(own_code().digest(modules("train")), _own_model(params))
+
+
+def audit_digest(params: Params) -> str:
+    """What decides an audit: this code, and the user's own model."""
+    return _both(own_code().digest(modules("audit")), _own_model(params))
 
 
 def write(params: Params) -> list[str]:

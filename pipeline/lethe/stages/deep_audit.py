@@ -13,6 +13,7 @@ from typing import Any
 from lethe.attacks.deep import TRIALS, look_deep
 from lethe.config import workspace
 from lethe.config.params import Params
+from lethe.config.report_fields import closed
 from lethe.core.errors import AuditContradiction, FileDamaged, NotFound, ParamsInvalid
 from lethe.core.files import RESTORE, read_json, write_json
 from lethe.core.values import rounded_down, rounded_up
@@ -35,11 +36,12 @@ def run(params: Params, *, now: dt.datetime, trials: int = TRIALS) -> dict[str, 
     path = params.at(workspace.report_path("train"))
     if not path.exists():
         raise NotFound(f"{path} does not exist. Run the pipeline up to train first.")
-    training = read_json(path)
+    trainer = trainer_of(params.training)
+    training = closed(read_json(path), "train", also=trainer.facts)
     written = training.get("plan")
     if not isinstance(written, dict):
         raise FileDamaged(f"The report of the training has no plan. {RESTORE}")
-    plan = trainer_of(params.training).read_plan(written)
+    plan = trainer.read_plan(written)
     if not isinstance(plan, Plan):
         raise ParamsInvalid(
             "A deep audit knows the steps of DP-SGD alone; training.method is another one."

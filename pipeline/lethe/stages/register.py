@@ -13,6 +13,7 @@ from typing import Any
 
 from lethe.config import workspace
 from lethe.config.params import Params
+from lethe.config.report_fields import closed
 from lethe.core.errors import NotFound, RegistrationRefused
 from lethe.core.files import md5, parse_json, parse_people, read_json, write_json
 from lethe.core.shown import about
@@ -23,11 +24,13 @@ from lethe.registration.gate import (
     CANDIDATE,
     CHAMPION,
     GATE,
+    NO_GATE,
     WITHDRAWN,
     Evidence,
     Gate,
     objections,
 )
+from lethe.stages.behaviour import audit_digest
 from lethe.stores.dvc.inputs import content_md5
 from lethe.stores.dvc.repro import History
 from lethe.stores.registry.registry import COMPLETE, Registry, Version
@@ -83,7 +86,7 @@ def _register(params: Params, now: dt.datetime) -> dict[str, Any]:
     report: dict[str, Any] = {
         "aliases": list(version.aliases),
         "model": name,
-        "reasons": Gate.from_tag(version.tags.get(GATE, "open")).sentences,
+        "reasons": Gate.from_tag(version.tags.get(GATE, NO_GATE)).sentences,
         "run_id": version.tags[RUN_ID],
         "status": version.status,
         "version": version.version,
@@ -134,10 +137,12 @@ def _first_time(
     from lethe.training.description import Description
     from lethe.training.trainers import trainer_of
 
-    history = History(params.root)
+    history, trainer = History(params.root), trainer_of(params.training)
     described = Description.read(params.at(workspace.MODEL))
-    audit, validation = _report(params, "audit"), _report(params, "validate")
-    plan = trainer_of(params.training).read_plan(read_json(params.at(workspace.PLAN)))
+    closed(training, "train", also=trainer.facts)
+    audit = closed(_report(params, "audit"), "audit")
+    validation = closed(_report(params, "validate"), "validate")
+    plan = trainer.read_plan(read_json(params.at(workspace.PLAN)))
     tokens = parse_people(manifest, of=str(workspace.MANIFEST))
     recorded = {
         "data": history.out_md5(workspace.SHARDS),
@@ -169,6 +174,7 @@ def _first_time(
         used={s: history.used_md5(s, workspace.SHARDS) for s in ("train", "validate")},
         model_is_recorded=bool(recorded["model"])
         and content_md5(params.at(workspace.MODEL)) == recorded["model"],
+        audit_code=audit_digest(params),
         deep_audit=lower_bound.known(params, record.plan_digest).get("deep_audit", ""),
     )
     reasons = objections(evidence)

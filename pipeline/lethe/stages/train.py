@@ -26,8 +26,15 @@ from pyroaring import BitMap
 from lethe.config import transcripts, workspace
 from lethe.config.home import in_experiment
 from lethe.config.params import Params
+from lethe.config.report_fields import unknown_fields
 from lethe.config.training import Training
-from lethe.core.errors import BudgetExceeded, NotFinite, NotFound, TooFewSubjects
+from lethe.core.errors import (
+    BudgetExceeded,
+    NotFinite,
+    NotFound,
+    TooFewSubjects,
+    TrainingRefused,
+)
 from lethe.core.files import read_json, write_json, write_whole
 from lethe.core.shown import about
 from lethe.data.batches import held_out_records, person_data
@@ -40,6 +47,7 @@ from lethe.privacy.release import Release
 from lethe.registration.rollback import refuse_rolled_back
 from lethe.stages.behaviour import training_digest
 from lethe.stores.opening import open_ledger
+from lethe.training.begins import BegunAgain
 from lethe.training.figured import Figured, figures_of, keep_exact
 from lethe.training.locks import alone
 from lethe.training.trainer import Planned, Progress, Session, Shards, Trained, Trainer
@@ -61,6 +69,9 @@ def run(params: Params, *, now: datetime, progress: Progress | None = None) -> d
         LedgerInvalid: the ledger lacks the training of a registered model: it was rolled back.
         NotFinite: the training diverged. Its spend is settled; the same request again is
             another run, and another charge.
+        TrainingRefused: also as a `BegunAgain`: it was trained before under its charge, or its
+            transcript is gone; the spend is settled, as of one that diverged.
+        DiskFull: run again to go on, under the same charge.
         Busy: another training runs in this workspace.
         ProcessLost: of several processes, one is gone; run again to go on.
     """
@@ -113,7 +124,10 @@ def train_reserved(
             helpers=helpers,
             root=params.root,
             transcript=transcripts.begin(
-                params.root, reservation.run_id, reservation.admitted.serialize()
+                params.root,
+                reservation.run_id,
+                reservation.admitted.serialize(),
+                days=params.audit.transcript_days,
             ),
             transcript_bytes=params.audit.transcript_megabytes * 2**20,
         )
@@ -122,6 +136,7 @@ def train_reserved(
             trained = trainer.fit(shards, reservation, plan=plan, session=session)
         figured = figures_of(figures, shards, said, trained)
         report = _report(params, plan, reservation, trained) | figured.report
+        _refuse_undeclared(report, trainer)
         keep_exact(params, shards, reservation, trained, left_out=reservation.left_out)
         _stage(params, staged, trained, figured, report, reservation.admitted)
     _checkpoint(staged).unlink(missing_ok=True)
@@ -235,6 +250,16 @@ def _report(
     }
 
 
+def _refuse_undeclared(report: Mapping[str, Any], trainer: Trainer[Any]) -> None:
+    """Before it is anywhere but in memory."""
+    if unknown := unknown_fields(report, "train", also=trainer.facts):
+        raise TrainingRefused(
+            f"The trainer reports {', '.join(unknown[:3])}, which {type(trainer).__name__}.facts "
+            "does not declare; reports are committed and have no further field. Nothing was "
+            "released. Declare it, if it may be read by everybody, or leave it out."
+        )
+
+
 def _stage(
     params: Params,
     staged: Path,
@@ -263,15 +288,16 @@ def _spent_if_it_diverges(
 ) -> Iterator[None]:
     """A run that ends by what it drew is over: to try again until one ends well would be to choose.
 
-    So it is settled, which nobody can void, and the same request again is another run. Of its
+    So is one that is begun again after it was trained, or without what its first steps left.
+    It is settled, which nobody can void, and the same request again is another run. Of its
     figures nothing was drawn.
     """
     try:
         yield
-    except NotFinite:
+    except (NotFinite, BegunAgain):
         ledger.settle(reservation.run_id)
         if figures is not None:
-            ledger.void(figures.run_id, "the training diverged; nothing was said of it")
+            ledger.void(figures.run_id, "the training ended without figures")
         checkpoint.unlink(missing_ok=True)
         transcripts.remove(params.root, reservation.run_id)
         raise

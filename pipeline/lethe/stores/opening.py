@@ -8,6 +8,8 @@ What is written, in this order, so that an end at any point is only continued by
 the ledger, its identity, `lethe.id`, the vault, its identity, the note in the ledger.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from lethe.ledger.ledger import Ledger
 
 LEDGER, VAULT = "ledger", "vault"
+PEOPLE = "people"  # by which columns the vault knows them: their names' hash, in their order
 _LOCK = 0x1E7E1D
 _IDENTITIES = sa.Table(
     "workspace_identity",
@@ -79,7 +82,8 @@ def open_vault(params: Params, *, key: bytes | None = None, create: bool = True)
         create: as of `open_ledger`.
 
     Raises:
-        VaultMismatch: it is another workspace's or key's; or there is none although there was one.
+        VaultMismatch: it is another workspace's or key's, or knows people by other columns; or
+            there is none although there was one.
         KeyInvalid, LedgerInvalid, NotFound, SourceUnavailable: as they say.
     """
     key = load_key(params.stores, params.root) if key is None else key
@@ -99,7 +103,39 @@ def open_vault(params: Params, *, key: bytes | None = None, create: bool = True)
         _claim_vault(url, ledger, identity)
     elif identity is not None and _carried(url, VAULT) not in (None, identity):
         raise _foreign_vault()
-    return Vault.open(url, key, create=False)
+    vault = Vault.open(url, key, create=False)
+    try:
+        _refuse_other_key(params, url, vault, create=create)
+    except BaseException:
+        vault.close()
+        raise
+    return vault
+
+
+def _refuse_other_key(params: Params, url: str, vault: Vault, *, create: bool) -> None:
+    """People are known by the columns of their key in one order: in another, `("1","2")` would be
+    somebody else, who has spent and asked for what is not theirs. Nothing is noted of a key of one
+    column.
+
+    Raises:
+        VaultMismatch: the vault's people were named otherwise.
+    """
+    keys = params.subject.keys
+    noted = _carried(url, PEOPLE)
+    own = None
+    if len(keys) > 1:
+        own = hashlib.blake2b(json.dumps(keys).encode(), digest_size=16).hexdigest()
+        if noted is None and create and not vault.count():
+            noted = _claim(url, PEOPLE, own)
+        if noted is None and (not vault.count() or _in_memory(url)):
+            return
+    if noted != own:
+        raise VaultMismatch(
+            f"subject.key ({params.subject.called}) is not the one by which stores.vault knows its "
+            "people: other columns, or in another order. The same values would be somebody else. "
+            "Declare the columns and the order of before; where a column has another name now, let "
+            "a view give it the old one."
+        )
 
 
 def begin_anew(params: Params) -> None:

@@ -81,8 +81,8 @@ def from_files(params: Params, path: Path, *, person: str | None = None, seed: i
     Args:
         path: a Parquet or CSV file, or a folder of them, with the source's feature columns and
             the label, in the source's own values; made as coarse as declared here.
-        person: the column that says whose a row is; `subject.key` if the file has it, else
-            every row is a person.
+        person: the column that says whose a row is; `subject.key` if the file has all of it,
+            else every row is a person.
         seed: who of them is held out.
 
     Raises:
@@ -103,8 +103,11 @@ def from_files(params: Params, path: Path, *, person: str | None = None, seed: i
         )
     made = generalize(raw, columns, at=encoder.ages_at(raw, columns), zone=encoder.zone)
     frame = made.frame.reset_index(drop=True)
-    key = person or (params.subject.key if params.subject.key in raw.columns else None)
-    who = np.arange(len(raw)) if key is None else pd.factorize(raw[key], use_na_sentinel=False)[0]
+    keys = [person] if person else [*params.subject.keys]
+    who = np.arange(len(raw))
+    if set(keys) <= set(raw.columns):
+        together = [pd.factorize(raw[key], use_na_sentinel=False)[0] for key in keys]
+        who = pd.factorize(pd.MultiIndex.from_arrays(together))[0]
     total = int(who.max()) + 1 if len(who) else 0
     if total < 4:
         raise TrainingRefused(f"The stand-in has {total} people; a sweep needs at least four.")

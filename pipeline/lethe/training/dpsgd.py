@@ -18,6 +18,8 @@ from lethe.training.trainer import Bound, Reserved, Session, Shards, Trained, Tr
 class DpSgd(Trainer[Plan]):
     """See `lethe.privacy.plan.Plan` for its guarantee."""
 
+    facts = (*("clip_norm", "device", "engine", "features", "processes", "steps"),)
+
     def plan(self, params: Params) -> Plan:
         return plan_from(params)
 

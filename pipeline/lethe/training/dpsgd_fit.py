@@ -24,6 +24,7 @@ from lethe.data.encoding import Encoder
 from lethe.data.shards import shard_paths
 from lethe.privacy.plan import Plan
 from lethe.training import loop, parallel
+from lethe.training.begins import BegunAgain
 from lethe.training.description import DESCRIPTION, WEIGHTS, Architecture, Description
 from lethe.training.evaluate import predict
 from lethe.training.loop import Task, TrainedModel, train
@@ -38,6 +39,7 @@ _TRAINING: TypeAdapter[Training] = TypeAdapter(Training)
 
 def fit(shards: Shards, reservation: Reserved, *, plan: Plan, session: Session) -> Trained:
     """See `Trainer.fit`."""
+    _refuse_ended(reservation, session)
     others: parallel.Leader | None = session.helpers
     declared, encoder = shards.declared, shards.encoder
     if others:
@@ -60,12 +62,29 @@ def fit(shards: Shards, reservation: Reserved, *, plan: Plan, session: Session) 
             transcript=_recorder(plan, reservation, session),
         ),
     )
+    _ended[reservation.run_id] = _places(session)
     described = _described(declared, plan, encoder, reservation.run_id)
     return Trained(
         model={WEIGHTS: _weights(trained), DESCRIPTION: described},
         facts=_facts(plan, shards, trained, processes=others.size if others else 1),
         predicted=predict(trained.model, shards.held_out.features),
     )
+
+
+_ended: dict[str, tuple[Path, Path | None]] = {}  # runs that this process has trained to their end
+
+
+def _places(session: Session) -> tuple[Path, Path | None]:
+    return session.checkpoint, session.transcript
+
+
+def _refuse_ended(reservation: Reserved, session: Session) -> None:
+    """From its own checkpoint a run is what it was; from another place it would be another one."""
+    if _ended.get(reservation.run_id, _places(session)) != _places(session):
+        raise BegunAgain(
+            f"Run {reservation.run_id} was trained to its end by this process already. Its spend "
+            "is settled and nothing was released; the same request again is another charge."
+        )
 
 
 def _recorder(plan: Plan, reservation: Reserved, session: Session) -> Recorder | None:

@@ -258,17 +258,26 @@ def train(
         taken += 1
         if recorder:
             recorder.stepped(number, state)
-        if saved and (number + 1) % execution.checkpoint_every == 0:
-            if recorder:
-                recorder.flush()
-            saved.save(number + 1, model, updater, clip_norm=step.clip_norm)
+        _keep(number + 1, step, updater, execution, saved)
         if execution.progress is not None:
             execution.progress(number + 1, plan.steps)
-    if recorder:
-        recorder.flush()
     updater.finish()
     refuse_not_finite(model.eval())
     return TrainedModel(model, engine.name, execution.device, taken, tuple(clips))
+
+
+def _keep(
+    done: int, step: DpStep, updater: Updater, execution: Execution, saved: Checkpoint | None
+) -> None:
+    """After a step, what a training goes on from: after the last one always."""
+    recorder, last = execution.transcript, done == step.plan.steps
+    due = saved is not None and (last or done % execution.checkpoint_every == 0)
+    if recorder and (due or last):
+        recorder.flush()
+    if saved is not None and due:
+        saved.save(done, step.model, updater, clip_norm=step.clip_norm)
+    if recorder and last:
+        recorder.end()  # from here on nothing is drawn again: somebody may see what it became
 
 
 def _state(model: nn.Module, updater: Updater) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -124,7 +124,14 @@ class Bound:
 
 
 class Trainer(ABC, Generic[P]):
-    """One kind of training. It has no state: what it needs, it is given."""
+    """One kind of training. It has no state: what it needs, it is given.
+
+    Attributes:
+        facts: every field that `Trained.facts` of a fit may have, dotted, `*` for a name that is
+            data. `reports/train.json` is committed, and has no field that nobody declared.
+    """
+
+    facts: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def plan(self, params: Params) -> P:

@@ -19,7 +19,11 @@ looked at, since nothing that decides it existed. The last segment is always kep
 
 The draws are always whole: 8 bytes for each drawn person.
 
-Nothing here stops a training. What cannot be written, or was damaged, is what the audit misses.
+- `begins.json`: how often it was begun (`lethe.training.begins`).
+
+What cannot be written stops the training, which goes on later under the same charge: without its
+transcript nothing would be known of the run. One whose transcript is gone or another's than its
+checkpoint's is over: to train on would leave half of a transcript, and to train anew a choice.
 """
 
 import hashlib
@@ -27,18 +31,22 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, TypeAdapter, with_config
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from lethe.core.files import json_bytes, write_whole
+from lethe.core.errors import TrainingRefused
+from lethe.core.files import disk_errors, json_bytes, write_whole
+from lethe.training.arithmetic import Arithmetic
+from lethe.training.begins import BegunAgain, Journal
 
 VERSION = 1
 ABOUT, START, STEPS, DRAWN = "about.json", "start.safetensors", "steps.jsonl", "drawn.i64"
@@ -49,22 +57,6 @@ _LONGEST = 50  # steps of a segment where not all are kept
 _STATE_ROWS = 8  # a segment's two states, each of weights, average and two moments, in releases
 
 State = Callable[[], Mapping[str, Tensor]]
-
-
-@with_config(ConfigDict(extra="forbid", strict=True))
-@dataclass(frozen=True)
-class Arithmetic:
-    """What decides how float32 is rounded; with all of it equal, results are, to the last bit."""
-
-    device: str
-    torch: str
-    capability: str
-    threads: int
-
-    @classmethod
-    def here(cls, device: str) -> "Arithmetic":
-        capability = torch.backends.cpu.get_cpu_capability()
-        return cls(device, torch.__version__, capability, torch.get_num_threads())
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
@@ -145,13 +137,21 @@ class Recorder:
         segment = steps if whole else max(1, min(_LONGEST, self._limit // (2 * row) - _STATE_ROWS))
         self._places = max(1, self._limit // ((segment + _STATE_ROWS) * row) - 1)
         about = About(VERSION, *self._run, steps, numbers, segment, whole, Arithmetic.here(device))
-        try:
-            if done:
-                self._continue(about, done, state)
-            else:
-                self._first(about, model)
-        except (OSError, ValueError, LookupError, ValidationError):
-            self._lose()
+        with self._written():
+            try:
+                self._journal = Journal(self._folder)
+                self._journal.begin(done, steps)
+                if done:
+                    self._continue(about, done, state)
+                else:
+                    self._first(about, model)
+            except (FileNotFoundError, ValueError, LookupError):
+                raise BegunAgain(
+                    f"The transcript of run {self._run[0]} is gone, damaged or another run's than "
+                    f"its checkpoint of step {done}: nobody could look at the steps before. The "
+                    "run's spend is settled and nothing was released; the same request again is "
+                    "another run, and another charge."
+                ) from None
 
     def _first(self, about: About, model: nn.Module) -> None:
         for name in (RELEASES, STATES):
@@ -208,13 +208,11 @@ class Recorder:
         line = StepLine(clip, len(drawn), digest_of(number, clip, people, left))
         segment, row = divmod(number, self._about.segment)
         path = release_file(self._folder, segment)
-        try:
+        with self._written():
             if row == 0 or path.exists():
                 self._append(path, left)
             self._append(self._folder / DRAWN, people)
             self._append(self._folder / STEPS, json.dumps(asdict(line)).encode() + b"\n")
-        except OSError:
-            self._lose()
 
     def stepped(self, number: int, state: State) -> None:
         """After a step's weights are there; `state` gives them, and the optimizer's."""
@@ -224,12 +222,15 @@ class Recorder:
         over, rest = divmod(number + 1, about.segment)
         if rest and number + 1 != about.steps:
             return
-        try:
-            if number + 1 < about.steps:  # the state before the next; the last has the average's
+        if number + 1 < about.steps:  # the state before the next; the last has the average's
+            with self._written():
                 write_whole(state_file(self._folder, over), packed(state()), private=True)
                 self._draw_kept(over - 1)
-        except OSError:
-            self._lose()
+
+    def end(self) -> None:
+        """After the last step, once the checkpoint has it."""
+        with self._written():
+            self._journal.end()
 
     def _draw_kept(self, segment: int) -> None:
         """Keeps the segment that is over, or not; of all that are over each is as probable."""
@@ -247,24 +248,30 @@ class Recorder:
 
     def flush(self) -> None:
         """To the disk: a checkpoint may not know of steps that a power cut took from here."""
-        try:
+        with self._written():
             while self._unsafe:
                 path = self._unsafe.pop()
                 if path.exists():  # else not kept
                     with path.open("rb") as file:
                         os.fsync(file.fileno())
-        except OSError:
-            self._lose()
 
     def _append(self, path: Path, content: bytes) -> None:
         with open(path, "ab", opener=_private) as file:
             file.write(content)
         self._unsafe.add(path)
 
-    def _lose(self) -> None:
-        """There is no transcript any more; the training goes on, and its audit will say so."""
-        self._about = None
-        shutil.rmtree(self._folder, ignore_errors=True)
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """What cannot be written ends the training, and not the run."""
+        try:
+            with disk_errors():
+                yield
+        except OSError as error:
+            raise TrainingRefused(
+                f"The transcript of run {self._run[0]} cannot be written ({error.strerror}), and "
+                "without it nobody could look at the run. Correct that and run again: it goes on "
+                "under the same charge."
+            ) from None
 
 
 def _private(path: str, flags: int) -> int:

@@ -15,12 +15,19 @@ from tests.attacks.run import honest
 
 Draws = list[npt.NDArray[np.int64]]
 PEOPLE, STEPS, RATE = 4_000, 300, 0.1
-RANDOM = np.random.default_rng(20_261_130)
+SEED = 20_261_130
+RANDOM = np.random.default_rng(SEED)
 DATA = honest.people(PEOPLE, features=6)
 PLAN = honest.plan_of(sample_rate=RATE, steps=STEPS)
 PLACE = np.arange(PEOPLE)
 RECORDS = DATA.mask.sum(1).numpy()
 LABELLED = (DATA.labels.numpy() > 0).any(1)
+
+
+@pytest.fixture(autouse=True)
+def _the_same_numbers_in_any_order() -> None:
+    """Each test draws from the seed on, whichever ran before it, and in whatever process."""
+    RANDOM.bit_generator.state = np.random.default_rng(SEED).bit_generator.state
 
 
 def _by(rates: npt.NDArray[np.float64] | float) -> Draws:

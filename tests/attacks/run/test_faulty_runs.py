@@ -162,6 +162,7 @@ FAULTS: dict[str, tuple[Fault, set[str]]] = {
         ),
         {"noise_of_run.steps_independent"},
     ),
+    # Never beyond 1.8 deviations, so that this does not miss; its law is 3 deviations of luck away.
     "uniform noise": (
         _in_train(
             (
@@ -170,7 +171,7 @@ FAULTS: dict[str, tuple[Fault, set[str]]] = {
                 "noisy = [s + z * (torch.rand_like(s) - 0.5) for s in sums]",
             )
         ),
-        {"noise_of_run.law"},
+        {"noise_of_run.tails"},
     ),
     "somebody twice in a draw": (
         _in_train(

@@ -18,7 +18,14 @@ from tests.attacks.run.honest import residuals_of
 Noise = npt.NDArray[np.float64]
 STEPS, PARAMETERS = 300, 70
 LAYERS = (69, 1)
-RANDOM = np.random.default_rng(20_261_129)
+SEED = 20_261_129
+RANDOM = np.random.default_rng(SEED)
+
+
+@pytest.fixture(autouse=True)
+def _the_same_numbers_in_any_order() -> None:
+    """Each test draws from the seed on, whichever ran before it, and in whatever process."""
+    RANDOM.bit_generator.state = np.random.default_rng(SEED).bit_generator.state
 
 
 def _noise(random: np.random.Generator = RANDOM) -> Noise:

@@ -1,9 +1,11 @@
 """The registry: one version a training, found again by everything that names it."""
 
 import ast
+import os
 import re
 import shutil
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from mlflow.models import Model
 from packaging.utils import canonicalize_name
 from safetensors.torch import save_file
@@ -373,12 +376,52 @@ AMONG = {
     "python_env.yaml": lambda content: content.replace(b"- wheel", b"- wheel\n- more"),
     "MLmodel": lambda content: content + b"metadata:\n  people: 4711\n",
     "input_example.json": lambda content: b"[[4711]]",
+    "__pycache__/served.cpython-311.pyc": lambda content: b"4711",
+    "code/lethe/core/__pycache__/values.cpython-311.pyc": lambda content: b"4711",
+    "code/lethe/core/more.pyc": lambda content: b"4711",
+    "registered_model_meta": lambda content: b"model_name: 4711\n",
+}
+
+
+def _of(name: str) -> Callable[[bytes], bytes]:
+    """Another value of a key of `MLmodel`, wherever it is."""
+
+    def changed(content: bytes) -> bytes:
+        data = yaml.safe_load(content)
+        place = data if name in data else data["flavors"]["python_function"]
+        place[name] = OTHER[name]
+        return yaml.safe_dump(data, sort_keys=True).encode()
+
+    return changed
+
+
+OTHER: dict[str, Any] = {
+    "artifact_path": "elsewhere",
+    "artifacts": {"model": {"path": "artifacts/model", "uri": "/people/4711"}},
+    "cloudpickle_version": "4711",
+    "code": "code/lethe",
+    "env": {"conda": "conda.yaml", "virtualenv": "other.yaml"},
+    "is_signature_from_type_hint": 0,
+    "loader_module": "lethe_other",
+    "mlflow_version": "4711",
+    "model_code_path": "/tmp/other/served.py",
+    "model_id": "m-4711",
+    "model_size_bytes": 4711.0,
+    "model_uuid": "4711",
+    "prompts": ["4711"],
+    "python_version": "3.11.4711",
+    "run_id": "4711",
+    "signature": None,
+    "streamable": True,
+    "type_hint_from_example": True,
+    "utc_time_created": "4711",
 }
 
 
 def _write_among(name: str, change: Callable[[bytes], bytes]) -> None:
     (place,) = Path().glob(ARTIFACTS)
     path = place / name
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(change(path.read_bytes() if path.exists() else b""))
 
 
@@ -386,10 +429,12 @@ def test_the_files_of_a_version_are_those_that_were_registered(release: NewVersi
     registry = Registry.open(URL)
     made = registry.register(release)
     refuse_changed(registry, made)
-    refuse_changed(registry, replace(made, tags={}))  # of an earlier Lethe
+    with pytest.raises(RegistrationRefused, match="no tag package_sha256"):
+        refuse_changed(registry, replace(made, tags={}))
     before = {name: next(Path().glob(f"{ARTIFACTS}/{name}"), None) for name in AMONG}
     for name, change in AMONG.items():
-        content = None if before[name] is None else before[name].read_bytes()
+        there = before[name]
+        content = None if there is None else there.read_bytes()
         _write_among(name, change)
         with pytest.raises(RegistrationRefused, match="readmission/1 are not those"):
             refuse_changed(registry, made)
@@ -417,6 +462,48 @@ def test_a_file_that_was_not_meant_is_not_registered(
     with pytest.raises(RegistrationRefused, match=rf"Nothing was registered: .*\({name}\)"):
         registry.register(release)
     assert registry.versions() == []
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_each_value_of_mlmodel_is_the_one_that_was_meant(
+    key: str, release: NewVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Model.log
+
+    def logged(*words: Any, **others: Any) -> Any:
+        made = log(*words, **others)
+        _write_among("MLmodel", _of(key))
+        return made
+
+    monkeypatch.setattr(Model, "log", logged)
+    with pytest.raises(RegistrationRefused, match=r"\(MLmodel\)"):
+        Registry.open(URL).register(release)
+
+
+def test_a_version_that_was_loaded_is_unchanged_and_nothing_compiled_is_left(
+    here: Path, release: NewVersion
+) -> None:
+    registry = Registry.open(URL)
+    made = registry.register(release)
+    (place,) = here.glob(ARTIFACTS)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    for _ in range(2):  # where it lies
+        code = (
+            "import mlflow, sys; "
+            f"mlflow.set_registry_uri({URL!r}); mlflow.set_tracking_uri({URL!r});"
+            "mlflow.pyfunc.load_model('models:/readmission/1');"
+            "import lethe.registration.serving as s; print(s.__file__)"
+        )
+        loaded = subprocess.run(
+            [sys.executable, "-P", "-c", code],
+            env=environment,
+            capture_output=True,
+            check=True,
+            text=True,
+        )
+        assert str(place) in loaded.stdout
+        refuse_changed(registry, made)
+    assert list(place.rglob("*.pyc")) == []
 
 
 def test_a_module_of_ones_own_is_registered_with_its_files(here: Path, release: NewVersion) -> None:

@@ -68,11 +68,11 @@ def served(here: Path) -> Iterator[str]:
         yield url
     finally:
         os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=30)
+        server.wait(timeout=300)
 
 
 def _until_it_answers(url: str, server: "subprocess.Popen[bytes]") -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while True:
         try:
             with urllib.request.urlopen(url, timeout=5):
@@ -138,7 +138,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     }.items():
         monkeypatch.setenv(name, value)
     request = urllib.request.Request(f"http://{host}:{port}/models", method="PUT")
-    urllib.request.urlopen(request, timeout=30).close()
+    urllib.request.urlopen(request, timeout=300).close()
     yield "s3://models/artifacts"
     server.stop()
 

@@ -42,6 +42,6 @@ def test_a_person_in_other_letters_is_found_in_files_and_cells() -> None:
 
 
 def test_an_ordinary_word_names_nobody_in_texts() -> None:
-    assert terms_of(Traces("reading", None, ("reading",))) is None
-    assert terms_of(Traces("main", None, ())) is None
-    assert terms_of(Traces("x", None, ("Ada Quill",))) is not None
+    assert terms_of(Traces("reading", None, ("reading",)), whole_key=True) is None
+    assert terms_of(Traces("main", None, ()), whole_key=True) is None
+    assert terms_of(Traces("x", None, ("Ada Quill",)), whole_key=True) is not None

@@ -168,10 +168,58 @@ def test_without_foreign_keys_names_lead_to_people(drafted: Drafted) -> None:
 
 def test_a_key_of_several_columns_is_for_a_person_to_decide(drafted: Drafted) -> None:
     text, raw = drafted(COMPOSITE)
-    assert raw["subject"] == {"table": "patient", "key": DECIDE, "minimum": 100}
+    key = ["clinic", "number"]
+    assert raw["subject"] == {"table": "patient", "key": key, "minimum": 100}
     assert raw["tables"]["stay"]["links"] == {"clinic, number": "patient.clinic, patient.number"}
-    assert "(clinic, number)" in text
+    assert _roles(raw, "patient") == {
+        "clinic": "subject_key",
+        "number": "subject_key",
+        "full_name": "identifier",
+    }
+    assert "its primary key, which other tables refer to" in text
     assert "erase" in raw["tables"]["stay"]
+
+
+def test_answers_name_people_in_the_order_of_their_key(drafted: Drafted) -> None:
+    _, raw = drafted(
+        COMPOSITE
+        + """CREATE TABLE consents (id INTEGER PRIMARY KEY, no INTEGER, house TEXT, purpose TEXT,
+        answer TEXT, at TIMESTAMP, FOREIGN KEY (no, house) REFERENCES patient (number, clinic));"""
+    )
+    assert raw["consent"]["subject"] == ["house", "no"]
+
+
+def test_tables_that_share_the_shape_of_a_key_are_not_linked_by_it(drafted: Drafted) -> None:
+    """Every table of a house's database may have its own (house_id, id)."""
+    own = "house_id INTEGER REFERENCES houses, id INTEGER"
+    key = "PRIMARY KEY (house_id, id)"
+    _, raw = drafted(
+        f"""CREATE TABLE houses (house_id INTEGER PRIMARY KEY, plan TEXT);
+        CREATE TABLE users ({own}, email TEXT, {key});
+        CREATE TABLE prices ({own}, cents INTEGER, {key});
+        CREATE TABLE goods ({own}, weight REAL, {key});
+        CREATE TABLE orders ({own}, user_id INTEGER, {key},
+            FOREIGN KEY (house_id, user_id) REFERENCES users (house_id, id));"""
+    )
+    to_house = {"house_id": "houses.house_id"}
+    assert raw["subject"]["key"] == ["house_id", "id"]
+    assert raw["tables"]["goods"].get("links") == raw["tables"]["prices"].get("links") == to_house
+    assert raw["tables"]["orders"]["links"] == to_house | {
+        "house_id, user_id": "users.house_id, users.id"
+    }
+
+
+def test_a_history_of_people_is_no_table_of_people(drafted: Drafted) -> None:
+    for end in ("valid_from DATE", "validFrom TEXT", "version INTEGER", "as_of TIMESTAMP"):
+        name = end.split()[0]
+        _, raw = drafted(
+            f"""DROP TABLE IF EXISTS customers; DROP TABLE IF EXISTS accounts;
+            CREATE TABLE customers (id INTEGER, {end}, email TEXT, PRIMARY KEY (id, {name}));
+            CREATE TABLE accounts (a INTEGER PRIMARY KEY, id INTEGER, {end},
+                FOREIGN KEY (id, {name}) REFERENCES customers);"""
+        )
+        assert raw["subject"]["table"] != "customers", end
+        assert not isinstance(raw["subject"]["key"], list)
 
 
 def test_odd_names_come_back_as_they_are(drafted: Drafted) -> None:

@@ -19,9 +19,9 @@ from lethe.stores.dvc.verify import LookedFor, verify_histories, verify_history
 from lethe.stores.search.needles import needles
 from lethe.stores.source import file_residue, text_scan
 from lethe.stores.source.compact import compact_source
+from lethe.stores.source.edge import Edge
 from lethe.stores.source.erase import erase_from_source
 from lethe.stores.source.find_people import subjects_by
-from lethe.stores.source.graph import Edge
 from lethe.stores.source.identifiers import traces_of
 from lethe.stores.source.mentions import find_mentions
 from lethe.stores.source.verify import verify_source, verify_sources

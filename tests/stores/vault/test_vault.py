@@ -204,7 +204,7 @@ def test_processes_at_once_agree_on_every_token(path: Path) -> None:
         subprocess.Popen(program(code, url(path), str(start)), env=warm_environment())
         for start in (0, 200, 400)
     ]
-    assert [process.wait(120) for process in running] == [0, 0, 0]
+    assert [process.wait(600) for process in running] == [0, 0, 0]
     with Vault.open(url(path), KEY) as vault:
         assert vault.count() == 600
 

@@ -78,6 +78,13 @@ class Recomputation:
                 meaning="the first weights are those of the plan's public seed, built anew",
             ),
             at_most(
+                "run.begun",
+                self._recorded.begun_again,
+                0,
+                meaning="one training was begun under its charge, and begun again only where its "
+                "process had been killed: nobody chose the best of several",
+            ),
+            at_most(
                 "run.clip",
                 found.clips,
                 0,
@@ -88,9 +95,16 @@ class Recomputation:
                 found.weights,
                 0,
                 meaning="the released weights are what the noisy releases of the run's steps make "
-                "of the first ones by the declared optimizer, and nothing else touched them",
+                "of the first ones by the declared optimizer, and nothing else touched them"
+                f"{self._how_exactly()}",
             ),
         ]
+
+    def _how_exactly(self) -> str:
+        other = self._recorded.rounded_otherwise
+        if not other:
+            return ", to the last bit"
+        return f", but for float32's roundings: it was trained and recomputed by {other}"
 
     def steps(self, numbers: Collection[int] | None = None) -> Iterator[RunStep]:
         """Those of the steps whose releases are kept, in their order; all of them by default."""

@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from lethe.training import transcript
-from lethe.training.transcript import FLOAT, POSITION, Arithmetic
+from lethe.training import begins, transcript
+from lethe.training.arithmetic import Arithmetic
+from lethe.training.transcript import FLOAT, POSITION
 
 Positions = npt.NDArray[np.int64]
 
@@ -59,6 +60,17 @@ class Recorded:
             raise Unrecorded("without its last steps")
 
     @cached_property
+    def begun_again(self) -> int:
+        """How often it was begun with steps that had been drawn to their end, or by one process."""
+        try:
+            journal = begins.Journal(self._folder)
+        except (OSError, ValueError):
+            raise Unrecorded(f"damaged in {begins.BEGINS}") from None
+        if not journal.begins or not journal.begins[-1].ended:
+            raise Unrecorded(f"without its end in {begins.BEGINS}")
+        return begins.again(self.about.steps, journal.begins)
+
+    @cached_property
     def draws(self) -> list[Positions]:
         """int64 [drawn] of every step, kept or not: positions in the run's people."""
         whole = self._mapped(transcript.DRAWN).view(POSITION)
@@ -76,6 +88,14 @@ class Recorded:
         """Whether this process rounds as the training did."""
         made_by = self.about.arithmetic
         return self.same_build and made_by is not None and made_by.device == "cpu"
+
+    @property
+    def rounded_otherwise(self) -> str:
+        """By what this process rounds otherwise than the training did, in words; or empty."""
+        made_by = self.about.arithmetic
+        if made_by is None:
+            return "machines that went on with each other's training"
+        return made_by.apart(Arithmetic.here("cpu"))
 
     def numbers(self, segment: int) -> range:
         """The steps of a segment."""

@@ -17,6 +17,24 @@ from lethe.core.errors import ParamsInvalid
 # mlflow-skinny is MLflow's server of models without its databases, plots and learners.
 _REQUIRED = ("mlflow-skinny", "numpy", "pandas", "pydantic", "safetensors")
 _OF_OWN_NETWORKS = ("torch",)
+# `served.py`, which loads the model. What Python compiles beside registered code would be run
+# instead of it. So none is left: of this file Python has written it before its first line.
+SERVED = """\
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+with suppress(OSError, AttributeError, TypeError):
+    Path(__spec__.cached).unlink()
+    Path(__spec__.cached).parent.rmdir()
+
+from mlflow.models import set_model
+
+from lethe.registration.serving import LetheModel
+
+set_model(LetheModel(model={model!r}, hidden={hidden!r}, sha256={sha256!r}))
+"""
 
 
 def requirements(*, own_network: bool = False, also: Iterable[str] = ()) -> list[str]:

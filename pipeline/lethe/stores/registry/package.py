@@ -6,6 +6,7 @@ Guarantee: a version appears only if every file of it is the model's, the code's
 """
 
 import hashlib
+import importlib.metadata
 import platform
 import re
 import tempfile
@@ -27,19 +28,15 @@ _MODEL, _CONDA, _PYTHON, _REQUIREMENTS = (
     "python_env.yaml",
     "requirements.txt",
 )
-_COMPILED, _NOTE = "/__pycache__/", "registered_model_meta"
+_NOTE = "registered_model_meta"
+_LOADER = "mlflow.pyfunc.loaders.code_model"
+_CREATED = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{1,6})?")
 _TOOL = re.compile(r"(python|pip|setuptools|wheel)([<=]=?[0-9.]+)?")
 _KEYS = frozenset(
     {
         *("artifact_path", "flavors", "is_signature_from_type_hint", "mlflow_version", "model_id"),
         *("model_size_bytes", "model_uuid", "prompts", "run_id", "signature"),
         *("type_hint_from_example", "utc_time_created"),
-    }
-)
-_FLAVOR_KEYS = frozenset(
-    {
-        *("artifacts", "cloudpickle_version", "code", "env", "loader_module"),
-        *("model_code_path", "python_version", "streamable"),
     }
 )
 
@@ -52,6 +49,7 @@ class Meant:
         model: the model's folder. code: the folder of code. entry: `served.py`.
         requirements: lines of `requirements.txt`.
         signature: as MLflow writes it.
+        location: of the version's files, as MLflow has it. run, logged: MLflow's ids.
     """
 
     model: Path
@@ -59,6 +57,9 @@ class Meant:
     entry: Path
     requirements: Sequence[str]
     signature: Mapping[str, Any]
+    location: str
+    run: str
+    logged: str
 
     def files(self) -> dict[str, str]:
         """SHA-256 of each of Lethe's own, by its path in the version."""
@@ -71,15 +72,19 @@ class Meant:
         }
 
 
-def digest_of(location: str, *, tracking_uri: str, meant: Meant | None = None) -> str:
+def digest_of(
+    location: str, *, tracking_uri: str, meant: Meant | None = None, version: str = ""
+) -> str:
     """SHA-256 over the names and contents of all files of a logged model.
 
-    What loading a version leaves in its place is no file of it, and is passed over: what Python
-    compiles beside code, and MLflow's note of the name. But for a new one, which nobody has loaded.
+    MLflow leaves a note of the version's name where it loads it, which is no file of it. What
+    Python compiles is one: it would be run in the place of the code beside it. Nothing that
+    loading makes: a version removes it itself (`served.py`).
 
     Args:
         location: of its artifacts, as MLflow has it.
         meant: what it must be; else nothing is compared.
+        version: `MODEL/VERSION`, once it has that name.
 
     Raises:
         RegistrationRefused: a file is absent, further or another; names each.
@@ -91,8 +96,8 @@ def digest_of(location: str, *, tracking_uri: str, meant: Meant | None = None) -
             )
         )
         found = digests(place)
-        if meant is None:
-            found = {name: each for name, each in found.items() if not _is_of_loading(name)}
+        if version and _canonical(place / _NOTE) == _noted(version):
+            del found[_NOTE]
         others = [] if meant is None else _others(place, found, meant)
     if others:
         raise RegistrationRefused(
@@ -103,8 +108,9 @@ def digest_of(location: str, *, tracking_uri: str, meant: Meant | None = None) -
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _is_of_loading(name: str) -> bool:
-    return name == _NOTE or (_COMPILED in name and name.endswith(".pyc"))
+def _noted(version: str) -> dict[str, Any]:
+    model, _, number = version.rpartition("/")
+    return {"model_name": model, "model_version": number}
 
 
 def _others(place: Path, found: Mapping[str, str], meant: Meant) -> list[str]:
@@ -141,17 +147,36 @@ def _canonical(path: Path) -> dict[str, Any] | None:
 
 
 def _is_model(data: Mapping[str, Any], meant: Meant) -> bool:
-    flavors: Any = data.get("flavors")
-    flavor = flavors.get("python_function") if isinstance(flavors, dict) else None
+    """Every value is the one that was meant, or says nothing but when and how large."""
+    loaded = {
+        "artifacts": {"model": {"path": "artifacts/model", "uri": str(meant.model.resolve())}},
+        "cloudpickle_version": importlib.metadata.version("cloudpickle"),
+        "code": "code",
+        "env": {"conda": _CONDA, "virtualenv": _PYTHON},
+        "loader_module": _LOADER,
+        "model_code_path": str(meant.entry),
+        "python_version": platform.python_version(),
+        "streamable": False,
+    }
+    expected = {
+        "flavors": {"python_function": loaded},
+        "is_signature_from_type_hint": False,
+        "mlflow_version": mlflow.__version__,
+        "model_id": meant.logged,
+        "model_uuid": meant.logged,
+        "prompts": None,
+        "run_id": meant.run,
+        "signature": dict(meant.signature),
+        "type_hint_from_example": False,
+    }
+    written = {name: data.get(name) for name in expected}
     return (
-        isinstance(flavor, dict)
-        and len(flavors) == 1
-        and data.keys() <= _KEYS
-        and flavor.keys() <= _FLAVOR_KEYS
-        and list(flavor.get("artifacts", {})) == ["model"]
-        and flavor["artifacts"]["model"].get("path") == "artifacts/model"
-        and data.get("signature") == dict(meant.signature)
-        and data.get("prompts") is None
+        data.keys() == _KEYS
+        # As bytes: `False` is equal to 0, and 1 to 1.0.
+        and yaml.safe_dump(written) == yaml.safe_dump(expected)
+        and str(data["artifact_path"]) in (meant.location, meant.location.removeprefix("file://"))
+        and type(data["model_size_bytes"]) is int
+        and _CREATED.fullmatch(str(data["utc_time_created"])) is not None
     )
 
 

@@ -43,7 +43,7 @@ with warnings.catch_warnings():
 from lethe.config.home import home
 from lethe.core.errors import NotFound, ParamsInvalid, StoreUnavailable
 from lethe.core.files import digests
-from lethe.stores.registry.bundle import carry_code, own_packages, requirements
+from lethe.stores.registry.bundle import SERVED, carry_code, own_packages, requirements
 from lethe.stores.registry.package import PACKAGE, Meant, digest_of
 from lethe.stores.registry.process_wide import ALONE, pointed_at
 from lethe.stores.registry.signature import Input, signature
@@ -51,14 +51,6 @@ from lethe.stores.registry.tags import RUN_ID, present_names
 
 COMPLETE = "complete"  # tag: everything about the version was written, aliases included
 NOT_PRIVATE = "_not_private"  # ends the name of a metric that no noise protects
-
-_SERVED = """\
-from mlflow.models import set_model
-
-from lethe.registration.serving import LetheModel
-
-set_model(LetheModel(model={model!r}, hidden={hidden!r}, sha256={sha256!r}))
-"""
 
 
 @dataclass(frozen=True)
@@ -279,7 +271,7 @@ class Registry:
     def _log_model(self, release: NewVersion, run: str, temporary: Path) -> tuple[str, str]:
         """The logged model's id, and the digest of all its files, compared with what was meant."""
         entry = temporary / "served.py"
-        served = _SERVED.format(
+        served = SERVED.format(
             model=release.network, hidden=release.hidden, sha256=digests(release.folder)
         )
         entry.write_text(served, encoding="utf-8")
@@ -307,9 +299,10 @@ class Registry:
             pip_requirements=needed,
             signature=promised,
         )
-        meant = Meant(release.folder, code, entry, needed, promised.to_dict())
         made: str = logged.model_id
-        return made, digest_of(logged.artifact_location, tracking_uri=self._url, meant=meant)
+        place: str = logged.artifact_location
+        meant = Meant(release.folder, code, entry, needed, promised.to_dict(), place, run, made)
+        return made, digest_of(place, tracking_uri=self._url, meant=meant)
 
 
 def _version(found: ModelVersion) -> Version:

@@ -127,7 +127,7 @@ def _turn_aliases(registry: Registry, old: Version, successor: Version | None) -
 
 
 def _opened(tags: Mapping[str, str]) -> bool:
-    return tags.get(_GATE, "open") == "open"
+    return tags.get(_GATE) == "open"
 
 
 def _describe(

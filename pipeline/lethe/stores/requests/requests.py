@@ -245,6 +245,7 @@ class Requests:
         *,
         verified: Mapping[str, Any],
         now: dt.datetime,
+        verified_at: dt.datetime | None = None,
     ) -> StoredReceipt:
         """Closes a request with its receipt, and drops what leads to the person.
 
@@ -252,6 +253,7 @@ class Requests:
 
         Args:
             verified: what the last look saw; its mark is set with the rest.
+            verified_at: when that was; now by default.
             receipt: (number, hash of the receipt before) → (text, its hash).
         """
 
@@ -268,7 +270,7 @@ class Requests:
             text, digest = receipt(number, GENESIS if last is None else last.hash)
             made = StoredReceipt(number, request_id, text, digest)
             connection.execute(RECEIPTS.insert().values(**vars(made)))
-            _mark(connection, request_id, "verified", verified, now)
+            _mark(connection, request_id, "verified", verified, verified_at or now)
             _set(
                 connection,
                 request_id,

@@ -25,9 +25,9 @@ from lethe.core.times import today
 from lethe.core.values import by_distinct, canonical_text
 from lethe.data.finite import refuse_nan
 from lethe.data.generalize import generalize, outside_domain
-from lethe.data.partition import canonical_keys
 from lethe.stores.source import queries
 from lethe.stores.source.checks import check_link_types, without_person
+from lethe.stores.source.person_key import people_of
 from lethe.stores.source.reader import Reader
 
 Floats = npt.NDArray[np.float64]
@@ -240,7 +240,7 @@ class _Reading:
         params, which = self._params, self._which
         joins = queries.Joins(params, which.table, dialect=dialect, as_of=as_of)
         to_person = params.paths(which.table, params.subject.table)
-        wanted = [joins.value(to_person, params.subject.key, outer=False)]
+        wanted = joins.person(to_person, outer=False)
         if which.of == "record":
             to_record = params.paths(which.table, params.records.table)
             references = to_record[0][-1].references
@@ -254,8 +254,9 @@ class _Reading:
 
     def add(self, frame: pd.DataFrame) -> None:
         parts: Iterator[pd.Series] = iter([frame[label] for label in frame.columns])
-        person = canonical_keys(next(parts))
-        owners = owner(person, [next(parts) for _ in range(self._keys - 1)])
+        whole = len(self._params.subject.keys)
+        person = people_of([next(parts) for _ in range(whole)])
+        owners = owner(person, [next(parts) for _ in range(self._keys - whole)])
         codes, distinct = pd.factorize(owners)
         known = [self._codes.setdefault(each, len(self._codes)) for each in distinct]
         code: Whole = np.array(known, dtype=np.int64)[codes]

@@ -9,6 +9,8 @@ from lethe.core.errors import ParamsInvalid, SchemaMismatch, SubjectKeyInvalid, 
 from lethe.stores.source.purposes import purposes
 from lethe.stores.source.queries import (
     Joins,
+    labelled,
+    lacking,
     respelled,
     respelled_rows,
     table_of,
@@ -31,10 +33,8 @@ def check_links(reader: Reader, params: Params) -> None:
             .having(sa.func.count() > 1)
         )
         count = reader.count(sa.select(sa.func.count()).select_from(several.subquery()))
-        if count and (link.table, link.references) != (
-            params.subject.table,
-            (params.subject.key,),
-        ):
+        whole = sorted(link.references) == sorted(params.subject.keys)
+        if count and not (link.table == params.subject.table and whole):  # for `check_subjects`
             raise SchemaMismatch(
                 f"The link of {name} to {link.table}.{', '.join(link.references)} is not many "
                 f"to one: {count} of its values are on several rows. Link to a unique key."
@@ -50,21 +50,33 @@ def check_links(reader: Reader, params: Params) -> None:
 
 def check_subjects(reader: Reader, params: Params) -> None:
     table = table_of(params, params.subject.table)
-    key = table.c[params.subject.key]
-    row = reader.row(
-        sa.select(
-            sa.func.count(),
-            sa.func.count(key),
-            # 7 and "7" are two values in SQLite, 7.5 and 7.50 two texts, and one person each
-            sa.func.count(sa.distinct(sa.cast(key, sa.Text()))),
-            sa.func.count(sa.distinct(key)),
-        ).select_from(table)
-    )
-    rows, present, texts, values = map(int, row)
+    parts = [table.c[key] for key in params.subject.keys]
+    whole = [part.is_not(None) for part in parts]
+    # 7 and "7" are two values in SQLite, 7.5 and 7.50 two texts, and one person each
+    as_text = [sa.cast(part, sa.Text()) for part in parts]
+    if len(parts) == 1:
+        counted = [
+            sa.func.count(parts[0]),
+            sa.func.count(sa.distinct(as_text[0])),
+            sa.func.count(sa.distinct(parts[0])),
+        ]
+        rows, present, texts, values = map(
+            int, reader.row(sa.select(sa.func.count(), *counted).select_from(table))
+        )
+    else:
+        rows = reader.count(sa.select(sa.func.count()).select_from(table))
+        present, texts, values = (
+            reader.count(sa.select(sa.func.count()).select_from(each.subquery()))
+            for each in (
+                sa.select(*labelled(parts)).where(*whole),
+                sa.select(*labelled(as_text)).where(*whole).distinct(),
+                sa.select(*labelled(parts)).where(*whole).distinct(),
+            )
+        )
     distinct = min(texts, values)
     if rows != present or present != distinct:
         raise SubjectKeyInvalid(
-            f"{params.subject.table}.{params.subject.key}: {rows - present} keys are null and "
+            f"{params.subject.table}.{params.subject.called}: {rows - present} keys are null and "
             f"{present - distinct} are repeated among {rows} rows. A subject table has one row "
             "a person."
         )
@@ -96,9 +108,9 @@ def without_person(reader: Reader, params: Params, base: str) -> int:
     """How many rows of a table lead to nobody."""
     joins = Joins(params, base, dialect=reader.dialect, as_of=None)
     chains = params.paths(base, params.subject.table)
-    subject = joins.value(chains, params.subject.key, outer=True)
+    subject = joins.person(chains, outer=True)
     statement = sa.select(sa.func.count()).select_from(joins.source)
-    return reader.count(statement.where(subject.is_(None)))
+    return reader.count(statement.where(lacking(subject)))
 
 
 def check_link_types(reader: Reader, params: Params) -> None:

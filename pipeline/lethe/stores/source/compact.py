@@ -30,7 +30,7 @@ from lethe.stores.source.connect import (
     source_engine,
 )
 from lethe.stores.source.descent import descent
-from lethe.stores.source.writer import writing_errors
+from lethe.stores.source.writing_errors import writing_errors
 
 MARKS = STATE / "source-erasures.json"
 REMAINS = (

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lethe.core.errors import ErasureRefused
-from lethe.stores.source.erase_plan import spelled
-from lethe.stores.source.graph import Edge, Graph
+from lethe.stores.source.edge import Edge
+from lethe.stores.source.graph import Graph
 from lethe.stores.source.writer import AT_ONCE, Row
 
 RowKey = tuple[str, tuple[Any, ...]]
@@ -64,12 +64,14 @@ def _links(graph: Graph, left: Mapping[RowKey, Row]) -> tuple[Points, Pointed]:
         if not edge.enforced or edge.child not in tables or edge.parent not in tables:
             continue
         targets = {
-            spelled(row, edge.references): key
+            graph.said(row.table, edge.references, row.values): key
             for key, row in left.items()
             if row.table == edge.parent
         }
         for key, row in left.items():
-            values = spelled(row, edge.columns) if row.table == edge.child else None
+            if row.table != edge.child:
+                continue
+            values = graph.said(row.table, edge.columns, row.values)
             target = targets.get(values) if values is not None else None
             if target is not None and target != key:
                 points[key].add((target, edge))

@@ -64,8 +64,7 @@ def draft(
         _HEAD.replace("{decide}", DECIDE),
         f"purpose: {DECIDE} # what for, in the words that people were asked in?\n",
         f"source:\n  url: {quoted(url)}\n  time_zone: UTC # of times that say none\n{form}",
-        _section("subject", [("table", guesses.people), ("key", guesses.key)])
-        + "  minimum: 100 # fewer people than this stop the pipeline\n",
+        _subject(guesses) + "  minimum: 100 # fewer people than this stop the pipeline\n",
         _section("records", [("table", guesses.records)])
         + "  # latest_by: a column that orders a person's records\n",
         "shards: 4\n",
@@ -75,6 +74,21 @@ def draft(
         _TAIL.replace("{decide}", DECIDE),
     ]
     return "\n".join(parts)
+
+
+def _subject(guesses: Guesses) -> str:
+    if not guesses.keys:
+        return _section("subject", [("table", guesses.people), ("key", guesses.key)])
+    why = "its primary key, which other tables refer to; in this order for good"
+    return (
+        _section("subject", [("table", guesses.people)])
+        + f"  key: {_listed(guesses.keys)} # guessed: {why}\n"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """A name as YAML has it, or several as a list."""
+    return shown(names[0]) if len(names) == 1 else f"[{', '.join(map(shown, names))}]"
 
 
 def _section(name: str, guessed: Sequence[tuple[str, Guess]]) -> str:
@@ -163,7 +177,8 @@ def _columns(table: SeenTable, guesses: Guesses) -> Iterator[tuple[str, str]]:
     consent = guesses.consent
     answers = consent.columns if consent and consent.table == table.name else ()
     for column in table.columns:
-        if table.name == guesses.people.name and column.name == guesses.key.name:
+        own_key = guesses.keys or (guesses.key.name,)
+        if table.name == guesses.people.name and column.name in own_key:
             yield (
                 column.name,
                 "{role: subject_key, why: joins a person's rows; replaced by a token}",
@@ -196,8 +211,8 @@ def _consent(found: Consents | None) -> str:
             "# have role consent. Only who said yes is used. No table has answers? Make one.\n"
         )
     lines = ["consent: # guessed: by the names of its columns"]
-    for key in ("table", "subject", "purpose", "answer", "time"):
-        lines.append(f"  {key}: {shown(getattr(found, key))}")
+    lines += [f"  table: {shown(found.table)}", f"  subject: {_listed(found.subject)}"]
+    lines += [f"  {key}: {shown(getattr(found, key))}" for key in ("purpose", "answer", "time")]
     lines += [
         '  "yes": ["yes"] # the words of a yes, as the table has them',
         '  "no": ["no", withdrawn]',

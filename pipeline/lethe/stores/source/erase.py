@@ -17,6 +17,7 @@ from lethe.stores.source.graph import Graph
 from lethe.stores.source.mentions import Mentioned, terms_of
 from lethe.stores.source.rewrite_files import Folder, folder_of
 from lethe.stores.source.trace import RowTrace
+from lethe.stores.source.verify import standing_people
 from lethe.stores.source.writer import Row, Writer, open_writer
 
 STORE = "source"
@@ -54,9 +55,27 @@ def erase_from_source(
     def planned(writer: Writer) -> ErasePlan:
         trace = RowTrace(writer, params, traces.key, now=now).run()
         planner = Planner(writer, params, trace, traces.key, now=now)
-        return planner.make(terms_of(traces), mentioned=mentioned)
+        _refuse_unfound(writer, params, trace, traces)
+        terms = terms_of(traces, whole_key=len(params.subject.keys) == 1)
+        return planner.make(terms, mentioned=mentioned)
 
     return carry_out(params, planned, about=traces.key, compact=compact)
+
+
+def _refuse_unfound(writer: Writer, params: Params, trace: RowTrace, traces: Traces) -> None:
+    """Where the pipeline reads a person whom the writer does not find, nothing was erased.
+
+    Raises:
+        SourceUnavailable: so it is.
+    """
+    if len(params.subject.keys) == 1 or trace.subject_rows:
+        return
+    if standing_people(writer, params, {traces.key}):
+        raise SourceUnavailable(
+            f"A person is in {params.subject.table} and is not found there by the columns "
+            f"{params.subject.called}: the source compares their values otherwise than it shows "
+            "them. Nothing was changed. Give the columns plain types (text, integer, date)."
+        )
 
 
 def carry_out(

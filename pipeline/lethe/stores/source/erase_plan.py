@@ -4,21 +4,17 @@ import datetime as dt
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
-from uuid import UUID, uuid4
 
 import sqlalchemy as sa
 
 from lethe.config.params import Params
 from lethe.core.errors import ErasureRefused
-from lethe.core.values import canonical_text
-from lethe.stores.source.graph import Edge
+from lethe.stores.source.edge import Columns, Edge
 from lethe.stores.source.mentions import Mentioned, Terms, mentions, searched
+from lethe.stores.source.new_key import ERASED, changing_places, cut_columns, surrogate
 from lethe.stores.source.trace import RowTrace
 from lethe.stores.source.writer import Row, Writer
-
-ERASED = "erased"  # where text must stand and nothing may be revealed
 
 Identity = tuple[Any, ...]
 
@@ -60,11 +56,9 @@ class Planner:
         self._trace = trace
         self._key = key
         self._now = now
-        self._new_key: Any = None
+        self._new_key: dict[int, Any] = {}  # place in the key → what stands there from now on
         self.plan = ErasePlan()
-        self._carrying: dict[str, list[str]] = {}  # table → its columns that may hold a key
-        for table, column in self._graph.carrying:
-            self._carrying.setdefault(table, []).append(column)
+        self._said = self._graph.parts(key)
 
     def make(self, terms: Terms | None, *, mentioned: Mentioned | None = None) -> ErasePlan:
         """Decides.
@@ -99,26 +93,29 @@ class Planner:
                 self._mentioned(table, terms, (mentioned or {}).get(table))
         return self.plan
 
-    def _shell(self, row: Row) -> Any:
-        """The key under which the person's row stays; it reveals nothing."""
-        facts = self._graph.facts(row.table, self._graph.key)
-        if not facts.generated:
-            return surrogate(row.values[self._graph.key], facts.type)
+    def _shell(self, row: Row) -> dict[int, Any]:
+        """The key under which the person's row stays, by place; it reveals nothing."""
+        places = changing_places(self._writer, self._params, row)
+        facts = {place: self._graph.facts(row.table, self._graph.key[place]) for place in places}
+        if not any(each.generated for each in facts.values()):
+            old = {place: row.values[self._graph.key[place]] for place in places}
+            return {place: surrogate(old[place], each.type) for place, each in facts.items()}
         erase = self._params.tables[row.table].erase  # the database alone gives such keys
         blanks = {
             column: self._blank(row.table, column)
             for column in (erase.columns if erase else ())
-            if column != self._graph.key
+            if column not in self._graph.key
         }
         self._refuse_second_row(row, set(blanks))
         self.plan.moves.setdefault(row.table, {})[row.identity] = row
         self.plan.moved.add((row.table, row.identity))
-        return self._writer.copy(row, blanks).values[self._graph.key]
+        made = self._writer.copy(row, blanks).values
+        return {place: made[self._graph.key[place]] for place in places}
 
     def _delete(self, row: Row) -> None:
         self.plan.delete.setdefault(row.table, {})[row.identity] = row
         for edge in self._graph.into[row.table]:
-            values = spelled(row, edge.references)
+            values = self._graph.said(row.table, edge.references, row.values)
             if values is not None:
                 self.plan.points.setdefault((row.table, edge.references), set()).add(values)
 
@@ -137,16 +134,16 @@ class Planner:
         erase = self._params.tables[row.table].erase
         if erase is None:
             raise ErasureRefused(f"tables.{row.table}: say what an erasure does to it (erase: …).")
-        own_key = (self._graph.key,) if row.table == self._graph.subject else ()
+        own_key = self._graph.key if row.table == self._graph.subject else ()
         for column in erase.columns:
             if column not in own_key:
                 self._change(row, column, self._blank(row.table, column))
         subject_stays = bool(self.plan.keep.get(self._graph.subject))
-        if self._new_key is not None:
+        if self._new_key:
             self._follow(row)
         elif not subject_stays:
-            for column in self._naming(row):
-                self._cut_from_key(row, column)
+            for columns in self._naming(row):
+                self._cut_from_key(row, columns)
         for edge in self._graph.out_of[row.table]:
             if self._points_at_deleted(row, edge) and not self._is_nulled(row, edge):
                 self._cut(row, edge)
@@ -180,23 +177,26 @@ class Planner:
     def _changes(self, row: Row) -> dict[str, Any]:
         return self.plan.change.get(row.table, {}).get(row.identity, (row, {}))[1]
 
-    def _naming(self, row: Row) -> list[str]:
-        """The row's columns that hold the person's key."""
+    def _naming(self, row: Row) -> list[Columns]:
+        """The row's columns that hold the person's key, those of each key together."""
         return [
-            column
-            for column in self._carrying.get(row.table, ())
-            if row.values.get(column) is not None
-            and self._graph.carries(row.table, column, row.values)
-            and canonical_text(row.values[column]) == self._key
+            columns
+            for columns in self._graph.carriers(row.table)
+            if all(row.values.get(column) is not None for column in columns)
+            and self._graph.carries(row.table, columns, row.values)
+            and self._graph.said(row.table, columns, row.values) == self._said
         ]
 
     def _follow(self, row: Row) -> None:
-        for column in self._naming(row):
-            self._change(row, column, self._new_key)
+        for columns in self._naming(row):
+            for place, value in self._new_key.items():
+                self._change(row, columns[place], value)
 
     def _points_at_deleted(self, row: Row, edge: Edge) -> bool:
         going = self.plan.points.get((edge.parent, edge.references), set())
-        return bool(going) and edge.holds(row.values) and spelled(row, edge.columns) in going
+        if not going or not edge.holds(row.values):
+            return False
+        return self._graph.said(row.table, edge.columns, row.values) in going
 
     def _is_nulled(self, row: Row, edge: Edge) -> bool:
         return any(self._changes(row).get(column, "") is None for column in edge.columns)
@@ -214,13 +214,16 @@ class Planner:
                 self._cut(row, edge)
         self._move_if_its_key_changes(row)
 
-    def _cut_from_key(self, row: Row, column: str) -> None:
+    def _cut_from_key(self, row: Row, columns: Columns) -> None:
+        """Blanks what leads to the person by their key."""
         erase = self._params.tables[row.table].erase
-        given = erase is not None and column in erase.replace
-        if not given and not self._graph.facts(row.table, column).nullable:
+        given = set(erase.replace) if erase is not None else set()
+        chosen = cut_columns(self._writer, row, columns, given)
+        if chosen is None:
             edges = self._graph.out_of[row.table]
-            raise self._bound(row, next(edge for edge in edges if column in edge.columns))
-        self._change(row, column, self._blank(row.table, column))
+            raise self._bound(row, next(e for e in edges if set(columns) <= set(e.columns)))
+        for column in chosen:
+            self._change(row, column, self._blank(row.table, column))
 
     def _bound(self, row: Row, edge: Edge) -> ErasureRefused:
         erase = self._params.tables[row.table].erase
@@ -241,9 +244,13 @@ class Planner:
             if other != edge
             for column in other.columns
         }
-        naming = [c for c in self._naming(row) if c in edge.columns]
-        chosen = [c for c in free if c in naming] or [c for c in free if c not in others] or free
-        if not chosen or (self._new_key is None and not set(naming) <= set(chosen)):
+        naming = [columns for columns in self._naming(row) if set(columns) <= set(edge.columns)]
+        chosen: list[str] | None = [c for c in free if c not in others] or free
+        if naming and (len(self._graph.key) > 1 or set(naming[0]) <= set(free)):
+            chosen = cut_columns(self._writer, row, naming[0])
+        elif naming and not self._new_key:
+            chosen = None
+        if not chosen:
             raise self._bound(row, edge)
         for column in chosen:
             self._change(row, column, None)
@@ -335,22 +342,3 @@ class Planner:
         else:
             self._retained(row.table, row.table, row)
         return erase.action == "delete"
-
-
-def surrogate(key: Any, declared: sa.types.TypeEngine[Any]) -> Any:
-    """A random key of the same kind that no living person has: negative, or `erased-…`."""
-    if isinstance(key, UUID):
-        return uuid4()
-    if isinstance(key, int | Decimal):
-        small = isinstance(declared, sa.SmallInteger)
-        number = -1 - secrets.randbelow(2**15 - 1 if small else 2**31 - 1)
-        return Decimal(number) if isinstance(key, Decimal) else number
-    name = f"{ERASED}-{secrets.token_hex(8)}"
-    length = getattr(declared, "length", None)
-    return name if length is None or length >= len(name) else secrets.token_hex(16)[:length]
-
-
-def spelled(row: Row, columns: Iterable[str]) -> tuple[str, ...] | None:
-    """The values of a link, comparable with the other side's; None if one is null."""
-    values = [row.values[column] for column in columns]
-    return None if any(v is None for v in values) else tuple(map(canonical_text, values))

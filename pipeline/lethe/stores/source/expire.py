@@ -22,9 +22,12 @@ from lethe.core.values import canonical_text
 from lethe.stores.source import queries
 from lethe.stores.source.catalogue import SourceTable
 from lethe.stores.source.compact import Marks
+from lethe.stores.source.edge import Edge
 from lethe.stores.source.erase import STORE, carry_out
-from lethe.stores.source.erase_plan import ERASED, ErasePlan, Planner
-from lethe.stores.source.graph import Edge
+from lethe.stores.source.erase_plan import ErasePlan, Planner
+from lethe.stores.source.new_key import ERASED
+from lethe.stores.source.person_key import together
+from lethe.stores.source.queries import labelled
 from lethe.stores.source.rewrite_files import readable
 from lethe.stores.source.trace import RowTrace, until_column
 from lethe.stores.source.writer import Row, Writer, open_writer
@@ -297,8 +300,8 @@ def _subjects(
     writer: Writer, params: Params, table: SourceTable, condition: sa.ColumnElement[bool]
 ) -> Iterator[str]:
     for made in _subjects_queries(writer, params, table, condition):
-        for (key,) in writer.connection.execute(made.distinct()):
-            yield canonical_text(key)
+        for parts in writer.connection.execute(made.distinct()):
+            yield together([canonical_text(part) for part in parts])
 
 
 def _subjects_queries(
@@ -312,8 +315,9 @@ def _subjects_queries(
             there = writer.table(link.table).alias(f"at{number}")
             source = source.join(there, queries.along(link, here, there, writer.graph.dialect))
             here = there
-        key = here.c[params.subject.key]
-        yield sa.select(key).select_from(source).where(condition, key.is_not(None))
+        parts = [here.c[key] for key in params.subject.keys]
+        whole = [part.is_not(None) for part in parts]
+        yield sa.select(*labelled(parts)).select_from(source).where(condition, *whole)
 
 
 def _subject_rule(
@@ -331,7 +335,7 @@ def _people(writer: Writer, params: Params, as_of: dt.datetime) -> Iterator[str]
     if rule is None:
         return
     table, past, _ = rule
-    key = table.c[params.subject.key]
+    parts = [table.c[key] for key in params.subject.keys]
     conditions = [past]
     for name, declared in params.tables.items():
         erase = declared.erase
@@ -346,18 +350,19 @@ def _people(writer: Writer, params: Params, as_of: dt.datetime) -> Iterator[str]
         if ended is not None:
             in_time = sa.func.coalesce(sa.not_(ended[0]), sa.true())  # undated may be in time
             for alive in _subjects_queries(writer, params, other, in_time):
+                key = parts[0] if len(parts) == 1 else sa.tuple_(*parts)
                 conditions.append(key.not_in(alive))
     erase = params.tables[table.fullname].erase
     if erase is not None and erase.action == "anonymize":  # a shell reveals nobody any more
-        identifying = [column for column in erase.columns if column != params.subject.key]
+        identifying = [c for c in erase.columns if c not in params.subject.keys]
         conditions.append(_not_blank(table, identifying, erase.replace))
     elif erase is not None and erase.action == "retain":
         by = until_column(params, table.fullname)
         if by is None or erase.days is None:
             return
         conditions.append(_law_is_over(writer, params, table, by, erase.days, as_of))
-    for (found,) in writer.connection.execute(sa.select(key).where(*conditions)):
-        yield canonical_text(found)
+    for found in writer.connection.execute(sa.select(*labelled(parts)).where(*conditions)):
+        yield together([canonical_text(part) for part in found])
 
 
 def _count(writer: Writer, table: SourceTable, condition: sa.ColumnElement[bool] | None) -> int:

@@ -7,16 +7,19 @@ from contextlib import closing
 from decimal import Decimal
 from typing import Any
 
+import pandas as pd
 import sqlalchemy as sa
 
 from lethe.config.params import Params
 from lethe.core.errors import LetheError, SourceUnavailable
 from lethe.core.notices import notice
 from lethe.core.text import folded, plain
-from lethe.core.values import by_distinct, canonical_text
+from lethe.core.values import canonical_text
 from lethe.stores.source import queries
 from lethe.stores.source.alike import may_be_one_of
+from lethe.stores.source.find_together import keys_together
 from lethe.stores.source.number_keys import plain_number
+from lethe.stores.source.person_key import understood
 from lethe.stores.source.reader import Reader
 from lethe.stores.source.writer import AT_ONCE, chunks
 
@@ -44,7 +47,7 @@ def subjects_by(params: Params, column: str, values: Iterable[str]) -> dict[str,
     found: dict[str, set[str]] = {value: set() for value in values}
     with closing(Reader(params)) as reader:
         joins = queries.Joins(params, table, dialect=reader.dialect, as_of=None)
-        key = joins.value(paths, params.subject.key, outer=False)
+        key = joins.person(paths, outer=False)
         for some in chunks(list(found), AT_ONCE):
             for subject, value in _led_to(reader, joins, key, name, some):
                 found[value].add(subject)
@@ -54,7 +57,7 @@ def subjects_by(params: Params, column: str, values: Iterable[str]) -> dict[str,
 def _led_to(
     reader: Reader,
     joins: queries.Joins,
-    key: sa.ColumnElement[Any],
+    key: Sequence[sa.ColumnElement[Any]],
     name: str,
     values: Sequence[str],
 ) -> Iterator[tuple[str, str]]:
@@ -64,15 +67,14 @@ def _led_to(
     for value in values:
         alike.setdefault(folded(value), []).append(value)
     statement = (
-        sa.select(key.label("subject"), identifier.label("said"))
+        sa.select(*queries.labelled(key), identifier.label("said"))
         .select_from(joins.source)
         .where(*joins.where, may_be_one_of(identifier, alike, reader.dialect))
         .distinct()
     )
     for frame in reader.stream(statement):
-        keys = by_distinct(frame["subject"], canonical_text)
-        for subject, said in zip(keys, frame["said"], strict=True):
-            if subject is None or said is None:
+        for subject, said in zip(queries.subjects_in(frame), frame["said"], strict=True):
+            if pd.isna(subject) or said is None:
                 continue
             for value in alike.get(folded(str(said)), ()):
                 yield subject, value
@@ -81,11 +83,14 @@ def _led_to(
 def keys_spelled(params: Params, keys: Iterable[str]) -> dict[str, list[str]]:
     """The subject keys that each of these may mean: where the key's column is of numbers, the one
     of that value; else itself if somebody or nobody has it, or all those that are spelled alike.
+    Of a key of several columns the same of each part.
 
     Raises:
         SourceUnavailable: the source does not answer.
     """
     asked = list(dict.fromkeys(keys))
+    if len(params.subject.keys) > 1:
+        return keys_together(params, asked)
     found = _keys_of_numbers(params, asked)
     # In a column of texts digits have one spelling; who has it need not be looked up.
     found |= {
@@ -95,7 +100,7 @@ def keys_spelled(params: Params, keys: Iterable[str]) -> dict[str, list[str]]:
     }
     words = [key for key in asked if key not in found]
     if words:
-        column = f"{params.subject.table}.{params.subject.key}"
+        column = f"{params.subject.table}.{params.subject.called}"
         for key, alike in subjects_by(params, column, words).items():
             found[key] = [key] if key in alike else alike or [key]
     return found
@@ -103,8 +108,12 @@ def keys_spelled(params: Params, keys: Iterable[str]) -> dict[str, list[str]]:
 
 def key_meant(params: Params, word: str) -> str:
     """The key that a person's word is, for what looks without the source; as it was written, and
-    a notice, where the source does not answer."""
-    said = plain(word).strip()
+    a notice, where the source does not answer.
+
+    Raises:
+        ParamsInvalid: the key has several columns, and this is no list of as many values.
+    """
+    said = understood(plain(word).strip(), params.subject)
     try:
         keys = keys_spelled(params, [said])[said]
     except LetheError:
@@ -120,7 +129,7 @@ def _keys_of_numbers(params: Params, asked: Sequence[str]) -> dict[str, list[str
         return {}
     reader = Reader(params)
     try:
-        spelling = reader.number_keys()
+        (spelling,) = reader.number_keys()
         if spelling is None:
             return {}
         made = {key: spelling.spelled(number) for key, number in numbers.items()}
@@ -137,7 +146,7 @@ def _as_their_rows_have_them(
     reader: Reader, params: Params, numbers: Mapping[str, Decimal]
 ) -> dict[str, str]:
     """The keys of decimals in a column where 7.5 can be 7.50 too, if they are there."""
-    key = queries.table_of(params, params.subject.table).c[params.subject.key]
+    key = queries.table_of(params, params.subject.table).c[params.subject.called]
     found: dict[str, str] = {}
     for some in chunks(list(numbers), AT_ONCE):
         statement = sa.select(key.label("subject")).where(key.in_([numbers[n] for n in some]))

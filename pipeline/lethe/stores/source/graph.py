@@ -3,7 +3,6 @@
 Reads the catalogue, no row. What looks like a link to a person and is none, stops here.
 """
 
-import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,64 +14,51 @@ from lethe.config.links import When, holds
 from lethe.config.params import Params
 from lethe.core.errors import ErasureRefused, SchemaMismatch
 from lethe.core.schemas import name_in
+from lethe.core.values import canonical_text
 from lethe.stores.source.catalogue import Catalogue
 from lethe.stores.source.descent import Descent, descent, refuse_parts_elsewhere
+from lethe.stores.source.edge import Carrier, Columns, Edge
+from lethe.stores.source.forms import compared
+from lethe.stores.source.look_alikes import look_alikes
+from lethe.stores.source.person_key import apart
 from lethe.stores.source.schema import check_schema, outside, reflect
 from lethe.stores.source.table_facts import ColumnFacts, TableFacts, table_facts
-
-# Names of keys that say nothing of whose they are: every table may have its own.
-_KEYS = ("id", "key", "no", "nr", "nbr", "num", "number", "code", "uuid", "guid")
-_GENERIC = frozenset({*_KEYS, "pk"})
-_SHORTEST = 4  # letters of a name that can point at a person by itself
-
-
-@dataclass(frozen=True)
-class Edge:
-    """Rows of `child`, those that `when` is about, point at a row of `parent`; `enforced` by the
-    database or declared only."""
-
-    child: str
-    columns: tuple[str, ...]
-    parent: str
-    references: tuple[str, ...]
-    enforced: bool
-    deferrable: bool = False
-    restricts: bool = False
-    when: When = ()
-
-    def holds(self, values: Mapping[str, Any]) -> bool:
-        """Whether a row of `child` is one that the link is about."""
-        return holds(self.when, values)
 
 
 @dataclass(frozen=True)
 class Graph:
     """The tables, and every way from one to another.
 
-    `own`: table → the edges, one for each row, that lead its rows to the person they are about.
-    `carrying`: the columns whose values are subject keys, directly or through other keys, and
-        in which rows they are that.
+    `key`: the columns of the subject's key. `own`: table → the edges, one for each row, that lead
+        its rows to the person they are about.
+    `carrying`: the columns whose values are subject keys, directly or through other keys, in the
+        order of the key, and in which rows they are that.
     `unseen`: what else the database has, where nobody is looked for; see `outside`.
     """
 
     dialect: str
     subject: str
-    key: str
+    key: tuple[str, ...]
     tables: Mapping[str, TableFacts]
     edges: tuple[Edge, ...]
     own: Mapping[str, tuple[Edge, ...]]
-    carrying: Mapping[tuple[str, str], tuple[When, ...]]
+    carrying: Mapping[Carrier, tuple[When, ...]]
     copies: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
     descent: Descent = field(default_factory=Descent)
     into: Mapping[str, tuple[Edge, ...]] = field(init=False)
     out_of: Mapping[str, tuple[Edge, ...]] = field(init=False)
+    _carriers: Mapping[str, tuple[Columns, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
         into = {name: tuple(e for e in self.edges if e.parent == name) for name in self.tables}
         out_of = {name: tuple(e for e in self.edges if e.child == name) for name in self.tables}
         object.__setattr__(self, "into", into)
         object.__setattr__(self, "out_of", out_of)
+        carriers: dict[str, tuple[Columns, ...]] = {}
+        for table, columns in self.carrying:
+            carriers[table] = (*carriers.get(table, ()), columns)
+        object.__setattr__(self, "_carriers", carriers)
 
     @property
     def unseen_note(self) -> str | None:
@@ -86,9 +72,38 @@ class Graph:
     def facts(self, table: str, column: str) -> ColumnFacts:
         return self.tables[table].columns[column]
 
-    def carries(self, table: str, column: str, values: Mapping[str, Any]) -> bool:
-        """Whether what a row has in a column is a subject's key."""
-        return any(holds(when, values) for when in self.carrying.get((table, column), ()))
+    def carries(self, table: str, columns: Columns, values: Mapping[str, Any]) -> bool:
+        """Whether what a row has in these columns is a subject's key."""
+        return any(holds(when, values) for when in self.carrying.get((table, columns), ()))
+
+    def carriers(self, table: str) -> tuple[Columns, ...]:
+        """The columns of a table that may hold a subject's key, those of each key together."""
+        return self._carriers.get(table, ())
+
+    def compared(self, table: str, columns: Columns, values: Iterable[str]) -> Columns:
+        """Canonical values of columns so that equal texts are equal to the database."""
+        types = (self.facts(table, column).type for column in columns)
+        return tuple(compared(value, each) for value, each in zip(values, types, strict=True))
+
+    def parts(self, key: str) -> Columns | None:
+        """The parts of a subject's key as `compared` has them; None if it is no key of theirs."""
+        found = apart(key, len(self.key))
+        return None if found is None else self.compared(self.subject, self.key, found)
+
+    def said(self, table: str, columns: Columns, values: Mapping[str, Any]) -> Columns | None:
+        """What a row has in columns, as `parts` has a key; None if one of them is null."""
+        own = [values[column] for column in columns]
+        if any(value is None for value in own):
+            return None
+        return self.compared(table, columns, map(canonical_text, own))
+
+    def leads_to_key(self, edge: Edge) -> Columns | None:
+        """The columns of `child` that say whose a row is, in the key's order, where an edge leads
+        to the subject's own row by its whole key."""
+        if edge.parent != self.subject or set(edge.references) != set(self.key):
+            return None
+        by_reference = dict(zip(edge.references, edge.columns, strict=True))
+        return tuple(by_reference[column] for column in self.key)
 
     def has_row_numbers(self, table: str) -> bool:
         """Whether SQLite itself numbers the rows, by which they are read in their order."""
@@ -99,7 +114,7 @@ class Graph:
         """The columns of a table that take part in any link, to it or from it, in its order."""
         used = {c for e in self.out_of[table] for c in (*e.columns, *dict(e.when))}
         used |= {c for e in self.into[table] for c in e.references}
-        used |= {column for name, column in self.carrying if name == table}
+        used |= {column for columns in self.carriers(table) for column in columns}
         return tuple(column for column in self.tables[table].columns if column in used)
 
 
@@ -136,7 +151,7 @@ def read_graph(connection: sa.Connection, params: Params) -> Graph:
     graph = Graph(
         dialect=dialect,
         subject=params.subject.table,
-        key=params.subject.key,
+        key=params.subject.keys,
         tables=tables,
         edges=edges,
         own=_own(params, edges, family),
@@ -145,7 +160,7 @@ def read_graph(connection: sa.Connection, params: Params) -> Graph:
         unseen=outside(connection, params.tables),
         descent=family,
     )
-    suspects = look_alikes(params, graph)
+    suspects = look_alikes(params, tables, edges, graph.carrying)
     if suspects:
         raise ErasureRefused(
             f"{', '.join(suspects)} looks like a link to a person but is neither a foreign key "
@@ -153,70 +168,6 @@ def read_graph(connection: sa.Connection, params: Params) -> Graph:
             "under not_links if it is none."
         )
     return graph
-
-
-def look_alikes(params: Params, graph: Graph) -> list[str]:
-    """Columns named like a link to a person (`patient_id`, `PatientId`, `old_patientid`) that
-    no foreign key and no declaration explains; as `table.column`, in order."""
-    whole, parts = _identifying_names(params, graph)
-    explained = {(edge.child, column) for edge in graph.edges for column in edge.columns}
-    explained |= set(graph.carrying)
-    found = []
-    for table, facts in graph.tables.items():
-        for column, each in facts.columns.items():
-            if (table, column) in explained or column in params.tables[table].not_links:
-                continue
-            if isinstance(each.type, sa.Boolean | sa.Date | sa.DateTime | sa.Time):
-                continue
-            name = _plain(column)
-            own_key = facts.primary == {column}
-            identifying = name in {n for names in whole.values() for n in names} and not own_key
-            if identifying or any(part in name for part in parts):
-                found.append(f"{table}.{column}")
-    return found
-
-
-def _identifying_names(params: Params, graph: Graph) -> tuple[dict[str, set[str]], set[str]]:
-    """Names that point at a person's row as a whole, by table, and those that do inside others.
-
-    The first are every known link's and the keys of people's tables; the second the
-    subject's: its key, and its table's name in the singular before `id`, `no`, …
-    """
-    whole: dict[str, set[str]] = {}
-    people = [name for name in graph.tables if params.tables[name].about == "person"]
-    for name in people:
-        primary = graph.tables[name].primary
-        if len(primary) == 1:
-            whole.setdefault(name, set()).update(map(_plain, primary))
-    for edge in graph.edges:
-        if edge.parent in people and len(edge.columns) == 1:
-            whole.setdefault(edge.parent, set()).add(_plain(edge.columns[0]))
-    for table, column in graph.carrying:
-        whole.setdefault(table, set()).add(_plain(column))
-    key = _plain(params.subject.key)
-    stems = {_singular(_plain(params.subject.table)), *(key.removesuffix(end) for end in _KEYS)}
-    whole.setdefault(params.subject.table, set()).update(stems)
-    stems = {stem for stem in stems if _identifies(stem)}
-    parts = {stem + end for stem in stems for end in (*_KEYS, "ref", "fk")} | {key}
-    return (
-        {table: {n for n in names if _identifies(n)} for table, names in whole.items()},
-        {name for name in parts if _identifies(name)},
-    )
-
-
-def _identifies(name: str) -> bool:
-    return name not in _GENERIC and len(name) >= _SHORTEST
-
-
-def _plain(name: str) -> str:
-    """`Patient_ID`, `patientId` and `patient id` are one name."""
-    return re.sub(r"[\W_]", "", name).lower()
-
-
-def _singular(name: str) -> str:
-    if name.endswith("ies"):
-        return name.removesuffix("ies") + "y"
-    return name.removesuffix("s") if not name.endswith("ss") else name
 
 
 def _edges(
@@ -325,17 +276,19 @@ def _own(params: Params, edges: tuple[Edge, ...], family: Descent) -> dict[str, 
     return own
 
 
-def _carrying(params: Params, edges: tuple[Edge, ...]) -> dict[tuple[str, str], tuple[When, ...]]:
-    found: dict[tuple[str, str], tuple[When, ...]] = {
-        (params.subject.table, params.subject.key): ((),)
-    }
+def _carrying(params: Params, edges: tuple[Edge, ...]) -> dict[Carrier, tuple[When, ...]]:
+    found: dict[Carrier, tuple[When, ...]] = {(params.subject.table, params.subject.keys): ((),)}
     while True:
         before = dict(found)
         for edge in edges:
-            for own, other in zip(edge.columns, edge.references, strict=True):
-                known = found.get((edge.child, own), ())
-                if (edge.parent, other) in found and edge.when not in known:
-                    found[edge.child, own] = (*known, edge.when)
+            pointing = dict(zip(edge.references, edge.columns, strict=True))
+            for table, columns in list(found):
+                if table != edge.parent or not set(columns) <= set(pointing):
+                    continue
+                own = edge.child, tuple(pointing[column] for column in columns)
+                known = found.get(own, ())
+                if edge.when not in known:
+                    found[own] = (*known, edge.when)
         if found == before:
             return found
 

@@ -19,6 +19,9 @@ _ANSWER = frozenset(
     {"answer", "status", "decision", "consent", "said", "choice", "granted", "agreed", "response"}
 )
 _TIMES = ("date", "timestamp")
+_VERSIONS = frozenset(
+    {"valid", "validfrom", "validto", "version", "revision", "effective", "since", "until", "from"}
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Consents:
     """Where answers seem to be."""
 
     table: str
-    subject: str
+    subject: tuple[str, ...]
     purpose: str
     answer: str
     time: str
@@ -49,8 +52,9 @@ class Consents:
 class Guesses:
     """All that a draft says beside the schema itself.
 
-    `links`: of each table, and whether the database itself has the link. `about`: the tables whose
-    rows lead to a person, the people's own among them.
+    `key`: the column that names people, or `keys` where several do together. `links`: of each
+    table, and whether the database itself has the link. `about`: the tables whose rows lead to a
+    person, the people's own among them.
     """
 
     people: Guess
@@ -60,6 +64,7 @@ class Guesses:
     records: Guess
     consent: Consents | None
     unwritten: Mapping[str, Sequence[Link]] = field(default_factory=dict)
+    keys: tuple[str, ...] = ()
 
 
 def guess(found: Sequence[SeenTable], people: str | None = None) -> Guesses:
@@ -75,10 +80,11 @@ def guess(found: Sequence[SeenTable], people: str | None = None) -> Guesses:
     unwritten = {n: [each for each, _ in made if not _writable(each)] for n, made in links.items()}
     links = {n: [each for each in made if _writable(each[0])] for n, made in links.items()}
     about = _leading_to(chosen.name, links)
-    key = Guess(None, "")
+    key, together = Guess(None, ""), tuple[str, ...]()
     if chosen.name is not None:
         key = _key(tables[chosen.name])
-    consent = _consent(tables, links, chosen.name, about)
+        together = _together(tables[chosen.name], links)
+    consent = _consent(tables, links, chosen.name, about, together or (str(key.name),))
     return Guesses(
         people=chosen,
         key=key,
@@ -87,6 +93,29 @@ def guess(found: Sequence[SeenTable], people: str | None = None) -> Guesses:
         records=_records(tables, links, chosen.name, about, consent),
         consent=consent,
         unwritten=unwritten,
+        keys=together,
+    )
+
+
+def _together(
+    table: SeenTable, links: Mapping[str, Sequence[tuple[Link, bool]]]
+) -> tuple[str, ...]:
+    """The columns that name people together: a primary key that the database's own links are to."""
+    key = table.primary_key
+    pointed = any(
+        sure and link.table == table.name and set(link.references) == set(key)
+        for made in links.values()
+        for link, sure in made
+    )
+    return key if len(key) > 1 and pointed and not _is_history(table) else ()
+
+
+def _is_history(table: SeenTable) -> bool:
+    """Whether a table has several rows of one person, each from some time on."""
+    several = len(table.primary_key) > 1
+    parts = [table.column(name) for name in table.primary_key]
+    return several and any(
+        each.kind in _TIMES or bool(_VERSIONS & set(words(each.name))) for each in parts
     )
 
 
@@ -98,8 +127,8 @@ def _key(table: SeenTable) -> Guess:
         several = ", ".join(map(shown, table.primary_key))
         return Guess(
             None,
-            f"its primary key has several columns ({several}); which one, or which column of a "
-            "view, distinguishes people?",
+            f"its primary key has several columns ({several}); which of them name people, alone or "
+            "together as a list?",
         )
     kept = sorted(next(iter(each)) for each in table.unique if len(each) == 1)
     if kept:
@@ -175,7 +204,7 @@ def _people(
             for other, made in links.items()
             if other != name
         )
-        if not (said & PEOPLE or clear):
+        if not (said & PEOPLE or clear) or _is_history(table):
             continue
         named = 4 if said & PEOPLE else 1 if said & STAFF else 0
         scores[name] = named + min(2 * len(signs), 8) + min(pointing, 3) + (keys[name] is not None)
@@ -219,9 +248,16 @@ def _consent(
     links: Mapping[str, list[tuple[Link, bool]]],
     people: str | None,
     about: frozenset[str],
+    key: tuple[str, ...],
 ) -> Consents | None:
     for name in sorted(about - {people}):
-        own = [link for link, _ in links[name] if link.table == people and len(link.columns) == 1]
+        own = [
+            link
+            for link, _ in links[name]
+            if link.table == people
+            and len(link.columns) == len(key)
+            and (len(key) == 1 or set(link.references) == set(key))
+        ]
         taken = {column for link, _ in links[name] for column in link.columns}
         taken.update(tables[name].primary_key)
         free = [each for each in tables[name].columns if each.name not in taken]
@@ -233,7 +269,9 @@ def _consent(
         ]
         time = [each.name for each in free if _is_time(each) and each.name not in purpose]
         if own and purpose and answer and time:
-            return Consents(name, own[0].columns[0], purpose[0], answer[0], time[0])
+            named = dict(zip(own[0].references, own[0].columns, strict=True))
+            whose = tuple(named[each] for each in key) if len(key) > 1 else own[0].columns
+            return Consents(name, whose, purpose[0], answer[0], time[0])
     return None
 
 

@@ -68,6 +68,8 @@ def _said(params: Params, table: str, rows: Iterable[Row]) -> dict[Said, int]:
     columns = params.tables[table].columns
     named = tuple(name for name, column in columns.items() if column.names_people)
     single = [name for name, column in columns.items() if column.role == "identifier"]
+    if table == params.subject.table and len(params.subject.keys) > 1:
+        single += params.subject.keys  # a part that names the person by itself
     found: dict[Said, int] = defaultdict(int)
     for row in rows:
         for names in dict.fromkeys([named, *((name,) for name in single)]):

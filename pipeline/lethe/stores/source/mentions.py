@@ -101,13 +101,18 @@ class Terms:
         return self.pattern.search(folded_text) is not None
 
 
-def terms_of(traces: Traces) -> Terms | None:
+def terms_of(traces: Traces, *, whole_key: bool) -> Terms | None:
     """What names the person: their identifiers, and their key if it cannot stand there by chance.
 
     A request's own words are looked for as well, but no ordinary word: it names nobody.
+
+    Args:
+        whole_key: whether the key is a value of one column. The text of several stands nowhere;
+            those of them that name the person by themselves are among the identifiers.
     """
     said = [value for value in traces.identifiers if not is_ordinary_word(value)]
-    return Terms.of([*said, *([traces.key] if is_identifying(traces.key) else [])])
+    named = whole_key and is_identifying(traces.key)
+    return Terms.of([*said, *([traces.key] if named else [])])
 
 
 def _is_number(value: str) -> bool:
@@ -227,7 +232,9 @@ def find_mentions(params: Params, people: Sequence[Traces]) -> dict[str, Mention
         SourceUnavailable, Busy, SchemaMismatch, ErasureRefused: see `open_writer`.
     """
     found: dict[str, dict[str, list[Row]]] = {traces.key: {} for traces in people}
-    terms = {traces.key: each for traces in people if (each := terms_of(traces)) is not None}
+    whole = len(params.subject.keys) == 1
+    named = ((traces.key, terms_of(traces, whole_key=whole)) for traces in people)
+    terms = {key: each for key, each in named if each is not None}
     if params.address(params.source.url).partition(":")[0] in ("csv", "parquet"):
         return {key: {} for key in found}
     with open_writer(params, writing=False) as writer:

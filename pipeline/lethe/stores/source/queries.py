@@ -16,11 +16,13 @@ from lethe.core.times import today
 from lethe.core.values import parse_days, parse_times
 from lethe.stores.source.catalogue import SourceTable, table_named
 from lethe.stores.source.connect import dialect_of
+from lethe.stores.source.person_key import people_of
 
 _POSTGRESQL_FORM = {
     **{"%Y": "YYYY", "%y": "YY", "%m": "MM", "%d": "DD", "%H": "HH24", "%I": "HH12"},
     **{"%M": "MI", "%S": "SS", "%p": "AM", "%b": "Mon", "%B": "FMMonth", "%j": "DDD"},
 }
+_SUBJECT = re.compile(r"subject\d+")
 
 
 def table_of(params: Params, name: str) -> SourceTable:
@@ -89,6 +91,28 @@ def read_days(values: pd.Series, params: Params, table: str, column: str) -> pd.
     return parse_days(values, zone=zone, form=declared.format)
 
 
+def everybody(params: Params) -> sa.Select[Any]:
+    """The key of every person in the source; see `subjects_in`."""
+    table = table_of(params, params.subject.table)
+    return sa.select(*labelled([table.c[key] for key in params.subject.keys]))
+
+
+def labelled(parts: Sequence[sa.ColumnElement[Any]]) -> list[sa.Label[Any]]:
+    """The columns of a key as a statement selects them; see `subjects_in`."""
+    return [part.label(f"subject{place}") for place, part in enumerate(parts)]
+
+
+def subjects_in(frame: pd.DataFrame) -> pd.Series:
+    """The keys of a statement's people, of whom it selects `labelled` columns before all others."""
+    labels = [label for label in frame.columns if _SUBJECT.fullmatch(str(label))]
+    return people_of([frame[label] for label in labels])
+
+
+def lacking(parts: Sequence[sa.ColumnElement[Any]]) -> sa.ColumnElement[bool]:
+    """Whether a key names nobody: a part of it is null."""
+    return sa.or_(*(part.is_(None) for part in parts))
+
+
 class Joins:
     """A table joined along declared links to the rows that its rows point at.
 
@@ -133,6 +157,12 @@ class Joins:
             self.where.append(found.is_not(None))
         return found
 
+    def person(
+        self, chains: Sequence[Sequence[Link]], *, outer: bool
+    ) -> list[sa.ColumnElement[Any]]:
+        """The columns of the key of the person whom the base's row leads to; see `value`."""
+        return [self.value(chains, key, outer=outer) for key in self._params.subject.keys]
+
     def _kept(self, table: str, at: sa.FromClause) -> list[sa.ColumnElement[bool]]:
         as_of = self._as_of
         ended = as_of and past_retention(
@@ -166,9 +196,9 @@ def consent_links(params: Params) -> tuple[tuple[Link, ...], ...]:
     links = params.paths(params.consent.table, params.subject.table)
     if not links:  # about: nobody; then the column itself is the key
         column = Link(
-            columns=(params.consent.subject,),
+            columns=params.consent.subjects,
             table=params.subject.table,
-            references=(params.subject.key,),
+            references=params.subject.keys,
         )
         return ((column,),)
     return links

@@ -18,7 +18,6 @@ from lethe.core.text import folded
 from lethe.core.values import by_distinct, canonical_text, number_of
 from lethe.data.encoding import ages_of
 from lethe.data.names import name_words
-from lethe.data.partition import canonical_keys
 from lethe.stores.source import queries
 from lethe.stores.source.aggregates import Children, joined, record_columns, refuse_unread
 from lethe.stores.source.checks import (
@@ -28,6 +27,8 @@ from lethe.stores.source.checks import (
     check_subjects,
     without_person,
 )
+from lethe.stores.source.key_types import check_key_types
+from lethe.stores.source.person_key import people_of
 from lethe.stores.source.purposes import is_one_of, purposes, spelled
 from lethe.stores.source.reader import Reader
 from lethe.stores.source.schema import TableInfo, check_schema, check_types, may_be_read
@@ -98,15 +99,15 @@ class Source(Closing):
         """
         check_schema(params, self.tables())
         check_types(params, self.tables(), self._reader.dialect)
+        check_key_types(self._reader, params)
         check_links(self._reader, params)
         check_subjects(self._reader, params)
         check_purpose(self._reader, params)
 
     def subjects(self) -> Iterator[pd.Series]:
         """Canonical keys of every person in the source, in chunks."""
-        key = queries.table_of(self._params, self._params.subject.table).c[self._params.subject.key]
-        for frame in self._reader.stream(sa.select(key.label("subject"))):
-            yield canonical_keys(frame["subject"])
+        for frame in self._reader.stream(queries.everybody(self._params)):
+            yield queries.subjects_in(frame)
 
     def children(self, params: Params, as_of: dt.datetime) -> Children:
         """The rows of which the records' aggregates are made; see `Children.read`."""
@@ -134,12 +135,12 @@ class Source(Closing):
         check_linked(self._reader, params)
         joins = queries.Joins(params, base, dialect=self._reader.dialect, as_of=as_of)
         to_subject = params.paths(base, params.subject.table)
-        subject = joins.value(to_subject, params.subject.key, outer=False)
+        subject = joins.person(to_subject, outer=False)
         ages = ages_of({name: column for name, (_, column) in columns.items()})
         latest = params.latest_by
         keys = self._row_key(params)
         own = _own_columns(params)
-        wanted = [subject]
+        wanted = [*subject]
         if latest is not None:
             wanted.append(joins.value(params.paths(base, latest[0]), latest[1], outer=True))
         wanted += [joins.base.c[name] for name in (*keys, *ages.values(), *own)]
@@ -151,7 +152,7 @@ class Source(Closing):
         statement = sa.select(*named).select_from(joins.source).where(*joins.where)
         for frame in self._reader.stream(statement):
             parts = iter(frame[label] for label in frame.columns)
-            key = canonical_keys(next(parts))
+            key = people_of([next(parts) for _ in subject])
             order = (
                 _ordered(next(parts), params, latest)
                 if latest
@@ -198,10 +199,10 @@ class Source(Closing):
         asked = purposes(self._reader, params)
         joins = queries.Joins(params, consent.table, dialect=self._reader.dialect, as_of=as_of)
         purpose = spelled(joins.base, params)
-        person = joins.value(queries.consent_links(params), params.subject.key, outer=False)
+        person = joins.person(queries.consent_links(params), outer=False)
         statement = (
             sa.select(
-                person.label("subject"),
+                *queries.labelled(person),
                 joins.base.c[consent.answer].label("answer"),
                 joins.base.c[consent.time].label("time"),
                 is_one_of(purpose, asked.every).label("every"),
@@ -213,7 +214,7 @@ class Source(Closing):
         for frame in self._reader.stream(statement):
             made = pd.DataFrame(
                 {
-                    "subject": canonical_keys(frame["subject"]),
+                    "subject": queries.subjects_in(frame),
                     "answer": pd.Series(
                         by_distinct(frame["answer"], read), index=frame.index, dtype="str"
                     ),
@@ -233,10 +234,10 @@ class Source(Closing):
         """
         consent = params.consent
         joins = queries.Joins(params, consent.table, dialect=self._reader.dialect, as_of=None)
-        person = joins.value(queries.consent_links(params), params.subject.key, outer=True)
+        person = joins.person(queries.consent_links(params), outer=True)
         stray = sa.select(sa.func.count()).select_from(joins.source)
         counts = {
-            "unknown_subject": self._reader.count(stray.where(person.is_(None))),
+            "unknown_subject": self._reader.count(stray.where(queries.lacking(person))),
             "null_answer": 0,
             "unknown_answer": 0,
             "undated": 0,

@@ -91,24 +91,32 @@ class Reader:
                 self._tables = reflect(self._connection, self._params.tables)
         return self._tables
 
-    def number_keys(self) -> NumberKeys | None:
-        """How the subject's key spells its numbers; None if its type is none of numbers.
+    def number_keys(self) -> list[NumberKeys | None]:
+        """How each column of the subject's key spells its numbers; None if it is none of numbers.
 
         Raises:
             SchemaMismatch: the subject's table is not there.
         """
-        table, key = self._params.subject.table, self._params.subject.key
+        table, keys = self._params.subject.table, self._params.subject.keys
         if self._copy is not None:
-            return self._copy.number_keys(table, key)
+            return [self._copy.number_keys(table, key) for key in keys]
+        types = self.types(table)
+        return [NumberKeys.of(types[key], self.dialect) if key in types else None for key in keys]
+
+    def types(self, table: str) -> dict[str, sa.types.TypeEngine[Any]]:
+        """The types of a database's columns.
+
+        Raises:
+            SchemaMismatch: the table is not there.
+        """
         with database_errors():
             columns = Catalogue(self._connection, [table]).columns().get(table)
         if columns is None:
             raise SchemaMismatch(
-                f"Table {table!r} (subject.table) is not in the source, so nobody's number can be "
-                "looked up. Declare the table that is there."
+                f"Table {table!r} is not in the source, so nobody can be looked up there. Declare "
+                "the table that is there."
             )
-        declared = {each["name"]: each["type"] for each in columns}
-        return NumberKeys.of(declared[key], self.dialect) if key in declared else None
+        return {each["name"]: each["type"] for each in columns}
 
     def outside(self) -> tuple[str, ...]:
         """What the database has beside the declared schema; reads the catalogue, no row."""

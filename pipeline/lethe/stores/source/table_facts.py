@@ -9,6 +9,7 @@ from sqlalchemy.engine.interfaces import ReflectedColumn, ReflectedIndex
 
 from lethe.stores.source.catalogue import Catalogue
 from lethe.stores.source.descent import Descent
+from lethe.stores.source.forms import bare
 
 _NO_TEXT = (
     *(sa.Integer, sa.Numeric, sa.Float, sa.Boolean, sa.Date, sa.DateTime, sa.Time),
@@ -93,7 +94,7 @@ def _table(
     columns = {
         column["name"]: ColumnFacts(
             # SQLite's values are what they are, whatever the column was declared as
-            type=column["type"] if rowid is None else sa.types.NullType(),
+            type=bare(column["type"]) if rowid is None else sa.types.NullType(),
             nullable=column["nullable"] and column["name"] not in primary,
             unique=column["name"] in single,
             generated=_generated(column),

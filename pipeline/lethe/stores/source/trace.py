@@ -9,8 +9,7 @@ import pandas as pd
 
 from lethe.config.params import Params
 from lethe.core.errors import ErasureRefused
-from lethe.core.values import canonical_text
-from lethe.stores.source.graph import Edge
+from lethe.stores.source.edge import Columns, Edge
 from lethe.stores.source.queries import last_day, read_days
 from lethe.stores.source.writer import Row, Writer
 
@@ -42,6 +41,7 @@ class RowTrace:
         self._graph = writer.graph
         self._params = params
         self._key = key
+        self._said = self._graph.parts(key)
         self._also_identifiers = also_identifiers
         self.mine: dict[str, dict[tuple[Any, ...], Row]] = {}
         self.doomed: dict[str, dict[tuple[Any, ...], Row]] = {}
@@ -140,13 +140,14 @@ class RowTrace:
         """Rows that name the key but lead to no row: left by a deletion without foreign keys."""
         goes = not self.subject_rows or any(map(self.goes, self.subject_rows))
         for edge in self._graph.edges:
-            for own, other in zip(edge.columns, edge.references, strict=True):
-                if (edge.parent, other) in self._graph.carrying:
-                    also = self._also(edge.child)
-                    rows = self._writer.holding(
-                        edge.child, own, self._key, also=also, when=edge.when
-                    )
-                    self._take(edge, rows, goes=goes)
+            pointing = dict(zip(edge.references, edge.columns, strict=True))
+            for named in self._graph.carriers(edge.parent):
+                if not set(named) <= set(pointing):
+                    continue
+                own = tuple(pointing[column] for column in named)
+                also = self._also(edge.child)
+                rows = self._writer.holding(edge.child, own, self._key, also=also, when=edge.when)
+                self._take(edge, rows, goes=goes)
 
     def _add(self, rows: Iterable[Row]) -> None:
         new = [row for row in rows if not self.has(row)]
@@ -190,7 +191,11 @@ class RowTrace:
         for row in rows:
             if self.has(row):
                 continue
-            carries = any(self._graph.carries(edge.child, c, row.values) for c in edge.columns)
+            carries = any(
+                self._graph.carries(edge.child, columns, row.values)
+                for columns in self._graph.carriers(edge.child)
+                if set(columns) <= set(edge.columns)
+            )
             if self._is_mine(row):
                 self._add([row])
             elif not goes and not carries:
@@ -204,7 +209,7 @@ class RowTrace:
     def _is_mine(self, row: Row) -> bool:
         """Whether a row's own chain ends at the person, or nowhere."""
         if row.table == self._graph.subject:
-            return canonical_text(row.values[self._graph.key]) == self._key
+            return self._is_key(row, self._graph.key)
         if row.table not in self._graph.own:
             return False  # its table is about nobody, or about whoever points at it
         while row.table in self._graph.own:
@@ -214,14 +219,19 @@ class RowTrace:
             edge = next((each for each in own if each.holds(row.values)), None)
             if edge is None:
                 return True
-            if edge.parent == self._graph.subject and edge.references == (self._graph.key,):
-                value = row.values[edge.columns[0]]
-                return value is None or canonical_text(value) == self._key
+            whose = self._graph.leads_to_key(edge)
+            if whose is not None:
+                nobodys = any(row.values[column] is None for column in whose)
+                return nobodys or self._is_key(row, whose)
             parents = self._writer.parents(edge, [row])
             if not parents:
                 return True
             row = parents[0]
-        return canonical_text(row.values[self._graph.key]) == self._key
+        return self._is_key(row, self._graph.key)
+
+    def _is_key(self, row: Row, columns: Columns) -> bool:
+        said = self._graph.said(row.table, columns, row.values)
+        return said is not None and said == self._said
 
     def _must_go(self, row: Row, edge: Edge, *, follows: bool) -> bool:
         """Whether a row about somebody else goes because it cannot be cut off from the person."""
@@ -268,5 +278,5 @@ def gives_new_key(params: Params) -> bool:
     erase = params.tables[params.subject.table].erase
     return erase is not None and (
         erase.action == "anonymize"
-        or (erase.action == "retain" and params.subject.key in erase.columns)
+        or (erase.action == "retain" and bool({*params.subject.keys} & {*erase.columns}))
     )

@@ -1,25 +1,28 @@
 """A fresh look at the source for people: whatever was done before is not believed."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
+import pandas as pd
 import sqlalchemy as sa
 
 from lethe.config.params import Params
 from lethe.core.errors import LetheError
 from lethe.core.outcomes import Outcome, Result, Traces
 from lethe.core.text import spellings
-from lethe.core.values import canonical_text
 from lethe.stores.search.statistics import in_statistics
 from lethe.stores.source.catalogue import table_named
 from lethe.stores.source.compact import Marks
 from lethe.stores.source.connect import check_one_place
+from lethe.stores.source.edge import Carrier, Columns
 from lethe.stores.source.file_residue import residue
 from lethe.stores.source.forms import key_forms
 from lethe.stores.source.mentions import Terms, may_name, mentions_of, terms_of
+from lethe.stores.source.person_key import apart
+from lethe.stores.source.queries import everybody, subjects_in
 from lethe.stores.source.rewrite_files import readable
 from lethe.stores.source.trace import gives_new_key
-from lethe.stores.source.writer import Row, Writer, open_writer
+from lethe.stores.source.writer import Writer, open_writer
 
 STORE = "source"
 FREE_SPACE = "the file's free space"
@@ -56,8 +59,9 @@ def verify_sources(params: Params, people: Sequence[Traces]) -> list[Outcome]:
         check_one_place(params)
         with readable(params) as path, open_writer(params, writing=False, path=path) as writer:
             marks.refuse_elsewhere(writer.place())
-            named = enumerate(map(terms_of, people))
-            terms = {number: each for number, each in named if each is not None}
+            whole = len(params.subject.keys) == 1
+            named = (terms_of(each, whole_key=whole) for each in people)
+            terms = {number: each for number, each in enumerate(named) if each is not None}
             for number, where, count in _look(writer, params, people, terms):
                 found[number][where] += count
             unseen = {number: each for number, each in terms.items() if not found[number]}
@@ -103,44 +107,57 @@ def _outcome(found: Counter[str], waiting: Sequence[str], note: str | None) -> O
 def _look(
     writer: Writer, params: Params, people: Sequence[Traces], terms: Mapping[int, Terms]
 ) -> Iterator[_Found]:
-    for table, column in sorted(writer.graph.carrying):
-        if not _kept_key(params, table, column):
-            held = _holding(writer, table, column, {traces.key for traces in people})
+    yield from _read(writer, params, people)
+    keys = {traces.key for traces in people}
+    for table, columns in sorted(writer.graph.carrying):
+        if not _kept_key(params, table, columns):
+            held = writer.holding_any(table, columns, keys)
             for number, traces in enumerate(people):
-                if rows := held.get(traces.key):
-                    yield number, f"{table}.{column}", len(rows)
+                rows = held.get(traces.key, ())
+                if count := sum(writer.graph.carries(table, columns, r.values) for r in rows):
+                    yield number, f"{table}.{', '.join(columns)}", count
+    # A part that names the person by itself is looked for where keys are, too.
+    whole = len(writer.graph.key) == 1
+    carrying = {(table, name) for table, (name, *_) in writer.graph.carrying if whole}
     for table, facts in writer.graph.tables.items():
         texts = [
             column
             for column, each in facts.columns.items()
             if each.holds_text
             and not _kept_text(params, table, column)
-            and (table, column) not in writer.graph.carrying
+            and (table, column) not in carrying
         ]
         if terms and texts:
             for _, named in mentions_of(writer, table, texts, terms):
-                for number, columns in named.items():
-                    yield from ((number, f"{table}.{column}", 1) for column in columns)
+                for number, where in named.items():
+                    yield from ((number, f"{table}.{column}", 1) for column in where)
     if terms:
         yield from _look_at_copies(writer, terms)
 
 
-def _holding(writer: Writer, table: str, column: str, keys: set[str]) -> dict[str, list[Row]]:
-    """Rows whose column is one of the canonical keys, by key; a pass for up to 500 of them."""
-    declared = writer.graph.facts(table, column).type
-    forms = {key: key_forms(key, declared, writer.graph.dialect) for key in keys}
-    rows = writer.find(table, (column,), [(f,) for each in forms.values() for f in each or ()])
-    as_text = [(key,) for key, each in forms.items() if each is None]
-    if as_text:
-        rows += writer.find(table, (column,), as_text, spelled_alike=False)
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        if writer.graph.carries(table, column, row.values):
-            found.setdefault(canonical_text(row.values[column]), []).append(row)
+def _read(writer: Writer, params: Params, people: Sequence[Traces]) -> Iterator[_Found]:
+    """Who is there by the statement that the pipeline reads people by, which compares nothing: a
+    key of several columns has several types to be compared by."""
+    if len(writer.graph.key) == 1 or _kept_key(params, writer.graph.subject, writer.graph.key):
+        return
+    there = standing_people(writer, params, {traces.key for traces in people})
+    for number, traces in enumerate(people):
+        if traces.key in there:
+            yield number, writer.graph.subject, 1
+
+
+def standing_people(writer: Writer, params: Params, keys: Collection[str]) -> set[str]:
+    """Which of these keys the pipeline's own statement gives."""
+    found: set[str] = set()
+    options = {"yield_per": params.source.chunk_rows}
+    with writer.connection.execute(everybody(params), execution_options=options) as result:
+        for rows in result.partitions():
+            frame = pd.DataFrame(list(map(tuple, rows)), columns=list(result.keys()), dtype=object)
+            found |= set(subjects_in(frame).dropna()) & set(keys)
     return found
 
 
-def _kept_key(params: Params, table: str, column: str) -> bool:
+def _kept_key(params: Params, table: str, columns: Columns) -> bool:
     """Whether the law keeps the person's own key there."""
     subject = params.tables[params.subject.table].erase
     erase = params.tables[table].erase
@@ -150,7 +167,7 @@ def _kept_key(params: Params, table: str, column: str) -> bool:
         and not gives_new_key(params)
         and erase is not None
         and erase.action == "retain"
-        and column not in erase.columns
+        and not set(columns) & set(erase.columns)
     )
 
 
@@ -171,30 +188,64 @@ def _known(
         for name, column in declared.columns.items()
         if column.role == "identifier" and not _kept_text(params, table, name)
     ]
-    keys = [each for each in writer.graph.carrying if not _kept_key(params, *each)]
+    carrying = [each for each in writer.graph.carrying if not _kept_key(params, *each)]
+    keys = [(table, column) for table, columns in carrying for column in columns]
+    if len(writer.graph.key) > 1:
+        yield from _known_parts(writer, carrying, people)
+        named, keys = [*named, *keys], []  # what names the person by itself may be a part
     lines = {
         n: tuple(form for value in terms[n].values for form in spellings(value))
         if n in terms
         else ()
         for n in people
     }
-    for columns, said in (
+    for places, said in (
         (_in_parts(writer, keys), {n: (traces.key,) for n, traces in people.items()}),
         (_in_parts(writer, named), lines),
     ):
         everybody = [value for values in said.values() for value in values]
-        if in_statistics(writer.connection, columns, everybody):  # seldom: then whose it is
+        if in_statistics(writer.connection, places, everybody):  # seldom: then whose it is
             for number, values in said.items():
-                theirs = [each for each in columns if not _is_anothers(writer, *each, values)]
+                theirs = [each for each in places if not _is_anothers(writer, *each, values)]
                 for table, column in in_statistics(writer.connection, theirs, values):
                     yield number, table, column
+
+
+def _known_parts(
+    writer: Writer, carrying: Sequence[Carrier], people: Mapping[int, Traces]
+) -> Iterator[tuple[int, str, str]]:
+    """Parts of a key of several columns that the planner remembers, and that no row has any more:
+    what somebody else has as well is theirs."""
+    parts = {n: apart(traces.key, len(writer.graph.key)) for n, traces in people.items()}
+    forms = {part: _in_stats(part) for own in parts.values() for part in own or ()}
+    for place in range(len(writer.graph.key)):
+        columns = [(table, each[place]) for table, each in carrying]
+        anybodys = [form for own in parts.values() if own for form in forms[own[place]]]
+        for table, column in in_statistics(writer.connection, _in_parts(writer, columns), anybodys):
+            whole = writer.graph.descent.table_of.get(table, table)
+            for number, own in parts.items():
+                known = own and in_statistics(
+                    writer.connection, [(table, column)], forms[own[place]]
+                )
+                if own and known and not _has(writer, whole, column, own[place]):
+                    yield number, table, column
+
+
+def _in_stats(part: str) -> tuple[str, ...]:
+    """How the planner may have a part written."""
+    return tuple(dict.fromkeys((part, part.rstrip(" "), part.replace("T", " "))))
+
+
+def _has(writer: Writer, table: str, column: str, part: str) -> bool:
+    forms = key_forms(part, writer.graph.facts(table, column).type, writer.graph.dialect)
+    return bool(forms) and bool(writer.find(table, (column,), [(f,) for f in forms or ()], limit=1))
 
 
 def _is_anothers(writer: Writer, table: str, column: str, keys: Sequence[str]) -> bool:
     """Whether a key, of which no row as a person's is left, is that of something else there."""
     table = writer.graph.descent.table_of.get(table, table)
-    whens = writer.graph.carrying.get((table, column), ((),))
-    return () not in whens and all(writer.holding(table, column, key, limit=1) for key in keys)
+    whens = writer.graph.carrying.get((table, (column,)), ((),))
+    return () not in whens and all(writer.holding(table, (column,), key, limit=1) for key in keys)
 
 
 def _in_parts(writer: Writer, columns: list[tuple[str, str]]) -> list[tuple[str, str]]:

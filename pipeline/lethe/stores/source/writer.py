@@ -1,31 +1,33 @@
 """The one writing connection to a source: rows found by key, changed and deleted by identity."""
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import exc
 from sqlalchemy.dialects.postgresql import OID
 
 from lethe.config.links import When
 from lethe.config.params import Params
-from lethe.core.errors import Busy, DiskFull, ErasureRefused, SchemaMismatch, SourceUnavailable
+from lethe.core.errors import ErasureRefused
 from lethe.core.schemas import quoted
-from lethe.core.sql import code_of, failure_of, refusal_of
 from lethe.core.values import canonical_text
 from lethe.core.waiting import waiting
 from lethe.stores.source.catalogue import SourceTable, table_named
 from lethe.stores.source.connect import WAIT_SECONDS, SourcePlace, place_of, source_engine
-from lethe.stores.source.forms import key_forms
-from lethe.stores.source.graph import Edge, Graph, read_graph
+from lethe.stores.source.edge import Columns, Edge
+from lethe.stores.source.forms import is_padded, key_forms
+from lethe.stores.source.graph import Graph, read_graph
 from lethe.stores.source.queries import held, respelled, respelled_rows, unled, unled_rows
 from lethe.stores.source.schema import reflect
+from lethe.stores.source.writing_errors import writing_errors
 
 AT_ONCE = 500  # values in one statement
+_PROBES = 50_000  # of an index, which take as long as to read a table of 100,000 rows
 
 _Item = TypeVar("_Item")
 
@@ -89,18 +91,14 @@ class Writer:
         wanted = list(dict.fromkeys(v for v in values if all(each is not None for each in v)))
         table = self.table(name)
         sides: list[sa.ColumnElement[Any]] = [table.c[column] for column in columns]
-        if not spelled_alike and len(columns) == 1 and self.graph.dialect == "sqlite":
-            forms = [key_forms(canonical_text(v), sides[0].type, "sqlite") for (v,) in wanted]
-            wanted = [(form,) for both in forms for form in both or ()]  # an index still serves
+        if not spelled_alike and self.graph.dialect == "sqlite":  # an index still serves
+            wanted = [form for value in wanted for form in _in_sqlite(value)]
         elif not spelled_alike:
             sides = [sa.cast(side, sa.Text()) for side in sides]
             wanted = list({tuple(canonical_text(each) for each in value) for value in wanted})
         found: list[Row] = []
         for some in chunks(wanted, AT_ONCE):
-            if len(sides) == 1:
-                condition = sides[0].in_([value[0] for value in some])
-            else:
-                condition = sa.tuple_(*sides).in_(some)
+            condition = _among(sides, some, self.graph.dialect)
             these = sa.and_(condition, *held(when, table))
             found += self.where(table, these, also=also, limit=limit and limit - len(found))
         return found
@@ -129,8 +127,8 @@ class Writer:
 
     def children(self, edge: Edge, rows: Iterable[Row], **options: Any) -> list[Row]:
         """The rows of the edge's child table that point at any of the rows."""
-        values = (tuple(row.values[c] for c in edge.references) for row in rows)
         alike = self._alike(edge)
+        values = self._link_values(edge.parent, edge.references, rows)
         return self.find(
             edge.child, edge.columns, values, spelled_alike=alike, when=edge.when, **options
         )
@@ -138,23 +136,60 @@ class Writer:
     def parents(self, edge: Edge, rows: Iterable[Row], **options: Any) -> list[Row]:
         """The rows that the rows point at along an edge."""
         pointing = (row for row in rows if edge.holds(row.values))
-        values = (tuple(row.values[c] for c in edge.columns) for row in pointing)
+        values = self._link_values(edge.child, edge.columns, pointing)
         return self.find(
             edge.parent, edge.references, values, spelled_alike=self._alike(edge), **options
         )
+
+    def _link_values(
+        self, table: str, columns: Columns, rows: Iterable[Row]
+    ) -> Iterator[tuple[Any, ...]]:
+        """A link's side in some rows; without the blanks that fill a `char(n)`, which is found
+        with or without them, while a text on the other side has none."""
+        padded = [is_padded(self.graph.facts(table, column).type) for column in columns]
+        for row in rows:
+            values = tuple(row.values[column] for column in columns)
+            if any(padded):
+                pairs = zip(values, padded, strict=True)
+                values = tuple(v.rstrip(" ") if p and isinstance(v, str) else v for v, p in pairs)
+            yield values
 
     def subject(self, key: str, *, also: Sequence[str] = ()) -> list[Row]:
         """The person's own row, if it is there."""
         return self.holding(self.graph.subject, self.graph.key, key, also=also)
 
-    def holding(self, name: str, column: str, key: str, **options: Any) -> list[Row]:
-        """The rows whose column is the canonical key, whatever its type."""
-        forms = key_forms(key, self.graph.facts(name, column).type, self.graph.dialect)
-        if forms is None:
-            found = self.find(name, (column,), [(key,)], spelled_alike=False, **options)
-        else:
-            found = self.find(name, (column,), [(form,) for form in forms], **options)
-        return [row for row in found if canonical_text(row.values[column]) == key]
+    def holding(self, name: str, columns: Columns, key: str, **options: Any) -> list[Row]:
+        """The rows that have a subject's key in these columns, whatever their types."""
+        return self.holding_any(name, columns, [key], **options).get(key, [])
+
+    def holding_any(
+        self, name: str, columns: Columns, keys: Iterable[str], **options: Any
+    ) -> dict[str, list[Row]]:
+        """The same of several keys, by key; one pass for up to 500 of them."""
+        said: dict[Columns, list[str]] = {}
+        for key in keys:
+            if (own := self.graph.parts(key)) is not None:
+                said.setdefault(own, []).append(key)
+        wanted: list[tuple[Any, ...]] = []
+        as_text: list[tuple[Any, ...]] = []
+        for parts in said:
+            forms = [
+                key_forms(part, self.graph.facts(name, column).type, self.graph.dialect)
+                for part, column in zip(parts, columns, strict=True)
+            ]
+            if any(each is None for each in forms):
+                as_text.append(parts)
+            else:
+                wanted += product(*(each or () for each in forms))
+        rows = self.find(name, columns, wanted, **options) if wanted else []
+        if as_text:
+            rows += self.find(name, columns, as_text, spelled_alike=False, **options)
+        found: dict[str, list[Row]] = {}
+        for row in rows:
+            there = self.graph.said(name, columns, row.values)
+            for key in said.get(there, ()) if there is not None else ():
+                found.setdefault(key, []).append(row)
+        return found
 
     def delete(self, name: str, rows: Sequence[Row]) -> int:
         """Deletes these rows; refuses if more than these are met."""
@@ -246,6 +281,26 @@ class Writer:
         return True
 
 
+def _in_sqlite(value: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """A link's value as SQLite may have it on the other side: each number as one, and as text."""
+    untyped = sa.types.NullType()
+    return product(*(key_forms(canonical_text(v), untyped, "sqlite") or () for v in value))
+
+
+def _among(
+    sides: Sequence[sa.ColumnElement[Any]], values: Sequence[tuple[Any, ...]], dialect: str
+) -> sa.ColumnElement[bool]:
+    """Whether columns side by side have one of the values."""
+    if len(sides) == 1:
+        return sides[0].in_([value[0] for value in values])
+    condition = sa.tuple_(*sides).in_(values)
+    each = [list(dict.fromkeys(column)) for column in zip(*values, strict=True)]
+    if dialect != "sqlite" or prod(map(len, each)) > _PROBES:
+        return condition
+    # Of a list of rows alone SQLite uses no index; of each column's it goes through all pairs.
+    return sa.and_(*(side.in_(some) for side, some in zip(sides, each, strict=True)), condition)
+
+
 def _kind(declared: sa.types.TypeEngine[Any]) -> str:
     if isinstance(declared, sa.Integer | sa.Numeric):
         return "number"
@@ -311,66 +366,3 @@ def _lock_unenforced(writer: Writer) -> None:
         listed = ", ".join(map(quoted, names))
         with waiting(f"whoever writes to {listed}", at_most_s=WAIT_SECONDS):
             writer.connection.exec_driver_sql(f"LOCK TABLE {listed} IN SHARE ROW EXCLUSIVE MODE")
-
-
-@contextmanager
-def writing_errors(*, deleted: bool = False) -> Iterator[None]:
-    """A driver's complaint as the user's error; its own words can hold a row.
-
-    Args:
-        deleted: whether rows are deleted for good already, and only their space is at issue.
-    """
-    try:
-        yield
-    except (exc.DBAPIError, sqlite3.Error) as error:
-        raise _users_error(error, _DELETED if deleted else _UNCHANGED) from None
-
-
-_UNCHANGED = "Nothing was changed"
-_DELETED = "The rows are deleted; only their space is not overwritten yet"
-
-
-def _unsure(so_far: str) -> str:
-    """A connection that ends while a transaction does leaves open whether it was done."""
-    return "It was done whole or not at all; try again" if so_far == _UNCHANGED else so_far
-
-
-def _users_error(error: exc.DBAPIError | sqlite3.Error, so_far: str) -> Exception:
-    match failure_of(error):
-        case "busy" | "conflict":
-            return Busy(f"Somebody else holds the source's tables or rows. {so_far}; try again.")
-        case "read only":
-            return SourceUnavailable(
-                "The source cannot be written to: it is read-only, or the role lacks the right. "
-                f"{so_far}."
-            )
-        case "full":
-            return DiskFull(f"The source has no space left for the erasure. {so_far}.")
-        case "lacking":
-            return SchemaMismatch(
-                f"A declared table or column of the source is gone. {so_far}; correct "
-                "params.yaml or the source."
-            )
-        case "rule":
-            return ErasureRefused(
-                f"A rule of the source ({_rule(error)}) forbids what params.yaml declares for the "
-                f"erasure. {so_far}. Declare another action, or values under replace."
-            )
-        case "damaged":
-            return SourceUnavailable(
-                f"The source file is not a database, or damaged. {so_far}. Correct "
-                "source.url or the file."
-            )
-    if why := refusal_of(error) if isinstance(error, exc.DBAPIError) else None:
-        return SourceUnavailable(f"The source's server {why} (source.url). {so_far}.")
-    return SourceUnavailable(
-        f"The source does not answer, or refused the erasure ({code_of(error)}). "
-        f"{_unsure(so_far)}. Check source.url and that the database is up."
-    )
-
-
-def _rule(error: exc.DBAPIError | sqlite3.Error) -> str:
-    """Which rule of which table, as far as the driver names it; never a value."""
-    diagnosis = getattr(error.orig if isinstance(error, exc.DBAPIError) else error, "diag", None)
-    rule = getattr(diagnosis, "constraint_name", None) or code_of(error)
-    return f"{rule} of {getattr(diagnosis, 'table_name', None) or 'a table'}"
