@@ -19,7 +19,8 @@ _FIELDS = {
     "figures.noise_multiplier figures.run_id manifest_md5 metrics metrics.*.high metrics.*.low "
     "metrics.*.private metrics.*.value plan.* plan.*.* plan.*.[] run_id",
     "audit": "attack.attempted attack.kind attack.why checks.[].meaning checks.[].name "
-    "checks.[].passed failed.[] false_alarm_rate measured.run.* model_md5 not_looked_at.[] passed private run_id",
+    "checks.[].passed failed.[] false_alarm_rate measured.run.* model_md5 "
+    "not_looked_at.[] passed private run_id",
     "validate": "expectations.[].column expectations.[].name expectations.[].success passed",
 }
 
