@@ -14,6 +14,9 @@ from benchmarks.timing import Row, interleaved, median_ms, ratio
 from lethe.attacks.run import draws, residuals
 from lethe.attacks.run.recompute import Recomputation
 from lethe.attacks.run.recorded import Recorded
+from lethe.attacks.run.steps import RunStep
+from lethe.attacks.run.sums import PersonSums
+from lethe.config.sections import Audit
 from lethe.config.training import Optimizer
 from lethe.data.batches import PersonData
 from lethe.privacy.plan import Plan
@@ -100,12 +103,15 @@ def _looked_at(people: PersonData, folder: Path) -> float:
     start = time.perf_counter()
     recorded = Recorded(folder)
     again = Recomputation(recorded, PLAN, _OPTIMIZER, _network(), released)
-    checks = again.checks()
+    network = _network()
+    sums = PersonSums(network, binary_loss, people, seed=PLAN.initial_seed)
+    first = RunStep(0, PLAN.clip_norm, recorded.draws[0], network.state_dict(), ())
+    sums.known(first)
     most = max(len(drawn) for drawn in recorded.draws)
-    steps = residuals.steps_to_look_at(PLAN, again.coordinates, most, again.kept, random)
-    checks += residuals.check_residuals(
-        PLAN, _network(), binary_loss, people, again.steps(steps), random=random
-    )
+    affordable = int(Audit().look_operations / (most * sums.operations(first)))
+    steps = residuals.steps_to_look_at(PLAN, again.coordinates, affordable, again.kept, random)
+    checks = residuals.check_residuals(PLAN, sums, again.steps(steps), random=random)
+    checks += again.checks()
     checks += draws.check_draws(PLAN, people, BitMap(), recorded.draws, random=random)
     failed = [check.name for check in checks if not check.passed]
     if failed:

@@ -111,3 +111,18 @@ def test_a_report_that_its_own_trainer_would_not_give_is_contradicted(
     assert sound.report["passed"], sound.report["failed"]
     message = replace(target, report={**target.report, **change})
     assert audit(message, [OwnChecks]).report["failed"] == [failed]
+
+
+class Jumpy(Attack):
+    """Alarms more often than an audit may."""
+
+    name = "jumpy"
+    covers = ("jumpy",)
+
+    def run(self, target: Target) -> list[Check]:
+        return [Check("jumpy.often", True, 0.5, 2e-6, 2e-6, "p-value", "nothing is seen")]
+
+
+def test_attacks_that_alarm_too_often_together_are_an_error(target: Target) -> None:
+    with pytest.raises(ValueError, match=r"2\.0e-06; at most 1e-06 is promised"):
+        audit(target, [Jumpy])

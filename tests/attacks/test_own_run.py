@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from lethe.stages.behaviour import modules
 from lethe.stores.dvc import verify
 from lethe.stores.dvc.worktree import Worktree
 from lethe.stores.opening import open_ledger
-from lethe.training import loop
+from lethe.training import loop, models
 from tests import trained_run
 from tests.attacks import looks
 
@@ -123,7 +124,7 @@ def _change_weights() -> None:
 
 def _traces() -> list[str]:
     """Whatever of a transcript is anywhere below the workspace."""
-    names = {"about.json", "steps.jsonl", "drawn.i64", "start.safetensors", "people.roaring"}
+    names = {"about.json", "steps.jsonl", "drawn.zlib", "start.safetensors", "people.roaring"}
     return [str(p) for p in Path().rglob("*") if p.name in names or p.suffix == ".f32"]
 
 
@@ -515,3 +516,58 @@ def test_one_that_cannot_be_built_again_is_refused_before_anything_is_drawn(
     declared = _with_own_model(tmp_path, monkeypatch, UNREPEATABLE, "own_unrepeatable")
     with pytest.raises(ParamsInvalid, match="other first weights each time"):
         train_stage.run(declared, now=trained_run.NOW)
+
+
+READS = """
+from pathlib import Path
+import torch
+
+def build(features, outputs):
+    layer = torch.nn.Linear(features, outputs)
+    known = Path({path!r}).read_text()
+    with torch.no_grad():
+        layer.bias.fill_(float(known))
+    return layer
+"""
+
+
+def test_a_model_that_reads_a_file_is_refused_before_anything_is_drawn_and_in_the_audit(
+    tmp_path: Path, monkeypatch: Patch
+) -> None:
+    known = tmp_path.parent / f"{tmp_path.name}.txt"
+    known.write_text("0.25")
+    source = READS.format(path=str(known))
+    declared = _with_own_model(tmp_path, monkeypatch, source, "own_reader")
+    with pytest.raises(ParamsInvalid, match=r"opens a file .* while it makes the network"):
+        train_stage.run(declared, now=trained_run.NOW)
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "code_alone", lambda root, module: nullcontext())
+        train_stage.run(declared, now=trained_run.NOW)
+        asked = _question(declared)
+    checks = examine.examine(asked)
+    assert [(check.name, check.passed) for check in checks] == [("run.network", False)]
+    assert "opens a file" in checks[0].meaning
+    with pytest.raises(ParamsInvalid, match="opens a file"):
+        _run(declared)
+
+
+def _question(declared: Params) -> examine.Question:
+    with open_ledger(declared) as ledger:
+        target = audit.load_target(declared, ledger)
+    folder = Path("asked")
+    folder.mkdir()
+    (folder / "weights.safetensors").write_bytes(target.files["weights.safetensors"])
+    (folder / "manifest").write_bytes(target.manifest.serialize())
+    return own_run.question(target, folder)
+
+
+@pytest.mark.parametrize(("operations", "looked"), [(1.0, "1 of 20"), (1e18, "20 of 20")])
+def test_the_look_at_the_noise_costs_what_is_declared(
+    operations: float, looked: str, trained: Path, here: None
+) -> None:
+    raw = trained_run.raw()
+    raw["audit"] |= {"look_operations": operations}
+    report = _run(parse_params(raw))
+    assert report["failed"] == []
+    (found,) = [c for c in report["checks"] if c["name"] == "noise_of_run.looked_at"]
+    assert looked in found["meaning"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lethe.attacks.run.recorded import Recorded, Unrecorded
 from lethe.config.training import Optimizer
 from lethe.privacy.plan import AdaptiveClip
-from lethe.training import loop
+from lethe.training import loop, transcript
 from lethe.training.optimizer import Updater
 from tests.attacks.recorded_run import PLAN, SGD, Build, network, people, run
 
@@ -331,6 +331,56 @@ def test_so_it_is_where_only_a_part_of_the_run_is_kept(
     assert made.failed() == ["run.weights"]
 
 
+def touched_between_two_parts(patch: Patch) -> None:
+    """After the seventh step is over and recorded, before the eighth begins."""
+    draw = loop.DpStep.draw
+
+    def drawn(self: loop.DpStep, subjects: int) -> Any:
+        if self.number == 7:
+            for p in self.model.parameters():
+                p.data.mul_(1.001)
+        return draw(self, subjects)
+
+    patch.setattr(loop.DpStep, "draw", drawn)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_what_touches_weights_between_parts_is_seen_whether_they_are_kept_or_not(
+    number: int, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    with monkeypatch.context() as patch:
+        touched_between_two_parts(patch)
+        made = run(tmp_path / "run", limit=3_000)
+    assert "run.chained" in made.failed()
+    with monkeypatch.context() as patch:
+        touched_between_two_parts(patch)
+        assert run(tmp_path / "whole").failed() == ["run.weights"]
+
+
+def test_it_is_said_how_much_was_taken_again(tmp_path: Path) -> None:
+    found = {}
+    for limit in (2**30, 3_000):
+        checks = run(tmp_path / f"{limit}", limit=limit).recomputation().checks()
+        found[limit] = next(check for check in checks if check.name == "run.taken_again")
+    assert found[2**30].statistic == 0
+    assert "of 20 steps 20 were kept" in found[2**30].meaning
+    assert found[3_000].statistic == pytest.approx(18 / 19)
+    assert "of 20 steps 2 were kept" in found[3_000].meaning
+
+
+def test_draws_are_kept_whole_and_small() -> None:
+    random = np.random.default_rng(2)
+    for count, rate in ((60_000, 1 / 15), (10**6, 0.5), (10**6, 1e-3), (500, 1.0), (9, 1e-9)):
+        drawn = np.flatnonzero(random.random(count) < rate)
+        packed = transcript.packed_draw(drawn)
+        assert np.array_equal(transcript.unpacked_draw(packed), drawn)
+        assert len(packed) <= transcript.draws_size(1, len(drawn))
+    twice = np.array([3, 3, 9, 7, 2**32 - 1, 0])
+    assert np.array_equal(transcript.unpacked_draw(transcript.packed_draw(twice)), twice)
+    with pytest.raises(ValueError):
+        transcript.unpacked_draw(b"none")
+
+
 def _begun_otherwise(change: Callable[[nn.Module], None]) -> Build:
     def build() -> nn.Module:
         model = network()
@@ -432,7 +482,7 @@ def _a_byte(folder: Path, name: str) -> None:
     (folder / name).write_bytes(bytes(content))
 
 
-@pytest.mark.parametrize("name", ["about.json", "drawn.i64", "steps.jsonl", "releases/0.f32"])
+@pytest.mark.parametrize("name", ["about.json", "drawn.zlib", "steps.jsonl", "releases/0.f32"])
 def test_a_transcript_that_was_changed_or_cut_is_none(name: str, tmp_path: Path) -> None:
     made = run(tmp_path / "run")
     whole = (made.folder / name).read_bytes()

@@ -72,7 +72,7 @@ def test_what_is_stated_is_not_suspected() -> None:
         ([*uniform(300), made([0.5], failed=("noise.scale",))], "contradicted: noise.scale"),
         ([*uniform(300), made([0.5], rate=2e-6)], "stated"),
         (uniform(300, 2.0), "too many audits"),
-        ([made([*([0.5] * 29), 0.5 * u]) for u in np.linspace(0, 1, 300)], "too small: check.29"),
+        ([made([*([1.0] * 29), 0.5 * u]) for u in np.linspace(0, 1, 300)], "too small: check.29"),
     ],
     ids=["a contradiction", "a rate", "all p-values", "one check"],
 )

@@ -91,7 +91,7 @@ def test_two_commands_do_not_work_on_requests_at_once(at_once: Desk, tmp_path: o
             gather(other.case())
 
 
-def test_what_each_step_found_is_told_together_and_found_out_anew(at_once: Desk) -> None:
+def test_what_each_step_found_is_said_together_and_found_out_anew(at_once: Desk) -> None:
     asked = at_once.ask("ada")
 
     def away(deed: str) -> None:

@@ -132,7 +132,7 @@ def test_a_worktree_that_is_closed_leaves_its_failure_and_one_never_opened_nothi
     workspace.write_failure(worktree.root, 16, "Of 9 people 3 are too few.")
     assert service.end(_run(1), released.root, now=NOW)
     found = ended.ended(released.root, _run(1))
-    assert found == ended.Ended(NOW, None, 16, "Of 9 people 3 are too few.")
+    assert found == ended.RunOutcome(NOW, None, 16, "Of 9 people 3 are too few.")
     assert not service.end("nightly", released.root, now=NOW)
     assert ended.ended(released.root, "nightly") is None
 

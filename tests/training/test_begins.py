@@ -135,7 +135,7 @@ def test_so_does_a_disk_that_cannot_be_written(tmp_path: Path, monkeypatch: Patc
 
 
 @pytest.mark.parametrize(
-    "lost", ["about.json", "drawn.i64", "steps.jsonl", "begins.json", "all", "another's"]
+    "lost", ["about.json", "drawn.zlib", "steps.jsonl", "begins.json", "all", "another's"]
 )
 def test_a_run_does_not_go_on_with_half_of_its_transcript(
     lost: str, tmp_path: Path, monkeypatch: Patch

@@ -23,6 +23,7 @@ from lethe.privacy.plan import Plan
 from lethe.training.engines.reference import PlainEngine
 from lethe.training.loop import DpStep, Execution, Task, train, train_plain
 from lethe.training.models import binary_loss
+from lethe.training.transcript import Recorder
 
 KEY = bytes(range(32))
 
@@ -388,3 +389,17 @@ def test_a_checkpoint_holds_no_key(tmp_path: Path) -> None:
     content = (tmp_path / "c").read_bytes()
     assert KEY not in content
     assert not any(KEY[i : i + 16] in content for i in range(17))
+
+
+@pytest.mark.parametrize(
+    "known", [lambda: Keystream(KEY), lambda: Keystream.from_system()], ids=["known", "hidden"]
+)
+def test_a_run_that_is_recorded_takes_its_key_from_the_system_alone(
+    known: Callable[[], Any], tmp_path: Path
+) -> None:
+    recorder = Recorder(tmp_path, run_id="r", plan="p", limit=2**20)
+    with pytest.raises(TrainingRefused, match="from the operating system alone"):
+        run(model(), keystream=known, transcript=recorder)
+    assert list(tmp_path.iterdir()) == []
+    run(model(), keystream=Keystream.from_system, transcript=recorder)
+    assert (tmp_path / "about.json").exists()

@@ -1,5 +1,6 @@
 """A command that is forked is, to whoever starts it, a process like any other."""
 
+import ast
 import os
 import signal
 import socket
@@ -237,3 +238,16 @@ def test_without_the_warm_process_a_command_is_started_truly(tmp_path: Path) -> 
 def test_who_ends_all_children_of_a_test_does_not_end_it(tmp_path: Path) -> None:
     forked = int(_run(tmp_path, "import os\nprint(os.getppid())").stdout)
     assert forked not in {each.pid for each in psutil.Process().children(recursive=True)}
+
+
+def test_no_module_keeps_the_python_that_imported_it() -> None:
+    """A fork has another than the process that imported for it; else it starts all anew."""
+    kept = [
+        path
+        for path in (Path(__file__).parents[2] / "pipeline" / "lethe").rglob("*.py")
+        for statement in ast.parse(path.read_text()).body
+        if not isinstance(statement, ast.FunctionDef | ast.ClassDef)
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Attribute) and node.attr == "executable"
+    ]
+    assert kept == []

@@ -17,6 +17,7 @@ from lethe.attacks import (  # noqa: F401
     separation,
 )
 from lethe.attacks.attack import Attack, Target, registered
+from lethe.attacks.statistics import FALSE_ALARMS
 
 MEMBERSHIP = "membership"  # what it measured stands in the report as `attack`
 
@@ -42,6 +43,7 @@ def audit(target: Target, kinds: Sequence[type[Attack]] | None = None) -> Audite
 
     Raises:
         NotFinite: the model gives losses that are not numbers.
+        ValueError: the attacks' false alarms add up to more than an audit promises.
     """
     released = target.release.mechanism
     made = [
@@ -50,6 +52,13 @@ def audit(target: Target, kinds: Sequence[type[Attack]] | None = None) -> Audite
         if not kind.mechanisms or released in kind.mechanisms
     ]
     checks = [check for attack in made for check in attack.run(target)]
+    alarms = sum(check.false_alarm_rate for check in checks)
+    if not 0 <= alarms <= FALSE_ALARMS:
+        raise ValueError(
+            "The checks of one audit would contradict a sound model with probability "
+            f"{alarms:.1e}; at most {FALSE_ALARMS:.0e} is promised. Lower the rates of the attacks "
+            "that are registered."
+        )
     failed = [check.name for check in checks if check.contradicts]
     unknown = [check.name for check in checks if not check.passed and not check.contradicts]
     measured = {each.name: dict(each.measured) for each in made if each.measured is not None}
@@ -57,7 +66,7 @@ def audit(target: Target, kinds: Sequence[type[Attack]] | None = None) -> Audite
         "attack": measured.pop(MEMBERSHIP, {"attempted": False, "private": False}),
         "checks": [check.to_data() for check in checks],
         "failed": failed,
-        "false_alarm_rate": sum(check.false_alarm_rate for check in checks),
+        "false_alarm_rate": alarms,
         "not_looked_at": unknown,
         "passed": bool(checks) and not failed and not unknown,
         "private": False,

@@ -16,6 +16,7 @@ from lethe.attacks.run.examine import COVERS, RECORDED, Question
 from lethe.attacks.statistics import Check, holds, not_looked_at
 from lethe.attacks.verdicts import Looked
 from lethe.config import transcripts, workspace
+from lethe.config.home import at_home
 from lethe.core.children import environment_without_keys
 from lethe.core.errors import ProcessLost
 from lethe.core.reading import parse_data
@@ -115,6 +116,8 @@ def question(target: Target, folder: Path) -> Question:
         manifest=str(folder / "manifest"),
         shards=tuple(str(path) for path in target.paths),
         root=str(root),
+        drawn_before=str(at_home(transcripts.DRAWN_BEFORE, root)),
+        operations=target.declared.look_operations,
         plan=target.plan.to_data(),
         encoder=target.encoder.to_data(),
         training=target.training,

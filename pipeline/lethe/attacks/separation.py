@@ -107,7 +107,8 @@ def _sum(target: Target, step: loop.DpStep, physical: int, people: tuple[Tensor,
     """The clipped sum of these people, in the parts that the run sums them by."""
     features, mask, labels = people
     count = len(mask)
-    data = PersonData(features, mask, labels, np.arange(count, dtype=np.uint32))
+    # One token for all: what the model draws for somebody is the same beside one person more.
+    data = PersonData(features, mask, labels, np.zeros(count, dtype=np.uint32))
     task = loop.Task(step.plan, data, step.model, target.loss_fn, physical_batch=physical)
     with seeded(), FixedRandomness():
         sums = loop.summed(step, task, torch.arange(count), device=target.device)

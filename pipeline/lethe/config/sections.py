@@ -183,14 +183,18 @@ class Parallel:
 class Audit:
     """How hard the model is attacked before it may be registered.
 
-    `transcript_megabytes`: of what a training's steps released, kept until its audit; of a longer
-        run, a random part.
+    `transcript_megabytes`: of what a training's steps drew and released, kept until its audit; of
+        a longer run, a random part.
+    `look_operations`: that sums of the run's steps may cost, computed anew person by person; as
+        many steps are looked at as that allows, the last one among them. 3e11 are minutes on two
+        cores.
     `transcript_days`: how long that waits for an audit that does not come.
     """
 
     subjects: int = Field(default=5_000, ge=50)
     replays: int = Field(default=8, ge=1)
     transcript_megabytes: int = Field(default=1_024, ge=1)
+    look_operations: float = Field(default=3e11, gt=0, le=1e18)
     transcript_days: int = Field(default=14, ge=1, le=366)
 
 

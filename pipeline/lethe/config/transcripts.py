@@ -32,6 +32,7 @@ from lethe.core.files import checked, json_bytes, read_json, write_whole
 
 TRANSCRIPTS = workspace.STATE / "transcripts"  # a folder for each run, by its id
 VERDICTS = workspace.STATE / "verdicts"
+DRAWN_BEFORE = workspace.STATE / "drawn"  # a digest of each run's draws, long enough not to guess
 PEOPLE = "people.roaring"  # in a transcript: who was admitted, so that an erasure finds them
 _OF = "of.json"  # in a transcript: what trained, a `_Training`
 _AUDITED = "audited.lock"  # in a transcript, once its audit has begun: on which machine; held

@@ -24,7 +24,7 @@ _REST, _LONGEST_REST = dt.timedelta(minutes=5), dt.timedelta(hours=6)
 
 
 @dataclass(frozen=True)
-class Ended:
+class RunOutcome:
     """How a run ended: the version that was published, or the failure's code and words."""
 
     at: dt.datetime
@@ -54,7 +54,7 @@ def note(
     )
 
 
-def ended(home: Path, run: str) -> Ended | None:
+def ended(home: Path, run: str) -> RunOutcome | None:
     """How a run ended; None if it has not, or was not heard of."""
     path = home / ENDED / f"{run}.json"
     try:
@@ -63,7 +63,7 @@ def ended(home: Path, run: str) -> Ended | None:
         return None
     with damage(lambda: FileDamaged(f"{path} says nothing of a run. Remove it.")):
         version = found["version"]
-        return Ended(
+        return RunOutcome(
             dt.datetime.fromisoformat(found["at"]),
             None if version is None else str(version),
             int(found["exit_code"]),
@@ -123,7 +123,7 @@ def next_attempt(home: Path, batch: str, *, final: Collection[int], now: dt.date
     return _name(batch, number + 1)
 
 
-def last_attempt(home: Path, batch: str) -> tuple[str, Ended | None]:
+def last_attempt(home: Path, batch: str) -> tuple[str, RunOutcome | None]:
     """The newest run for a batch, and how it ended; the first one's name before there is any."""
     number = 1
     while True:

@@ -27,9 +27,10 @@ class DpSgd(Trainer[Plan]):
         return Plan.from_data(data)
 
     def rehearse(self, params: Params, *, plan: Plan, encoder: Encoder) -> None:
-        from lethe.training.rehearsal import rehearse
+        from lethe.training.rehearsal import refuse_large_draws, rehearse
 
-        processes = params.parallel.processes
+        megabytes, processes = params.audit.transcript_megabytes, params.parallel.processes
+        refuse_large_draws(plan, megabytes)
         rehearse(params.training, plan, encoder, root=params.root, processes=processes)
 
     def fit(

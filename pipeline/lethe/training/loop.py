@@ -20,10 +20,11 @@ within the clip, less half of the people. `follow` takes it off and moves `clip_
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -44,10 +45,12 @@ from lethe.training.engines.contract import (
     LossFn,
     checked_losses,
     person_losses,
+    refuse_not_finite,
     trainable_parameters,
     zero_sums,
 )
 from lethe.training.optimizer import Updater
+from lethe.training.person_randomness import PersonRandomness, draws_at_random
 from lethe.training.trainer import Progress, Reserved
 from lethe.training.transcript import MODEL, UPDATER, Recorder
 
@@ -122,6 +125,8 @@ class DpStep:
         self.plan, self.model, self.engine = plan, model, engine
         self._keystream = keystream
         self.clip_norm = plan.clip_norm  # of this step; moved by `follow` alone
+        self.number = 0  # of this step; decides what the model draws for whom
+        self._at_random: bool | None = None
         device = next(model.parameters()).device
         self._device = device
 
@@ -160,6 +165,19 @@ class DpStep:
             within = (norms <= self.clip_norm).to(torch.float32)
             sums = [*sums, (within - 0.5).sum().reshape(1)]
         return sums
+
+    def randomness(
+        self, tokens: npt.NDArray[np.uint32], features: Tensor
+    ) -> AbstractContextManager[Any]:
+        """Within it these people are summed: what the model draws is as the audit draws it again.
+
+        Raises, in a sum: TrainingRefused: the model draws by what cannot be drawn again.
+        """
+        if self._at_random is None:
+            self._at_random = draws_at_random(self.model, features.new_zeros(features.shape[1:]))
+        if not self._at_random:
+            return nullcontext()
+        return PersonRandomness(self.plan.initial_seed, self.number, tokens)
 
     def zeros(self) -> list[Tensor]:
         """What `clipped_sum` gives for nobody."""
@@ -227,6 +245,7 @@ def train(
     plan, data = task.plan, task.data
     execution = execution or Execution()
     refuse_unreserved(plan, data, reservation)
+    refuse_known_keys(execution)
     model, others = task.model.to(execution.device), execution.others
     engine = prepared_engine(task, model)
     step = DpStep(plan, model, engine, execution.keystream())
@@ -241,13 +260,20 @@ def train(
     clips: list[float] = []
     model.train()
     sum_of = partial(summed, step, task, device=execution.device)
-    recorder, state = execution.transcript, partial(_state, model, updater)
+    recorder = execution.transcript
     if recorder:
         counts = plan.adaptive is not None
         recorder.begin(
-            model, state, done=done, steps=plan.steps, count=counts, device=execution.device
+            model,
+            partial(_state, model, updater),
+            done=done,
+            steps=plan.steps,
+            drawn=len(data) * plan.sample_rate,
+            count=counts,
+            device=execution.device,
         )
     for number in range(done, plan.steps):
+        step.number = number
         drawn = torch.from_numpy(step.draw(len(data)))
         sums = sum_of(drawn) if others is None else others.summed(step, drawn, sum_of)
         noisy = step.noisy(sums)
@@ -257,7 +283,7 @@ def train(
         updater.step([g / plan.expected_batch_size for g in step.follow(noisy)])
         taken += 1
         if recorder:
-            recorder.stepped(number, state)
+            recorder.stepped(number)
         _keep(number + 1, step, updater, execution, saved)
         if execution.progress is not None:
             execution.progress(number + 1, plan.steps)
@@ -287,20 +313,12 @@ def _state(model: nn.Module, updater: Updater) -> dict[str, Tensor]:
     return weights | {f"{UPDATER}{name}": tensor for name, tensor in kept.items()}
 
 
-def refuse_not_finite(model: nn.Module) -> None:
-    """Before a model leaves: raises NotFinite where a weight is none that can be released."""
-    if not all(torch.isfinite(p).all() for p in trainable_parameters(model)):
-        raise NotFinite(
-            "A weight is NaN or infinite. The run counts as spent; lower the learning rate. To "
-            "train again is another charge."
-        )
-
-
 def prepared_engine(task: Task, model: nn.Module) -> Engine:
     """The engine for the task's model, on its device, with products as exact as float32 allows."""
     # TF32 keeps ten bits of a product: a norm measured so may let a gradient past the clip.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
     shape = tuple(task.data.features.shape[2:])
     return make_engine(task.engine, model, task.loss_fn, record_shape=shape, classes=task.classes)
 
@@ -312,10 +330,24 @@ def summed(step: DpStep, task: Task, positions: Tensor, *, device: str) -> list[
     """
     sums = step.zeros()
     for part in positions.split(task.physical_batch):
-        found = step.clipped_sum(*task.data.batch(part, device))
+        batch = task.data.batch(part, device)
+        with step.randomness(task.data.tokens[part.numpy()], batch[0]):
+            found = step.clipped_sum(*batch)
         for sum_, part_sum in zip(sums, found, strict=True):
             sum_.add_(part_sum)
     return sums
+
+
+def refuse_known_keys(execution: Execution) -> None:
+    """A run that is recorded to be audited is a real one.
+
+    Raises: TrainingRefused: its draws and noise would come from a key that somebody knows.
+    """
+    if execution.transcript is not None and execution.keystream != Keystream.from_system:
+        raise TrainingRefused(
+            "A training with a transcript takes its key from the operating system alone: of noise "
+            "from a known key nothing is left. Leave Execution.keystream as it is."
+        )
 
 
 def refuse_unreserved(plan: Plan, data: PersonData, reservation: Reserved) -> None:

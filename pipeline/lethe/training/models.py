@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from lethe.core.errors import FileDamaged, ParamsInvalid
 from lethe.core.files import RESTORE
 from lethe.training.description import WEIGHTS, Architecture, Description, content
+from lethe.training.reading import ReadsElsewhere, code_alone
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
 Model = nn.Module
@@ -67,7 +68,8 @@ def build_model(architecture: Architecture, *, root: Path = Path(), seed: int = 
             none.
 
     Raises:
-        ParamsInvalid: the user's module or function is absent, or gives no module.
+        ParamsInvalid: the user's module or function is absent, gives no module, or reads
+            something else than code.
     """
     a = architecture
     with _seeded(seed):
@@ -75,7 +77,15 @@ def build_model(architecture: Architecture, *, root: Path = Path(), seed: int = 
             return _mlp(a.features, (), a.outputs)
         if a.model == "mlp":
             return _mlp(a.features, a.hidden, a.outputs)
-        return _own(a, root.absolute())
+        try:
+            with code_alone(root.absolute(), a.model.partition(":")[0]):
+                return _own(a, root.absolute())
+        except ReadsElsewhere as reading:
+            raise ParamsInvalid(
+                f"training.model={a.model!r} {reading} while it makes the network. First weights "
+                "may know nothing of people: make them in code, of torch's random numbers, which "
+                "are seeded; or put what is public into the folder of the module's own package."
+            ) from None
 
 
 def refuse_unrepeatable(

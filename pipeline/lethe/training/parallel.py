@@ -106,7 +106,7 @@ class Leader:
             ProcessLost: a process ended or does not answer.
             NotFinite, TrainingRefused: as `DpStep.clipped_sum`, on whichever process.
         """
-        self._say(_STEP, len(drawn))
+        self._say(_STEP, len(drawn), step.number)
         with self.together():
             self._wire.broadcast(drawn)
             self._wire.broadcast(torch.tensor([step.clip_norm], dtype=torch.float64))
@@ -162,7 +162,7 @@ def assist(
     sum_of = partial(summed, step, task, device=device)
     begun = False
     while True:
-        kind, count, _ = _heard(wire)
+        kind, count, step.number = _heard(wire)
         if kind != _STEP:
             return
         drawn = torch.empty(count, dtype=torch.int64)

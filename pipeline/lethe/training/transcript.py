@@ -5,8 +5,9 @@ A folder of one run (`lethe.config.transcripts` says where, and when it goes):
 - `about.json`: the run, its plan, the shapes, and what computed;
 - `start.safetensors`: every parameter and buffer before the first step;
 - `steps.jsonl`: of each step the clip, how many people were drawn, and a SHA-256 digest over
-  step, clip, draw and release;
-- `drawn.i64`: the drawn positions, one step after the other;
+  step, clip, draw and release; where a segment begins, also digests of the state when the segment
+  before it was over and now, which must be one and the same, whether they are kept or not;
+- `drawn.zlib`: the drawn positions, one step after the other, each compressed;
 - `releases/N.f32`: what left in the steps of segment N, noise included and not yet divided: a row
   of float32 a step, the trainable parameters in the model's order, an adaptive clip's count last;
 - `states/N.safetensors`: weights and the optimizer's state before segment N.
@@ -17,7 +18,8 @@ is kept whole. Whether one is kept is drawn from the operating system's randomne
 step is over. That is as good as a draw after the training: no step could know whether it would be
 looked at, since nothing that decides it existed. The last segment is always kept.
 
-The draws are always whole: 8 bytes for each drawn person.
+The draws are always whole, and are counted in `limit`: one or two bytes for each drawn person.
+Where they would take more than half of it, the training is refused beforehand (`rehearsal`).
 
 - `begins.json`: how often it was begun (`lethe.training.begins`).
 
@@ -28,9 +30,11 @@ checkpoint's is over: to train on would leave half of a transcript, and to train
 
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -48,12 +52,13 @@ from lethe.core.files import disk_errors, json_bytes, write_whole
 from lethe.training.arithmetic import Arithmetic
 from lethe.training.begins import BegunAgain, Journal
 
-VERSION = 1
-ABOUT, START, STEPS, DRAWN = "about.json", "start.safetensors", "steps.jsonl", "drawn.i64"
+VERSION = 2
+ABOUT, START, STEPS, DRAWN = "about.json", "start.safetensors", "steps.jsonl", "drawn.zlib"
 RELEASES, STATES = "releases", "states"
 MODEL, UPDATER = "model.", "updater."  # what the names of a state's tensors begin with
-FLOAT, POSITION = np.dtype("<f4"), np.dtype("<i8")
+FLOAT, POSITION = np.dtype("<f4"), np.dtype("<u4")
 _LONGEST = 50  # steps of a segment where not all are kept
+_DRAWN_BYTES = 2.2  # for each person in a draw; 1.3 where one in 20 is drawn
 _STATE_ROWS = 8  # a segment's two states, each of weights, average and two moments, in releases
 
 State = Callable[[], Mapping[str, Tensor]]
@@ -77,9 +82,14 @@ class About:
 @with_config(ConfigDict(extra="forbid", strict=True))
 @dataclass(frozen=True)
 class StepLine:
+    """`draw`: bytes in the file of draws. `over`, `begun`: digests, where a segment begins."""
+
     clip: float
     people: int
+    draw: int
     digest: str
+    over: str = ""
+    begun: str = ""
 
 
 ABOUTS = TypeAdapter(About)
@@ -91,6 +101,31 @@ def digest_of(number: int, clip: float, drawn: bytes, release: bytes) -> str:
     found.update(drawn)
     found.update(release)
     return found.hexdigest()
+
+
+def digest_of_state(packed_state: bytes) -> str:
+    return hashlib.sha256(packed_state).hexdigest()
+
+
+def packed_draw(drawn: npt.NDArray[np.int64]) -> bytes:
+    """Any positions below 2^32 in any order, as the distances between them, by their bytes."""
+    distances = np.diff(drawn.astype(POSITION), prepend=POSITION.type(0))
+    return zlib.compress(distances.view(np.uint8).reshape(-1, POSITION.itemsize).T.tobytes(), 1)
+
+
+def unpacked_draw(content: bytes) -> npt.NDArray[np.int64]:
+    """Raises: ValueError: the content is damaged."""
+    try:
+        planes = np.frombuffer(zlib.decompress(content), dtype=np.uint8)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    distances = np.ascontiguousarray(planes.reshape(POSITION.itemsize, -1).T).view(POSITION)
+    return np.cumsum(distances.ravel(), dtype=POSITION).astype(np.int64)
+
+
+def draws_size(steps: int, drawn: float) -> int:
+    """Bytes that the draws of a run take, of so many people a step; generously."""
+    return math.ceil(steps * (_DRAWN_BYTES * drawn + 64))
 
 
 def release_file(folder: Path, segment: int) -> Path:
@@ -110,7 +145,7 @@ class Recorder:
 
     Args:
         folder: of the run, there already and its owner's alone.
-        limit: bytes of releases and states that may be kept.
+        limit: bytes of draws, releases and states that may be kept.
     """
 
     def __init__(self, folder: Path, *, run_id: str, plan: str, limit: int) -> None:
@@ -118,10 +153,20 @@ class Recorder:
         self._about: About | None = None
         self._kept: list[int] = []
         self._unsafe: set[Path] = set()  # what a power cut would take
+        self._state: State = dict
+        self._over = ""  # digest of the state when the last segment was over
         self._random = random.SystemRandom()
 
     def begin(
-        self, model: nn.Module, state: State, *, done: int, steps: int, count: bool, device: str
+        self,
+        model: nn.Module,
+        state: State,
+        *,
+        done: int,
+        steps: int,
+        drawn: float,
+        count: bool,
+        device: str,
     ) -> None:
         """Before the first step that this process takes.
 
@@ -129,13 +174,16 @@ class Recorder:
             state: gives weights and the optimizer's state, as they are now.
             done: steps that a checkpoint has; what was recorded after them is forgotten.
             steps: of the whole run.
+            drawn: people that a step draws, on average.
             count: whether a step's release has an adaptive clip's count.
         """
         numbers = sum(p.numel() for p in model.parameters() if p.requires_grad) + count
         row = numbers * FLOAT.itemsize
-        whole = steps * row <= self._limit
-        segment = steps if whole else max(1, min(_LONGEST, self._limit // (2 * row) - _STATE_ROWS))
-        self._places = max(1, self._limit // ((segment + _STATE_ROWS) * row) - 1)
+        limit = max(self._limit - draws_size(steps, drawn), self._limit // 2)
+        whole = steps * row <= limit
+        segment = steps if whole else max(1, min(_LONGEST, limit // (2 * row) - _STATE_ROWS))
+        self._places = max(1, limit // ((segment + _STATE_ROWS) * row) - 1)
+        self._state = state
         about = About(VERSION, *self._run, steps, numbers, segment, whole, Arithmetic.here(device))
         with self._written():
             try:
@@ -152,6 +200,8 @@ class Recorder:
                     "run's spend is settled and nothing was released; the same request again is "
                     "another run, and another charge."
                 ) from None
+        if not whole and done % segment == 0:
+            self._over = digest_of_state(packed(state()))
 
     def _first(self, about: About, model: nn.Module) -> None:
         for name in (RELEASES, STATES):
@@ -174,11 +224,11 @@ class Recorder:
         if vars(found) | {"arithmetic": None} != vars(about) | {"arithmetic": None}:
             raise ValueError("of another run")
         lines = (self._folder / STEPS).read_bytes().splitlines(keepends=True)[:done]
-        people = sum(LINES.validate_json(line).people for line in lines)
+        draws = sum(LINES.validate_json(line).draw for line in lines)
         if len(lines) != done:
             raise ValueError("shorter than the checkpoint")
         _cut(self._folder / STEPS, sum(map(len, lines)))
-        _cut(self._folder / DRAWN, people * POSITION.itemsize)
+        _cut(self._folder / DRAWN, draws)
         current, rows = divmod(done, about.segment)
         for name in (RELEASES, STATES):
             for path in (self._folder / name).iterdir():
@@ -203,19 +253,24 @@ class Recorder:
         if self._about is None:
             return
         people = np.ascontiguousarray(drawn, dtype=POSITION).tobytes()
+        draw = packed_draw(drawn)
         flat = torch.cat([t.detach().flatten().to("cpu", torch.float32) for t in noisy])
         left = flat.numpy().astype(FLOAT, copy=False).tobytes()
-        line = StepLine(clip, len(drawn), digest_of(number, clip, people, left))
+        digest = digest_of(number, clip, people, left)
         segment, row = divmod(number, self._about.segment)
+        chain = ("", "")
+        if row == 0 and not self._about.whole:
+            chain = (self._over, digest_of_state(packed(self._state())))
+        line = StepLine(clip, len(drawn), len(draw), digest, *chain)
         path = release_file(self._folder, segment)
         with self._written():
             if row == 0 or path.exists():
                 self._append(path, left)
-            self._append(self._folder / DRAWN, people)
+            self._append(self._folder / DRAWN, draw)
             self._append(self._folder / STEPS, json.dumps(asdict(line)).encode() + b"\n")
 
-    def stepped(self, number: int, state: State) -> None:
-        """After a step's weights are there; `state` gives them, and the optimizer's."""
+    def stepped(self, number: int) -> None:
+        """After a step's weights are there."""
         about = self._about
         if about is None or about.whole:
             return
@@ -224,7 +279,9 @@ class Recorder:
             return
         if number + 1 < about.steps:  # the state before the next; the last has the average's
             with self._written():
-                write_whole(state_file(self._folder, over), packed(state()), private=True)
+                content = packed(self._state())
+                self._over = digest_of_state(content)
+                write_whole(state_file(self._folder, over), content, private=True)
                 self._draw_kept(over - 1)
 
     def end(self) -> None:

@@ -103,9 +103,12 @@ def record(
     trained = [p for p in model.parameters() if p.requires_grad]
     model.train()
     for number in range(plan.steps):
+        step.number = number
         drawn = hooks.drawn(number, step.draw(len(data)))
         weights = {name: value.clone() for name, value in model.state_dict().items()}
-        sums = step.clipped_sum(*data.batch(torch.from_numpy(drawn)))
+        batch = data.batch(torch.from_numpy(drawn))
+        with step.randomness(data.tokens[drawn], batch[0]):
+            sums = step.clipped_sum(*batch)
         noisy = hooks.released(number, sums, step.noisy(hooks.summed(number, sums)))
         clip = step.clip_norm
         count = float(noisy[-1]) if plan.adaptive is not None else None

@@ -3,6 +3,7 @@
 Each is the code that trains with a line or two exchanged, as somebody might write it by mistake.
 """
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,8 +16,10 @@ import torch
 
 from lethe.attacks import own_run
 from lethe.attacks.run import examine
+from lethe.config import workspace
 from lethe.config.params import Params, parse_params
 from lethe.core.errors import AuditContradiction
+from lethe.privacy.noise import sampling
 from lethe.stages import audit
 from lethe.stages import train as train_stage
 from lethe.training import dpsgd_fit, loop
@@ -205,6 +208,101 @@ FAULTS: dict[str, tuple[Fault, set[str]]] = {
         ),
         {"noise_of_run.along_sum"},
     ),
+    "sums of the wrong people": (
+        _in_train(("sums = sum_of(drawn)", "sums = sum_of((drawn + 1) % len(data))")),
+        {"noise_of_run.along_sum"},
+    ),
+    "noise for large values alone": (
+        _in_train(
+            (
+                _NOISY,
+                f"{_NOISY}; noisy = [torch.where(s.abs() > s.abs().median(), n, s) "
+                "for n, s in zip(noisy, sums)]",
+            )
+        ),
+        {"noise_of_run.scale"},
+    ),
+    "noise of the number drawn": (
+        _in_train(
+            (
+                _NOISY,
+                "torch.manual_seed(len(drawn)); z = plan.noise_multiplier * plan.clip_norm; "
+                "noisy = [s + z * torch.randn_like(s) for s in sums]",
+            )
+        ),
+        {"noise_of_run.steps_differ"},
+    ),
+    "more noise for more people": (
+        _in_train(
+            (
+                _NOISY,
+                f"{_NOISY}; w = (len(drawn) / len(data) / plan.sample_rate) ** 4; "
+                "noisy = [s + w * (n - s) for n, s in zip(noisy, sums)]",
+            )
+        ),
+        {"noise_of_run.any_batch"},
+    ),
+    "everybody of a label drawn more often": (
+        _in_train(
+            (
+                _DRAWN,
+                "d = np.union1d(step.draw(len(data)), np.intersect1d(step.draw(len(data)), "
+                "np.flatnonzero((data.labels * data.mask).sum(1).numpy() == 0))); "
+                "drawn = torch.from_numpy(d)",
+            )
+        ),
+        {"draws_of_run.by_label"},
+    ),
+    "records clipped one by one": (
+        lambda patch: _rewritten(
+            patch,
+            loop,
+            "summed",
+            (
+                "found = step.clipped_sum(*batch)",
+                "found = step.clipped_sum(*(t.flatten(0, 1).unsqueeze(1) for t in batch))",
+            ),
+        ),
+        {"noise_of_run.along_sum"},
+    ),
+    "a part of the batch with a wider clip": (
+        lambda patch: _rewritten(
+            patch,
+            loop,
+            "summed",
+            (
+                "found = step.clipped_sum(*batch)",
+                "w = 4 if len(part) < 64 else 1; step.clip_norm *= w; "
+                "found = step.clipped_sum(*batch); step.clip_norm /= w",
+            ),
+            ("positions.split(task.physical_batch)", "positions.split(64)"),
+        ),
+        {"noise_of_run.along_sum"},
+    ),
+    "gradients of old weights": (
+        _in_train(
+            (
+                "taken = done",
+                "old = [p.detach().clone() for p in model.parameters()]; taken = done",
+            ),
+            (
+                "sums = sum_of(drawn)",
+                "now = [p.detach().clone() for p in model.parameters()]; "
+                "[p.data.copy_(o) for p, o in zip(model.parameters(), old)]; "
+                "sums = sum_of(drawn); "
+                "[p.data.copy_(o) for p, o in zip(model.parameters(), now)]",
+            ),
+        ),
+        {"noise_of_run.along_sum"},
+    ),
+    "the mean over the real batch": (
+        _in_train(("g / plan.expected_batch_size", "g / max(1, len(drawn))")),
+        {"run.weights"},
+    ),
+    "a learning rate of the data": (
+        _in_train(("g / plan.expected_batch_size", "g * (1 + data.labels.mean()) / 135")),
+        {"run.weights"},
+    ),
     "a wider clip than is charged": (
         lambda patch: _rewritten(
             patch, loop.DpStep, "clipped_sum", ("clip_norm=self.clip_norm)", "clip_norm=0.4)")
@@ -229,3 +327,49 @@ def test_a_faulty_run_is_contradicted_by_name(name: str, here: None, monkeypatch
 def test_a_sound_run_is_not(number: int, here: None) -> None:
     train_stage.run(PARAMS, now=trained_run.NOW)
     assert audit.run(PARAMS, now=trained_run.NOW)["failed"] == []
+
+
+DROPOUT = """
+import torch
+
+def build(features, outputs):
+    first, last = torch.nn.Linear(features, 8), torch.nn.Linear(8, outputs)
+    return torch.nn.Sequential(first, torch.nn.Tanh(), torch.nn.Dropout(0.4), last)
+"""
+
+
+def _with_dropout() -> Params:
+    Path("own_dropout.py").write_text(DROPOUT)
+    raw = trained_run.raw()
+    raw["training"] |= {"model": "own_dropout:build"}
+    return parse_params(raw)
+
+
+def test_a_sound_run_of_a_network_with_dropout_is_not(here: None) -> None:
+    declared = _with_dropout()
+    workspace.PLAN.write_text(json.dumps(trained_run.plan_of(declared).to_data()))
+    train_stage.run(declared, now=trained_run.NOW)
+    assert audit.run(declared, now=trained_run.NOW)["failed"] == []
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5], ids=["none", "half"])
+def test_missing_noise_of_a_network_with_dropout_is(
+    share: float, here: None, monkeypatch: Patch
+) -> None:
+    declared = _with_dropout()
+    workspace.PLAN.write_text(json.dumps(trained_run.plan_of(declared).to_data()))
+    less = f"{_NOISY}; noisy = [s + {share} * (n - s) for n, s in zip(noisy, sums)]"
+    with monkeypatch.context() as patch:
+        _in_train((_NOISY, less))(patch)
+        train_stage.run(declared, now=trained_run.NOW)
+    with pytest.raises(AuditContradiction, match=r"noise_of_run\.scale"):
+        audit.run(declared, now=trained_run.NOW)
+
+
+def test_the_second_run_of_a_key_that_is_written_in_code_is(here: None, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(sampling.os, "urandom", lambda size: bytes(range(size)))
+    train_stage.run(PARAMS, now=trained_run.NOW)
+    assert audit.run(PARAMS, now=trained_run.NOW)["failed"] == []
+    train_stage.run(PARAMS, now=trained_run.NOW)
+    with pytest.raises(AuditContradiction, match=r"draws_of_run\.fresh"):
+        audit.run(PARAMS, now=trained_run.NOW)

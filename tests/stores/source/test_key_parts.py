@@ -213,12 +213,15 @@ def test_a_blank_filled_key_leads_to_texts_without_blanks(
     run = opened(url)
     run(
         "CREATE TABLE members (person char(6) PRIMARY KEY, email text)",
-        "CREATE TABLE visits (visit integer PRIMARY KEY, person text, day date, minutes integer, "
+        "CREATE TABLE visits (visit char(6) PRIMARY KEY, person text, day date, minutes integer, "
         "came_back text)",
+        "CREATE TABLE sets (visit text, lifted integer)",
         "CREATE TABLE bills (bill integer PRIMARY KEY, person text, cents integer)",
         "CREATE TABLE answers (person varchar(9), purpose text, said text, said_at text)",
         "INSERT INTO members VALUES ('AB', 'a@example.org'), ('ABC', 'b@example.org')",
-        "INSERT INTO visits VALUES (1, 'AB', '2026-01-01', 1, 'yes'), (2, 'ABC', NULL, 2, 'no')",
+        "INSERT INTO visits VALUES ('1', 'AB', '2026-01-01', 1, 'yes')",
+        "INSERT INTO visits VALUES ('2', 'ABC', NULL, 2, 'no')",
+        "INSERT INTO sets VALUES ('1', 10), ('2', 10), ('1', 20)",
         "INSERT INTO bills VALUES (1, 'AB', 1), (2, 'ABC', 1)",
         "INSERT INTO answers VALUES ('AB', 'reading', 'yes', '2026-01-01')",
     )
@@ -236,12 +239,19 @@ def test_a_blank_filled_key_leads_to_texts_without_blanks(
         table["columns"]["person"] = key
         table["links"] = {} if key["role"] == "subject_key" else {"person": "members.person"}
     tables["visits"]["unused"] = []
+    tables["sets"] = {
+        "links": {"visit": "visits.visit"},
+        "erase": {"action": "delete"},
+        "columns": {"visit": {"role": "link"}},
+        "unused": ["lifted"],
+    }
     raw["tables"] = tables
     raw["consent"] |= {"subject": "person", "answer": "said", "time": "said_at"}
     params = parse_params(raw)
     outcome = erased(params, "AB    ")
     assert outcome.places == (
-        *("answers: 1 deleted", "bills: 1 anonymized", "members: 1 deleted", "visits: 1 deleted"),
+        *("answers: 1 deleted", "bills: 1 anonymized", "members: 1 deleted"),
+        *("sets: 2 deleted", "visits: 1 deleted"),
     )
     assert run("SELECT bill, person FROM bills ORDER BY 1") == [(1, None), (2, "ABC")]
     assert run("SELECT person FROM visits") == [("ABC",)]

@@ -260,6 +260,8 @@ def test_spelling_of_a_part_is_what_it_is_of_a_whole_key(url: str) -> None:
     build(url, [("Aby", "A-1"), ("Aby", "B-1"), ("Céby", "A-1")], studio="text", number="text")
     params = declare(url)
     assert key_meant(params, '["aby", "a-1"]') == '("Aby","A-1")'
+    together = keys_spelled(params, ['("aby","a-1")', '("x","b-1")'])
+    assert together == {'("aby","a-1")': ['("Aby","A-1")'], '("x","b-1")': ['("x","b-1")']}
     assert key_meant(params, '["ce\\u0301by", "A-1"]') == '("Céby","A-1")'
     gone = traces(params, '("Aby","A-1")')
     assert erase_from_source(params, gone, now=NOW).result == "erased"

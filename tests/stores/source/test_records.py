@@ -128,7 +128,7 @@ def test_a_person_can_be_one_record(make: Callable[..., Params]) -> None:
 
 
 def test_a_person_of_several_columns_is_refused_with_what_to_do() -> None:
-    with pytest.raises(ParamsInvalid, match="generated column"):
+    with pytest.raises(ParamsInvalid, match=r"as a list: \[country, number\]"):
         declare("sqlite:///x.db", subject__key="country, number")
 
 

@@ -19,10 +19,14 @@ from safetensors.torch import load
 from torch import nn
 
 from lethe.attacks.run import draws, noise_law, residuals
+from lethe.attacks.run.fresh import check_fresh
 from lethe.attacks.run.recompute import Recomputation
 from lethe.attacks.run.recorded import Recorded, Unrecorded
+from lethe.attacks.run.steps import RunStep
+from lethe.attacks.run.sums import PersonSums
 from lethe.attacks.statistics import Check, holds
 from lethe.config.training import Training
+from lethe.core.errors import ParamsInvalid
 from lethe.core.files import parse_people, write_whole
 from lethe.data.batches import PersonData, person_data
 from lethe.data.encoding import Encoder
@@ -32,6 +36,7 @@ from lethe.training.description import Architecture
 from lethe.training.models import LossFn, build_model, loss_for
 
 RECORDED = "run.recorded"
+_NETWORK = "the declared network is made anew of code and a public seed alone"
 _GONE = (
     "there is a whole transcript of this run's steps. It is {what}: audited before with other "
     "weights, made elsewhere, or taken away. Train again (lethe run --force); that is charged"
@@ -47,6 +52,8 @@ class Question:
         transcript: its folder, which need not be there.
         weights, manifest, shards: files: the released weights, who trained, and the records.
         root: of the workspace, where a module of the user's own lies.
+        drawn_before: a folder of digests of what was drawn in this workspace's runs.
+        operations: that sums of steps may cost.
     """
 
     run_id: str
@@ -55,6 +62,8 @@ class Question:
     manifest: str
     shards: tuple[str, ...]
     root: str
+    drawn_before: str
+    operations: float
     plan: dict[str, JsonValue]
     encoder: dict[str, JsonValue]
     training: Training
@@ -105,23 +114,17 @@ class Examined:
 
 def _noise(examined: Examined) -> list[Check]:
     """Of steps that nobody knew while it trained."""
-    recorded, again = examined.recorded, examined.recomputation
+    plan, recorded, again = examined.plan, examined.recorded, examined.recomputation
     random = np.random.default_rng()  # from the operating system's randomness
-    numbers = residuals.steps_to_look_at(
-        examined.plan,
-        again.coordinates,
-        max(len(drawn) for drawn in recorded.draws),
-        again.kept,
-        random,
-    )
-    return residuals.check_residuals(
-        examined.plan,
-        examined.model(),
-        examined.loss_fn,
-        examined.data,
-        again.steps(numbers),
-        random=random,
-    )
+    model = examined.model()
+    sums = PersonSums(model, examined.loss_fn, examined.data, seed=plan.initial_seed)
+    first = RunStep(0, plan.clip_norm, recorded.draws[0], model.state_dict(), ())
+    affordable = 1
+    if sums.known(first):
+        people = max(1, max(len(drawn) for drawn in recorded.draws))
+        affordable = int(examined.question.operations / (people * sums.operations(first)))
+    numbers = residuals.steps_to_look_at(plan, again.coordinates, affordable, again.kept, random)
+    return residuals.check_residuals(plan, sums, again.steps(numbers), random=random)
 
 
 def _draws(examined: Examined) -> list[Check]:
@@ -135,9 +138,21 @@ def _draws(examined: Examined) -> list[Check]:
     )
 
 
+def _fresh(examined: Examined) -> list[Check]:
+    asked, plan = examined.question, examined.plan
+    found = check_fresh(
+        Path(asked.drawn_before),
+        asked.run_id,
+        examined.recorded.draws,
+        people=len(examined.data),
+        rate=plan.sample_rate,
+    )
+    return [found]
+
+
 Look = Callable[[Examined], Iterable[Check]]
 # At the run's own steps, beside what recomputes its weights.
-LOOKS: tuple[Look, ...] = (_draws, _noise)
+LOOKS: tuple[Look, ...] = (_draws, _fresh, _noise)
 COVERS = ("run", draws.PREFIX, noise_law.PREFIX)
 
 
@@ -152,17 +167,20 @@ def examine(question: Question) -> list[Check]:
     plan, encoder = Plan.from_data(question.plan), Encoder.from_data(question.encoder)
     try:
         recorded = _recorded(question, plan)
-        model = _built(question, plan, encoder)
+        try:
+            model = _built(question, plan, encoder)
+        except ParamsInvalid as refusal:
+            return [holds("run.network", False, meaning=f"{_NETWORK}. {refusal}")]
         released = load(Path(question.weights).read_bytes())
         again = Recomputation(recorded, plan, question.training.optimizer, model, released)
-        checks = again.checks()
+        examined = Examined(question, plan, encoder, recorded, again)
+        looked = [check for look in LOOKS for check in look(examined)]
+        checks = again.checks()  # of the walk that the looks took
     except Unrecorded as error:
         return [holds(RECORDED, False, meaning=_GONE.format(what=error))]
-    checks.insert(
-        0, holds(RECORDED, True, meaning="there is a whole transcript of this run's steps")
-    )
-    examined = Examined(question, plan, encoder, recorded, again)
-    return [*checks, *(check for look in LOOKS for check in look(examined))]
+    whole = holds(RECORDED, True, meaning="there is a whole transcript of this run's steps")
+    network = holds("run.network", True, meaning=_NETWORK)
+    return [whole, network, *checks, *looked]
 
 
 def _recorded(question: Question, plan: Plan) -> Recorded:

@@ -40,7 +40,7 @@ class Residuals:
         beside: float64 [steps, numbers] that were there before the noise and must not decide how
             wide it is: how many were drawn, the length of their sum, the step's own number.
         along: float64 [steps, directions]: of the residual along directions that were there
-            before the noise (of the sum, of the weights).
+            before the noise (of the sum, of somebody drawn, of the weights).
         counts, counts_slack: float64 [steps]: the same for an adaptive clip's count; else empty.
     """
 
@@ -71,7 +71,7 @@ def law_checks(found: Residuals) -> list[Check]:
         meaning = "what was released, the counts too, is made of finite numbers"
         return [holds(f"{PREFIX}.finite", False, meaning=meaning)]
     checks = [
-        *size_checks(found),
+        *_sizes(found),
         _mean(found),
         _law(found),
         _kurtosis(found),
@@ -87,8 +87,8 @@ def law_checks(found: Residuals) -> list[Check]:
     return checks if not len(found.counts) else [*checks, _count(found)]
 
 
-def size_checks(found: Residuals) -> list[Check]:
-    """Of lengths alone: they can be bounded where sums are not known."""
+def _sizes(found: Residuals) -> list[Check]:
+    """Of lengths."""
     slack, off = found.slack, found.whole_slack
     each = found.squares.sum(1)
     parts = np.array_split(np.arange(len(each)), min(_PHASES, len(each)))
@@ -228,7 +228,7 @@ def _along(found: Residuals) -> Check:
     return _check(
         "along_sum",
         p_values,
-        meaning="along the sum of the people, and along the weights, there is the same noise: "
+        meaning="along the sum of the people, one of them, and the weights, is the same noise: "
         "the sum is that of the people drawn, each clipped, and no other",
     )
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from lethe.attacks.run.lengths import Lengths
 from lethe.attacks.run.own_optimizer import EPSILON, OwnOptimizer
 from lethe.attacks.run.recorded import Recorded, Unrecorded
 from lethe.attacks.run.steps import RunStep
@@ -59,15 +60,21 @@ class Recomputation:
         self._names = [n for n, p in model.named_parameters() if p.requires_grad]
         self._place = _places(model, self._names)
         self._released = dict(released)
+        self._found: _Found | None = None
+        self._lengths = Lengths(plan, self.coordinates)
         count = plan.adaptive is not None
         if recorded.about.numbers != self.coordinates + count:
             raise Unrecorded("of another model")
 
     def checks(self) -> list[Check]:
-        """Raises: Unrecorded: a part of the transcript is missing or damaged."""
-        found = _Found(clips=self._constant_clips())
-        for _ in self._taken(found, keep=()):
-            pass
+        """What the steps make, taken once: here, if `steps` was not asked for to its end.
+
+        Raises: Unrecorded: a part of the transcript is missing or damaged.
+        """
+        if self._found is None:
+            for _ in self.steps(()):
+                pass
+        found = self._found or _Found()
         start = self._recorded.start()
         slack = 0.0 if self._recorded.same_build else _START_SLACK
         return [
@@ -86,7 +93,7 @@ class Recomputation:
             ),
             at_most(
                 "run.clip",
-                found.clips,
+                found.clips + self._constant_clips(),
                 0,
                 meaning="every step clipped at the plan's norm, or where its noisy count moved it",
             ),
@@ -98,7 +105,28 @@ class Recomputation:
                 "of the first ones by the declared optimizer, and nothing else touched them"
                 f"{self._how_exactly()}",
             ),
+            at_most(
+                "run.chained",
+                self._recorded.unchained(),
+                0,
+                meaning="each part of the run, kept or not, began with the weights and the state "
+                "with which the part before it ended",
+            ),
+            self._taken_again(),
+            *self._lengths.checks(),
         ]
+
+    def _taken_again(self) -> Check:
+        recorded, kept = self._recorded, len(self.kept)
+        others = (recorded.about.steps - 1) // recorded.about.segment
+        missed = 1 - (len(recorded.segments) - 1) / others if others else 0.0
+        return at_most(
+            "run.taken_again",
+            missed,
+            1.0,
+            meaning=f"of {recorded.about.steps} steps {kept} were kept and taken again; another "
+            "part of the run, drawn after it was over, is missed with this probability",
+        )
 
     def _how_exactly(self) -> str:
         other = self._recorded.rounded_otherwise
@@ -107,8 +135,13 @@ class Recomputation:
         return f", but for float32's roundings: it was trained and recomputed by {other}"
 
     def steps(self, numbers: Collection[int] | None = None) -> Iterator[RunStep]:
-        """Those of the steps whose releases are kept, in their order; all of them by default."""
-        yield from self._taken(_Found(), keep=None if numbers is None else frozenset(numbers))
+        """Those of the steps whose releases are kept, in their order; all of them by default.
+
+        To its end, the whole run is taken again; `checks` says what came of it.
+        """
+        found, self._lengths = _Found(), Lengths(self._plan, self.coordinates)
+        yield from self._taken(found, keep=None if numbers is None else frozenset(numbers))
+        self._found = found
 
     @property
     def coordinates(self) -> int:
@@ -131,6 +164,7 @@ class Recomputation:
             for number, row in recorded.releases(segment):
                 found.clips += not math.isclose(recorded.clips[number], clip, rel_tol=_CLIP_SLACK)
                 step = self._step(number, row, again.weights)
+                self._lengths.at(step)
                 if keep is None or number in keep:
                     yield self._copied(step)
                 again.step([each / self._plan.expected_batch_size for each in step.release])

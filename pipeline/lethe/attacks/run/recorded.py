@@ -49,9 +49,8 @@ class Recorded:
         if len(self._lines) != self.about.steps:
             raise Unrecorded(f"of {len(self._lines)} steps, not of {self.about.steps}")
         self.clips = [line.clip for line in self._lines]
-        self._ends = np.cumsum([0, *(line.people for line in self._lines)])
-        size = int(self._ends[-1]) * POSITION.itemsize
-        if self._mapped(transcript.DRAWN).size != size:
+        self._ends = np.cumsum([0, *(line.draw for line in self._lines)])
+        if self._mapped(transcript.DRAWN).size != int(self._ends[-1]):
             raise Unrecorded("without all draws")
         self._last = (self.about.steps - 1) // self.about.segment
         found = (transcript.release_file(folder, n) for n in range(self._last + 1))
@@ -73,9 +72,27 @@ class Recorded:
     @cached_property
     def draws(self) -> list[Positions]:
         """int64 [drawn] of every step, kept or not: positions in the run's people."""
-        whole = self._mapped(transcript.DRAWN).view(POSITION)
+        whole = self._mapped(transcript.DRAWN)
         pairs = zip(self._ends[:-1], self._ends[1:], strict=True)
-        return [whole[start:end].astype(np.int64) for start, end in pairs]
+        try:
+            found = [transcript.unpacked_draw(whole[start:end].tobytes()) for start, end in pairs]
+        except ValueError:
+            raise Unrecorded("damaged in its draws") from None
+        if [len(each) for each in found] != [line.people for line in self._lines]:
+            raise Unrecorded("without all draws")
+        return found
+
+    def unchained(self) -> int:
+        """Segments before which another state was there than when the one before was over."""
+        if self.about.whole:
+            return 0
+        broken = 0
+        for segment in range(self._last + 1):
+            line = self._lines[self.numbers(segment)[0]]
+            path = transcript.state_file(self._folder, segment)
+            kept = transcript.digest_of_state(path.read_bytes()) if path.exists() else line.over
+            broken += not line.over or not line.over == line.begun == kept
+        return broken
 
     @property
     def same_build(self) -> bool:

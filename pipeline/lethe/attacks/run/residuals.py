@@ -3,9 +3,8 @@
 Which steps is secret until the training is over, and every phase and the last step are among
 them; of a small model all of them. What is left over must be independent noise of the law that
 was charged, in every step, layer and parameter (`noise_law`), but for what float32 does to a sum
-(`sums`). A network that draws at random as it trains (dropout) has sums that nobody can compute
-anew: of its noise the length alone is looked at, as far as n people times the clip leave room,
-and a check says what was not.
+(`sums`). A run whose sums cannot be computed anew is contradicted: before it was paid for, its
+network was refused if it draws what cannot be drawn again (`training.rehearsal`).
 """
 
 import math
@@ -14,27 +13,25 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import nn
 
-from lethe.attacks.run.noise_law import PREFIX, Residuals, law_checks, size_checks
+from lethe.attacks.run.lengths import noise_scale
+from lethe.attacks.run.noise_law import PREFIX, Residuals, law_checks
 from lethe.attacks.run.steps import RunStep
-from lethe.attacks.run.sums import ROUNDING, LossFn, PersonSums, StepSum
+from lethe.attacks.run.sums import ROUNDING, PersonSums
 from lethe.attacks.statistics import Check, Counts, Floats, at_most, holds
-from lethe.data.batches import PersonData
+from lethe.core.errors import TrainingRefused
 from lethe.privacy.plan import Plan
 
 _VALUES = 2_000_000  # of noise, that are enough
-_WORK = 3_000_000_000  # people times parameters over all steps
 _PHASES = 4  # of the run; two steps in a row of each at the least, and the last one
 _KEPT = 1 << 22  # values that are kept for what needs them all at once
 _COLUMNS = 256  # parameters of which every pair is looked at
-_CLIP_ROUNDING = 1e-9  # of a clip that is computed again
 
 
 def steps_to_look_at(
     plan: Plan,
     coordinates: int,
-    people_drawn: int,
+    affordable: int,
     kept_steps: Sequence[int],
     random: np.random.Generator,
 ) -> list[int]:
@@ -45,13 +42,17 @@ def steps_to_look_at(
 
     Args:
         coordinates: the model's trainable numbers.
-        people_drawn: at most, in one step.
+        affordable: steps whose work is allowed; the last one is looked at whatever it costs.
         kept_steps: those whose weights and release are known.
     """
     kept = sorted(set(kept_steps))
-    allowed = min(_VALUES // coordinates, _WORK // (coordinates * max(1, people_drawn)))
-    if len(kept) <= max(allowed, 2 * _PHASES + 1):
+    fewest = 2 * _PHASES + 1
+    allowed = max(1, min(max(_VALUES // coordinates, fewest), affordable))
+    if len(kept) <= allowed:
         return kept
+    if allowed < fewest:
+        others = random.permutation(kept[:-1])[: allowed - 1].tolist()
+        return sorted([*others, kept[-1]])
     pairs = max(1, (allowed - 1) // (2 * _PHASES))
     chosen = {kept[-1]}
     for phase in np.array_split(np.arange(len(kept)), _PHASES):
@@ -63,9 +64,7 @@ def steps_to_look_at(
 
 def check_residuals(
     plan: Plan,
-    model: nn.Module,
-    loss_fn: LossFn,
-    data: PersonData,
+    sums: PersonSums,
     steps: Iterable[RunStep],
     *,
     random: np.random.Generator,
@@ -73,10 +72,9 @@ def check_residuals(
     """Every check of the noise in these steps, in whatever order they come.
 
     Args:
-        model: its weights do not matter; it is left as it was.
         random: of the operating system's randomness; chooses what is kept of large models.
     """
-    look = _Gathering(plan, PersonSums(model, loss_fn, data), random)
+    look = _Gathering(plan, sums, random)
     for step in steps:
         look.at(step)
     return look.checks()
@@ -91,8 +89,6 @@ class _Gathering:
     random: np.random.Generator
     known: bool | None = None
     numbers: list[int] = field(default_factory=list)
-    clips: list[float] = field(default_factory=list)
-    noisy_counts: list[float | None] = field(default_factory=list)
     rows: list[Floats] = field(default_factory=list)
     squares: list[Floats] = field(default_factory=list)
     slack: list[float] = field(default_factory=list)
@@ -111,16 +107,20 @@ class _Gathering:
         if self.known is None:
             self._begin(step)
         self.numbers.append(step.number)
-        self.clips.append(step.clip_norm)
-        self.noisy_counts.append(step.count)
         released = torch.cat([t.detach().flatten() for t in step.release]).cpu().float().numpy()
         sizes = np.array([t.numel() for t in step.release])
         if not np.array_equal(sizes, self.sizes):
             self.misshapen += 1
             return
         clip, exact = step.clip_norm, released.astype(np.float64)
-        scale, grid_step = self._scale(clip)
-        found = self._sum(step, scale)
+        scale, grid_step = noise_scale(self.plan, clip, self.sums.coordinates)
+        if not self.known:
+            return
+        try:
+            found = self.sums.of(step, noise=scale / clip, random=self.random)
+        except TrainingRefused:
+            self.known = False
+            return
         total, doubt = found.total, found.doubt
         if grid_step:
             total = np.round(total / grid_step) * grid_step
@@ -141,8 +141,9 @@ class _Gathering:
         self.rows.append(residual[self.kept])
         length = float(np.linalg.norm(found.total))
         self.beside.append((len(step.drawn), length, step.number))
-        self.along.append([_along(residual, d) for d in (found.total, self._weights(step))])
-        if self.plan.adaptive is not None and self.known:
+        known_before = (found.total, found.person, self._weights(step))
+        self.along.append([_along(residual, each) for each in known_before])
+        if self.plan.adaptive is not None:
             self._count(step, found.within)
 
     def _begin(self, step: RunStep) -> None:
@@ -153,28 +154,6 @@ class _Gathering:
         fewest = max(1, min(self.plan.steps, _VALUES // coordinates))
         many = min(coordinates, max(1, _KEPT // max(fewest, 2 * _PHASES + 1)))
         self.kept = np.sort(self.random.permutation(coordinates)[:many])
-
-    def _sum(self, step: RunStep, scale: float) -> StepSum:
-        if self.known:
-            return self.sums.of(step, noise=scale / step.clip_norm, random=self.random)
-        nothing = np.zeros(self.sums.coordinates)
-        half = len(step.drawn) / 2
-        return StepSum(nothing, len(step.drawn) * step.clip_norm, (-half, half))
-
-    def _scale(self, clip: float) -> tuple[float, float]:
-        """Standard deviation of the noise at this clip, and the step of its grid if it has one.
-
-        The formulas are those of `Plan` and `privacy.noise.discrete`, and not read from there.
-        """
-        plan, z = self.plan, self.plan.noise_multiplier
-        if plan.adaptive is not None:
-            count = 2 * plan.adaptive.count_noise
-            z = z * count / math.sqrt(count**2 - z**2)
-        if plan.noise != "discrete":
-            return z * clip, 0.0
-        rounding = 2 * plan.noise_multiplier * math.sqrt(self.sums.coordinates)
-        step = z * clip * 1.0001 / (math.sqrt(2**48 - 64) - rounding)
-        return step * 2**24, step
 
     def _weights(self, step: RunStep) -> Floats:
         found = [step.weights[n].detach().flatten().double() for n in self.sums.trained]
@@ -190,7 +169,7 @@ class _Gathering:
         self.counts.append((noise / unit, (high - low) / 2 / unit + 1e-6))
 
     def checks(self) -> list[Check]:
-        facts = [self._looked_at(), self._clip()]
+        facts = [self._known(), self._looked_at()]
         if self.plan.noise == "discrete":
             facts.append(
                 at_most(
@@ -200,24 +179,17 @@ class _Gathering:
                     meaning="what the steps released lies on the plan's public grid",
                 )
             )
-        if not self.rows or self.misshapen:
+        if not self.rows or self.misshapen or not self.known:
             return facts
-        found = self._residuals()
-        if self.known:
-            return [*facts, *law_checks(found)]
-        room = float(np.max(found.slack)) / math.sqrt(int(found.sizes.sum()))
-        unknown = Check(
-            f"{PREFIX}.unknown_sums",
-            True,
-            room,
-            math.inf,
-            0.0,
-            "at most",
-            "the network draws at random as it trains, so that a step's sum is known only to the "
-            "number drawn times the clip, this many times the noise's length; the noise's law, "
-            "tails, mean and independence were NOT looked at, and its length only beyond that",
+        return [*facts, *law_checks(self._residuals())]
+
+    def _known(self) -> Check:
+        return holds(
+            f"{PREFIX}.known_sums",
+            self.known is not False,
+            meaning="each sum can be computed anew: what the network draws as it trains can be "
+            "drawn again",
         )
-        return [*facts, unknown, *size_checks(found)]
 
     def _looked_at(self) -> Check:
         whole = bool(self.rows) and self.plan.steps - 1 in self.numbers and not self.misshapen
@@ -225,32 +197,8 @@ class _Gathering:
         return holds(
             f"{PREFIX}.looked_at",
             whole and len(set(self.numbers)) == len(self.numbers),
-            meaning=f"{meaning}; {len(self.rows)} of {self.plan.steps}",
-        )
-
-    def _clip(self) -> Check:
-        """Each clip is the plan's, or what an adaptive one becomes by the noisy count before."""
-        plan, order = self.plan, np.argsort(self.numbers)
-        worst = 0.0
-        for here, after in zip(order, [*order[1:], None], strict=True):
-            if plan.adaptive is None or self.numbers[here] == 0:
-                worst = max(worst, abs(self.clips[here] / plan.clip_norm - 1))
-            count = self.noisy_counts[here]
-            if plan.adaptive is None or after is None:
-                continue
-            if self.numbers[after] != self.numbers[here] + 1:
-                continue
-            share = (math.nan if count is None else count) / plan.expected_batch_size + 0.5
-            moved = plan.adaptive.learning_rate * (share - plan.adaptive.quantile)
-            expected = self.clips[here] * math.exp(-moved)
-            expected = min(max(expected, plan.clip_norm / 1e4), plan.clip_norm * 1e4)
-            error = abs(self.clips[after] / expected - 1)
-            worst = max(worst, math.inf if math.isnan(error) else error)
-        return at_most(
-            f"{PREFIX}.clip",
-            worst,
-            _CLIP_ROUNDING if plan.adaptive is None else 1e-5,
-            meaning="each step's clip is the plan's, or made of the noisy count before it alone",
+            meaning=f"{meaning}; {len(self.rows)} of {self.plan.steps}, as many as "
+            "audit.look_operations allow",
         )
 
     def _residuals(self) -> Residuals:

@@ -16,6 +16,7 @@ The run's own sum was computed in float32. How far it may honestly be from this 
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +25,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from lethe.attacks.run.steps import RunStep
+from lethe.attacks.run.work import CALL, counted
 from lethe.attacks.statistics import Counts, Floats
+from lethe.core.errors import TrainingRefused
 from lethe.data.batches import PersonData
+from lethe.training.person_randomness import PersonRandomness, draws_at_random, part_of_people
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
 Gradients = Callable[[dict[str, Tensor], Tensor, Tensor, Tensor], dict[str, Tensor]]
@@ -37,6 +41,8 @@ _NEAR = 1e-3  # of the clip: a norm so near it may be counted either way
 _VALUES_AT_ONCE = 1 << 21
 _LOUD = 0.3  # noise, in clips, from which one person at a kink is nothing beside it
 _NUDGED_SHARE = 8  # one person of so many is nudged where noise is loud
+_COUNTED = 16  # people whose work is counted
+_PASSES = 3  # of a sum: as it is, and moved up and down
 
 
 @dataclass(frozen=True)
@@ -45,37 +51,47 @@ class StepSum:
 
     Attributes:
         total: float64 [coordinates], in the order of the model's parameters.
+        person: the same of one of them alone, whoever it is.
         doubt: bound on the distance in L2 of what float32 makes of it.
         within: the least and the most that the count of people within the clip may be, less half
             of the people.
     """
 
     total: Floats
+    person: Floats
     doubt: float
     within: tuple[float, float]
 
 
 class PersonSums:
-    """Sums of one model's steps; `model` is left as it was."""
+    """Sums of one model's steps; `model` is left as it was.
 
-    def __init__(self, model: nn.Module, loss_fn: LossFn, data: PersonData) -> None:
-        self._model, self._loss_fn, self._data = model, loss_fn, data
+    Args:
+        seed: public, of the plan: what the model draws for whom as it trains is made of it.
+    """
+
+    def __init__(
+        self, model: nn.Module, loss_fn: LossFn, data: PersonData, *, seed: int = 0
+    ) -> None:
+        self._model, self._loss_fn, self._data, self._seed = model, loss_fn, data, seed
         own = {n: p.numel() for n, p in model.named_parameters() if p.requires_grad}
         self.trained, self.sizes = list(own), tuple(own.values())
         self._type = torch.float64
         self._vectorized = True
+        self._at_random = False
 
     @property
     def coordinates(self) -> int:
         return sum(self.sizes)
 
     def known(self, step: RunStep) -> bool:
-        """Whether the same people give the same sum: not where the network draws at random.
+        """Whether the same people give the same sum: not where what a network draws is unknown.
 
         Settles also how gradients are computed: in float32 where the network takes nothing
         else, one by one where it cannot be vectorized.
         """
         few = np.arange(min(2, len(self._data)))
+        self._at_random = len(few) > 0 and draws_at_random(self._model, self._data.features[0])
         weights = self._weights(step, 0.0)
         for kind, vectorized in (
             (torch.float64, True),
@@ -86,12 +102,27 @@ class PersonSums:
             self._type, self._vectorized = kind, vectorized
             try:
                 once, again = (self._sum(step, few, weights)[0] for _ in range(2))
-            except (RuntimeError, TypeError, ValueError) as error:
-                if "randomness" in str(error):
-                    return False
+            except TrainingRefused:
+                return False
+            except (RuntimeError, TypeError, ValueError):
                 continue
             return bool(np.array_equal(once, again))
         raise RuntimeError("No person's gradient can be computed anew.")
+
+    @property
+    def _at_once(self) -> int:
+        """People whose gradients are there at the same time."""
+        record = int(self._data.features[:1].numel())
+        return max(1, _VALUES_AT_ONCE // (self.coordinates + 4 * record + 1))
+
+    def operations(self, step: RunStep) -> float:
+        """How much work `of` is for one person of many, in operations (`work`)."""
+        people = np.arange(min(_COUNTED, len(self._data)))
+        found = counted(self._sum, step, people, self._weights(step, 0.0))
+        count = max(1, len(people))
+        # Of people who come together, the calls are as many as of a few.
+        together = max(count, min(self._at_once, len(step.drawn))) if self._vectorized else count
+        return (found.operations / count + CALL * found.calls / together) * _PASSES
 
     def of(self, step: RunStep, *, noise: float, random: np.random.Generator) -> StepSum:
         """The sum of the step's people.
@@ -101,13 +132,15 @@ class PersonSums:
             random: for the signs of what the weights are moved by.
         """
         people = step.drawn
-        total, norms = self._sum(step, people, self._weights(step, 0.0))
+        weights = self._weights(step, 0.0)
+        total, norms = self._sum(step, people, weights)
+        person, _ = self._sum(step, random.permutation(people)[:1], weights)
         nudged, times = people, 1
         if noise >= _LOUD and len(people) >= 64 * _NUDGED_SHARE:
             nudged, times = random.permutation(people)[::_NUDGED_SHARE], _NUDGED_SHARE
         still = total
         if times > 1:
-            still = self._sum(step, nudged, self._weights(step, 0.0))[0]
+            still = self._sum(step, nudged, weights)[0]
         signs = int(random.integers(2**31))
         moved = 0.0
         for size in (_NUDGE, -_NUDGE):
@@ -118,7 +151,7 @@ class PersonSums:
         low = int((norms <= step.clip_norm * (1 - _NEAR)).sum())
         high = int((norms <= step.clip_norm * (1 + _NEAR)).sum())
         half = len(people) / 2
-        return StepSum(total, moved + added, (low - half, high - half))
+        return StepSum(total, person, moved + added, (low - half, high - half))
 
     def _weights(self, step: RunStep, nudge: float, signs: int = 0) -> dict[str, Tensor]:
         """Every parameter and buffer in the type of the sums, trained ones moved by `nudge`."""
@@ -143,18 +176,17 @@ class PersonSums:
         gradients = self._gradients(fixed)
         total = torch.zeros(self.coordinates, dtype=torch.float64)
         norms = [torch.zeros(0, dtype=torch.float64)]
-        record = int(self._data.features[:1].numel())
-        at_once = max(1, _VALUES_AT_ONCE // (self.coordinates + 4 * record + 1))
         was_training = self._model.training
         self._model.train()
         try:
-            for part in torch.from_numpy(people).split(at_once) if len(people) else ():
+            for part in torch.from_numpy(people).split(self._at_once) if len(people) else ():
                 features, mask, labels = self._data.batch(part)
                 if labels.is_floating_point():
                     labels = labels.to(self._type)
                 if features.is_floating_point():
                     features = features.to(self._type)
-                found = gradients(own, features, mask, labels)
+                with self._drawing(step, part):
+                    found = gradients(own, features, mask, labels)
                 rows = torch.cat([found[n].flatten(1).double() for n in self.trained], dim=1)
                 norms.append(rows.norm(dim=1))
                 longest = (norms[-1] * _MARGIN).clamp_min(torch.finfo(torch.float32).tiny)
@@ -162,6 +194,11 @@ class PersonSums:
         finally:
             self._model.train(was_training)
         return total.numpy(), torch.cat(norms).numpy()
+
+    def _drawing(self, step: RunStep, part: Tensor) -> AbstractContextManager[object]:
+        if not self._at_random:
+            return nullcontext()
+        return PersonRandomness(self._seed, step.number, self._data.tokens[part.numpy()])
 
     def _gradients(self, fixed: dict[str, Tensor]) -> Gradients:
         def loss(own: dict[str, Tensor], x: Tensor, present: Tensor, y: Tensor) -> Tensor:
@@ -171,11 +208,15 @@ class PersonSums:
 
         one = grad(loss)
         if self._vectorized:
-            vectorized: Gradients = vmap(one, in_dims=(None, 0, 0, 0), randomness="error")
+            how = "different" if self._at_random else "error"
+            vectorized: Gradients = vmap(one, in_dims=(None, 0, 0, 0), randomness=how)
             return vectorized
 
         def one_by_one(own: dict[str, Tensor], *people: Tensor) -> dict[str, Tensor]:
-            each = [one(own, *person) for person in zip(*people, strict=True)]
+            each = []
+            for at, person in enumerate(zip(*people, strict=True)):
+                with part_of_people(slice(at, at + 1)):
+                    each.append(one(own, *person))
             return {name: torch.stack([found[name] for found in each]) for name in own}
 
         return one_by_one

@@ -58,7 +58,7 @@ def _as_number(part: str, spelling: NumberKeys | None) -> str:
 
 
 def _alike(reader: Reader, params: Params, words: Sequence[Parts]) -> Iterator[str]:
-    """Everybody whose parts the database takes for those of one of the keys, or cannot tell."""
+    """Everybody whose parts the database takes for those of one of the keys, or cannot be sure."""
     table = queries.table_of(params, params.subject.table)
     parts = [table.c[key] for key in params.subject.keys]
     may = [

@@ -24,6 +24,7 @@ from lethe.training.engines.contract import (
     zero_sums,
 )
 from lethe.training.engines.kernels import Call, rule_maker, trainable
+from lethe.training.person_randomness import part_of_people
 
 # Bytes of the widest layer's activations that a chunk of people may take: on a CPU what a
 # core's cache holds; on a GPU, where more at once is faster, what keeps the peak memory low.
@@ -101,7 +102,8 @@ class BookkeepingEngine:
             while start < persons:
                 part = slice(start, start + self._size(features))
                 data = (features[part], mask[part], labels[part])
-                norms.append(self._chunk(tape, *data, clip_norm, total))
+                with part_of_people(part):
+                    norms.append(self._chunk(tape, *data, clip_norm, total))
                 start = part.stop
         return total, torch.cat(norms) if norms else features.new_zeros(0, dtype=torch.float32)
 

@@ -7,6 +7,7 @@ sees a real one.
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
@@ -21,6 +22,7 @@ from lethe.training.engines.reference import (
     PlainEngine,
 )
 from lethe.training.engines.separation import EXTREME, Make, TriedRecords, refuse_mixing
+from lethe.training.person_randomness import PersonRandomness
 
 ENGINES = ("bookkeeping", "functional", "opacus_ghost", "opacus")
 
@@ -127,11 +129,14 @@ class _Probe:
     def problem(self, maker: Callable[[nn.Module, LossFn], Engine]) -> str | None:
         """Why an engine is not right for this model; None if it is."""
         was_training = self.model.training
-        self.model.eval()  # dropout would differ between the two
+        self.model.train()  # with the same dropout in both
         arguments = (self.features, self.mask, self.labels)
+        tokens = np.arange(len(self.mask), dtype=np.uint32)
         try:
-            expected, norms = PlainEngine(self.model, self.loss_fn)(*arguments, clip_norm=1e-2)
-            found, own = maker(self.model, self.loss_fn)(*arguments, clip_norm=1e-2)
+            with PersonRandomness(0, 0, tokens):
+                expected, norms = PlainEngine(self.model, self.loss_fn)(*arguments, clip_norm=1e-2)
+            with PersonRandomness(0, 0, tokens):
+                found, own = maker(self.model, self.loss_fn)(*arguments, clip_norm=1e-2)
             agree = torch.allclose(norms, own, rtol=1e-3, atol=1e-5) and all(
                 torch.allclose(a, b, rtol=1e-3, atol=1e-6)
                 for a, b in zip(expected, found, strict=True)

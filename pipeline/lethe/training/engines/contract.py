@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from lethe.core.errors import TrainingRefused
+from lethe.core.errors import NotFinite, TrainingRefused
 
 LossFn = Callable[[Tensor, Tensor], Tensor]  # outputs [n, …], labels [n] → losses [n]
 
@@ -79,3 +79,12 @@ def checked_losses(losses: Tensor, rows: int) -> Tensor:
             "for each, not a mean over people."
         )
     return losses
+
+
+def refuse_not_finite(model: nn.Module) -> None:
+    """Before a model leaves: raises NotFinite where a weight is none that can be released."""
+    if not all(torch.isfinite(p).all() for p in trainable_parameters(model)):
+        raise NotFinite(
+            "A weight is NaN or infinite. The run counts as spent; lower the learning rate. To "
+            "train again is another charge."
+        )

@@ -22,6 +22,7 @@ from lethe.training.engines.contract import (
     trainable_parameters,
     zero_sums,
 )
+from lethe.training.person_randomness import part_of_people
 
 _POSITIONWISE = (nn.Linear, nn.LayerNorm)  # take records along an axis of their own
 
@@ -42,9 +43,9 @@ class PlainEngine:
         norms = features.new_zeros(features.shape[0], dtype=torch.float32)
         for person in range(features.shape[0]):
             rows = mask.shape[1]
-            losses = checked_losses(
-                self.loss_fn(self.model(features[person]), labels[person]), rows
-            )
+            with part_of_people(slice(person, person + 1)):
+                outputs = self.model(features[person])
+            losses = checked_losses(self.loss_fn(outputs, labels[person]), rows)
             loss = person_losses(losses, mask[person : person + 1]).sum()
             found = torch.autograd.grad(loss, parameters, allow_unused=True)
             own = [
@@ -83,7 +84,8 @@ class FunctionalEngine:
         norms = [features.new_zeros(0, dtype=torch.float32)]
         for start in range(0, features.shape[0], self.chunk):
             part = slice(start, start + self.chunk)
-            found = gradients(trained, features[part], mask[part], labels[part])
+            with part_of_people(part):
+                found = gradients(trained, features[part], mask[part], labels[part])
             own = [found[name] for name in trained]
             norms.append(_lengths(own))
             _add_weighted(total, own, clip_factors(norms[-1], clip_norm))
@@ -105,7 +107,8 @@ class OpacusEngine:
         norms = [features.new_zeros(0, dtype=torch.float32)]
         for start in range(0, features.shape[0], self.chunk):
             part = slice(start, start + self.chunk)
-            own = self._gradients(features[part], mask[part], labels[part])
+            with part_of_people(part):
+                own = self._gradients(features[part], mask[part], labels[part])
             norms.append(_lengths(own))
             _add_weighted(total, own, clip_factors(norms[-1], clip_norm))
         return total, torch.cat(norms)
@@ -160,7 +163,7 @@ class OpacusGhostEngine:
         wrapped = GradSampleModuleFastGradientClipping(
             self.model, batch_first=True, loss_reduction="sum", max_grad_norm=clip_norm
         )
-        with _opacus(self.model, wrapped):
+        with _opacus(self.model, wrapped), part_of_people(slice(None)):
             outputs = wrapped(features if records > 1 else features[:, 0])
             flat = outputs.reshape(rows, *outputs.shape[2 if records > 1 else 1 :])
             losses = checked_losses(self.loss_fn(flat, labels.reshape(rows)), rows)
