@@ -37,7 +37,7 @@ REPORTS = {
         rf"metrics\.{_CHARGED}\.(value|low|high)|{_PRICE}|figures\.{_PRICE}|{_PLAN}|"
         r"clip_norm|features|processes|steps"
     ),
-    "audit": r"false_alarm_rate",
+    "audit": r"(checks\[\]\.)?false_alarm_rate",
     "register": r"version",
     "metrics": rf"charged\.{_CHARGED}|epsilon_pld|epsilon_rdp|version",
 }

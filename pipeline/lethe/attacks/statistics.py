@@ -47,8 +47,12 @@ class Check:
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> "Check":
-        """As `to_data` gives it; null is NaN. Raises: TypeError, ValueError: it is none."""
-        given: dict[str, Any] = {n: math.nan if v is None else v for n, v in dict(data).items()}
+        """As `to_data` gives it, or as the committed report has it: without what was measured.
+
+        What is null or left out is NaN. Raises: TypeError, ValueError: it is none.
+        """
+        given: dict[str, Any] = {"statistic": None, "threshold": None, **data}
+        given = {name: math.nan if value is None else value for name, value in given.items()}
         if not isinstance(given.get("passed"), bool):
             raise ValueError("no check")
         return cls(**given)

@@ -18,9 +18,9 @@ _FIELDS = {
     "train": f"{_CLAIM} experiment figures figures.delta figures.epsilon_pld figures.epsilon_rdp "
     "figures.noise_multiplier figures.run_id manifest_md5 metrics metrics.*.high metrics.*.low "
     "metrics.*.private metrics.*.value plan.* plan.*.* plan.*.[] run_id",
-    "audit": "attack.attempted attack.kind attack.why checks.[].meaning checks.[].name "
-    "checks.[].passed failed.[] false_alarm_rate measured.run.* model_md5 "
-    "not_looked_at.[] passed private run_id",
+    "audit": "attack.attempted attack.kind attack.why checks.[].false_alarm_rate checks.[].kind "
+    "checks.[].meaning checks.[].name checks.[].passed failed.[] false_alarm_rate measured.run.* "
+    "model_md5 not_looked_at.[] passed private run_id",
     "validate": "expectations.[].column expectations.[].name expectations.[].success passed",
 }
 
