@@ -22,7 +22,7 @@ from lethe.attacks import (
     separation,
 )
 from lethe.attacks.statistics import Check
-from lethe.config import workspace
+from lethe.config import private_reports, workspace
 from lethe.config.params import Params
 from lethe.data.batches import PersonData
 from lethe.privacy.plan import Plan
@@ -73,7 +73,8 @@ def examine_run(params: Params) -> None:
         patch.setattr(mechanism, "check_mechanism", lambda *words, **others: [])
         assert audit.run(params, now=trained_run.NOW)["passed"]
     workspace.report_path("audit").unlink()
-    audit.ROC.unlink()
+    for name in ("audit.json", "audit_roc.csv"):
+        (private_reports.REPORTS / name).unlink()
 
 
 def replay_once(patch: pytest.MonkeyPatch) -> None:

@@ -143,8 +143,8 @@ def test_run_that_would_exceed_somebodys_budget_is_refused_and_charges_nobody(
     with pytest.raises(BudgetExceeded) as refused:
         spend(ledger, "d", 1, 2, 3)
     assert str(refused.value) == (
-        "Run needs epsilon=1.09; 1 subjects have 0.02 left at delta=1e-05 and would be at 2.32 of "
-        "2.00 (RDP). Lower steps, raise noise_multiplier, or leave them out."
+        "Run needs epsilon=1.09; fewer than 100 subjects have 0.02 left at delta=1e-05 and would "
+        "be at 2.32 of 2.00 (RDP). Lower steps, raise noise_multiplier, or leave them out."
     )
     assert ledger.head() == head
     assert spent(ledger, 2) == 0.0
@@ -168,7 +168,7 @@ def test_people_over_budget_are_left_out_and_not_charged(ledger: Ledger) -> None
 def test_run_that_would_leave_out_everybody_is_refused(ledger: Ledger) -> None:
     for request in ("a", "b", "c"):
         spend(ledger, request, 1, 2)
-    with pytest.raises(BudgetExceeded, match="2 subjects"):
+    with pytest.raises(BudgetExceeded, match="fewer than 100 subjects"):
         spend(ledger, "d", 1, 2, budget=LEAVE_OUT)
 
 

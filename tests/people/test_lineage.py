@@ -32,7 +32,7 @@ def test_lineage_of_a_model_has_its_people_data_code_and_price(audited: Audited)
     assert found == ask(model_lineage, audited.params, "readmission@champion")
     assert found == ask(model_lineage, audited.params, "readmission")
     metrics = found.pop("metrics")
-    assert metrics["auc"] == {"value": 0.65, "private": False}
+    assert metrics["auc"] == {"value": 0.65, "private": True, "low": 0.6, "high": 0.7}
     manifest, lock = workspace.MANIFEST.read_bytes(), (audited.root / "dvc.lock").read_bytes()
     assert found == {
         "model": "readmission",
@@ -163,7 +163,7 @@ def test_readers_see_price_and_privacy_of_each_number(audited: Audited) -> None:
     audited.run()
     text = render_model(ask(model_lineage, audited.params, "readmission/1"))
     assert "epsilon 0.9 (PLD), 1.04 (RDP) at delta 1e-05, per person" in text
-    assert "0.65 (not private)" in text
+    assert "0.65, 95 % between 0.6 and 0.7 (charged)" in text
     assert "readmission/1" in render_subject(ask(subject_lineage, audited.params, PEOPLE[0]))
     assert render_subject({"models": [], "datasets": []}) == "In no model and no dataset."
     assert "none" in render_subject(ask(subject_lineage, audited.params, PEOPLE[3]))

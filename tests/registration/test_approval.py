@@ -47,7 +47,10 @@ def _another_training(audited: Audited) -> None:
     write_json(model, read_json(model) | {"run_id": "run-2"})
     write_lock(audited.root, "d" * 32 + ".dir")
     audited.edit("audit", model_md5=content_md5(audited.root / workspace.MODEL))
-    audited.ledger.run = lambda run_id: audited.ledger.record  # type: ignore[method-assign]
+    ledger = audited.ledger
+    ledger.run = lambda run_id: (  # type: ignore[method-assign]
+        ledger.figures if run_id == "figures-1" else ledger.record
+    )
 
 
 def test_what_waits_is_said_with_its_price_and_names_nobody(asked: Audited) -> None:
@@ -55,7 +58,7 @@ def test_what_waits_is_said_with_its_price_and_names_nobody(asked: Audited) -> N
     assert waits is not None
     assert waits.name == "readmission/1"
     assert "epsilon 0.9 (PLD), 1.04 (RDP) at delta 1e-05 per person" in waits.facts
-    assert "auc not private 0.65" in waits.facts
+    assert "auc 0.65, auc high 0.7, auc low 0.6, records 5" in waits.facts
     assert "\n" not in waits.facts
     assert not any(person in waits.facts for person in PEOPLE)
 
@@ -80,7 +83,9 @@ def test_nobody_else_does(asked: Audited) -> None:
 
 def test_a_version_with_somebody_who_has_withdrawn_since_is_not_promoted(asked: Audited) -> None:
     asked.willing.remove(PEOPLE[0])
-    with pytest.raises(ApprovalRefused, match="1 people in readmission/1 have withdrawn"):
+    with pytest.raises(
+        ApprovalRefused, match="fewer than 100 people in readmission/1 have withdrawn"
+    ):
         _approve(asked)
     assert _version(asked).aliases == ("candidate",)
     assert "approved_by" not in _version(asked).tags
@@ -89,7 +94,7 @@ def test_a_version_with_somebody_who_has_withdrawn_since_is_not_promoted(asked: 
 def test_an_approval_does_not_stand_in_for_a_missing_measure(audited: Audited) -> None:
     registration = replace(audited.params.registration, promote="approval", approvers=("kim",))
     audited.params = replace(audited.params, registration=registration)
-    audited.edit("train", metrics={"auc": {"value": 0.5, "private": False}})
+    audited.edit("train", metrics={"auc": {"value": 0.5, "private": True}})
     audited.run()
     assert approval.waiting(audited.params) is None
     with pytest.raises(ApprovalRefused, match=r"auc 0\.5000 is below min_auc 0\.55"):

@@ -45,6 +45,6 @@ def test_a_tag_that_nobody_wrote_opens_nothing(tag: str) -> None:
 
 def test_an_approver_is_waited_for_beside_what_else_stands_in_the_way() -> None:
     declared = Registration(name="m", promote="approval", approvers=("kim",), min_auc=0.55)
-    gate = closed_gate({"auc": {"value": 0.5, "private": False}}, declared, experiment=False)
+    gate = closed_gate({"auc": {"value": 0.5, "private": True}}, declared, experiment=False)
     assert gate == Gate(("auc 0.5000 is below min_auc 0.55",), ("kim",))
     assert gate.sentences == ["waits for approval by kim", "auc 0.5000 is below min_auc 0.55"]

@@ -13,8 +13,9 @@ import pytest
 from pyroaring import BitMap
 from safetensors.torch import load_file, save_file
 
-from lethe.attacks import membership
-from lethe.config import workspace
+from lethe.attacks import membership, verdicts
+from lethe.attacks.statistics import ALPHA
+from lethe.config import private_reports, transcripts, workspace
 from lethe.core.errors import AuditContradiction, FileDamaged, NotFinite, NotFound
 from lethe.core.files import read_json, write_json
 from lethe.ledger.ledger import Ledger
@@ -69,13 +70,15 @@ def _edit(path: Path, **changes: Any) -> None:
 def test_the_report_is_what_is_returned_and_says_what_was_looked_at(trained: Path) -> None:
     report = _run()
     assert _written() == report
+    assert private_reports.read(Path(), "audit")["failed"] == []
     assert report["passed"] is True
     assert report["private"] is False
     assert set(report) == {  # no list of people among them
         *("attack", "checks", "failed", "false_alarm_rate", "passed", "private", "run_id"),
         *("measured", "model_md5", "not_looked_at"),
     }
-    assert report["attack"]["private"] is False
+    assert report["attack"] == {"attempted": True, "kind": "loss threshold, per person"}
+    assert set(report["measured"]) == {"run"}
     assert report["run_id"] == read_json(workspace.MODEL / "model.json")["run_id"]
     names = {check["name"].split(".")[0] for check in report["checks"]}
     assert names == {
@@ -83,10 +86,39 @@ def test_the_report_is_what_is_returned_and_says_what_was_looked_at(trained: Pat
         *("training", "membership", "independence", "separation"),
         *("run", "draws_of_run", "noise_of_run"),
     }
-    for check in report["checks"]:
-        assert set(check) == {
-            *("name", "passed", "statistic", "threshold", "false_alarm_rate", "kind", "meaning"),
-        }
+    exact = private_reports.read(Path(), "audit")
+    assert exact["attack"]["private"] is False
+    assert [check["name"] for check in exact["checks"]] == [c["name"] for c in report["checks"]]
+    said = {"name", "passed", "false_alarm_rate", "kind", "meaning"}
+    for check, measured in zip(report["checks"], exact["checks"], strict=True):
+        assert set(check) == said
+        assert set(measured) == said | {"statistic", "threshold"}
+        assert check.items() <= measured.items()
+
+
+def test_what_was_measured_on_people_is_for_the_operator_alone(trained: Path) -> None:
+    _run()
+    exact = private_reports.read(Path(), "audit")
+    assert {"auc", "epsilon_lower_bound", "people_in", "tpr_at_fpr"} < set(exact["attack"])
+    public = _written()
+    rates = {check.pop("false_alarm_rate") for check in public["checks"]}
+    assert rates <= {0.0, ALPHA, membership.CONTRADICTION_ALPHA}
+    del public["false_alarm_rate"]  # their sum
+    assert not re.search(r"[:\[,] *-?\d", json.dumps(public)), "no number but public rates"
+    assert sorted(path.name for path in workspace.PLOTS.iterdir()) == ["calibration.csv", "roc.csv"]
+    for name in ("audit.json", "audit_roc.csv"):
+        assert (private_reports.REPORTS / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_report_without_what_was_measured_is_enough_for_a_verdict(trained: Path) -> None:
+    """As git brings it to another machine, which has no transcript and never looked."""
+    first = _run()
+    shutil.rmtree(trained / transcripts.VERDICTS)
+    shutil.rmtree(trained / private_reports.PRIVATE)
+    again = _run()
+    assert again["checks"] == first["checks"]
+    assert (again["passed"], again["false_alarm_rate"]) == (True, first["false_alarm_rate"])
+    assert again["measured"]["run"]["looked"] == verdicts.Looked.ELSEWHERE
 
 
 def test_all_alarms_together_are_rarer_than_one_in_a_million(trained: Path) -> None:
@@ -97,13 +129,14 @@ def test_all_alarms_together_are_rarer_than_one_in_a_million(trained: Path) -> N
 
 
 def test_as_many_people_are_attacked_as_declared_half_of_them_members(trained: Path) -> None:
-    attacked = _run()["attack"]
+    _run()
+    attacked = private_reports.read(Path(), "audit")["attack"]
     assert attacked["people_in"] == attacked["people_out"] == PARAMS.audit.subjects // 2
 
 
 def test_the_curve_has_no_more_points_than_reveal_nobody(trained: Path) -> None:
     _run()
-    curve = pd.read_csv("reports/plots/audit_roc.csv")
+    curve = pd.read_csv(private_reports.REPORTS / "audit_roc.csv")
     assert list(curve.columns) == ["private", "fpr", "tpr"]
     assert len(curve) <= 200
     assert curve["tpr"].is_monotonic_increasing
@@ -212,7 +245,7 @@ def test_without_people_held_out_nothing_is_attacked_and_that_is_said(trained: P
     report = _run()
     assert report["passed"] is True
     assert report["attack"]["attempted"] is False
-    assert pd.read_csv("reports/plots/audit_roc.csv").empty
+    assert pd.read_csv(private_reports.REPORTS / "audit_roc.csv").empty
 
 
 @pytest.mark.parametrize(

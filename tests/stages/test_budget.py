@@ -190,7 +190,7 @@ def test_people_over_budget_are_left_out_where_that_is_declared(folder: Path) ->
 
 def test_run_that_would_leave_out_everybody_is_refused(folder: Path) -> None:
     params = declared(folder, over_budget="leave_out", epsilon=0.5)
-    with pytest.raises(BudgetExceeded, match="4 subjects"):
+    with pytest.raises(BudgetExceeded, match="fewer than 100 subjects"):
         budget.run(params, now=NOW)
 
 

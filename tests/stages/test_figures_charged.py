@@ -13,6 +13,7 @@ from lethe.config.params import Params
 from lethe.core.errors import BudgetExceeded
 from lethe.core.files import read_json
 from lethe.data.shards import eligible_people, held_out_people, shard_paths
+from lethe.ledger.book import RunRecord
 from lethe.ledger.ledger import Ledger
 from lethe.privacy.accounting import epsilon_rdp
 from lethe.privacy.figures import figures_plan
@@ -32,9 +33,13 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     return made
 
 
-def runs(params: Params) -> list[tuple[str, str]]:
+def charged(params: Params) -> list[RunRecord]:
     with Ledger.open(params.stores.ledger) as ledger:
-        return [(run.mechanism, run.state) for run in ledger.runs()]
+        return ledger.runs()
+
+
+def runs(params: Params) -> list[tuple[str | None, str]]:
+    return [(run.mechanism, run.state) for run in charged(params)]
 
 
 def people() -> tuple[BitMap, BitMap]:
@@ -145,3 +150,26 @@ def test_a_run_that_was_killed_says_its_figures_once(
     staged = read_json(next(params.at_home(train.STAGING).glob("*/report.json")))
     assert train.run(params, now=NOW) == staged
     assert runs(params) == [("dp-sgd", "settled"), ("figures", "settled")]
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.5])
+def test_another_price_of_figures_is_another_run(
+    params: Params, monkeypatch: pytest.MonkeyPatch, epsilon: float
+) -> None:
+    """What was killed before it was published is no other declaration's to publish."""
+    with monkeypatch.context() as killed:
+        killed.setattr(train, "_publish", never)
+        with pytest.raises(AssertionError):
+            train.run(params, now=NOW)
+    staged = read_json(next(params.at_home(train.STAGING).glob("*/report.json")))
+    other = replace(params, reporting=replace(params.reporting, epsilon=epsilon))
+    report = train.run(other, now=NOW)
+    assert report["run_id"] != staged["run_id"]
+    plan = figures_plan(other, records_per_person=3, outputs=1)
+    before = {staged["run_id"], staged["figures"]["run_id"]}
+    _, *figures = [run.event for run in charged(other) if run.run_id not in before]
+    assert figures == ([] if plan is None else [plan.event])
+    if plan is None:
+        assert report["metrics"] == {}
+    else:
+        assert report["figures"]["noise_multiplier"] == plan.noise_multiplier

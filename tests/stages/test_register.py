@@ -29,6 +29,7 @@ from lethe.ledger.ledger import Ledger
 from lethe.people import suppression, withdrawn
 from lethe.people.consents import Decisions
 from lethe.people.references import Reference
+from lethe.privacy.figures import figures_plan
 from lethe.privacy.plan import ADJACENCY, MECHANISM, SAMPLING, UNIT
 from lethe.registration import approval, facts
 from lethe.registration.gate import LOOKS, Evidence, closed_gate, objections
@@ -44,6 +45,8 @@ from tests.stores.registry.test_registry import PROJECT, here, prepared
 __all__ = ["here", "prepared"]
 
 NOW = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
+PRICE = {"delta": 1e-5, "epsilon_pld": 0.25, "epsilon_rdp": 0.3, "noise_multiplier": 13.3}
+FIGURES = {**PRICE, "run_id": "figures-1"}
 # ana, ben and cem train; dia is held out. All four agreed when the shards were made.
 PEOPLE = ["ana@example.org", "ben-4711", "cem-4712", "dia-4713"]
 
@@ -53,6 +56,7 @@ class FakeRun:
     state: str = "settled"
     plan_digest: str = PLAN.digest
     manifest_md5: str = ""
+    mechanism: str = MECHANISM
 
 
 @dataclass
@@ -65,6 +69,7 @@ class FakeLedger:
 
     def __init__(self) -> None:
         self.record = FakeRun()
+        self.figures = FakeRun(mechanism="figures")
         self.spent = 1.04
 
     def __enter__(self) -> "FakeLedger":
@@ -74,9 +79,9 @@ class FakeLedger:
         pass
 
     def run(self, run_id: str) -> FakeRun:
-        if run_id != "run-1":
+        if run_id not in ("run-1", "figures-1"):
             raise NotFound("No such run.")
-        return self.record
+        return self.record if run_id == "run-1" else self.figures
 
     def classes(self, tokens: BitMap, *, delta: float) -> list[FakeClass]:
         return [FakeClass(self.spent)]
@@ -176,20 +181,24 @@ def audited(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Audited]:
             "checks": [{"name": n, "passed": True} for n in (*LOOKS[MECHANISM], "noise.scale")],
             "measured": {"run": {"code": audit_digest(params), "looked": "now"}},
             "model_md5": content_md5(here / workspace.MODEL),
-            "attack": {"auc": 0.503, "people_in": 3, "tpr_at_fpr": {"0.01": 0.02}},
+            "attack": {"attempted": True, "kind": "loss threshold, per person"},
         },
     )
     train = {
         "run_id": "run-1",
         "plan": PLAN.to_data(),
-        "figures": "none: reporting.epsilon is 0",
+        "figures": FIGURES,
         "epsilon_pld": 0.9,
         "epsilon_rdp": 1.04,
         "delta": 1e-5,
         "unit": UNIT,
         "adjacency": ADJACENCY,
         "sampling": SAMPLING,
-        "metrics": {"auc": {"value": 0.65, "private": True, "low": 0.6, "high": 0.7}},
+        "metrics": {
+            "auc": {"value": 0.65, "private": True, "low": 0.6, "high": 0.7},
+            "records": {"value": 5, "private": True, "low": 0, "high": 90},
+            "subjects": {"value": 3, "private": True, "low": 0, "high": 60},
+        },
         "device": "cpu",
         "engine": "bookkeeping",
         "manifest_md5": _md5(manifest),
@@ -251,10 +260,17 @@ def test_the_ledgers_own_record_opens_the_gate(
     monkeypatch.chdir(audited.root)
     monkeypatch.setattr(withdrawn, "decisions_now", lambda params, now: decided(audited.willing))
     people = BitMap.deserialize(workspace.MANIFEST.read_bytes())
+    figures = figures_plan(audited.params, records_per_person=4, outputs=1)
+    assert figures is not None
     with Ledger.open(audited.params.stores.ledger) as ledger:
-        reservation = ledger.reserve(
-            PLAN.release(people), budget=audited.params.budget, request="asked", now=NOW
+        reservation, said = (
+            ledger.reserve(release, budget=audited.params.budget, request=name, now=NOW)
+            for name, release in (
+                ("asked", PLAN.release(people)),
+                ("figures", figures.release(people)),
+            )
         )
+        audited.edit("train", figures=FIGURES | {"run_id": said.run_id})
         described = workspace.MODEL / "model.json"
         run_id = reservation.run_id
         write_json(described, read_json(described) | {"run_id": run_id})
@@ -265,6 +281,9 @@ def test_the_ledgers_own_record_opens_the_gate(
         with pytest.raises(RegistrationRefused, match="is reserved, not settled"):
             audited.run()
         ledger.settle(run_id)
+        with pytest.raises(RegistrationRefused, match="figures is reserved, not settled"):
+            audited.run()
+        ledger.settle(said.run_id)
         assert audited.run()["run_id"] == run_id
         tags = Registry.open(audited.params.stores.registry).find("readmission", "1").tags
         ledger.check_contains_all([(run_id, int(tags["ledger_rows"]), tags["ledger_head"])])
@@ -288,6 +307,8 @@ def test_the_version_names_people_data_code_parameters_and_price(audited: Audite
     lock = (audited.root / "dvc.lock").read_bytes()
     expected = {
         "purpose": "readmission_model",
+        "subjects": "3",
+        "records": "5",
         "epsilon_pld": "0.9",
         "epsilon_rdp": "1.04",
         "delta": "1e-05",
@@ -310,7 +331,7 @@ def test_the_version_names_people_data_code_parameters_and_price(audited: Audite
         "run_id": "run-1",
         "ledger_rows": "2",
         "ledger_head": "abcdef",
-        "figures": "none: reporting.epsilon is 0",
+        "figures": json.dumps(FIGURES, sort_keys=True),
     }
     assert {name: tags.get(name) for name in expected} == expected
     assert "RDP" in tags["accountant"]
@@ -426,12 +447,27 @@ def _fine_tuned_and_committed(audited: Audited) -> None:
             lambda d: d.edit("train", metrics={"auc": {"value": 0.65, "private": False}}),
             "is not charged",
         ),
+        (lambda d: d.edit("train", figures="none"), "figures is none, not settled"),
+        (lambda d: d.edit("train", figures={"delta": 1e-5}), "figures is none, not settled"),
+        (
+            lambda d: d.edit("train", figures=FIGURES | {"run_id": "run-1"}),
+            "figures is none, not settled",
+        ),
+        (
+            lambda d: d.edit("train", figures=FIGURES | {"run_id": "run-9"}),
+            "figures is none, not settled",
+        ),
+        (
+            lambda d: setattr(d.ledger.figures, "state", "reserved"),
+            "figures is reserved, not settl",
+        ),
+        (lambda d: setattr(d.ledger.figures, "state", "void"), "figures is void, not settled"),
         (lambda d: d.edit("train", plan=replace(PLAN, steps=19).to_data()), "another plan"),
-        (_withdraws, "1 people in it have withdrawn"),
-        (_suppressed, "1 people in it have withdrawn"),
-        (_asked, "1 people in it have withdrawn"),
-        (_suppressed_for_the_purpose, "1 people in it have withdrawn"),
-        (_forgotten, "1 people in it have withdrawn"),
+        (_withdraws, "registered: people in it have withdrawn"),
+        (_suppressed, "registered: people in it have withdrawn"),
+        (_asked, "registered: people in it have withdrawn"),
+        (_suppressed_for_the_purpose, "registered: people in it have withdrawn"),
+        (_forgotten, "registered: people in it have withdrawn"),
         (_other_lock_data, "the data changed after the training"),
         (lambda d: (d.root / "dvc.lock").unlink(), "dvc.lock does not name all"),
         (
@@ -470,7 +506,9 @@ def test_every_reason_is_said_at_once(audited: Audited) -> None:
     audited.edit("validate", passed=False)
     audited.edit("audit", passed=False)
     audited.willing.clear()
-    with pytest.raises(RegistrationRefused, match=r"validation.*audit.*3 people"):
+    with pytest.raises(
+        RegistrationRefused, match=r"validation.*audit.*people in it have withdrawn"
+    ):
         audited.run()
 
 
@@ -514,13 +552,15 @@ def test_a_withdrawal_after_registration_is_refused_and_marked_on_the_version(
 ) -> None:
     audited.run()
     audited.willing.discard(PEOPLE[0])
-    with pytest.raises(RegistrationRefused, match=r"readmission/1 is registered, but 1 people"):
+    with pytest.raises(
+        RegistrationRefused, match=r"readmission/1 is registered, but fewer than 100 people"
+    ):
         audited.run()
     registry = Registry.open(audited.params.stores.registry)
-    assert registry.find("readmission", "1").tags["withdrawn"] == "1"
+    assert registry.find("readmission", "1").tags["withdrawn"] == "true"
     audited.willing.add(PEOPLE[0])
     audited.run()
-    assert registry.find("readmission", "1").tags["withdrawn"] == "0"
+    assert registry.find("readmission", "1").tags["withdrawn"] == "false"
 
 
 def test_an_earlier_stage_that_did_not_run_is_named(audited: Audited) -> None:

@@ -25,6 +25,7 @@ from lethe.core.errors import (
 from lethe.core.files import read_json, write_json
 from lethe.data.encoding import Encoder
 from lethe.ledger.ledger import Ledger
+from lethe.privacy.accounting import epsilon_rdp
 from lethe.privacy.plan import Plan
 from lethe.privacy.release import Release
 from lethe.stages import train as stage
@@ -197,7 +198,7 @@ def test_settled_before_published(params: Params, monkeypatch: pytest.MonkeyPatc
     ledger = FakeLedger()
 
     def killed(*_: Any) -> None:
-        assert ledger.log == ["reserve", "settle"]
+        assert ledger.log == ["reserve", "reserve", "settle", "settle"]
         raise KeyboardInterrupt
 
     monkeypatch.setattr(stage, "_publish", killed)
@@ -217,7 +218,7 @@ def test_killed_before_publishing_that_one_model_is_published(
     monkeypatch.setattr(dpsgd_fit, "train", never)
     assert go(params, ledger)["run_id"] == "run-0"
     assert (workspace.MODEL / "weights.safetensors").read_bytes() == staged
-    assert len(ledger.runs) == 1
+    assert len(ledger.runs) == 2, "the training and its figures"
 
 
 def test_killed_while_training_it_goes_on_under_the_same_charge(
@@ -229,14 +230,15 @@ def test_killed_while_training_it_goes_on_under_the_same_charge(
         go(params, ledger)
     assert released() == []
     assert go(params, ledger)["run_id"] == "run-0"
-    assert len(ledger.runs) == 1
+    assert len(ledger.runs) == 2, "the training and its figures"
 
 
 def test_training_again_after_a_release_is_a_second_charge(params: Params) -> None:
     ledger = FakeLedger()
-    assert go(params, ledger)["run_id"] == "run-0"
-    assert go(params, ledger)["run_id"] == "run-1"
-    assert [run.state for run in ledger.runs.values()] == ["settled", "settled"]
+    first, second = go(params, ledger), go(params, ledger)
+    assert (first["run_id"], first["figures"]["run_id"]) == ("run-0", "run-1")
+    assert (second["run_id"], second["figures"]["run_id"]) == ("run-2", "run-3")
+    assert [run.state for run in ledger.runs.values()] == ["settled"] * 4
 
 
 def test_a_training_that_diverges_is_spent_for_good_and_publishes_nothing(
@@ -248,7 +250,8 @@ def test_a_training_that_diverges_is_spent_for_good_and_publishes_nothing(
         go(params, ledger)
     assert released() == []
     assert ledger.run("run-0").state == "settled"  # no one can void it
-    assert go(params, ledger)["run_id"] == "run-1"  # another try is another charge
+    assert ledger.run("run-1").state == "void"  # of its figures nothing was drawn
+    assert go(params, ledger)["run_id"] == "run-2"  # another try is another charge
 
 
 def test_a_number_that_is_not_finite_before_any_draw_spends_nothing_for_good(
@@ -258,8 +261,9 @@ def test_a_number_that_is_not_finite_before_any_draw_spends_nothing_for_good(
     with monkeypatch.context() as patch, pytest.raises(NotFinite):
         patch.setattr(stage, "person_data", diverge)
         go(params, ledger)
-    assert ledger.run("run-0").state == "reserved"
-    assert go(params, ledger)["run_id"] == "run-0"
+    assert ledger.run("run-0").state == ledger.run("run-1").state == "reserved"
+    report = go(params, ledger)
+    assert (report["run_id"], report["figures"]["run_id"]) == ("run-0", "run-1")
 
 
 def diverge(*_: Any, **__: Any) -> None:
@@ -277,11 +281,20 @@ def _another_record(path: Path) -> None:
     pd.read_parquet(shard).iloc[:-1].to_parquet(shard)
 
 
+def _another_price_of_figures(path: Path) -> None:
+    text = path.read_text()
+    assert "reporting: {epsilon: 0.25" in text
+    path.write_text(text.replace("reporting: {epsilon: 0.25", "reporting: {epsilon: 0.2"))
+
+
 def _another_workspace(path: Path) -> None:
     stage.WORKSPACE_ID.unlink()
 
 
-@pytest.mark.parametrize("change", [_another_optimizer, _another_record, _another_workspace])
+@pytest.mark.parametrize(
+    "change",
+    [_another_optimizer, _another_record, _another_price_of_figures, _another_workspace],
+)
 def test_another_training_is_another_request(
     params: Params, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
 ) -> None:
@@ -291,7 +304,8 @@ def test_another_training_is_another_request(
         go(params, ledger)
     change(Path("params.yaml"))
     go(load_params(), ledger)
-    assert len(ledger.runs) == 2
+    assert [run.state for run in ledger.runs.values()] == ["settled"] * 4
+    assert len({run.run_id for run in ledger.runs.values()}) == 4
 
 
 def test_fewer_people_than_the_minimum_are_not_trained_on(params: Params) -> None:
@@ -299,7 +313,7 @@ def test_fewer_people_than_the_minimum_are_not_trained_on(params: Params) -> Non
         Path("params.yaml").read_text().replace("minimum: 20", "minimum: 49")
     )
     ledger = FakeLedger()
-    with pytest.raises(TooFewSubjects, match="48 people"):
+    with pytest.raises(TooFewSubjects, match="fewer than 100 people may train"):
         go(load_params(), ledger)
     assert ledger.log == []
 
@@ -330,8 +344,15 @@ def test_the_stage_charges_the_real_ledger_before_it_publishes(params: Params) -
         assert record.state == "settled"
         assert record.plan_digest == Plan.from_data(report["plan"]).digest
         assert record.eligible == BitMap.deserialize(workspace.MANIFEST.read_bytes())
+        figures = ledger.run(report["figures"]["run_id"])
+        assert (figures.state, figures.mechanism) == ("settled", "figures")
         spent = max(found.epsilon_rdp for found in ledger.classes())
-    assert report["epsilon_rdp"] == pytest.approx(spent)
+        alone = max(
+            found.epsilon_rdp for found in ledger.classes(figures.eligible - record.eligible)
+        )
+    assert report["epsilon_rdp"] == pytest.approx(epsilon_rdp([record.event], record.delta))
+    assert report["figures"]["epsilon_rdp"] == pytest.approx(alone)
+    assert spent == pytest.approx(epsilon_rdp([record.event, figures.event], record.delta))
 
 
 OWN = """from torch import nn

@@ -44,14 +44,14 @@ def train(
         first draw: however the training ends it is spent, and a second call with the same
         reservation is refused. `model` stays as it is.
 
-    >>> import datetime as dt, lethe, torch
+    >>> import datetime as dt, lethe, numpy, torch
     >>> from pyroaring import BitMap
     >>> plan = lethe.Plan(sample_rate=0.2, steps=5, records_per_person=2, clip_norm=1.0,
     ...                   noise_multiplier=4.0, expected_batch_size=10.0, delta=1e-3)
     >>> tokens = BitMap(range(50))
     >>> data = lethe.PersonData(
     ...     features=torch.zeros(50, 2, 3), mask=torch.ones(50, 2, dtype=torch.bool),
-    ...     labels=torch.zeros(50, 2), tokens=tokens.to_array())
+    ...     labels=torch.zeros(50, 2), tokens=numpy.array(tokens, dtype="uint32"))
     >>> with lethe.Ledger.open("sqlite://") as ledger:
     ...     reservation = ledger.reserve(
     ...         plan.release(tokens), budget=lethe.Budget(epsilon=6.0, delta=1e-3),

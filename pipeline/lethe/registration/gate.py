@@ -49,6 +49,7 @@ class Evidence:
     used: Mapping[str, str | None]
     model_is_recorded: bool
     audit_code: str  # the digest of the code that audits today
+    figures_state: str = "none"  # of the ledger's run that the training's figures were charged as
     deep_audit: str = ""  # what is known of the plan and the code, as the tag of that name says it
 
 
@@ -87,6 +88,9 @@ def objections(evidence: Evidence) -> list[str]:
         "a figure of people in reports/train.json is not charged (lethe train)": not all(
             isinstance(metric, dict) and metric.get("private") is True
             for metric in e.training.get("metrics", {}).values()
+        ),
+        f"the spend of the training's figures is {e.figures_state}, not settled": (
+            bool(e.training.get("metrics")) and e.figures_state != "settled"
         ),
         "the manifest is not the one that was trained on": (
             e.training.get("manifest_md5") != e.manifest_md5

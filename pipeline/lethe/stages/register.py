@@ -9,7 +9,7 @@ who has withdrawn. What still has subject keys ends here.
 import datetime as dt
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lethe.config import workspace
 from lethe.config.params import Params
@@ -19,6 +19,7 @@ from lethe.core.files import md5, parse_json, parse_people, read_json, write_jso
 from lethe.core.shown import about
 from lethe.data.shards import read_people
 from lethe.people.withdrawn import count_withdrawn
+from lethe.privacy.figures import MECHANISM
 from lethe.registration import lower_bound
 from lethe.registration.gate import (
     CANDIDATE,
@@ -36,6 +37,9 @@ from lethe.stores.dvc.repro import History
 from lethe.stores.registry.registry import COMPLETE, Registry, Version
 from lethe.stores.registry.tags import EXPERIMENT, RUN_ID
 from lethe.stores.registry.unchanged import refuse_changed
+
+if TYPE_CHECKING:
+    from lethe.ledger.ledger import Ledger
 
 
 def run(params: Params, *, now: dt.datetime) -> dict[str, Any]:
@@ -153,6 +157,7 @@ def _first_time(
     with open_ledger(params) as ledger:
         run_id = str(training.get("run_id"))
         record = ledger.run(run_id)
+        figures_state = _state_of_figures(ledger, training)
         classes = ledger.classes(tokens, delta=params.budget.delta)
         spent = max((each.epsilon_rdp for each in classes), default=0.0)
         rows, head = ledger.head()
@@ -175,6 +180,7 @@ def _first_time(
         model_is_recorded=bool(recorded["model"])
         and content_md5(params.at(workspace.MODEL)) == recorded["model"],
         audit_code=audit_digest(params),
+        figures_state=figures_state,
         deep_audit=lower_bound.known(params, record.plan_digest).get("deep_audit", ""),
     )
     reasons = objections(evidence)
@@ -183,6 +189,16 @@ def _first_time(
     return registry.register(
         release_of(params, evidence, history, ledger_rows=rows, ledger_head=head)
     )
+
+
+def _state_of_figures(ledger: "Ledger", training: Mapping[str, Any]) -> str:
+    """Of the run that they were charged as; `none` where there is no such run of figures."""
+    figures = training.get("figures")
+    try:
+        run = ledger.run(str(figures["run_id"] if isinstance(figures, dict) else None))
+    except (KeyError, NotFound):
+        return "none"
+    return run.state if run.mechanism == MECHANISM else "none"
 
 
 def _report(params: Params, stage: str) -> dict[str, Any]:

@@ -154,7 +154,8 @@ def request_digest(release: Release, paths: Sequence[Path], params: Params) -> s
 
     Another workspace is another request, even with all else equal: it would train, and
     release, a model of its own. So is other code, that of the user's own model included: a
-    training that one code began is not another's to end.
+    training that one code began is not another's to end. And so is another price of figures:
+    those that are reserved for one price are not drawn at another.
     """
     digest = hashlib.sha256()
     for part in (
@@ -163,6 +164,7 @@ def request_digest(release: Release, paths: Sequence[Path], params: Params) -> s
         *(hashlib.sha256(path.read_bytes()).digest() for path in paths),
         _TRAINING.dump_json(params.training, exclude={"method"}),
         training_digest(params).encode(),
+        repr(params.reporting.epsilon).encode(),
         _workspace_id(params),
     ):
         digest.update(len(part).to_bytes(8, "little") + part)
