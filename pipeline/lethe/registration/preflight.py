@@ -15,6 +15,7 @@ from lethe.config import workspace
 from lethe.config.params import Params
 from lethe.config.sections import Budget
 from lethe.core.errors import BudgetExceeded, NotFound, ParamsInvalid, SourceUnavailable
+from lethe.core.shown import about
 from lethe.core.values import rounded_up
 
 if TYPE_CHECKING:
@@ -50,17 +51,15 @@ def refuse_unpayable(params: Params) -> None:
         ParamsInvalid: no noise reaches the declared epsilon.
     """
     from lethe.privacy.accounting import epsilon_rdp
-    from lethe.training.trainers import trainer_of
 
-    release = trainer_of(params.training).plan(params).release(BitMap([0]))
     budget = params.budget
-    need = epsilon_rdp([release.event], budget.delta)
+    need = epsilon_rdp([_release(params, BitMap([0])).event], budget.delta)
     if need > budget.epsilon:
         raise BudgetExceeded(
-            f"One run costs a person epsilon={rounded_up(need)} (RDP, delta={budget.delta:g}); "
-            f"budget.epsilon={budget.epsilon:g}, so that nobody can pay. Lower "
-            "training.mechanism.epsilon (RDP is above PLD) or steps, raise noise_multiplier, or "
-            "raise the budget."
+            f"One run costs a person epsilon={rounded_up(need)} (RDP, delta={budget.delta:g}), its "
+            f"figures included; budget.epsilon={budget.epsilon:g}, so that nobody can pay. Lower "
+            "training.mechanism.epsilon (RDP is above PLD), steps or reporting.epsilon, raise "
+            "noise_multiplier, or raise the budget."
         )
 
 
@@ -79,21 +78,19 @@ def refuse_spent(params: Params) -> str | None:
     """
     from lethe.data.shards import eligible_people, shard_paths
     from lethe.stores.opening import open_ledger
-    from lethe.training.trainers import trainer_of
 
     if _missing(params.address(params.stores.ledger)):
         return None
     shards = params.at(workspace.SHARDS)
     drawn = eligible_people(shard_paths(shards)) if any(shards.glob("shard-*.parquet")) else None
-    plan = trainer_of(params.training).plan(params)
     try:
         with open_ledger(params, create=False) as ledger:
             if drawn:
-                _, over = ledger.admissible(plan.release(drawn), params.budget)
-                return _over(over, "will be left out of the next run") if over else None
+                _, over = ledger.admissible(_release(params, drawn), params.budget)
+                return _over(params, over, "will be left out of the next run") if over else None
             charged = BitMap.union(BitMap(), *(each.members for each in ledger.classes()))
-            over = _spent(ledger, plan.release(charged), params.budget) if charged else 0
-            return _over(over, "could not be in another run as declared") if over else None
+            over = _spent(ledger, _release(params, charged), params.budget) if charged else 0
+            return _over(params, over, "could not be in another run as declared") if over else None
     except NotFound:
         return None
     except SourceUnavailable as error:
@@ -107,8 +104,19 @@ def _spent(ledger: "Ledger", release: "Release", budget: Budget) -> int:
         return len(release.subjects)  # all of them
 
 
-def _over(people: int, what: str) -> str:
-    who = "1 person who was" if people == 1 else f"{people:,} people who were"
+def _release(params: Params, people: BitMap) -> "Release":
+    """A training of these people with its figures: what everybody in it pays."""
+    from lethe.data.encoding import Encoder
+    from lethe.privacy.figures import figures_plan, with_figures
+    from lethe.training.trainers import trainer_of
+
+    plan, outputs = trainer_of(params.training).plan(params), Encoder.from_params(params).outputs
+    figures = figures_plan(params, records_per_person=plan.records_per_person, outputs=outputs)
+    return with_figures(plan.release(people), figures)
+
+
+def _over(params: Params, people: int, what: str) -> str:
+    who = f"{about(people, params.reporting.granularity)} people who were"
     return f"{who} charged before {what}: the budget is used up (lethe budget --json)."
 
 

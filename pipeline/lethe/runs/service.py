@@ -12,6 +12,7 @@ from lethe.config import workspace
 from lethe.config.home import home
 from lethe.config.params import Params
 from lethe.core.errors import Busy, NotFound, ParamsInvalid, PublicationRefused
+from lethe.core.shown import about
 from lethe.runs import ended
 from lethe.runs.publication import Published, made_in, publish_own
 from lethe.runs.publication import publish as publish_files
@@ -88,7 +89,8 @@ def release(params: Params, run: str, files: Mapping[str, bytes], *, now: dt.dat
         gone = count_withdrawn(params, subjects, now)
         if not gone:
             return None
-        return f"{gone} people in the run's shards have withdrawn or were erased since."
+        some = about(gone, params.reporting.granularity)
+        return f"{some} people in the run's shards have withdrawn or were erased since."
 
     try:
         with _alone(params):

@@ -15,6 +15,7 @@ from lethe.config import workspace
 from lethe.config.params import Params
 from lethe.core.errors import NotFound, TrainingRefused
 from lethe.core.files import read_json, write_json, write_whole
+from lethe.core.shown import about
 from lethe.data.batches import held_out_records, person_data
 from lethe.data.encoding import Encoder
 from lethe.data.shards import eligible_people, read_people, shard_paths
@@ -126,8 +127,9 @@ def refuse_unsound(params: Params, now: dt.datetime) -> None:
     withdrawn = count_withdrawn(params, everybody, now)
     if withdrawn:
         raise TrainingRefused(
-            f"{withdrawn} people in the shards have withdrawn or were erased since. Run the "
-            "pipeline without them first: lethe run. Nothing was charged."
+            f"{about(withdrawn, params.reporting.granularity)} people in the shards have withdrawn "
+            "or were erased since. Run the pipeline without them first: lethe run. Nothing was "
+            "charged."
         )
 
 
