@@ -40,7 +40,10 @@ def test_who_asks_while_a_run_is_under_way_is_neither_registered_nor_published(
     home.lethe("erase", "request", "--subject", _held_out(home))
     refused = home.lethe("worktree", "publish", "run-1", check=False)
     assert refused.returncode == 34, refused.stderr
-    assert "fewer than 100 people in the run's shards have withdrawn or were erased since" in refused.stderr
+    assert (
+        "fewer than 100 people in the run's shards have withdrawn or were erased since"
+        in refused.stderr
+    )
     assert (home.root / "dvc.lock").read_bytes() == before
 
     home.lethe("erase", "request", "--subject", _trained_on(home))
