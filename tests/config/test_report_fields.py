@@ -67,6 +67,13 @@ def test_a_trainers_own_fields_are_those_that_it_declares() -> None:
     assert closed.unknown_fields(report, "train") == ["engine", "steps"]
 
 
+def test_where_figures_stand_nothing_else_does() -> None:
+    """None are an empty object; a number in their place is a field that nobody declared."""
+    assert closed.unknown_fields({"metrics": {}, "figures": "none"}, "train") == []
+    assert closed.unknown_fields({"metrics": 4711}, "train") == ["metrics"]
+    assert closed.unknown_fields({"metrics": {"auc": 0.5}}, "train") == ["metrics.auc"]
+
+
 @pytest.mark.parametrize("stage", ["train", "audit", "validate"])
 def test_the_page_of_the_fields_and_the_list_are_the_same(stage: str) -> None:
     documented = set()

@@ -16,7 +16,7 @@ _CLAIM = "adjacency delta epsilon_pld epsilon_rdp noise sampling unit"
 _FIELDS = {
     # `plan` is the plan's own, which the gate compares as a whole.
     "train": f"{_CLAIM} experiment figures figures.delta figures.epsilon_pld figures.epsilon_rdp "
-    "figures.noise_multiplier figures.run_id manifest_md5 metrics metrics.*.high metrics.*.low "
+    "figures.noise_multiplier figures.run_id manifest_md5 metrics.*.high metrics.*.low "
     "metrics.*.private metrics.*.value plan.* plan.*.* plan.*.[] run_id",
     "audit": "attack.attempted attack.kind attack.why checks.[].false_alarm_rate checks.[].kind "
     "checks.[].meaning checks.[].name checks.[].passed failed.[] false_alarm_rate measured.run.* "
