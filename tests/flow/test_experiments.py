@@ -34,13 +34,25 @@ def test_the_metrics_fit_a_screen(finished: Workspace) -> None:
     assert len(charged) <= 9, "a screen's width"
 
 
-def test_the_plots_name_their_axes_and_fetch_nothing(finished: Workspace, tmp_path: Path) -> None:
-    finished.run("dvc", "plots", "show", "--out", str(tmp_path))
+def test_the_plots_name_their_axes_and_fetch_nothing(
+    finished_copy: Workspace, tmp_path: Path
+) -> None:
+    # So few people have no curve; these are as a run of many writes them.
+    plots = finished_copy.root / "reports" / "plots"
+    for name in ("roc", "calibration"):
+        head = (plots / f"{name}.csv").read_text().splitlines()[0]
+        (plots / f"{name}.csv").write_text(f"{head}\nTrue,0,0\nTrue,1,1\n")
+    finished_copy.run("dvc", "plots", "show", "--out", str(tmp_path))
     page = (tmp_path / "index.html").read_text()
     assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=|@import|fetch\(|url\(", page)
-    for words in ("false-positive rate", "true-positive rate", "predicted probability", "epsilon"):
+    for words in (
+        "false-positive rate",
+        "true-positive rate",
+        "predicted probability",
+        "observed share",
+    ):
         assert f'"title": "{words}' in page
-    assert page.count("vegaEmbed('#") == 6, "four curves, and two reports with nothing to draw"
+    assert page.count("vegaEmbed('#") == 4, "two curves, and two reports with nothing to draw"
 
 
 def test_dvc_finds_one_pipeline_here() -> None:

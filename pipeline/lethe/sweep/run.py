@@ -132,8 +132,9 @@ def refuse_unsound(params: Params, now: dt.datetime) -> None:
     withdrawn = count_withdrawn(params, everybody, now)
     if withdrawn:
         raise TrainingRefused(
-            f"{about(withdrawn, params.reporting.granularity)} people in the shards have withdrawn or were erased since. Run the "
-            "pipeline without them first: lethe run. Nothing was charged."
+            f"{about(withdrawn, params.reporting.granularity)} people in the shards have withdrawn "
+            "or were erased since. Run the pipeline without them first: lethe run. Nothing was "
+            "charged."
         )
 
 
