@@ -251,9 +251,11 @@ def _erase(login: Login) -> None:
     before = registry.find(name, "@champion")
     person = _somebody(name, before.version)
     _, called, email = person
+    counted = before.tags.get("subjects")  # with noise; not there where no figure leaves
+    many = "the" if counted is None else f"the about {int(counted):,}"
     say(
-        f"\n{called} <{email}>, who is invented, is one of the {int(before.tags['subjects']):,} "
-        f"people\nwhom the model in use, {name}/{before.version}, has learned from, "
+        f"\n{called} <{email}>, who is invented, is one of {many} people\n"
+        f"whom the model in use, {name}/{before.version}, has learned from, "
         "and asks to be forgotten:\n"
     )
     _wait(lambda: not _busy(login.token))  # a poll would be before the bell

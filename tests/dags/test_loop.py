@@ -104,7 +104,7 @@ def _trained_on(workspace: Workspace, people: list[tuple[str, str, str, str]]) -
         Vault.open(f"sqlite:///{state / 'vault.db'}", key) as vault,
         Ledger.open(f"sqlite:///{state / 'ledger.db'}") as ledger,
     ):
-        (run,) = ledger.runs()
+        run, _ = ledger.runs()  # and its figures
         tokens = vault.lookup([person[0] for person in people]).tolist()
     return next(
         email

@@ -105,6 +105,6 @@ def test_one_person_leaves_and_nobody_with_a_part_of_their_key(
         "SELECT 1",
     )
     workspace.lethe("run")
-    report = json.loads((workspace.root / "reports" / "consent.json").read_text())
+    report = json.loads((workspace.root / ".lethe/private/reports/consent.json").read_text())
     assert "has asked to be left out, or was erased" in report["left_out"]
     assert lineage(SAID) == {"models": [], "datasets": []}

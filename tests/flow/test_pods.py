@@ -90,7 +90,8 @@ def test_it_ends_with_a_registered_model_of_the_release(pod_run: PodRun) -> None
 def test_a_training_that_was_killed_went_on_and_was_charged_once(pod_run: PodRun) -> None:
     with Ledger.open(pod_run.cluster.given["LETHE_LEDGER_URL"]) as ledger:
         runs = list(ledger.runs())
-    assert [run.state for run in runs] == ["settled", "settled"], "the workspace's own, and this"
+    assert [run.state for run in runs] == ["settled"] * 4, "the workspace's own, and this"
+    assert [run.mechanism for run in runs][1::2] == ["figures"] * 2
 
 
 def test_no_person_of_the_source_was_ever_on_a_remote(pod_run: PodRun) -> None:
@@ -198,7 +199,7 @@ def _trained_on(cluster: Cluster) -> tuple[int, tuple[str, ...]]:
     ):
         everybody = people(cluster.home.root)
         tokens = vault.lookup([person[0] for person in everybody]).tolist()
-        one, other = (run.eligible for run in ledger.runs())
+        one, _, other, _ = (run.eligible for run in ledger.runs())  # each with its figures
     return next(
         (token, person)
         for person, token in zip(everybody, tokens, strict=True)

@@ -70,7 +70,8 @@ def test_a_killed_training_goes_on_from_its_checkpoint_in_the_next_worktree(
     assert done[-1] == report["plan"]["steps"] == 4
     assert done[0] > 1, "not from the first step"
     assert report["run_id"] == "run-0"
-    assert [run.state for run in ledger.runs.values()] == ["settled"], "charged once"
+    states = [run.state for run in ledger.runs.values()]
+    assert states == ["settled"] * 2, "charged once, and its figures"
 
 
 def test_what_a_worktree_had_trained_and_not_published_the_next_publishes_as_it_is(
@@ -88,7 +89,7 @@ def test_what_a_worktree_had_trained_and_not_published_the_next_publishes_as_it_
     monkeypatch.setattr(dpsgd_fit, "train", never)
     assert go(worktrees.enter("run-2"), ledger)["run_id"] == "run-0"
     assert (workspace.MODEL / WEIGHTS).read_bytes() == weights
-    assert len(ledger.runs) == 1
+    assert len(ledger.runs) == 2, "a training and its figures"
     assert list((worktrees.home / stage.STAGING).iterdir()) == []
 
 

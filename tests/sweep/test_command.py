@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from lethe.cli.main import app
-from lethe.config import workspace
+from lethe.config import private_reports, workspace
 from lethe.config.params import Params
 from lethe.core.errors import (
     FileDamaged,
@@ -154,6 +155,7 @@ def test_who_does_not_agree_spends_nothing(ready: Params, ledger: Ledger) -> Non
         charge(ready, disagree)
     assert ledger.runs() == []
     assert not workspace.report_path("sweep").exists()
+    assert private_reports.read(Path(), "sweep") == {}
 
 
 def test_the_command_spends_nothing_unless_asked_to(
@@ -173,7 +175,7 @@ def test_nobody_who_withdrew_is_swept(
     ready: Params, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweeping, "count_withdrawn", lambda params, people, now: 2)
-    with pytest.raises(TrainingRefused, match="fewer than 100 people in the shards have withdrawn"):
+    with pytest.raises(TrainingRefused, match=r"^fewer than 100 people in the shards"):
         charge(ready, lambda price: None)
     assert ledger.runs() == []
 
@@ -198,5 +200,30 @@ def test_what_was_paid_for_is_kept_when_a_later_point_is_interrupted(
     with pytest.raises(KeyboardInterrupt):
         charge(ready, lambda price: None)
     assert states(ledger) == ["settled", "void"]
-    kept = read_json(workspace.report_path("sweep"))
+    kept = private_reports.read(Path(), "sweep")
     assert [point["auc"]["value"] for point in kept["points"]] == [0.6]
+
+
+def test_what_a_charged_sweep_measured_on_people_is_in_private_files_alone(
+    ready: Params, ledger: Ledger
+) -> None:
+    shown: list[str] = []
+    before = {path for path in Path().rglob("*") if path.is_file()}
+    report = charge(ready, shown.append)
+    assert private_reports.read(Path(), "sweep") == report
+    written = {path for path in Path().rglob("*") if path.is_file()} - before
+    names = {path for path in written if "sweep" in path.name}
+    assert names == {private_reports.REPORTS / f"sweep.{kind}" for kind in ("json", "csv", "png")}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in names} == {0o600}
+    assert not workspace.REPORTS.exists() or not (written & set(workspace.REPORTS.rglob("*")))
+    assert "charged to about 400 people:" in shown[0]
+
+
+def test_the_command_names_the_private_files_of_a_charged_sweep(
+    ready: Params, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lethe.cli.sweep.load_params", lambda path: ready)
+    words = ["sweep", "--charged", "--noise-multiplier", "8", "--clip", "0.7", "--yes"]
+    done = CliRunner().invoke(app, words)
+    named = [line for line in done.stdout.splitlines() if line.endswith(("json", "csv", "png"))]
+    assert named == [f".lethe/private/reports/sweep.{kind}" for kind in ("json", "csv", "png")]

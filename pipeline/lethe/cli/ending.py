@@ -17,8 +17,8 @@ _KEYS = "what has subject keys was removed"
 _STANDS = {
     "run": f"The stages that were done stand, a training keeps its last checkpoint, and {_KEYS}. "
     "`lethe run` goes on.",
-    "sweep": "Trainings that were charged stay so, and reports/sweep.json has those that were "
-    "done. `lethe sweep` begins anew.",
+    "sweep": "Trainings that were charged stay so, and .lethe/private/reports/sweep.json has those "
+    "that were done. `lethe sweep` begins anew.",
     "erase": "The steps that were done stand, and nobody has a receipt for what is not. "
     "`lethe erase run` goes on.",
     "retain": "The steps that were done stand. `lethe retain` goes on.",

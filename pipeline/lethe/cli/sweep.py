@@ -1,6 +1,7 @@
 """`lethe sweep`: its options, and which sweep they ask for."""
 
 import datetime as dt
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,7 +69,8 @@ def sweep(
         report = _free(params, axes, stand_in, guess, person=person, seed=seed, repeats=repeats)
     if as_json:
         return say_json(report)
-    say(render_sweep(report) + "\n\n" + "\n".join(str(path) for path in paths_written()))
+    written = (os.path.relpath(path) for path in paths_written(params, charged=charged))
+    say(render_sweep(report) + "\n\n" + "\n".join(written))
 
 
 def _axes(epsilon: str | None, noise_multiplier: str | None, clip: str | None) -> dict[str, Any]:

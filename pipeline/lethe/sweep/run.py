@@ -1,4 +1,8 @@
-"""A sweep from its options to its files: `reports/sweep.json`, and a plot as CSV and PNG."""
+"""A sweep from its options to its files: `sweep.json`, and a plot as CSV and PNG.
+
+Of a stand-in they lie in `reports`. Of people they are exact, so they are the operator's alone and
+lie with the other exact numbers, below `.lethe/private`.
+"""
 
 import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
@@ -11,10 +15,11 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.progress import TimeElapsedColumn
 
-from lethe.config import workspace
+from lethe.config import private_reports, workspace
+from lethe.config.home import at_home
 from lethe.config.params import Params
 from lethe.core.errors import NotFound, TrainingRefused
-from lethe.core.files import read_json, write_json, write_whole
+from lethe.core.files import json_bytes, read_json, write_whole
 from lethe.core.shown import about
 from lethe.data.batches import held_out_records, person_data
 from lethe.data.encoding import Encoder
@@ -137,8 +142,9 @@ def _price(
     params: Params, plans: Sequence[Plan], repeats: int, ledger: Ledger, eligible: BitMap
 ) -> str:
     delta, budget = params.budget.delta, params.budget.epsilon
+    asked = about(len(eligible), params.reporting.granularity)
     lines = [
-        f"{len(plans)} points, {repeats} trainings each, charged to {len(eligible):,} people:",
+        f"{len(plans)} points, {repeats} trainings each, charged to {asked} people:",
         "",
     ]
     for plan in plans:
@@ -169,10 +175,13 @@ def _written(
 ) -> dict[str, Any]:
     accountant = params.training.mechanism.accountant
     report = sweep_report(points, tried, accountant=accountant, reference=reference)
-    table, picture = (params.at(path) for path in paths_written()[1:])
-    write_json(params.at(workspace.report_path("sweep")), report)
-    write_whole(table, sweep_csv(report).encode())
-    write_whole(picture, sweep_plot(report))
+    contents = (json_bytes(report), sweep_csv(report).encode(), sweep_plot(report))
+    charged = tried.kind == "charged"
+    for path, content in zip(paths_written(params, charged=charged), contents, strict=True):
+        if charged:
+            private_reports.write_file(params.root, path.name, content)
+        else:
+            write_whole(path, content)
     return report
 
 
@@ -207,9 +216,13 @@ def _named(plan: Plan) -> str:
     return f"noise {plan.noise_multiplier:.2f} clip {plan.clip_norm:g}"
 
 
-def paths_written() -> tuple[Path, ...]:
+def paths_written(params: Params, *, charged: bool) -> tuple[Path, ...]:
+    """Where a sweep writes its numbers; those that are measured on people, where no copy goes."""
+    if charged:
+        folder = at_home(private_reports.REPORTS, params.root)
+        return tuple(folder / f"sweep.{kind}" for kind in ("json", "csv", "png"))
     return (
-        workspace.report_path("sweep"),
-        workspace.PLOTS / "sweep.csv",
-        workspace.PLOTS / "sweep.png",
+        params.at(workspace.report_path("sweep")),
+        params.at(workspace.PLOTS / "sweep.csv"),
+        params.at(workspace.PLOTS / "sweep.png"),
     )

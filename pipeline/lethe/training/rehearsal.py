@@ -153,8 +153,8 @@ def refuse_short_numbers(model: nn.Module, tried: TriedRecords) -> None:
     if kinds.short:
         raise TrainingRefused(
             f"The model computes in {min(kinds.short)}. A person's gradient would be rounded so "
-            "coarsely that no audit could tell it from noise that is missing. Leave out autocast, "
-            "half() and bfloat16()."
+            "coarsely that no audit could discern it from noise that is missing. Leave out "
+            "autocast, half() and bfloat16()."
         )
 
 

@@ -175,7 +175,7 @@ def examine(question: Question) -> list[Check]:
         again = Recomputation(recorded, plan, question.training.optimizer, model, released)
         examined = Examined(question, plan, encoder, recorded, again)
         looked = [check for look in LOOKS for check in look(examined)]
-        checks = again.checks()  # of the walk that the looks took
+        checks = again.checks()  # of the pass that the looks took
     except Unrecorded as error:
         return [holds(RECORDED, False, meaning=_GONE.format(what=error))]
     whole = holds(RECORDED, True, meaning="there is a whole transcript of this run's steps")
