@@ -8,9 +8,10 @@ the doorbell within seconds of a request, and by a poll that makes a lost bell h
 where no request is open. Every step takes all open requests at once; what keeps one request from
 a step keeps no other.
 
-`retrain.train` starts a run of `train` and waits for it without holding a worker: an erasure
-trains where every model trains. Whoever asks meanwhile is taken by the next run. `publish` then
-commits the `dvc.lock` that this changed in the workspace.
+An erasure trains where every model trains: `retrain.needed` asks for a run of `train`,
+`retrain.start` starts it, `retrain.wait` waits for it without holding a worker, for
+`LETHE_TRAIN_HOURS` at most, and `retrain.take` records what it came to. Whoever asks meanwhile is
+taken by the next run. `publish` then commits the `dvc.lock` that this changed in the workspace.
 
 **When a step is red**, at least one request stays open: the last line of its log has the
 request's id, the store and the reason. Nothing is reported as erased that was not seen to be
@@ -20,13 +21,13 @@ reason is there after an hour, or `lethe erase status` in the workspace says OVE
 
 - exit code 36: a request stays open for the reason given. Correct the store that it names; there is
   no need to clear the task.
-- 29, shown as skipped: another command works on the requests, or a training for them is under way.
-  Nothing to do.
+- 29, shown as skipped: another command works on the requests. Nothing to do.
 - any other: `docs/exit-codes.md`; usually a key or an address that this machine lacks.
 
-**When `retrain.train` is red**, the run of `train` that it started failed, or `train` is paused:
-look there first. The next try follows by itself, later each time; in the last days before a
-deadline models are retired without a new one.
+**When `retrain.wait` is red**, the run of `train` failed, or took too long: look there first.
+**When `retrain.start` is red**, `train` is paused. The next try follows by itself, later each
+time; until then `retrain.take` is red and says why. In the last days before a deadline models are
+retired without a new one.
 
 **When `publish` is red**, people are erased all the same, and only git's history of the workspace
 lags: exit code 34 says why nothing can be committed there, such as no branch that is checked out.
@@ -57,7 +58,7 @@ from dags.doorbell import Doorbell
 from dags.notify import on_failure
 from dags.place import HOME
 from dags.retraining import retrain_tasks
-from dags.running import done_task, publish_task, step_task
+from dags.running import MACROS, done_task, publish_task, step_task
 
 BELL = Doorbell(home=str(HOME), every_seconds=float(os.environ.get("LETHE_DOORBELL_SECONDS", "5")))
 REQUESTS = Asset("lethe-requests", watchers=[AssetWatcher(name="lethe-doorbell", trigger=BELL)])
@@ -74,12 +75,13 @@ with DAG(
     max_active_runs=1,
     is_paused_upon_creation=False,
     default_args={"on_failure_callback": on_failure()},
+    user_defined_macros=MACROS,
     tags=["lethe"],
 ) as dag:
     before = [step_task(name) for name in ("collect", "suppress", "erase_source", "erase_history")]
-    training = retrain_tasks()
+    training = retrain_tasks(before[-1])
     after = [step_task(name) for name in ("retire", "verify", "receipt")]
-    chain(*before, training[0])
+    chain(*before)
     chain(training[-1], *after)
     publish = publish_task(changed="if it changed, and closes worktrees that dead runs left behind")
     after[-1] >> publish.as_teardown()  # however the steps ended

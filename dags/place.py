@@ -23,7 +23,10 @@ _COMPILED = (
 )
 PIPELINE = json.loads(next(path for path in _COMPILED if path.exists()).read_text(encoding="utf-8"))
 BIN = Path(os.environ.get("LETHE_BIN") or PROJECT / ".venv" / "bin")
-_FOR_AN_ERASURE = re.compile(r"erase-[0-9a-f]{16}-[1-9][0-9]{0,5}")
+_FOR_AN_ERASURE = re.compile(r"erase-[0-9a-f]{16}")
+BUSY, NOTHING_TO_DO = 29, 43  # docs/exit-codes.md
+_OWN_WORDS = range(10, 100)
+_PASSING = frozenset({11, BUSY, 32})
 
 EXECUTION = os.environ.get("LETHE_EXECUTION") or "machine"
 
@@ -51,11 +54,21 @@ def in_the_worktree(run: str, *words: str) -> str:
 def run_name(dag_id: str, run_id: str) -> str:
     """The name of a run: opaque, and safe as a folder, whatever somebody typed as run id.
 
-    A run that an erasure waits for has the name under which it is waited for.
+    A run of `train` that an erasure asked for has the name by which it asked (`run_for`).
     """
     if _FOR_AN_ERASURE.fullmatch(run_id):
         return run_id
     return hashlib.sha256(f"{dag_id} {run_id}".encode()).hexdigest()[:16]
+
+
+def run_for(dag_id: str, run_id: str) -> str:
+    """The name of the run of `train` that a run of `erase` asks for."""
+    return f"erase-{run_name(dag_id, run_id)}"
+
+
+def is_final(code: int | None) -> bool:
+    """Whether a command's own word is final: nothing was just away, or at work."""
+    return code in _OWN_WORDS and code not in _PASSING
 
 
 def _prepared() -> str:

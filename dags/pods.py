@@ -22,15 +22,12 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from kubernetes.client import ApiException
 from kubernetes.client import models as k8s
 
-from dags.place import PROJECT
+from dags.place import PROJECT, is_final
 
 WORK = "/srv/lethe"  # the image's own working folder
 REMOTES = "/var/run/lethe/remotes"  # gitconfig, aws, and whatever these name
 KEYS, TRAINING = "keys", "training"  # a run's volumes
 _USER = 10001  # the image's
-# A stage's own word is final, but where only something else was away or at work.
-_OWN_WORDS = range(10, 100)
-_PASSING = frozenset({11, 29, 32})  # docs/exit-codes.md
 _ENDING_SECONDS = 60  # beyond their grace
 _EVICTIONS = 2  # how often a stage that resumes is started again
 
@@ -182,7 +179,7 @@ class LethePod(KubernetesPodOperator):
             raise
         except AirflowException as error:
             code = exit_code(self.remote_pod, self.base_container_name)
-            if code in _OWN_WORDS and code not in _PASSING:
+            if is_final(code):
                 raise AirflowFailException(
                     f"Ended with {code}, which trying again does not correct: docs/exit-codes.md."
                 ) from error

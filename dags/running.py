@@ -5,19 +5,49 @@ environment, or `pods`, where it is a pod of the pipeline's image (`dags.pods`).
 """
 
 import datetime as dt
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import BaseOperator, TriggerRule
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from dags.place import EXECUTION, in_the_worktree, on_this_machine, run_name
+from dags.place import (
+    BUSY,
+    EXECUTION,
+    NOTHING_TO_DO,
+    in_the_worktree,
+    is_final,
+    on_this_machine,
+    run_for,
+    run_name,
+)
 
 RUN = "{{ run_name(dag.dag_id, run_id) }}"  # rendered by the macro below
-MACROS = {"run_name": run_name}
+MACROS = {"run_name": run_name, "run_for": run_for}
 
 _MINUTE = dt.timedelta(minutes=1)
+_ENDED_WITH = re.compile(r"exit code (\d+)")
+
+
+class Command(BashOperator):
+    """A command that Airflow tries again only where trying again may correct something."""
+
+    def execute(self, context: Any) -> Any:
+        try:
+            return super().execute(context)
+        except AirflowSkipException:
+            raise
+        except AirflowException as error:
+            found = _ENDED_WITH.search(str(error))
+            code = int(found[1]) if found else 1
+            if is_final(code):
+                raise AirflowFailException(
+                    f"Ended with {code}, which trying again does not correct: docs/exit-codes.md."
+                ) from error
+            raise
 
 
 def stage_task(stage: Mapping[str, Any]) -> BaseOperator:
@@ -33,7 +63,7 @@ def stage_task(stage: Mapping[str, Any]) -> BaseOperator:
         from dags.pods import stage_pod
 
         return stage_pod(stage, run=RUN, **options)
-    return BashOperator(
+    return Command(
         task_id=stage["name"],
         bash_command=in_the_worktree(RUN, *words),
         do_xcom_push=False,  # it would be the last line of what was printed
@@ -49,7 +79,7 @@ def run_task(name: str, **options: Any) -> BaseOperator:
         from dags.pods import run_pod
 
         return run_pod(name, run=RUN, **options)
-    return BashOperator(
+    return Command(
         task_id=name, bash_command=on_this_machine(*words), do_xcom_push=False, **options
     )
 
@@ -73,26 +103,26 @@ def home_task(task_id: str, *words: str, **options: Any) -> BaseOperator:
         from dags.pods import home_pod
 
         return home_pod(task_id, *words[1:], **options)  # `lethe` is the image's entrypoint
-    return BashOperator(
+    return Command(
         task_id=task_id, bash_command=on_this_machine(*words), do_xcom_push=False, **options
     )
 
 
-def step_task(name: str, *more: str, task_id: str | None = None) -> BaseOperator:
+def step_task(name: str, *more: str, task_id: str | None = None, **options: Any) -> BaseOperator:
     """One step of an erasure, which goes on with everybody whom no step before kept.
 
     Skipped where no request is open, and with it all that comes after.
     """
     words = ("lethe", "erase", "step", name, *more)
+    said = " ".join(word for word in words if "{" not in word)
+    options = {
+        "doc_md": f"`{said}`: may be cleared at any time. When it is red, its log names the store, "
+        "and why; the next run goes on. The steps after it run all the same, for everybody else.",
+        "trigger_rule": TriggerRule.NONE_SKIPPED,
+        **options,
+    }
     return home_task(
-        task_id or name,
-        *words,
-        doc_md=f"`{' '.join(words)}`: may be cleared at any time. When it is red, its log names "
-        "the store, and why; the next run goes on. The steps after it run all the same, for "
-        "everybody else.",
-        skip_on_exit_code=[29, 43],
-        trigger_rule=TriggerRule.NONE_SKIPPED,
-        retries=0,
+        task_id or name, *words, skip_on_exit_code=[BUSY, NOTHING_TO_DO], retries=0, **options
     )
 
 
@@ -106,7 +136,7 @@ def publish_task(*, changed: str) -> BaseOperator:
         "publish",
         *("lethe", "worktree", "publish"),
         doc_md=f"`lethe worktree publish`: commits the workspace's own `dvc.lock`, {changed}.",
-        skip_on_exit_code=29,
+        skip_on_exit_code=BUSY,
         retries=0,  # the next run of `erase` does the same
     )
 
@@ -124,7 +154,7 @@ def run_and_publish(*words: str, retry: str, changed: str) -> None:
         *words,
         doc_md=f"`{' '.join(words)}`: resumable and idempotent, so it may be cleared at any time. "
         f"{retry} is the retry.",
-        skip_on_exit_code=29,
+        skip_on_exit_code=BUSY,
         retries=0,
     )
     publish = publish_task(changed=changed)

@@ -28,8 +28,8 @@ step; `docs/exit-codes.md` explains every exit code.
 
 To start again, clear `open` with everything downstream, or wait for tomorrow's run. No stage can be
 started again alone once the run has ended: its worktree is gone, and with it what it would read.
-Nobody's erasure waits for this DAG longer than a stage takes: a model with somebody in it who has
-asked to be erased cannot be registered, and a run with them in it cannot be published.
+A model with somebody in it who has asked to be erased cannot be registered, and a run with them in
+it cannot be published. A run that an erasure asked for is named `erase-…`; `erase` waits for it.
 
 Two runs may be under way at once, each in its own worktree: one that waits for a device does not
 hold up tomorrow's. What is released is the one registered last.

@@ -332,11 +332,11 @@ def test_so_it_is_where_only_a_part_of_the_run_is_kept(
 
 
 def touched_between_two_parts(patch: Patch) -> None:
-    """After the seventh step is over and recorded, before the eighth begins."""
+    """After the second part of three steps is over and recorded, before the third begins."""
     draw = loop.DpStep.draw
 
     def drawn(self: loop.DpStep, subjects: int) -> Any:
-        if self.number == 7:
+        if self.number == 6:
             for p in self.model.parameters():
                 p.data.mul_(1.001)
         return draw(self, subjects)
@@ -364,8 +364,16 @@ def test_it_is_said_how_much_was_taken_again(tmp_path: Path) -> None:
         found[limit] = next(check for check in checks if check.name == "run.taken_again")
     assert found[2**30].statistic == 0
     assert "of 20 steps 20 were kept" in found[2**30].meaning
-    assert found[3_000].statistic == pytest.approx(18 / 19)
-    assert "of 20 steps 2 were kept" in found[3_000].meaning
+    assert found[3_000].statistic == pytest.approx(5 / 6)
+    assert "of 20 steps 5 were kept" in found[3_000].meaning
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 9, 10])
+def test_however_little_may_be_kept_four_steps_are(steps: int, tmp_path: Path) -> None:
+    """The look at the noise needs so many, and would contradict an honest run with fewer."""
+    made = run(tmp_path / "run", plan=replace(PLAN, steps=steps), limit=1)
+    assert made.failed() == []
+    assert len(made.recomputation().kept) >= min(steps, 4)
 
 
 def test_draws_are_kept_whole_and_small() -> None:

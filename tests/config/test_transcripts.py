@@ -46,16 +46,47 @@ def test_a_look_by_another_path_leaves_what_trains(tmp_path: Path, monkeypatch: 
     assert _left(mounted) == {"a", "b", "c"}
 
 
-def test_a_worktree_that_is_gone_is_gone_from_everywhere(
-    tmp_path: Path, monkeypatch: Patch
-) -> None:
+def test_a_look_takes_nothing_of_a_worktree_that_is_gone(tmp_path: Path) -> None:
+    """Its run was killed and goes on from HOME, or is not audited yet."""
+    worktree = tmp_path / ".lethe" / "worktrees" / "one"
+    worktree.mkdir(parents=True)
+    transcripts.begin(worktree, "a", PEOPLE)
+    shutil.rmtree(worktree)
+    assert transcripts.remove_abandoned(tmp_path) is False
+    assert _left(tmp_path) == {"a"}
+    assert transcripts.remove_expired(tmp_path, time.time() + 15 * DAY) == ["a"]
+
+
+def test_the_next_training_takes_it_from_everywhere(tmp_path: Path, monkeypatch: Patch) -> None:
     worktree = tmp_path / ".lethe" / "worktrees" / "one"
     worktree.mkdir(parents=True)
     transcripts.begin(worktree, "a", PEOPLE)
     shutil.rmtree(worktree)
     _elsewhere(monkeypatch)
-    assert transcripts.remove_abandoned(tmp_path) is True
-    assert _left(tmp_path) == set()
+    transcripts.begin(tmp_path, "b", PEOPLE)
+    assert _left(tmp_path) == {"b"}
+
+
+def test_but_neither_one_that_is_audited_nor_one_that_another_worktree_took_over(
+    tmp_path: Path,
+) -> None:
+    here = tmp_path / ".lethe" / "worktrees" / "here"
+    gone = [here.with_name(name) for name in ("one", "two", "three")]
+    for root in (here, *gone):
+        root.mkdir(parents=True)
+    for root, run in zip(gone, "abc", strict=True):
+        transcripts.begin(root, run, PEOPLE)
+    for root in gone:
+        shutil.rmtree(root)
+    transcripts.take_over(here, "a")
+    with transcripts.audited(here, "b"):
+        transcripts.begin(tmp_path, "d", PEOPLE)
+        assert _left(tmp_path) == {"a", "b", "d"}
+
+
+def test_nothing_is_taken_over_that_is_not_there(tmp_path: Path) -> None:
+    transcripts.take_over(tmp_path, "a")
+    assert not transcripts.folder_of(tmp_path, "a").exists()
 
 
 def _linked(tmp_path: Path) -> tuple[Path, Path]:
@@ -78,8 +109,10 @@ def test_a_folder_outside_is_known_to_be_gone_only_where_it_was(
     shutil.rmtree(linked)
     with monkeypatch.context() as patch:
         _elsewhere(patch)
-        assert transcripts.remove_abandoned(home) is False
-    assert transcripts.remove_abandoned(home) is True
+        transcripts.begin(home, "b", PEOPLE)
+        assert _left(home) == {"a", "b"}
+    transcripts.begin(home, "b", PEOPLE)
+    assert _left(home) == {"b"}
 
 
 def _killed_audit(root: Path, run_id: str) -> None:

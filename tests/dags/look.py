@@ -1,15 +1,23 @@
 """Run by Airflow's own Python: loads the folder of DAGs as Airflow does, says what is in it."""
 
+import datetime as dt
 import json
 import os
 import sys
-from hashlib import sha256
 
 from airflow.dag_processing.dagbag import DagBag
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, BaseOperator
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSkipException,
+    TaskDeferred,
+)
 
-from dags.place import run_name
+from dags.place import run_for, run_name
+from dags.retraining import WaitForRun
+from dags.running import Command
 
 HEAVY = (
     "torch",
@@ -42,11 +50,60 @@ def triggers(task: BaseOperator) -> dict[str, object] | None:
         return None
     return {
         "dag": task.trigger_dag_id,
-        "deferrable": task.deferrable,
+        "run": task.trigger_run_id,
         "waits": task.wait_for_completion,
-        "again": task.reset_dag_run,
         "paused": task.fail_when_dag_is_paused,
     }
+
+
+def waits(task: BaseOperator) -> dict[str, object] | None:
+    if not isinstance(task, WaitForRun):
+        return None
+    return {
+        "dag": task.waits_for,
+        "run": task.run,
+        "hours": task.patience.total_seconds() / 3600,
+    }
+
+
+def waiting() -> dict[str, object]:
+    """How a run is waited for, and what follows from its end."""
+    task = WaitForRun(
+        task_id="wait", dag_id="train", run="erase-7", patience=dt.timedelta(hours=48)
+    )
+    ends: dict[str, str | None] = {}
+    for state in ("success", "failed"):
+        try:
+            task.ended({}, ("", {"erase-7": state}))
+            ends[state] = None
+        except AirflowException as error:
+            ends[state] = str(error)
+    try:
+        task.execute({})
+    except TaskDeferred as deferred:
+        trigger = deferred.trigger.serialize()[1]
+        timeout = deferred.timeout
+    return {
+        "timeout": timeout.total_seconds(),
+        "trigger": {name: trigger[name] for name in ("run_ids", "states")},
+        "ended": ends,
+    }
+
+
+def code(number: int) -> str:
+    """What Airflow makes of a command's exit code."""
+    task = Command(
+        task_id="command", bash_command=f"exit {number}", skip_on_exit_code=29, do_xcom_push=False
+    )
+    try:
+        task.execute({})
+    except AirflowSkipException:
+        return "skipped"
+    except AirflowFailException:
+        return "final"
+    except AirflowException:
+        return "tried again"
+    return "worked"
 
 
 bag = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
@@ -56,7 +113,9 @@ sys.stdout.write(
         {
             "errors": {str(path): error for path, error in bag.import_errors.items()},
             "named": {f"{dag}/{run}": run_name(dag, run) for dag in ("a", "b") for run in RUNS},
-            "waited for": run_name("train", f"erase-{sha256(b'').hexdigest()[:16]}-1"),
+            "asked for": [run_for("erase", "x"), run_name("train", run_for("erase", "x"))],
+            "waiting": waiting(),
+            "codes": {str(n): code(n) for n in (1, 11, 29, 32, 34, 36, 43)},
             "heavy": [name for name in HEAVY if name in sys.modules],
             "dags": {
                 name: {
@@ -84,6 +143,7 @@ sys.stdout.write(
                             "notifiers": len(task.on_failure_callback or ()),
                             "rule": task.trigger_rule.value,
                             "triggers": triggers(task),
+                            "waits": waits(task),
                         }
                         for task in dag.tasks
                     },

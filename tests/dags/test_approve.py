@@ -61,10 +61,7 @@ def test_what_is_kept_is_a_name_and_a_price(dags: dict[str, Any]) -> None:
         for task, facts in dag["tasks"].items()
         if facts["xcom"] and facts["kind"] == "BashOperator"
     }
-    assert kept == {
-        *(("train", "candidate"), ("erase", "candidate"), ("approve", "show")),
-        ("erase", "retrain.needed"),
-    }
+    assert kept == {("train", "candidate"), ("erase", "candidate"), ("approve", "show")}
 
 
 @pytest.fixture(scope="module")

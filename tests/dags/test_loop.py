@@ -135,7 +135,7 @@ def test_what_the_erasure_and_the_run_made_are_commits_of_lock_and_reports(loop:
     ).stdout.split("\0")[1:]
     said = [each.split("\n")[0] for each in log]
     ((trained, _, _),) = loop.for_them
-    assert re.fullmatch("erase-[0-9a-f]{16}-1", trained)
+    assert re.fullmatch("erase-[0-9a-f]{16}", trained)
     assert said == [
         "Keep the lock that was not committed",  # as the erasure left it
         f"Release readmission/2 of {trained}",
@@ -190,7 +190,7 @@ def test_every_stage_of_the_pipeline_ran_as_a_task_and_keys_are_gone(loop: Loop)
     assert loop.airflow.tasks("erase") == dict.fromkeys(
         (
             *("collect", "suppress", "erase_source", "erase_history"),
-            *("retrain.needed", "retrain.train", "retrain.take"),
+            *("retrain.needed", "retrain.start", "retrain.wait", "retrain.take"),
             *("retire", "verify", "receipt", "publish", "done"),
         ),
         "success",

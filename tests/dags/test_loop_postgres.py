@@ -250,7 +250,7 @@ def _the_run_is_killed(loop: Loop) -> None:
             os.killpg(group, signal.SIGKILL)
     before = len(_states(loop))
     loop.airflow.wait("its run failed", lambda: _states(loop)[before - 1] == "failed")
-    loop.airflow.run("airflow", "dags", "trigger", "erase")  # as the sweep would within minutes
+    loop.airflow.trigger("erase")  # as the sweep would within minutes
 
 
 def _the_scheduler_is_killed(loop: Loop) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from dags.place import run_name
+from dags.place import run_for, run_name
 from lethe.rights.erasure_steps import STEPS
 from lethe.stages import STAGES
 from tests.conftest import PROJECT
@@ -18,7 +18,7 @@ from tests.dags.conftest import Airflow
 
 SECRET_VALUE = "never-in-airflow-6f1d"
 MANIFESTS = PROJECT / "infra" / "kubernetes" / "example.yaml"
-RUN = run_name("train", "run_7")
+RUN, FOR_IT = run_name("train", "run_7"), run_for("erase", "run_7")
 PIPELINE = {
     s["name"]: s for s in json.loads((PROJECT / "dags" / "pipeline.json").read_text())["stages"]
 }
@@ -154,6 +154,7 @@ def test_a_command_of_the_workspace_has_the_workspaces_volume(looked: dict[str, 
     assert words == {
         **{f"train.{n}": ["pod", n, "--run", RUN] for n in ("open", "publish", "close")},
         **{f"erase.{name}": ["erase", "step", name] for name in STEPS if name != "retrain"},
+        "erase.retrain.needed": ["erase", "step", "retrain", "--needed", FOR_IT],
         "erase.retrain.take": ["erase", "step", "retrain", "--elsewhere"],
         "erase.publish": ["worktree", "publish"],
         "deep_audit.run": ["audit", "--deep"],

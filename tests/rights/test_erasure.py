@@ -89,6 +89,34 @@ def test_unknown_people_take_the_same_steps_and_close_with_the_others(desk: Desk
     assert set(desk.request(unknown).marks) == set(desk.request(known).marks)
 
 
+@pytest.mark.parametrize("kind", ["erase", "withdraw", "object"])
+@pytest.mark.parametrize("value", ["ada", " ada", "bo"])
+def test_an_identifier_that_nobody_has_is_not_somebody_elses_key(
+    desk: Desk, value: str, kind: str
+) -> None:
+    """The value is the key of somebody else, who asked for nothing."""
+    asked = desk.ask(value, column="readers.email", kind=kind)
+    assert desk.run().closed == {asked: 1}
+    places = desk.places
+    assert {"ada", "bo"} <= places.source
+    assert {"ada", "bo"} <= set(places.vault)
+    assert places.in_use == {"reading/2"}
+    assert places.trainings == 0
+    assert places.remembered == set() or not places.remembered & {"ada", "bo"}
+    purposes = (None, desk.params.purpose)
+    entries = {places.entry(key, purpose=why) for key in ("ada", "bo") for why in purposes}
+    assert not entries & set(places.suppressed)
+    assert len(places.suppressed) == 1  # the same step is taken, for nobody
+    assert desk.receipt(asked)["result"] == "nothing found"
+
+
+def test_the_same_identifier_that_nobody_has_is_one_person(desk: Desk) -> None:
+    one, other = (desk.ask("ada", column="readers.email", kind=k) for k in ("erase", "withdraw"))
+    joined = desk.ask("ada", column="readers.phone")
+    assert set(desk.run().closed) == {one, other, joined}
+    assert len({desk.request(each).entry for each in (one, joined)}) == 2
+
+
 def test_somebody_in_an_older_model_alone_is_erased_without_a_training(desk: Desk) -> None:
     asked = desk.ask("cleo")
     desk.run()

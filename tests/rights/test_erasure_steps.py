@@ -12,7 +12,6 @@ from lethe.core.errors import Busy, ParamsInvalid, VaultMismatch
 from lethe.rights.erasure_steps import (
     LOOK_HOLDS,
     STEPS,
-    batch_name,
     gather,
     take,
     waiting_for_model,
@@ -124,10 +123,16 @@ def test_what_the_look_finds_is_done_again_before_there_is_a_receipt(at_once: De
     assert at_once.places.source.isdisjoint({"ada"})
 
 
-def test_a_receipt_says_when_the_look_was(at_once: Desk) -> None:
+def test_a_receipt_says_when_the_look_began(at_once: Desk) -> None:
     asked = at_once.ask("ada")
-    _take(at_once, *DONE, "verify")
-    at_once.now += LOOK_HOLDS
+    _take(at_once, *DONE)
+
+    def slow(deed: str) -> None:
+        at_once.now += dt.timedelta(minutes=5) if deed == "look" else dt.timedelta(0)
+
+    at_once.places.before = slow
+    _take(at_once, "verify")
+    at_once.now = NOW + LOOK_HOLDS
     at_once.step("receipt")
     receipt = at_once.receipt(asked)
     assert receipt["steps"]["verified"] == NOW.isoformat()
@@ -178,9 +183,14 @@ def test_a_run_is_waited_for_by_those_whose_model_is_in_use(at_once: Desk) -> No
     assert waiting_for_model(at_once.case()) == []
 
 
-def test_a_batch_is_named_by_who_is_in_it_in_any_order(at_once: Desk) -> None:
-    one, two = (at_once.request(at_once.ask(who)) for who in ("ada", "bo"))
-    assert batch_name([one, two]) == batch_name([two, one]) != batch_name([one])
+def test_who_asks_during_a_training_elsewhere_is_in_the_next(at_once: Desk) -> None:
+    first = at_once.ask("ada")
+    _take(at_once, *BEFORE_MODELS)
+    later = at_once.ask("bo")
+    take(at_once.case(), "retrain", elsewhere=True)
+    assert "retrained" in at_once.request(first).marks
+    assert at_once.request(later).marks == {}
+    assert "bo" in at_once.places.source
 
 
 def test_a_delay_is_waited_for_step_by_step_too(at_once: Desk) -> None:

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 from pyroaring import BitMap
+from typer.testing import CliRunner
 
-from lethe.config import workspace
+from lethe.attacks.run.recorded import Recorded
+from lethe.cli.main import app
+from lethe.config import transcripts, workspace
 from lethe.config.params import Params, load_params
 from lethe.core.errors import Busy
 from lethe.core.files import read_json
@@ -15,7 +18,7 @@ from lethe.data.shards import eligible_people, shard_paths
 from lethe.privacy.plan import Plan
 from lethe.stages import train as stage
 from lethe.stores.dvc.worktree import Worktree
-from lethe.training import dpsgd_fit, loop
+from lethe.training import begins, dpsgd_fit, loop
 from lethe.training.description import WEIGHTS
 from lethe.training.dpsgd import DpSgd
 from tests.stages.test_train import NOW, FakeLedger, go, interrupt, never, params  # noqa: F401
@@ -59,6 +62,11 @@ def test_a_killed_training_goes_on_from_its_checkpoint_in_the_next_worktree(
     with pytest.raises(KeyboardInterrupt):
         stage.train_reserved(params, ledger, DpSgd(), now=NOW, progress=killed)
     worktrees.close("run-1")
+    transcript = transcripts.folder_of(worktrees.home, "run-0")
+    for look in (["approve", "--waiting", "--json"], ["status"], ["ledger"]):
+        CliRunner().invoke(app, look)  # as every five minutes
+        assert (transcript / "steps.jsonl").exists(), look
+    monkeypatch.setattr(begins, "process", lambda: "another")  # as the next task's is
     done: list[int] = []
     report = stage.train_reserved(
         worktrees.enter("run-2"),
@@ -72,6 +80,8 @@ def test_a_killed_training_goes_on_from_its_checkpoint_in_the_next_worktree(
     assert report["run_id"] == "run-0"
     states = [run.state for run in ledger.runs.values()]
     assert states == ["settled"] * 2, "charged once, and its figures"
+    recorded = Recorded(transcript)
+    assert len(recorded.draws) == 4 and recorded.begun_again == 0, "it can be audited whole"
 
 
 def test_what_a_worktree_had_trained_and_not_published_the_next_publishes_as_it_is(
@@ -91,6 +101,9 @@ def test_what_a_worktree_had_trained_and_not_published_the_next_publishes_as_it_
     assert (workspace.MODEL / WEIGHTS).read_bytes() == weights
     assert len(ledger.runs) == 2, "a training and its figures"
     assert list((worktrees.home / stage.STAGING).iterdir()) == []
+    transcript = transcripts.folder_of(worktrees.home, "run-0")
+    transcripts.begin(worktrees.home, "another", b"")  # which takes those of folders that are gone
+    assert transcript.is_dir(), "the worktree that published it has yet to audit it"
 
 
 def test_the_same_training_is_one_request_in_every_worktree_and_in_home(

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from lethe.attacks.run.recorded import Unrecorded
+from lethe.attacks.run.recorded import Recorded, Unrecorded
 from lethe.config import transcripts, workspace
-from lethe.core.errors import DiskFull, TrainingRefused
+from lethe.core.errors import DiskFull, NotRecorded
 from lethe.core.files import read_json
 from lethe.privacy.plan import Plan
 from lethe.stages import train as stage
@@ -125,11 +125,35 @@ def test_a_full_disk_stops_the_training_which_goes_on_later(
     assert done == [0, 10 if after >= 30 else 0]
 
 
+WHOLE, LONG, SHORT = 2**30, 38_960, 13_920  # bytes: one part, 4 of 50 steps, and 10 of 22
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "kept"),
+    [(WHOLE, SHORT, 1), (LONG, SHORT, 2), (SHORT, WHOLE, 2)],
+)
+def test_another_limit_of_the_transcript_is_no_other_run(
+    first: int, then: int, kept: int, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """Whoever declares another one after a disk was full is not charged again for that."""
+    plan = replace(PLAN, steps=200)
+    with monkeypatch.context() as patch, pytest.raises(DiskFull):
+        patch.setattr(transcript.Recorder, "_append", _full(400))
+        run(tmp_path / "run", plan=plan, limit=first)
+    parted = (tmp_path / "run" / transcript.ABOUT).read_bytes()
+    _another_process()
+    made = run(tmp_path / "run", plan=plan, limit=then)
+    assert made.failed() == []
+    recorded = Recorded(made.folder)
+    assert (made.folder / transcript.ABOUT).read_bytes() == parted
+    assert 1 < Journal(made.folder).begins[1].done < 200
+    assert len(recorded.segments) <= kept
+
+
 def test_so_does_a_disk_that_cannot_be_written(tmp_path: Path, monkeypatch: Patch) -> None:
-    with monkeypatch.context() as patch, pytest.raises(TrainingRefused, match="same charge") as got:
+    with monkeypatch.context() as patch, pytest.raises(NotRecorded, match="same charge"):
         patch.setattr(transcript.Recorder, "_append", _full(5, errno.EIO))
         run(tmp_path / "run")
-    assert not isinstance(got.value, BegunAgain)
     _another_process()
     assert run(tmp_path / "run").failed() == []
 

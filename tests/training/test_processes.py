@@ -154,7 +154,7 @@ def test_an_accident_of_one_process_ends_all_and_leaves_the_charge(
     if accident == "SIGSTOP":  # patience is minutes; once all have met, seconds will do
         monkeypatch.setattr(wire, "ProcessWire", _Impatient)
     earlier = set(psutil.Process().children())  # of other tests: a database server, say
-    signal.alarm(300)  # no hang: the test's own process would end
+    signal.alarm(1200)  # no hang: the test's own process would end
     try:
         with pytest.raises(error):
             stage.run(unlucky, now=NOW)

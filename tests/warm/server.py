@@ -249,7 +249,12 @@ def _own_path(environment: dict[str, str], cwd: str) -> list[str]:
 def _has_imported_other(path: list[str]) -> bool:
     """Whether a new interpreter would find in these folders what this one has from elsewhere."""
     folders = [each for each in map(Path, path) if each.is_dir()]
-    there = {entry.name.partition(".")[0] for each in folders for entry in each.iterdir()}
+    there = {
+        entry.name.partition(".")[0]
+        for each in folders
+        for entry in each.iterdir()
+        if entry.is_dir() or entry.suffix in (".py", ".pyc", ".so")  # dvc.yaml is no module
+    }
     return not there.isdisjoint(sys.modules)
 
 

@@ -200,6 +200,7 @@ def test_code_that_pythonpath_names_is_what_a_fork_runs(tmp_path: Path, named: s
     package = tmp_path / "own" / "lethe"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
+    (tmp_path / "dvc.yaml").write_text("")  # a workspace's file, and no module
     path = os.pathsep.join((named.format(tmp_path), str(tmp_path)))
     said = _run(tmp_path, ASKED, PYTHONPATH=path).stdout.split()
     assert said[1:] == [str(package / "__init__.py"), str(tmp_path / "own"), str(tmp_path)]

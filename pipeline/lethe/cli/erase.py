@@ -141,14 +141,14 @@ def step(
     ],
     elsewhere: Annotated[
         bool,
-        typer.Option("--elsewhere", help="retrain: take what the run that --needed named came to."),
+        typer.Option("--elsewhere", help="retrain: take what the run of --needed came to."),
     ] = False,
     needed: Annotated[
-        bool,
+        str | None,
         typer.Option(
-            "--needed", help="retrain: name the run of the pipeline to be started; nothing if none."
+            "--needed", help="retrain: ask for a run of the pipeline by this name; 43 if none is."
         ),
-    ] = False,
+    ] = None,
     params_file: ParamsFile = PARAMS,
 ) -> None:
     """Take every open request through one step of `erase run`, for a scheduler.
@@ -160,19 +160,15 @@ def step(
     from lethe.rights import erasure_service
 
     params = load_params(params_file)
-    if (elsewhere or needed) and name != "retrain":
+    if (elsewhere or needed is not None) and name != "retrain":
         raise ParamsInvalid("--elsewhere and --needed are of the step retrain.")
-    if needed:
-        run = erasure_service.run_needed(params, clock=now, report=_aside)
-        say(run or "")
+    if needed is not None:
+        erasure_service.run_needed(params, needed, clock=now, report=say)
+        say(f"Run {needed} of the pipeline is to be started.")
         return
     _say_summary(
         erasure_service.take_step(params, name, elsewhere=elsewhere, clock=now, report=say)
     )
-
-
-def _aside(line: str) -> None:
-    say(line, err=True)
 
 
 def _say_summary(summary: "ErasureSummary") -> None:

@@ -74,7 +74,7 @@ def close(run: Run) -> None:
     from lethe.runs.pods.home import close_run
 
     count = close_run(Path.cwd(), _checked(run))
-    ended.note(Path.cwd(), run, now=now())  # unless it was published
+    ended.note(Path.cwd(), run, now=now(), anew=True)  # unless it was published
     say(f"Run {run} is closed; {count} objects that nothing else names went.")
 
 

@@ -64,15 +64,22 @@ def _check_whose(answers: Table, subject: Subject, consent: Consent) -> None:
     pointing = {
         column: reference
         for link in answers.parsed_links
-        if link.table == subject.table and set(link.references) == set(keys)
+        if link.table == subject.table
         for column, reference in zip(link.columns, link.references, strict=True)
     }
-    theirs = [pointing.get(column, column) for column in own]
-    if len(own) != len(keys) or (set(theirs) == set(keys) and theirs != list(keys)):
+    places = {_plain(key): place for place, key in enumerate(keys)}
+    theirs = (places.get(_plain(pointing.get(column, column))) for column in own)
+    elsewhere = any(said not in (None, place) for place, said in enumerate(theirs))
+    if len(own) != len(keys) or elsewhere:
         raise ValueError(
             f"consent.subject must name the person by {len(keys)} columns in the order of "
             f"subject.key ({subject.called}), as a list; declared: {', '.join(own)}"
         )
+
+
+def _plain(name: str) -> str:
+    """`Shop_Nr` and `shopNr` are one name."""
+    return "".join(each for each in name.casefold() if each.isalnum())
 
 
 def latest_by(tables: Tables, records: Records) -> tuple[str, str] | None:

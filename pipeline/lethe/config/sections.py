@@ -186,8 +186,8 @@ class Audit:
     `transcript_megabytes`: of what a training's steps drew and released, kept until its audit; of
         a longer run, a random part.
     `look_operations`: that sums of the run's steps may cost, computed anew person by person; as
-        many steps are looked at as that allows, the last one among them. 3e11 are minutes on two
-        cores.
+        many steps are looked at as that allows, and four whatever they cost: the last one, and
+        one from each third of those that are kept. 3e11 are minutes on two cores.
     `transcript_days`: how long that waits for an audit that does not come.
     """
 

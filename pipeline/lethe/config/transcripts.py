@@ -5,7 +5,8 @@ it is kept for one purpose and no longer: it is its owner's alone, below `.lethe
 neither git nor DVC nor MLflow looks, and it goes
 
 - when the audit ends, whatever came of it; what is kept is the verdict, which has no people in it;
-- when the run was spent without a model, or its folder is gone, or trains anew;
+- when the run was spent without a model;
+- when its folder trains another run, or is gone and another run of HOME's is trained;
 - when an audit was killed and something else than the pipeline is run next;
 - when somebody who may be in it is erased;
 - when nothing was written to it for `audit.transcript_days`: its audit never came.
@@ -13,6 +14,10 @@ neither git nor DVC nor MLflow looks, and it goes
 One HOME may be seen from several machines, and from containers that have it by another path.
 Whether a folder is gone, or a process, is known where it was, and only there: elsewhere a
 transcript stays until its time is over.
+
+That a folder is gone is no reason for a mere look to remove anything: the run goes on elsewhere.
+A training that was killed does from its checkpoint in HOME, one that was trained is published or
+audited from there. Without its transcript it could not, and would be charged a second time.
 """
 
 import shutil
@@ -94,7 +99,8 @@ def verdict_of(root: Path, run_id: str) -> Path:
 def begin(root: Path, run_id: str, people: bytes, *, days: int = _DAYS) -> Path:
     """The run's folder, made if it is not there; those of this root's other runs go.
 
-    So do those whose folder is gone: worktrees come and go, and each may train.
+    So do those whose folder is gone: worktrees come and go, and each may train. One that is
+    being audited stays.
 
     Args:
         people: who is admitted, as a list of people is written.
@@ -103,7 +109,8 @@ def begin(root: Path, run_id: str, people: bytes, *, days: int = _DAYS) -> Path:
     own, training = folder_of(root, run_id), _Training.of(root, days)
     for other in _all(root):
         before = _training(other)
-        if other != own and before and (before.trains_in(training) or before.is_gone(root)):
+        over = before is not None and (before.trains_in(training) or before.is_gone(root))
+        if other != own and over and locks.is_free(other / _AUDITED) is not False:
             shutil.rmtree(other, ignore_errors=True)
     own.mkdir(parents=True, exist_ok=True)
     for folder in (own.parent, own):
@@ -111,6 +118,13 @@ def begin(root: Path, run_id: str, people: bytes, *, days: int = _DAYS) -> Path:
     write_whole(own / PEOPLE, people, private=True)
     write_whole(own / _OF, json_bytes(asdict(training)), private=True)
     return own
+
+
+def take_over(root: Path, run_id: str, *, days: int = _DAYS) -> None:
+    """Says that a run which another folder trained is this one's now; nothing without any."""
+    own = folder_of(root, run_id)
+    if own.is_dir():
+        write_whole(own / _OF, json_bytes(asdict(_Training.of(root, days))), private=True)
 
 
 def remove(root: Path, run_id: str) -> None:
@@ -142,9 +156,8 @@ def audited(root: Path, run_id: str) -> Iterator[None]:
 
 
 def remove_abandoned(root: Path) -> bool:
-    """Removes those whose audit had begun here and whose process is gone, and those whose folder
-    that trained is gone; whether there was any."""
-    left = [each for each in _all(root) if _is_left(each) or _is_orphan(each, root)]
+    """Removes those whose audit had begun here and whose process is gone; whether there was any."""
+    left = [each for each in _all(root) if _is_left(each)]
     for folder in left:
         shutil.rmtree(folder, ignore_errors=True)
     return bool(left)
@@ -175,11 +188,6 @@ def _training(transcript: Path) -> _Training | None:
         return checked(_TRAINING, read_json(transcript / _OF), of=_OF)
     except (OSError, FileDamaged):
         return None
-
-
-def _is_orphan(transcript: Path, root: Path) -> bool:
-    training = _training(transcript)
-    return training is not None and training.is_gone(root)
 
 
 def _is_left(transcript: Path) -> bool:

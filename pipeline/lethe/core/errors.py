@@ -156,6 +156,18 @@ class TrainingRefused(LetheError):
     exit_code = 31
 
 
+class RunSpent(LetheError):
+    """A run ended without a model and is charged; the same request again is another run."""
+
+    exit_code = 44
+
+
+class NotRecorded(LetheError):
+    """What a training must leave for its audit cannot be written; it goes on once it can."""
+
+    exit_code = 45
+
+
 class StoreUnavailable(LetheError):
     """DVC's cache or remote, or the registry, does not answer or cannot be looked through whole."""
 

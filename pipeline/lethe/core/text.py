@@ -66,6 +66,12 @@ def plain(text: str) -> str:
     return unicodedata.normalize("NFKC", _invisible().sub("", text))
 
 
+def is_text(value: str) -> bool:
+    """Whether a database can have it: no NUL, and no half of a character, as which a byte on the
+    command line comes that is no UTF-8, and which JSON can spell (`\\ud800`)."""
+    return not any(each == "\x00" or "\ud800" <= each <= "\udfff" for each in value)
+
+
 def is_ordinary_word(text: str) -> bool:
     """Whether a text is one word of letters alone: it is in files that mean nobody, so where it
     is somebody's key it can be found as a key only."""

@@ -2,7 +2,9 @@
 
 import copy
 import threading
+from dataclasses import replace
 
+import numpy as np
 from pyroaring import BitMap
 
 from lethe.config.training import Optimizer
@@ -85,6 +87,7 @@ def train(
             "A training needs a reservation that a ledger gave: "
             "ledger.reserve(plan.release(people), …). Nothing was drawn."
         )
+    data = replace(data, tokens=np.asarray(data.tokens, dtype=np.uint32))
     task = loop.Task(plan, data, copy.deepcopy(model), loss_for(classes), classes=classes)
     loop.refuse_unreserved(plan, data, reservation)
     execution = loop.Execution(device=resolve_device(device), progress=progress)

@@ -13,7 +13,7 @@ from lethe.config.params import Params
 from lethe.core.errors import ParamsInvalid
 from lethe.core.outcomes import Traces
 from lethe.core.text import plain
-from lethe.stores.source.person_key import understood
+from lethe.stores.source.person_key import refuse_no_text, understood
 
 
 @dataclass(frozen=True)
@@ -105,16 +105,12 @@ def refer(params: Params, name: str | None, value: str) -> Reference:
         ParamsInvalid: no such identifier is declared, or there is no value. Neither says
             anything of people.
     """
-    value = plain(value).strip()
+    said, value = value, plain(value).strip()
     if not value:
         raise ParamsInvalid("A request needs to say whom it is about: the value is empty.")
-    if "\x00" in value or not _is_unicode(value):
-        raise ParamsInvalid(
-            "The value has what is in no text (NUL, or bytes that are no UTF-8), so it can be "
-            "nobody's. Nothing was recorded."
-        )
+    refuse_no_text(value)
     if _is_key(params, name):
-        return Reference(None, understood(value, params.subject))
+        return Reference(None, understood(said, params.subject))
     if params.address(params.source.url).partition(":")[0] in ("csv", "parquet"):
         raise ParamsInvalid(
             "A folder of files is never searched by identifiers. Give the subject's key."
@@ -132,11 +128,6 @@ def refer(params: Params, name: str | None, value: str) -> Reference:
 def names_reference(params: Params, name: str) -> bool:
     """Whether `refer` knows a name: of the subject's key, or of one declared identifier."""
     return _is_key(params, name) or len(_alike(params, name)) == 1
-
-
-def _is_unicode(text: str) -> bool:
-    """A byte on the command line that is no UTF-8 comes as half a character."""
-    return not any("\ud800" <= each <= "\udfff" for each in text)
 
 
 def _is_key(params: Params, name: str | None) -> bool:

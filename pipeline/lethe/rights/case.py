@@ -196,6 +196,7 @@ class Case(Generic[Services, Summary]):
         """Closes those for whom one fresh look, after everything was done, finds nothing."""
         if not requests:
             return
+        at = self.clock()
         try:
             looks = self.look(requests)
         except LetheError as error:
@@ -204,7 +205,7 @@ class Case(Generic[Services, Summary]):
             return
         for request, seen in zip(requests, looks, strict=True):
             try:
-                self._close(request, seen)
+                self._close(request, seen, at=at)
             except LetheError as error:
                 self.problem(request, str(error))
 
@@ -220,12 +221,12 @@ class Case(Generic[Services, Summary]):
         looks |= {r.request_id: seen for r, seen in zip(rest, seen_of_rest, strict=True)}
         return [looks[request.request_id] for request in requests]
 
-    def _close(self, request: Request, seen: Sequence[Outcome]) -> None:
+    def _close(self, request: Request, seen: Sequence[Outcome], *, at: dt.datetime) -> None:
         left = [outcome for outcome in seen if outcome.still_there]
         if left:
             self.do_again(request, left)
             raise self.still_open(f"{in_words(left)}. {self.where(request)}")
-        self.sign(request, seen, at=self.clock())
+        self.sign(request, seen, at=at)
 
     def where(self, request: Request) -> str:
         """A place may be a file that somebody named after the person: not for a log."""
@@ -248,7 +249,7 @@ class Case(Generic[Services, Summary]):
 
         Args:
             seen: what the last look saw, in every store.
-            at: when that was.
+            at: when that look began.
         """
         now = self.clock()
         verified = {"stores": [outcome.to_data() for outcome in seen]}
@@ -278,9 +279,10 @@ class Case(Generic[Services, Summary]):
         step: str,
         outcomes: Sequence[Outcome] = (),
         more: Mapping[str, Any] | None = None,
+        at: dt.datetime | None = None,
     ) -> None:
         content = {"stores": [outcome.to_data() for outcome in outcomes], **(more or {})}
-        self.requests.mark(request.request_id, step, content, now=self.clock())
+        self.requests.mark(request.request_id, step, content, now=at or self.clock())
 
     def mark_or_raise(self, request: Request, step: str, outcomes: Sequence[Outcome]) -> None:
         """Marks a step that was done everywhere; otherwise it is tried again next time."""
@@ -307,6 +309,7 @@ class Case(Generic[Services, Summary]):
 
     def solved(self, request: Request) -> None:
         self.requests.stays_open(request.request_id, None)
+        self._noted.pop(request.request_id, None)
         self.summary.problems.pop(request.request_id, None)
 
 

@@ -18,7 +18,6 @@ from lethe.rights import erasure_steps, receipt_files
 from lethe.rights.case import look_into
 from lethe.rights.erasure import (
     ASKED,
-    LAST_DAYS,
     ErasureCase,
     ErasureSummary,
     waits_until,
@@ -27,6 +26,7 @@ from lethe.rights.receipt_facts import versions_of
 from lethe.rights.receipts import Signer
 from lethe.rights.services import FINAL_CODES
 from lethe.runs import ended
+from lethe.runs.worktree import RunWorktree
 from lethe.stores.opening import open_requests, open_vault
 from lethe.stores.requests.requests import OPEN, RETENTION, Request, Requests
 from lethe.stores.source.read import Source
@@ -63,7 +63,7 @@ def take_step(
     """Takes every open request through one step of `erasure_steps.STEPS`.
 
     Args:
-        elsewhere: models are trained by the run that `run_needed` named; none is here.
+        elsewhere: models are trained by the run that `run_needed` asked for; none is here.
 
     Raises:
         NothingToDo: no request is open. Busy, KeyInvalid, ParamsInvalid: as `run`.
@@ -72,35 +72,39 @@ def take_step(
         if case is None:
             finish()
             raise NothingToDo("No request is open.")
-        summary = erasure_steps.take(case, name)
+        summary = erasure_steps.take(case, name, elsewhere=elsewhere)
         finish()
     return summary
 
 
 def run_needed(
-    params: Params, *, clock: Callable[[], dt.datetime], report: Callable[[str], None]
-) -> str | None:
-    """The run of the pipeline that open requests wait for and nobody has started; None without.
+    params: Params, run: str, *, clock: Callable[[], dt.datetime], report: Callable[[str], None]
+) -> None:
+    """Asks for a run of the pipeline that open requests wait for.
+
+    Args:
+        run: names the run that is started if this returns.
 
     Raises:
-        NothingToDo, Busy, KeyInvalid, ParamsInvalid: as `take_step`; Busy as well while such a
-            run is under way, or while it is too early to try again after one that failed.
+        NothingToDo: none is needed, or not now; the reason is reported.
+        Busy, KeyInvalid, ParamsInvalid: as `take_step`.
     """
+    RunWorktree.of(params.home, run)  # what cannot name a folder names no file either
     with _cases(params, clock, report, elsewhere=True) as (case, _):
         if case is None:
             raise NothingToDo("No request is open.")
         waiting = erasure_steps.gather(case)
         if not waiting or params.erasure.retrain == "manual":
-            return None
+            raise NothingToDo("No model in use has to be replaced now.")
         if (cost := case.cost_of(waiting)) is not None:
             report(f"Training without those who asked costs {cost}.")
-        batch = erasure_steps.batch_name(waiting)
+        ids = [request.request_id for request in waiting]
         try:
-            return ended.next_attempt(params.home, batch, final=FINAL_CODES, now=clock())
-        except Busy:
-            if clock() < min(request.due_at for request in waiting) - LAST_DAYS:
-                raise
-            return None  # the models are retired without waiting any longer
+            needed = ended.begin(params.home, run, ids, final=FINAL_CODES, now=clock())
+        except Busy as error:  # `retrain` says the same, of the requests
+            raise NothingToDo(str(error)) from None
+        if not needed:
+            raise NothingToDo("A run of the pipeline has brought an answer.")
 
 
 @contextmanager
@@ -122,11 +126,10 @@ def _cases(
         restore(vault, everything)
         case: ErasureCase | None = None
 
-        def awaited() -> str:
+        def awaited() -> list[str]:
             if case is None:
                 raise ValueError("nobody waits for a run")
-            batch = erasure_steps.batch_name(erasure_steps.waiting_for_model(case))
-            return ended.last_attempt(params.home, batch)[0]
+            return [request.request_id for request in erasure_steps.waiting_for_model(case)]
 
         if any(r.state == OPEN and concerns(r, params) for r in everything):
             waits = ended.EndedRun(params.home, awaited) if elsewhere else None

@@ -4,13 +4,12 @@ They are the steps of `lethe.rights.erasure` in groups, by the same engine: a st
 request that has come to it as far as the step goes, and may be repeated. What keeps one request
 from a step keeps no other, so a later step may be started whatever came of an earlier one.
 
-Models may be trained elsewhere, by the schedule that always trains: `needed` names the run that
-is to be started for the open requests, and `retrain` then takes what that run came to.
+Models may be trained elsewhere, by the schedule that always trains: it is asked whether a run is
+needed for the open requests (`gather`), starts it, and `retrain` then takes what it came to.
 """
 
 import datetime as dt
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from lethe.core.errors import LetheError, ParamsInvalid
 from lethe.core.outcomes import Outcome
@@ -78,7 +77,7 @@ def retire(case: ErasureCase) -> None:
 
 def verify(case: ErasureCase) -> None:
     """A fresh look into every store, for everybody for whom all is done."""
-    batch = case.done()
+    batch, at = case.done(), case.clock()
     if not batch:
         return
     try:
@@ -93,7 +92,7 @@ def verify(case: ErasureCase) -> None:
             case.do_again(request, left)
             case.problem(request, f"{in_words(left)}. {case.where(request)}")
         else:
-            case.mark(request, VERIFIED, seen)
+            case.mark(request, VERIFIED, seen, at=at)
 
 
 def receipt(case: ErasureCase) -> None:
@@ -136,8 +135,12 @@ STEPS: Mapping[str, Take] = {
 }
 
 
-def take(case: ErasureCase, name: str) -> ErasureSummary:
+def take(case: ErasureCase, name: str, *, elsewhere: bool = False) -> ErasureSummary:
     """Takes every open request through one step.
+
+    Args:
+        elsewhere: the step `retrain` takes what a run came to; who asked since it began is not in
+            it, and waits for the next.
 
     Raises:
         ParamsInvalid: there is no such step. Busy: another process works on the requests.
@@ -146,7 +149,10 @@ def take(case: ErasureCase, name: str) -> ErasureSummary:
         raise ParamsInvalid(f"{name} is no step; they are {', '.join(STEPS)}, in this order.")
     with case.requests.alone():
         case.note_problems()
-        STEPS[name](case)
+        if elsewhere:
+            case.as_one(case.ready(), [RETRAINED])
+        else:
+            STEPS[name](case)
     return case.summary
 
 
@@ -166,12 +172,6 @@ def waiting_for_model(case: ErasureCase) -> list[Request]:
     """Whose models in use are still to be replaced, now."""
     ready = [r for r in case.ready() if _comes_to(RETRAINED, case, r)]
     return ready if in_use(ready) else []
-
-
-def batch_name(requests: Sequence[Request]) -> str:
-    """Names a batch by who is in it; opaque, as the ids of requests are."""
-    ids = "\n".join(sorted(request.request_id for request in requests))
-    return hashlib.sha256(ids.encode()).hexdigest()[:16]
 
 
 def _comes_to(step: Step, case: ErasureCase, request: Request) -> bool:

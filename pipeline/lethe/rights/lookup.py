@@ -92,7 +92,7 @@ class LookUp:
                 self._requests.stays_open(request_id, problem)
                 found.ambiguous[request_id] = problem
                 continue
-            keys[request_id] = theirs[0] if theirs else reference.value
+            keys[request_id] = theirs[0] if theirs else self._unknown(reference)
             nobody |= set() if theirs else {request_id}
         found_traces = self._traces_of(list(keys.values())) if keys else []
         for request_id, traces in zip(keys, found_traces, strict=True):
@@ -100,6 +100,17 @@ class LookUp:
             words = (asked[request_id].value,) if request_id in nobody else traces.identifiers
             known[request_id] = Traces(traces.key, traces.token, words)
         return known
+
+    def _unknown(self, reference: Reference) -> str:
+        """What stands for somebody whom nobody knows.
+
+        Guarantees: an identifier that nobody has never becomes a key: the same value can be the
+            key of somebody else, who would be suppressed and erased. What stands for it is one
+            text for one reference, made by the vault's secret, so that no source has it.
+        """
+        if reference.column is None:
+            return reference.value
+        return f"nobody-{self._services.entry(reference.to_bytes().decode(), purpose=None).hex()}"
 
     def _traces_of(self, keys: Sequence[str]) -> list[Traces]:
         """What leads to each person, as all stores together know it."""

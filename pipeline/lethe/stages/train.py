@@ -69,9 +69,9 @@ def run(params: Params, *, now: datetime, progress: Progress | None = None) -> d
         LedgerInvalid: the ledger lacks the training of a registered model: it was rolled back.
         NotFinite: the training diverged. Its spend is settled; the same request again is
             another run, and another charge.
-        TrainingRefused: also as a `BegunAgain`: it was trained before under its charge, or its
-            transcript is gone; the spend is settled, as of one that diverged.
-        DiskFull: run again to go on, under the same charge.
+        RunSpent: as a `BegunAgain`: it was trained before under its charge, or its transcript is
+            gone; the spend is settled, as of one that diverged.
+        DiskFull, NotRecorded: run again to go on, under the same charge.
         Busy: another training runs in this workspace.
         ProcessLost: of several processes, one is gone; run again to go on.
     """
@@ -139,6 +139,8 @@ def train_reserved(
         _refuse_undeclared(report, trainer)
         keep_exact(params, shards, reservation, trained, left_out=reservation.left_out)
         _stage(params, staged, trained, figured, report, reservation.admitted)
+    else:
+        transcripts.take_over(params.root, reservation.run_id, days=params.audit.transcript_days)
     _checkpoint(staged).unlink(missing_ok=True)
     ledger.settle(reservation.run_id)
     if said is not None:

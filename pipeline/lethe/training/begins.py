@@ -18,13 +18,13 @@ from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-from lethe.core.errors import TrainingRefused
+from lethe.core.errors import RunSpent
 from lethe.core.files import write_whole
 
 BEGINS = "begins.json"
 
 
-class BegunAgain(TrainingRefused):
+class BegunAgain(RunSpent):
     """Another training under a charge that has paid for one: the run counts as spent."""
 
 

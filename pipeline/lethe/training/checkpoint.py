@@ -31,6 +31,10 @@ from lethe.training.optimizer import Updater
 _MAGIC = b"lethe checkpoint 2\n"
 _DIGEST_BYTES = 32
 _LENGTH_BYTES = 8
+_REMOVE = (
+    "Remove it to start this run's training from its first step. That is not charged again, unless "
+    "its last step had been taken: then the run is over, and the next is another charge."
+)
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
@@ -86,16 +90,14 @@ class Checkpoint:
         words, tensors = self._read()
         if (words.plan, words.run_id) != self._of:
             raise TrainingRefused(
-                f"The checkpoint {self._path} is of another plan or run. Remove it to start this "
-                "run's training from its first step."
+                f"The checkpoint {self._path} is of another plan or run. {_REMOVE}"
             )
         try:
             model.load_state_dict(_under("model.", tensors))
             updater.restore(_under("updater.", tensors), words.updater)
         except (RuntimeError, LookupError, ValueError, TypeError, AttributeError):
             raise TrainingRefused(
-                f"The checkpoint {self._path} is of another model or optimizer. Remove it to "
-                "start this run's training from its first step."
+                f"The checkpoint {self._path} is of another model or optimizer. {_REMOVE}"
             ) from None
         return Resumed(words.step, words.clip_norm)
 
@@ -106,8 +108,7 @@ class Checkpoint:
         if not content.startswith(_MAGIC) or hashlib.sha256(payload).digest() != digest:
             raise TrainingRefused(
                 f"The checkpoint {self._path} is damaged or of another version, and cannot be "
-                "read. Remove it to start this run's training from its first step; that is not "
-                "charged again."
+                f"read. {_REMOVE}"
             )
         end = _LENGTH_BYTES + int.from_bytes(payload[:_LENGTH_BYTES], "little")
         try:

@@ -78,13 +78,13 @@ def build_model(architecture: Architecture, *, root: Path = Path(), seed: int = 
         if a.model == "mlp":
             return _mlp(a.features, a.hidden, a.outputs)
         try:
-            with code_alone(root.absolute(), a.model.partition(":")[0]):
+            with code_alone(root.absolute()):
                 return _own(a, root.absolute())
         except ReadsElsewhere as reading:
             raise ParamsInvalid(
                 f"training.model={a.model!r} {reading} while it makes the network. First weights "
                 "may know nothing of people: make them in code, of torch's random numbers, which "
-                "are seeded; or put what is public into the folder of the module's own package."
+                "are seeded. What is public and short can be a module of its own."
             ) from None
 
 

@@ -1,8 +1,9 @@
 """What a module of the user's own reads while it makes a network: code, and nothing of people.
 
 First weights must be public. So while such a module is imported and called, Python's audit events
-are watched: files that are neither code nor the interpreter's nor in the module's own package are
-not opened; nor are databases, sockets and other processes.
+are watched: files that are neither code nor the interpreter's are not opened, wherever they lie;
+nor are databases, sockets and other processes. What lies beside the module is no exception: no
+digest has such a file, so that nobody would see it change.
 
 Not seen: what a library opens without Python (`safetensors.torch.load_file`, `pyarrow`, other C++
 and Rust), what a thread of the module's own does, what is in an environment variable, and what the
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_CODE = (".py", ".pyc", ".pyi", ".so", ".pyd", ".dll", ".dylib", ".pth")
+_CODE = (".py", ".pyc", ".pyi", ".so", ".pyd", ".dll", ".dylib")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 _OF_THE_SYSTEM = ("/proc/", "/sys/", "/etc/")
 _REFUSED = {
@@ -41,7 +42,6 @@ class ReadsElsewhere(Exception):
 class _Watch(threading.local):
     def __init__(self) -> None:
         self.root = ""
-        self.package = ""
         self.tried: list[str] = []
 
 
@@ -50,12 +50,11 @@ _installed = threading.Event()
 
 
 @contextmanager
-def code_alone(root: Path, module: str) -> Iterator[None]:
+def code_alone(root: Path) -> Iterator[None]:
     """In this block, and in this thread, nothing but code is read.
 
     Args:
-        root: of the workspace, of whose files code alone and those of the module's package are.
-        module: its name; where it is `package.module`, the package's folder is its own.
+        root: of the workspace, of whose files code alone is read.
 
     Raises:
         ReadsElsewhere: something else was tried, whether the block went on without it or not.
@@ -63,11 +62,8 @@ def code_alone(root: Path, module: str) -> Iterator[None]:
     if not _installed.is_set():
         _installed.set()
         sys.addaudithook(_heard)
-    package, dot, _ = module.partition(".")
-    own = root / package
     before = vars(_watch).copy()
     _watch.tried = []
-    _watch.package = os.path.realpath(own) + os.sep if dot or own.is_dir() else ""
     _watch.root = os.path.realpath(root) + os.sep
     try:
         yield
@@ -97,8 +93,6 @@ def _may_open(path: Any) -> bool:
     real = os.path.realpath(os.fsdecode(path))
     is_code = real.endswith(_CODE) or (".pyc." in real and "__pycache__" in real)
     if is_code or real in _DEVICES or real.startswith(_OF_THE_SYSTEM):
-        return True
-    if _watch.package and real.startswith(_watch.package):
         return True
     environment = _inside(real, _environment())
     if real.startswith(_watch.root):

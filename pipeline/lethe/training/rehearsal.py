@@ -153,7 +153,7 @@ def refuse_short_numbers(model: nn.Module, tried: TriedRecords) -> None:
     if kinds.short:
         raise TrainingRefused(
             f"The model computes in {min(kinds.short)}. A person's gradient would be rounded so "
-            "coarsely that no audit could discern it from noise that is missing. Leave out "
+            "coarsely that no audit could distinguish it from noise that is missing. Leave out "
             "autocast, half() and bfloat16()."
         )
 

@@ -47,7 +47,7 @@ from pydantic import ConfigDict, TypeAdapter, with_config
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from lethe.core.errors import TrainingRefused
+from lethe.core.errors import NotRecorded
 from lethe.core.files import disk_errors, json_bytes, write_whole
 from lethe.training.arithmetic import Arithmetic
 from lethe.training.begins import BegunAgain, Journal
@@ -57,7 +57,7 @@ ABOUT, START, STEPS, DRAWN = "about.json", "start.safetensors", "steps.jsonl", "
 RELEASES, STATES = "releases", "states"
 MODEL, UPDATER = "model.", "updater."  # what the names of a state's tensors begin with
 FLOAT, POSITION = np.dtype("<f4"), np.dtype("<u4")
-_LONGEST = 50  # steps of a segment where not all are kept
+_SHORTEST, _LONGEST = 3, 50  # steps of a segment where not all are kept; the noise needs some
 _DRAWN_BYTES = 2.2  # for each person in a draw; 1.3 where one in 20 is drawn
 _STATE_ROWS = 8  # a segment's two states, each of weights, average and two moments, in releases
 
@@ -180,9 +180,9 @@ class Recorder:
         numbers = sum(p.numel() for p in model.parameters() if p.requires_grad) + count
         row = numbers * FLOAT.itemsize
         limit = max(self._limit - draws_size(steps, drawn), self._limit // 2)
-        whole = steps * row <= limit
-        segment = steps if whole else max(1, min(_LONGEST, limit // (2 * row) - _STATE_ROWS))
-        self._places = max(1, limit // ((segment + _STATE_ROWS) * row) - 1)
+        whole = steps * row <= limit or steps <= _SHORTEST
+        parted = max(_SHORTEST, min(_LONGEST, limit // (2 * row) - _STATE_ROWS))
+        segment = steps if whole else parted
         self._state = state
         about = About(VERSION, *self._run, steps, numbers, segment, whole, Arithmetic.here(device))
         with self._written():
@@ -193,6 +193,7 @@ class Recorder:
                     self._continue(about, done, state)
                 else:
                     self._first(about, model)
+                self._places = self._places_for(limit // row, done)
             except (FileNotFoundError, ValueError, LookupError):
                 raise BegunAgain(
                     f"The transcript of run {self._run[0]} is gone, damaged or another run's than "
@@ -200,7 +201,7 @@ class Recorder:
                     "run's spend is settled and nothing was released; the same request again is "
                     "another run, and another charge."
                 ) from None
-        if not whole and done % segment == 0:
+        if self._about and not self._about.whole and done % self._about.segment == 0:
             self._over = digest_of_state(packed(state()))
 
     def _first(self, about: About, model: nn.Module) -> None:
@@ -216,12 +217,29 @@ class Recorder:
         write_whole(self._folder / ABOUT, json_bytes(asdict(about)), private=True)
         self._about = about
 
+    def _places_for(self, rows: int, done: int) -> int:
+        """How many segments may be kept beside the last, by `rows` of releases that have room.
+
+        Where some are gone already there are no more places than are taken: a segment that found
+        one free would be kept for sure, and those before it were not.
+        """
+        about = self._about
+        if about is None or about.whole:
+            return 1
+        places = max(1, rows // (about.segment + _STATE_ROWS) - 1)
+        gone = len(self._kept) < done // about.segment
+        return max(1, min(places, len(self._kept))) if gone else places
+
     def _continue(self, about: About, done: int, state: State) -> None:
-        """Goes back to where the checkpoint is. Raises: ValueError: there is less than that."""
+        """Goes back to where the checkpoint is. Raises: ValueError: there is less than that.
+
+        How a run is parted stays what it was when it began, whatever `limit` is now.
+        """
         found = ABOUTS.validate_json((self._folder / ABOUT).read_bytes())
-        if found.arithmetic != about.arithmetic:
-            about = About(**{**vars(about), "arithmetic": None})
-        if vars(found) | {"arithmetic": None} != vars(about) | {"arithmetic": None}:
+        same = found.arithmetic if found.arithmetic == about.arithmetic else None
+        parted = {"segment": found.segment, "whole": found.whole, "arithmetic": same}
+        about = About(**{**vars(about), **parted})
+        if vars(found) | {"arithmetic": same} != vars(about):
             raise ValueError("of another run")
         lines = (self._folder / STEPS).read_bytes().splitlines(keepends=True)[:done]
         draws = sum(LINES.validate_json(line).draw for line in lines)
@@ -293,15 +311,18 @@ class Recorder:
         """Keeps the segment that is over, or not; of all that are over each is as probable."""
         if release_file(self._folder, segment).exists():  # else a training went back into it
             self._kept.append(segment)
+        while len(self._kept) > self._places + 1:  # room for fewer than when it began
+            self._forget(self._random.randrange(len(self._kept) - 1))
         if len(self._kept) > self._places:
             chance = self._random.randrange(segment + 1)
-            at = self._random.randrange(self._places) if chance < self._places else -1
-            gone = self._kept.pop(at)
-            release_file(self._folder, gone).unlink(missing_ok=True)
+            self._forget(self._random.randrange(self._places) if chance < self._places else -1)
         needed = {n + after for n in self._kept for after in (0, 1)} | {segment + 1}
         for path in (self._folder / STATES).iterdir():
             if int(path.stem) not in needed:
                 path.unlink()
+
+    def _forget(self, at: int) -> None:
+        release_file(self._folder, self._kept.pop(at)).unlink(missing_ok=True)
 
     def flush(self) -> None:
         """To the disk: a checkpoint may not know of steps that a power cut took from here."""
@@ -319,12 +340,15 @@ class Recorder:
 
     @contextmanager
     def _written(self) -> Iterator[None]:
-        """What cannot be written ends the training, and not the run."""
+        """What cannot be written ends the training, and not the run.
+
+        Raises: DiskFull, NotRecorded.
+        """
         try:
             with disk_errors():
                 yield
         except OSError as error:
-            raise TrainingRefused(
+            raise NotRecorded(
                 f"The transcript of run {self._run[0]} cannot be written ({error.strerror}), and "
                 "without it nobody could look at the run. Correct that and run again: it goes on "
                 "under the same charge."

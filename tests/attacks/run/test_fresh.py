@@ -1,5 +1,6 @@
 """Two runs of one key draw alike: the second is seen, whatever it trained on since."""
 
+import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from lethe.attacks.run import fresh
 from lethe.attacks.run.fresh import check_fresh, digests
 from lethe.privacy.noise.sampling import Keystream, poisson_draw
 
@@ -52,3 +54,28 @@ def test_honest_runs_are_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("people", "rate", "steps"), [(20, 0.1, 3), (10, 1e-6, 9), (90, 1.0, 9)])
 def test_draws_that_could_be_guessed_leave_nothing(people: int, rate: float, steps: int) -> None:
     assert digests(_draws(people, rate, steps), people=people, rate=rate) == []
+
+
+def test_it_says_with_how_many_it_was_compared(tmp_path: Path) -> None:
+    """In a pod that is with none, which is another thing than with all of a workspace's."""
+    said = []
+    for number in range(3):
+        found = check_fresh(tmp_path, f"{number}", _draws(400, 0.1, 3), people=400, rate=0.1)
+        said.append(found.meaning.partition("compared with ")[2])
+    assert said == ["0 of them", "2 of them", "4 of them"]
+    found = check_fresh(tmp_path, "few", _draws(20, 0.1, 3), people=20, rate=0.1)
+    assert found.passed and "4 of them, and has too few draws to leave one" in found.meaning
+
+
+def test_the_newest_digests_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fresh, "KEPT", 6)
+    known = bytes(range(32))
+    made = [_draws(400, 0.1, 3, key=bytes([n]) * 32) for n in range(5)]
+    for number, draws in enumerate([*made, _draws(400, 0.1, 3, key=known)]):
+        assert _passes(tmp_path, f"{number}", draws, 400)
+        for name in digests(draws, people=400, rate=0.1):
+            os.utime(tmp_path / name, (number, number))
+    assert _passes(tmp_path, "new", _draws(400, 0.1, 3), 400)
+    left = {path.read_text() for path in tmp_path.iterdir()}
+    assert left == {"4", "5", "new"}
+    assert not _passes(tmp_path, "again", _draws(400, 0.1, 3, key=known), 400)

@@ -9,14 +9,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lethe.attacks.run.residuals import check_residuals, steps_to_look_at
+from lethe.attacks.run.residuals import affordable_steps, check_residuals, steps_to_look_at
+from lethe.attacks.run.steps import RunStep
 from lethe.attacks.run.sums import PersonSums
 from lethe.attacks.statistics import Check
+from lethe.config.params import load_params
+from lethe.config.sections import Audit
+from lethe.data.batches import PersonData
+from lethe.data.encoding import Encoder
 from lethe.privacy.plan import AdaptiveClip
+from lethe.training.description import Architecture
 from lethe.training.engines.reference import PlainEngine
-from lethe.training.models import binary_loss
+from lethe.training.models import binary_loss, build_model, loss_for
 from tests.attacks.run import honest
 from tests.attacks.run.honest import Hooks, Recorded
+from tests.conftest import PROJECT
 
 FEATURES = 9
 PEOPLE = honest.people(600, features=FEATURES)
@@ -316,12 +323,65 @@ def test_steps_are_of_every_phase_and_the_last_one(coordinates: int, least: int)
     assert len(seen) > 60 if coordinates > 50_000 else len(seen) > 250
 
 
-@pytest.mark.parametrize("affordable", [0, 1, 2, 5, 9, 12])
-def test_no_more_steps_than_the_work_allows_but_always_the_last(affordable: int) -> None:
+@pytest.mark.parametrize("affordable", [0, 1, 4, 5, 8, 9, 12])
+def test_no_more_steps_than_the_work_allows_but_always_the_last_and_one_of_each_third(
+    affordable: int,
+) -> None:
     plan = honest.plan_of(steps=300)
-    chosen = steps_to_look_at(plan, 70, affordable, range(300), np.random.default_rng(affordable))
-    assert max(1, affordable - 8) <= len(chosen) <= max(1, affordable)
-    assert chosen[-1] == 299
+    seen: set[int] = set()
+    for seed in range(200):
+        chosen = steps_to_look_at(plan, 70, affordable, range(300), np.random.default_rng(seed))
+        assert max(4, affordable - 8) <= len(chosen) <= max(4, affordable)
+        assert chosen == sorted(set(chosen)) and chosen[-1] == 299
+        parts = 3 if affordable < 9 else 4
+        assert all(any(n * parts // 300 == part for n in chosen[:-1]) for part in range(parts))
+        seen |= set(chosen)
+    assert len(seen) > 200  # any step may be one of them
+
+
+@pytest.mark.parametrize("steps", range(1, 7))
+def test_a_short_run_is_looked_at_whole_or_in_four_steps(steps: int) -> None:
+    plan = honest.plan_of(steps=steps)
+    chosen = steps_to_look_at(plan, 70, 0, range(steps), np.random.default_rng(steps))
+    assert len(chosen) == len(set(chosen)) == min(steps, 4)
+
+
+def test_however_little_may_be_done_noise_in_the_last_step_alone_is_seen() -> None:
+    """Whoever knows which step is looked at adds noise to that one."""
+    only_last = Hooks(released=lambda number, sums, noisy: noisy if number == STEPS - 1 else sums)
+    run = _record(only_last)
+    chosen = steps_to_look_at(run.plan, 45, 1, range(STEPS), np.random.default_rng(8))
+    assert "every_step" in _failed(replace(run, steps=[run.steps[n] for n in chosen]))
+
+
+def test_fewer_than_four_steps_are_no_look(sound: Recorded) -> None:
+    assert "looked_at" in _failed(replace(sound, steps=sound.steps[-3:]))
+    assert "looked_at" not in _failed(replace(sound, steps=sound.steps[-4:]))
+
+
+def test_of_the_demonstration_every_step_is_looked_at() -> None:
+    """By counting, under the default of `look_operations`, with twice the people of a draw."""
+    declared = load_params(PROJECT / "params.yaml")
+    encoder = Encoder.from_params(declared)
+    features, mechanism = len(encoder.names), declared.training.mechanism
+    shape = Architecture.of(declared.training, features=features, outputs=encoder.outputs)
+    model = build_model(shape)
+    drawn = np.arange(2 * int(mechanism.expected_batch_size))
+    kept = mechanism.records_per_person
+    data = PersonData(
+        torch.zeros(len(drawn), kept, features),
+        torch.ones(len(drawn), kept, dtype=torch.bool),
+        torch.zeros(len(drawn), kept),
+        drawn.astype(np.uint32),
+    )
+    sums = PersonSums(model, loss_for(encoder.outputs), data)
+    first = RunStep(0, 1.0, drawn, model.state_dict(), ())
+    assert declared.audit.look_operations == Audit().look_operations
+    affordable = affordable_steps(sums, first, [drawn], declared.audit.look_operations)
+    plan = honest.plan_of(steps=mechanism.steps)
+    numbers = range(mechanism.steps)
+    chosen = steps_to_look_at(plan, sums.coordinates, affordable, numbers, np.random.default_rng(1))
+    assert chosen == [*numbers]
 
 
 def test_work_is_counted_and_not_timed() -> None:

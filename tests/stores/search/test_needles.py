@@ -45,3 +45,8 @@ def test_an_ordinary_word_names_nobody_in_texts() -> None:
     assert terms_of(Traces("reading", None, ("reading",)), whole_key=True) is None
     assert terms_of(Traces("main", None, ()), whole_key=True) is None
     assert terms_of(Traces("x", None, ("Ada Quill",)), whole_key=True) is not None
+
+
+def test_an_ordinary_word_is_a_key_only_where_it_is_the_persons_own() -> None:
+    assert needles(Traces("anna", None, ("anna",))).is_key("Anna")
+    assert not needles(Traces("nobody-07", None, ("anna",))).is_key("anna")

@@ -174,11 +174,29 @@ def test_columns_side_by_side_that_look_like_the_key_are_to_be_declared(
     assert traces(declare(url, fees=fees | {"not_links": names[-1:]}), '("1","12")').identifiers
 
 
-def test_a_table_with_such_a_key_of_its_own_is_none(url: str) -> None:
+@pytest.mark.parametrize(
+    ("names", "theirs"),
+    [
+        (("studio", "number"), True),
+        (("number", "studio"), True),
+        (("Studio", "NUMBER"), True),
+        (("fee_studio", "fee_number"), False),
+    ],
+)
+def test_a_table_with_such_a_key_of_its_own_has_rows_of_people_if_it_has_their_names(
+    url: str, names: tuple[str, str], theirs: bool
+) -> None:
+    """A table of one row a person, without a foreign key."""
     run = build(url)
-    run("CREATE TABLE fees (studio integer, number integer, PRIMARY KEY (studio, number))",
-        "SELECT 1")  # fmt: skip
-    fees = {"about": "nobody", "columns": {}, "unused": ["studio", "number"]}
+    one, other = names
+    key = f"PRIMARY KEY ({one}, {other})"
+    run(f"CREATE TABLE fees ({one} integer, {other} integer, {key})", "SELECT 1")
+    names = names if url.startswith("sqlite") else (one.lower(), other.lower())
+    fees: dict[str, Any] = {"about": "nobody", "columns": {}, "unused": list(names)}
+    if theirs:
+        with pytest.raises(ErasureRefused, match=r"fees\.\(.*\) looks like"):
+            traces(declare(url, fees=fees), '("1","12")')
+        fees |= {"not_links": [names[0]]}
     assert traces(declare(url, fees=fees), '("1","12")').identifiers
 
 
@@ -191,7 +209,23 @@ def test_answers_name_people_as_the_key_does(whose: Any) -> None:
     assert _answered("sqlite:///x", ["studio", "number"]).consent.subjects == ("studio", "number")
 
 
-def _answered(url: str, whose: Any) -> Params:
+@pytest.mark.parametrize(
+    "whose", [["member_nr", "studio"], ["number", "place"], ["member_nr", "Studio"]]
+)
+def test_a_column_named_as_a_part_of_the_key_stands_in_its_place(whose: list[str]) -> None:
+    """Without a link that says otherwise: `member_nr` would be taken for the studio."""
+    own = {each: {"role": "link"} for each in whose}
+    with pytest.raises(ParamsInvalid, match=r"consent.*in the order of"):
+        _answered("sqlite:///x", whose, columns=own)
+    assert _answered("sqlite:///x", whose[::-1], columns=own).consent.subjects == (*whose[::-1],)
+    links = {", ".join(whose): "members.studio, members.number"}
+    assert _answered("sqlite:///x", whose, columns=own, links=links)  # the link says it
+    partly = {whose[0]: "members.number"}
+    with pytest.raises(ParamsInvalid, match=r"consent.*in the order of"):
+        _answered("sqlite:///x", whose, columns=own, links=partly)
+
+
+def _answered(url: str, whose: Any, *, columns: Any = None, links: Any = None) -> Params:
     from lethe.config.params import parse_params
     from tests.library import DECLARED
 
@@ -200,6 +234,10 @@ def _answered(url: str, whose: Any) -> Params:
     raw["subject"] = {"table": "members", "key": ["studio", "number"], "minimum": 2}
     raw["records"] = {"table": "visits", "latest_by": "day"}
     raw["tables"] = copy.deepcopy(TABLES)
+    if columns is not None:
+        kept = {n: c for n, c in TABLES["answers"]["columns"].items() if c["role"] == "consent"}
+        raw["tables"]["answers"] = {"about": "nobody", "columns": columns | kept}
+        raw["tables"]["answers"]["links"] = links or {}
     raw["consent"] |= {"subject": whose, "answer": "said", "time": "said_at"}
     return parse_params(raw)
 
@@ -331,12 +369,14 @@ def test_a_number_that_no_column_can_hold_is_nobodys(url: str) -> None:
         assert verify_source(params, traces(params, key)).result == "absent"
 
 
+@pytest.mark.parametrize("kind", ["integer", "numeric(9,2)"])
 def test_what_the_planner_remembers_of_a_part_is_a_trace_unless_it_is_somebody_elses(
-    postgres_urls: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, postgres_urls: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     url = postgres_urls()
-    run = build(url, [("1", "12"), ("1", "1"), ("2", "12"), ("2", "3")], linked=False)
+    people = [("1", "12"), ("1", "1"), ("2", "12"), ("2", "3")]
+    run = build(url, people, studio=kind, number=kind, linked=False)
     params = declare(url, members=TABLES["members"] | {"links": {}})
     run("ANALYZE", "SELECT 1")
     for table in ("visits", "answers", "bills", "members"):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lethe.config.sections import Subject
 from lethe.core.errors import ParamsInvalid
+from lethe.core.text import is_text, plain
 from lethe.stores.source.person_key import apart, people_of, together, understood
 
 WORDS = st.text(max_size=8) | st.text(alphabet='",()[]\\ \n1a', max_size=8)
@@ -41,14 +42,46 @@ def test_what_is_taken_apart_is_the_text_of_its_parts(text: str) -> None:
 
 
 @given(PARTS)
+@example(("\uff02", "a\uff02b"))
+@example(("\uff3b", "\uff0c"))
+@example(("e\u0301", "\u00e9"))
 def test_a_list_of_json_means_the_same_person(parts: tuple[str, ...]) -> None:
+    """In the plain form of each value, which is none of the list's own signs."""
     subject = Subject(table="t", key=tuple(f"c{n}" for n in range(len(parts))))
-    if "\x00" in "".join(parts):
-        with pytest.raises(ParamsInvalid):
-            understood(json.dumps(parts), subject)
-        return
     for said in (json.dumps(parts), json.dumps(parts, ensure_ascii=False), together(parts)):
-        assert understood(said, subject) == together(parts)
+        if is_text("".join(parts)):
+            assert understood(said, subject) == together([plain(part) for part in parts])
+        else:
+            with pytest.raises(ParamsInvalid):
+                understood(said, subject)
+
+
+def test_signs_of_a_list_may_be_wide_where_it_is_none_else() -> None:
+    subject = Subject(table="t", key=("a", "b"))
+    wide = "\uff3b\uff02north\uff02\uff0c\uff11\uff3d"
+    for said in (wide, '\u200b["north", 1]\ufeff', '["north", 1]\u3000'):
+        assert understood(said, subject) == '("north","1")'
+
+
+HALVES = [
+    *('["\\ud800", 1]', '["\\udfff", 1]', '["a\\ud800b", "1"]', '[1, "\\udcff"]'),
+    *('["\\u0000", 1]', '["\x00", 1]', '["\ud800", 1]', '("\\ud800","1")'),
+]
+
+
+@pytest.mark.parametrize("word", HALVES)
+def test_what_no_text_has_is_refused_before_anything_is_recorded(word: str) -> None:
+    with pytest.raises(ParamsInvalid, match=r"in no text|named by 2 values"):
+        understood(word, Subject(table="t", key=("a", "b")))
+    assert understood('["\\ud83d\\ude00", 1]', Subject(table="t", key=("a", "b"))) == together(
+        ("\U0001f600", "1")
+    )
+
+
+@pytest.mark.parametrize("word", ["\ud800", "a\x00", "\udcff1"])
+def test_nor_of_one_column(word: str) -> None:
+    with pytest.raises(ParamsInvalid, match="in no text"):
+        understood(word, Subject(table="t", key="a"))
 
 
 def test_numbers_and_truths_may_stand_without_quotes() -> None:

@@ -243,6 +243,11 @@ def test_a_person_is_found_by_what_was_said(studio: tuple[str, Run]) -> None:
     for wrong in ("1", "[1]", "[1, 2, 3]", "1, 12", "[null, 1]", "[[1], 2]", "{}", "[1, 12", "[]"):
         with pytest.raises(ParamsInvalid, match=r"named by 2 values \(studio, number\)"):
             refer(params, None, wrong)
+    for half in ('["\\ud800", 1]', '[1, "\\udc00"]', '["\\u0000", 1]'):
+        with pytest.raises(ParamsInvalid, match="in no text"):
+            refer(params, None, half)
+        with pytest.raises(ParamsInvalid, match="in no text"):
+            key_meant(params, half)
     with pytest.raises(ParamsInvalid, match="not a declared identifier"):
         refer(params, "number", "12")
 
@@ -266,6 +271,16 @@ def test_spelling_of_a_part_is_what_it_is_of_a_whole_key(url: str) -> None:
     gone = traces(params, '("Aby","A-1")')
     assert erase_from_source(params, gone, now=NOW).result == "erased"
     assert people_in(params) == ['("Aby","B-1")', '("Céby","A-1")']
+
+
+def test_a_wide_quotation_mark_is_a_letter_of_the_value(url: str) -> None:
+    build(url, [("a\uff02b", "1"), ("ab", "1")], studio="text")
+    params = declare(url)
+    for said in ('["a\uff02b", 1]', '["a\\uff02b", 1]', '["a\\"b", "1"]'):
+        assert key_meant(params, said) == '("a\uff02b","1")'
+        assert keys_spelled(params, [refer(params, None, said).value]) == {
+            '("a\\"b","1")': ['("a\uff02b","1")']
+        }
 
 
 ODD = [

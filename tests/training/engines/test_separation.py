@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -482,3 +483,24 @@ def test_fixed_randomness_lets_dropout_through_at_every_size() -> None:
             assert torch.equal(torch.randperm(3), torch.tensor([2, 1, 0]))
             assert torch.equal(torch.randint(2, 9, (3,)), torch.tensor([2, 2, 2]))
             assert math.isclose(float(torch.rand(())), 0.5)
+
+
+def test_processes_that_are_threads_have_their_public_randomness_each_alone() -> None:
+    """As the audit stands in for helpers: a pass is the same whoever else is seeded meanwhile."""
+    apart: list[int] = []
+
+    def passes() -> None:
+        for number in range(500):
+            with seeded():
+                once = torch.rand(64)
+            with seeded():
+                again = torch.rand(64)
+            if not torch.equal(once, again):
+                apart.append(number)
+
+    threads = [Thread(target=passes) for _ in range(3)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert apart == []

@@ -119,10 +119,8 @@ def _noise(examined: Examined) -> list[Check]:
     model = examined.model()
     sums = PersonSums(model, examined.loss_fn, examined.data, seed=plan.initial_seed)
     first = RunStep(0, plan.clip_norm, recorded.draws[0], model.state_dict(), ())
-    affordable = 1
-    if sums.known(first):
-        people = max(1, max(len(drawn) for drawn in recorded.draws))
-        affordable = int(examined.question.operations / (people * sums.operations(first)))
+    operations = examined.question.operations
+    affordable = residuals.affordable_steps(sums, first, recorded.draws, operations)
     numbers = residuals.steps_to_look_at(plan, again.coordinates, affordable, again.kept, random)
     return residuals.check_residuals(plan, sums, again.steps(numbers), random=random)
 
@@ -175,7 +173,7 @@ def examine(question: Question) -> list[Check]:
         again = Recomputation(recorded, plan, question.training.optimizer, model, released)
         examined = Examined(question, plan, encoder, recorded, again)
         looked = [check for look in LOOKS for check in look(examined)]
-        checks = again.checks()  # of the pass that the looks took
+        checks = again.checks()  # of the one pass that the looks took
     except Unrecorded as error:
         return [holds(RECORDED, False, meaning=_GONE.format(what=error))]
     whole = holds(RECORDED, True, meaning="there is a whole transcript of this run's steps")

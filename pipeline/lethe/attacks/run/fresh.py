@@ -4,12 +4,14 @@ A key that is written in code, or comes again from a copied machine, passes ever
 each by itself is as good as random. Two runs of it are not, for they draw alike. So a digest of a
 run's draws stays when its transcript goes. It is of draws that no two honest runs share but with a
 probability of 1e-30, so that nobody can guess who was drawn by trying; where a run has not so many,
-nothing stays, and nothing is seen.
+nothing stays, and nothing is seen. Nor is a run that was audited over another folder: each pod has
+its own, and so compares with nobody. The check says how many digests it was compared with.
 """
 
 import hashlib
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lethe.attacks.run.draws import PREFIX
@@ -17,6 +19,7 @@ from lethe.attacks.statistics import Check, Counts, improbable
 from lethe.core.files import write_whole
 
 _ALIKE = 1e-30
+KEPT = 10_000  # digests, the newest; two a run
 
 
 def check_fresh(
@@ -27,19 +30,37 @@ def check_fresh(
     Args:
         folder: of digests, each a file with the id of its run.
     """
+    own = digests(draws, people=people, rate=rate)
+    others = len({path.name for path in folder.iterdir()} - {*own}) if folder.is_dir() else 0
     seen = False
-    for digest in digests(draws, people=people, rate=rate):
+    for digest in own:
         path = folder / digest
-        if path.exists():
-            seen |= path.read_text() != run_id
-        else:
+        try:
+            alike = path.read_text() != run_id
+        except FileNotFoundError:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_whole(path, run_id.encode(), private=True)
+        else:
+            seen |= alike
+            others += alike
+    _bound(folder)
     return improbable(
         f"{PREFIX}.fresh",
         0.0 if seen else 1.0,
-        meaning="no other run of this workspace drew as this one did: each has a key of its own",
+        meaning="no other run whose digests are in this workspace's .lethe/drawn drew as this one "
+        f"did: each has a key of its own. It was compared with {others} of them"
+        f"{'' if own else ', and has too few draws to leave one'}",
     )
+
+
+def _bound(folder: Path) -> None:
+    """Removes the oldest digests beyond `KEPT`."""
+    times = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with suppress(FileNotFoundError):  # another audit removed it
+            times.append((path.stat().st_mtime_ns, path))
+    for _, path in sorted(times, reverse=True)[KEPT:]:
+        path.unlink(missing_ok=True)
 
 
 def digests(draws: Sequence[Counts], *, people: int, rate: float) -> list[str]:

@@ -24,6 +24,7 @@ from lethe.privacy.plan import Plan
 
 _VALUES = 2_000_000  # of noise, that are enough
 _PHASES = 4  # of the run; two steps in a row of each at the least, and the last one
+_FEWEST = 4  # steps, whatever they cost: one drawn from each third, and the last one
 _KEPT = 1 << 22  # values that are kept for what needs them all at once
 _COLUMNS = 256  # parameters of which every pair is looked at
 
@@ -38,21 +39,23 @@ def steps_to_look_at(
     """Numbers of the steps to look at, rising: all, or as many as the work allows.
 
     Chosen by `random`, which must be of the operating system, in pairs of steps in a row, as
-    many in each phase of the run; the last one always.
+    many in each phase of the run. Where few are affordable one is drawn from each sixth of the run,
+    or from each third at the least, since whoever knows that the last step alone is looked at needs
+    no noise in the others. The last one always.
 
     Args:
         coordinates: the model's trainable numbers.
-        affordable: steps whose work is allowed; the last one is looked at whatever it costs.
+        affordable: steps whose work is allowed; `_FEWEST` are looked at whatever they cost.
         kept_steps: those whose weights and release are known.
     """
     kept = sorted(set(kept_steps))
     fewest = 2 * _PHASES + 1
-    allowed = max(1, min(max(_VALUES // coordinates, fewest), affordable))
+    allowed = max(_FEWEST, min(max(_VALUES // coordinates, fewest), affordable))
     if len(kept) <= allowed:
         return kept
     if allowed < fewest:
-        others = random.permutation(kept[:-1])[: allowed - 1].tolist()
-        return sorted([*others, kept[-1]])
+        parts = np.array_split(np.array(kept[:-1]), 3 * ((allowed - 1) // 3))
+        return [*(int(random.choice(part)) for part in parts), kept[-1]]
     pairs = max(1, (allowed - 1) // (2 * _PHASES))
     chosen = {kept[-1]}
     for phase in np.array_split(np.arange(len(kept)), _PHASES):
@@ -60,6 +63,21 @@ def steps_to_look_at(
         for place in begins.tolist():
             chosen |= {kept[place], kept[min(place + 1, len(kept) - 1)]}
     return sorted(chosen)
+
+
+def affordable_steps(
+    sums: PersonSums, step: RunStep, draws: Sequence[Counts], operations: float
+) -> int:
+    """How many steps may be looked at for so many operations, each as large as the largest draw.
+
+    Args:
+        step: any one of the run's.
+        draws: positions of who was drawn, of every step.
+    """
+    if not sums.known(step):
+        return 0
+    people = max(1, max(len(drawn) for drawn in draws))
+    return int(operations / (people * sums.operations(step)))
 
 
 def check_residuals(
@@ -192,12 +210,16 @@ class _Gathering:
         )
 
     def _looked_at(self) -> Check:
-        whole = bool(self.rows) and self.plan.steps - 1 in self.numbers and not self.misshapen
-        meaning = "steps were looked at, the last one too, and each released every parameter once"
+        enough = len(self.rows) >= min(self.plan.steps, _FEWEST)
+        whole = enough and self.plan.steps - 1 in self.numbers and not self.misshapen
+        meaning = (
+            f"steps were looked at, {_FEWEST} at the least where there are so many and the last "
+            "one too, and each released every parameter once"
+        )
         return holds(
             f"{PREFIX}.looked_at",
             whole and len(set(self.numbers)) == len(self.numbers),
-            meaning=f"{meaning}; {len(self.rows)} of {self.plan.steps}, as many as "
+            meaning=f"{meaning}; {len(self.rows)} of {self.plan.steps}, as many as were kept and "
             "audit.look_operations allow",
         )
 

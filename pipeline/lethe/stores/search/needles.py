@@ -122,7 +122,11 @@ class TextSearch:
 
 
 def needles(traces: Traces | None) -> Needles:
-    """What to look for of a person: key and identifiers, as they are and as JSON spells them."""
+    """What to look for of a person: key and identifiers, as they are and as JSON spells them.
+
+    An ordinary word is looked for as a key only where it is the key: what somebody unknown was
+    named by can be another person's key.
+    """
     if traces is None:
         return Needles((), ())
     spelled: set[bytes] = set()
@@ -130,7 +134,7 @@ def needles(traces: Traces | None) -> Needles:
     for value in (traces.key, *traces.identifiers):
         text = value.strip()
         if is_ordinary_word(text):
-            keys.add(folded(text).encode())
+            keys |= {folded(text).encode()} if value == traces.key else set()
             continue
         for form in spellings(text) if text else ():
             spelled |= {form.encode().lower(), json.dumps(form)[1:-1].lower().encode()}

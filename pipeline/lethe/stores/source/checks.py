@@ -9,13 +9,16 @@ from lethe.core.errors import ParamsInvalid, SchemaMismatch, SubjectKeyInvalid, 
 from lethe.stores.source.purposes import purposes
 from lethe.stores.source.queries import (
     Joins,
+    consent_links,
     labelled,
     lacking,
     respelled,
     respelled_rows,
+    rows_with_blanks,
     table_of,
     unled,
     unled_rows,
+    with_blanks,
 )
 from lethe.stores.source.reader import Reader
 from lethe.stores.source.schema import nearest, unproved_links
@@ -46,6 +49,14 @@ def check_links(reader: Reader, params: Params) -> None:
         for own, statement in respelled(params, name, partial(_kind, reader), reader.dialect):
             if count := reader.count(statement):
                 raise SchemaMismatch(respelled_rows(name, own, count))
+    if reader.dialect == "postgresql":
+        tables = reader.tables()
+        links = [(n, link) for n, each in params.tables.items() for link in each.parsed_links]
+        links += [(params.consent.table, chain[0]) for chain in consent_links(params)]
+        ends = ((name, link.columns, link.table, link.references) for name, link in links)
+        for table, own, statement in with_blanks(params, ends, lambda t, c: c in tables[t].padded):
+            if count := reader.count(statement):
+                raise SchemaMismatch(rows_with_blanks(table, own, count))
 
 
 def check_subjects(reader: Reader, params: Params) -> None:

@@ -14,6 +14,7 @@ from lethe.stores.source.connect import reading_place, refuse_other_place
 from lethe.stores.source.delete_order import in_order
 from lethe.stores.source.erase_plan import ErasePlan, Planner
 from lethe.stores.source.graph import Graph
+from lethe.stores.source.key_types import surely_found
 from lethe.stores.source.mentions import Mentioned, terms_of
 from lethe.stores.source.rewrite_files import Folder, folder_of
 from lethe.stores.source.trace import RowTrace
@@ -68,7 +69,7 @@ def _refuse_unfound(writer: Writer, params: Params, trace: RowTrace, traces: Tra
     Raises:
         SourceUnavailable: so it is.
     """
-    if len(params.subject.keys) == 1 or trace.subject_rows:
+    if trace.subject_rows or surely_found(writer.connection, writer.graph, params):
         return
     if standing_people(writer, params, {traces.key}):
         raise SourceUnavailable(

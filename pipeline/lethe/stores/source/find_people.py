@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from lethe.config.params import Params
 from lethe.core.errors import LetheError, SourceUnavailable
 from lethe.core.notices import notice
-from lethe.core.text import folded, plain
+from lethe.core.text import folded
 from lethe.core.values import canonical_text
 from lethe.stores.source import queries
 from lethe.stores.source.alike import may_be_one_of
@@ -111,9 +111,9 @@ def key_meant(params: Params, word: str) -> str:
     a notice, where the source does not answer.
 
     Raises:
-        ParamsInvalid: the key has several columns, and this is no list of as many values.
+        ParamsInvalid: see `understood`.
     """
-    said = understood(plain(word).strip(), params.subject)
+    said = understood(word, params.subject)
     try:
         keys = keys_spelled(params, [said])[said]
     except LetheError:

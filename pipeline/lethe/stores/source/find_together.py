@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from itertools import repeat
 
 import sqlalchemy as sa
 
 from lethe.config.params import Params
 from lethe.core.text import folded
+from lethe.core.values import canonical_text
 from lethe.stores.source import queries
-from lethe.stores.source.alike import may_be_one_of
+from lethe.stores.source.alike import may_have_one_of
+from lethe.stores.source.forms import Type, bare, key_forms
 from lethe.stores.source.number_keys import NumberKeys, plain_number
 from lethe.stores.source.person_key import Parts, apart, together
 from lethe.stores.source.reader import Reader
@@ -28,16 +31,17 @@ def keys_together(params: Params, asked: Sequence[str]) -> dict[str, list[str]]:
     said: dict[str, str] = {}
     with closing(Reader(params)) as reader:
         spellings = reader.number_keys()
+        types = _types(reader, params)
         for key in asked:
             parts = apart(key, count)
             if parts is None:
                 continue
-            own = tuple(map(_as_number, parts, spellings))
+            own = tuple(map(_as_column_has_it, parts, spellings, types, repeat(reader.dialect)))
             said[key] = together(own)
             meant.setdefault(tuple(map(folded, own)), []).append(key)
         found: dict[str, list[str]] = {}
         for some in chunks(list(meant), AT_ONCE):
-            for subject in _alike(reader, params, some):
+            for subject in _alike(reader, params, some, types):
                 parts = apart(subject, count)
                 for key in meant.get(tuple(map(folded, parts)), ()) if parts else ():
                     found.setdefault(key, []).append(subject)
@@ -49,21 +53,35 @@ def keys_together(params: Params, asked: Sequence[str]) -> dict[str, list[str]]:
     return made
 
 
-def _as_number(part: str, spelling: NumberKeys | None) -> str:
-    """A part as its column spells it, where that is one of numbers."""
+def _types(reader: Reader, params: Params) -> list[Type]:
+    """Of each column of the key; one that says nothing where the values are what they are."""
+    if reader.dialect == "sqlite":
+        return [sa.types.NullType() for _ in params.subject.keys]
+    declared = reader.types(params.subject.table)
+    return [bare(declared.get(key, sa.types.NullType())) for key in params.subject.keys]
+
+
+def _as_column_has_it(part: str, spelling: NumberKeys | None, declared: Type, dialect: str) -> str:
+    """A part as its column spells it where its type has one text for each value: a number, a
+    moment (`2026-01-01 10:00` and `2026-01-01T10:00:00`), a UUID."""
     number = plain_number(part)
-    if number is None or spelling is None:
+    if number is not None and spelling is not None:
+        part = spelling.spelled(number) or part
+    if dialect == "sqlite" or isinstance(declared, sa.String | sa.Numeric):
         return part
-    return spelling.spelled(number) or part
+    forms = key_forms(part, declared, dialect)
+    return canonical_text(forms[0]) if forms else part
 
 
-def _alike(reader: Reader, params: Params, words: Sequence[Parts]) -> Iterator[str]:
+def _alike(
+    reader: Reader, params: Params, words: Sequence[Parts], types: Sequence[Type]
+) -> Iterator[str]:
     """Everybody whose parts the database takes for those of one of the keys, or cannot be sure."""
     table = queries.table_of(params, params.subject.table)
     parts = [table.c[key] for key in params.subject.keys]
     may = [
-        may_be_one_of(sa.cast(part, sa.Text()), dict.fromkeys(said), reader.dialect)
-        for part, said in zip(parts, zip(*words, strict=True), strict=True)
+        may_have_one_of(part, dict.fromkeys(said), declared, reader.dialect)
+        for part, said, declared in zip(parts, zip(*words, strict=True), types, strict=True)
     ]
     statement = sa.select(*queries.labelled(parts)).where(*may)
     for frame in reader.stream(statement):

@@ -33,6 +33,7 @@ class Graph:
         its rows to the person they are about.
     `carrying`: the columns whose values are subject keys, directly or through other keys, in the
         order of the key, and in which rows they are that.
+    `padded`: the columns that are filled with blanks, those of views too.
     `unseen`: what else the database has, where nobody is looked for; see `outside`.
     """
 
@@ -44,6 +45,7 @@ class Graph:
     own: Mapping[str, tuple[Edge, ...]]
     carrying: Mapping[Carrier, tuple[When, ...]]
     copies: tuple[str, ...] = ()
+    padded: frozenset[tuple[str, str]] = frozenset()
     unseen: tuple[str, ...] = ()
     descent: Descent = field(default_factory=Descent)
     into: Mapping[str, tuple[Edge, ...]] = field(init=False)
@@ -157,6 +159,7 @@ def read_graph(connection: sa.Connection, params: Params) -> Graph:
         own=_own(params, edges, family),
         carrying=_carrying(params, edges),
         copies=catalogue.copies(),
+        padded=frozenset((name, each) for name, info in infos.items() for each in info.padded),
         unseen=outside(connection, params.tables),
         descent=family,
     )

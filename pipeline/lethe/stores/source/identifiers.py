@@ -11,7 +11,7 @@ from lethe.config.params import Params
 from lethe.core.outcomes import Traces
 from lethe.core.text import folded
 from lethe.core.values import canonical_text
-from lethe.stores.source.alike import may_be_one_of
+from lethe.stores.source.alike import may_have_one_of
 from lethe.stores.source.mentions import is_identifying
 from lethe.stores.source.rewrite_files import readable
 from lethe.stores.source.trace import RowTrace
@@ -58,7 +58,7 @@ def _identifiers(writer: Writer, params: Params, keys: Iterable[str]) -> dict[st
         anybodys = _count(writer, table, {each for own in theirs.values() for each in own})
         for key, own in theirs.items():
             for each, rows_of_theirs in own.items():
-                if anybodys[each] <= rows_of_theirs:
+                if anybodys[each] == rows_of_theirs:  # fewer: it could not be counted
                     found[key][" ".join(each[1])] = None
     return {key: list(values) for key, values in found.items()}
 
@@ -89,7 +89,7 @@ def _count(writer: Writer, table: str, said: Iterable[Said]) -> Counter[Said]:
         wanted[names].append(texts)
     clause = writer.table(table)
     taken = sorted({name for names in wanted for name in names})
-    columns = {name: sa.cast(clause.c[name], sa.Text()) for name in taken}
+    types = {name: writer.graph.facts(table, name).type for name in taken}
     found: Counter[Said] = Counter()
     for start in range(0, max(map(len, wanted.values()), default=0), AT_ONCE):
         now: dict[Columns, dict[Texts, list[Texts]]] = {}
@@ -100,13 +100,18 @@ def _count(writer: Writer, table: str, said: Iterable[Said]) -> Counter[Said]:
         anybodys = [
             sa.and_(
                 *(
-                    may_be_one_of(columns[name], {each[n] for each in texts}, writer.graph.dialect)
+                    may_have_one_of(
+                        clause.c[name],
+                        {each[n] for each in texts},
+                        types[name],
+                        writer.graph.dialect,
+                    )
                     for n, name in enumerate(names)
                 )
             )
             for names, texts in now.items()
         ]
-        labelled = [column.label(name) for name, column in columns.items()]
+        labelled = [clause.c[name].label(name) for name in taken]
         statement = sa.select(*labelled).where(sa.or_(*anybodys))
         with writer.connection.execute(statement, execution_options={"yield_per": 1000}) as rows:
             for row in rows:
@@ -120,5 +125,5 @@ def _said_by(
     """What is asked for that one row says, by columns and by folded texts."""
     for names, alike in asked.items():
         if all(values[name] is not None for name in names):
-            its = tuple(folded(str(values[name])) for name in names)
+            its = tuple(folded(canonical_text(values[name])) for name in names)
             yield from ((names, texts) for texts in alike.get(its, ()))

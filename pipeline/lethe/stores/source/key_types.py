@@ -1,17 +1,19 @@
 """Whether the columns of a key can be compared surely, part by part.
 
-A key of several columns is read as text, and found again by the values of its columns: only of
-types that have one text for each value, and whose equal values have equal texts.
+A key is read as text, and found again by the values of its columns. Those of several columns are
+only of types that have one text for each value, and whose equal values have equal texts; one column
+is of a type that some value of the text's can be asked of.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
 from lethe.config.params import Params
 from lethe.core.errors import SchemaMismatch
-from lethe.stores.source.forms import Type, bare
+from lethe.stores.source.forms import Type, bare, key_forms
+from lethe.stores.source.graph import Graph
 from lethe.stores.source.queries import consent_links, table_of
 from lethe.stores.source.reader import Reader
 
@@ -19,31 +21,59 @@ Place = tuple[str, str]  # a table and a column
 
 
 def check_key_types(reader: Reader, params: Params) -> None:
-    """A key of several columns, and all that links to it, is of types that can be compared.
+    """A key, and all that links to it, is of types that can be compared: of several columns
+    surely, of one column by a value of its type.
 
     Raises:
         SchemaMismatch: names each column that is not.
     """
-    if len(params.subject.keys) == 1:
-        return
     linked = dict(_linked(params))
+    alone = len(params.subject.keys) == 1
     if reader.dialect == "sqlite":
+        kind = "bytes" if alone else "bytes or fractions"
         problems = [
-            f"{table}.{column} has {count} values that are bytes or fractions"
+            f"{table}.{column} has {count} values that are {kind}"
             for table, column in linked
-            if (count := reader.count(_odd(params, table, column)))
+            if (count := reader.count(_odd(params, table, column, fractions=not alone)))
         ]
     else:
         types = {table: reader.types(table) for table in dict.fromkeys(t for t, _ in linked)}
-        blind = set(_case_blind(reader)) & set(linked)
-        problems = [*_unsure(linked, types), *(f"{t}.{c} (its collation)" for t, c in blind)]
+        if alone:
+            own = [place for place in linked if place[0] == params.subject.table]
+            problems = list(_without_form(own, types, reader.dialect))
+        else:
+            blind = set(_case_blind(reader)) & set(linked)
+            problems = [*_unsure(linked, types), *(f"{t}.{c} (its collation)" for t, c in blind)]
     if problems:
+        which = "person's key" if alone else "part of a person's key of several columns"
         raise SchemaMismatch(
-            f"{'; '.join(problems)}: as a part of a person's key of several columns it cannot be "
-            "compared surely, so an erasure might not find them. Give it a plain type (text, "
-            "integer, numeric with places, date, timestamp without a zone, boolean, uuid), or name "
-            "other columns."
+            f"{'; '.join(problems)}: as a {which} it cannot be compared surely, so an erasure "
+            "might not find them. Give it a plain type (text, integer, numeric with places, date, "
+            "timestamp without a zone, boolean, uuid), or name other columns."
         )
+
+
+def surely_found(connection: sa.Connection, graph: Graph, params: Params) -> bool:
+    """Whether everybody who is read by their key is found by its value as well, whatever it is."""
+    if len(graph.key) > 1:
+        return False
+    (key,) = graph.key
+    if graph.dialect == "sqlite":
+        return not connection.execute(_odd(params, graph.subject, key)).scalar_one()
+    return comparable(graph.facts(graph.subject, key).type) is not None
+
+
+def _without_form(
+    linked: Iterable[Place], types: Mapping[str, Mapping[str, Type]], dialect: str
+) -> Iterator[str]:
+    """Columns of types that spell a value otherwise than a key does; floats are compared as text,
+    and whoever is read and not found so is looked for once more."""
+    for table, column in linked:
+        declared = types[table].get(column)
+        if declared is None or isinstance(bare(declared), sa.Float):
+            continue
+        if key_forms("", declared, dialect) is None:
+            yield f"{table}.{column} is {bare(declared)}"
 
 
 def _linked(params: Params) -> Iterator[tuple[Place, Place]]:
@@ -90,13 +120,15 @@ def comparable(declared: Type) -> str | None:
     return next((kind for each, kind in kinds if isinstance(within, each)), None)
 
 
-def _odd(params: Params, table: str, column: str) -> sa.Select[Any]:
+def _odd(params: Params, table: str, column: str, *, fractions: bool = True) -> sa.Select[Any]:
     """How many values SQLite keeps as bytes, or as numbers with a fraction."""
     clause = table_of(params, table)
     value = clause.c[column]
     kind = sa.func.typeof(value)
-    fraction = (kind == "real") & (value != sa.cast(value, sa.Integer))
-    return sa.select(sa.func.count()).select_from(clause).where((kind == "blob") | fraction)
+    odd = kind == "blob"
+    if fractions:
+        odd |= (kind == "real") & (value != sa.cast(value, sa.Integer))
+    return sa.select(sa.func.count()).select_from(clause).where(odd)
 
 
 _COLLATED = """

@@ -50,7 +50,8 @@ def _side_by_side(
     params: Params, table: str, facts: TableFacts, carrying: Collection[Carrier]
 ) -> Iterator[Columns]:
     """Columns of a table that together are named like a key of several columns, each with the same
-    before it (`old_studio` and `old_number`); not its own key."""
+    before it (`old_studio` and `old_number`); not its own key, unless that is named as the person's
+    is: then it may have a row for each person."""
     keys = params.subject.keys
     if len(keys) == 1:
         return
@@ -67,7 +68,7 @@ def _side_by_side(
             for ends in names
         ]
         whole = tuple(each for each in found if each is not None)
-        own_key = facts.primary == set(whole)
+        own_key = facts.primary == set(whole) and {*map(_plain, whole)} != {*map(_plain, keys)}
         if len(set(whole)) == len(keys) and not own_key and (table, whole) not in carrying:
             yield whole
 

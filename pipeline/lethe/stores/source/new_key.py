@@ -6,8 +6,9 @@ by which rows lead to the clinic): these stay as they are, if they do not name t
 
 import datetime as dt
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from decimal import Decimal
+from itertools import product
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -67,7 +68,7 @@ def changing_places(writer: Writer, params: Params, row: Row) -> list[int]:
 
 def _why_it_stays(graph: Graph, place: int, row: Row) -> str | None:
     for table, columns in graph.carrying:
-        if (other := _other_link(graph, table, columns, columns[place])) is not None:
+        if (other := _other_link(graph, table, columns, [columns[place]])) is not None:
             return f"{other} has it too"
     facts = graph.facts(graph.subject, graph.key[place])
     if facts.generated:
@@ -78,13 +79,13 @@ def _why_it_stays(graph: Graph, place: int, row: Row) -> str | None:
     return None
 
 
-def _other_link(graph: Graph, table: str, columns: Columns, column: str) -> str | None:
-    """A link that has a column of a key, and not all of the key."""
+def _other_link(graph: Graph, table: str, columns: Columns, some: Collection[str]) -> str | None:
+    """A link that has some columns of a key, and not all of the key."""
     for edge in graph.out_of[table]:
-        if column in edge.columns and not set(columns) <= set(edge.columns):
+        if set(some) <= set(edge.columns) and not set(columns) <= set(edge.columns):
             return f"the link {table}.({', '.join(edge.columns)})"
     for edge in graph.into[table]:
-        if column in edge.references and not set(columns) <= set(edge.references):
+        if set(some) <= set(edge.references) and not set(columns) <= set(edge.references):
             return f"the link {edge.child}.({', '.join(edge.columns)})"
     return None
 
@@ -97,8 +98,8 @@ def cut_columns(
 ) -> list[str] | None:
     """Which of the columns that hold the person's key to blank, so that they lead to nobody.
 
-    Guarantees: what is left names nobody by itself, and is in another link, or is also a part of
-        somebody else's key. None if that cannot be had.
+    Guarantees: no part that is left names anybody by itself; all of them together are in one other
+        link, or also somebody else's. None if that cannot be had.
 
     Args:
         given: columns that a value is declared for.
@@ -108,29 +109,32 @@ def cut_columns(
     if len(columns) == 1:
         return free or None
     alone = {c for n, c in enumerate(columns) if _names_alone(writer, row, columns, n)}
-    shared = {c for c in columns if _other_link(graph, row.table, columns, c)}
+    shared = {c for c in columns if _other_link(graph, row.table, columns, [c])}
     chosen = [c for c in free if c in alone or c not in shared]
     left = [place for place, c in enumerate(columns) if c not in chosen]
     if not chosen or any(columns[place] in alone for place in left):
         return None
-    only = [place for place in left if columns[place] not in shared]
-    return chosen if all(_is_anothers(writer, row, columns, n) for n in only) else None
+    # Together they may name one person although each is many people's.
+    linked = _other_link(graph, row.table, columns, [columns[place] for place in left])
+    return chosen if not left or linked or _is_anothers(writer, row, columns, left) else None
 
 
 def _names_alone(writer: Writer, row: Row, columns: Columns, place: int) -> bool:
     """Whether a part of a key can be looked for by itself, and is nobody else's."""
     text = canonical_text(row.values[columns[place]])
-    return is_identifying(text) and not _is_anothers(writer, row, columns, place)
+    return is_identifying(text) and not _is_anothers(writer, row, columns, [place])
 
 
-def _is_anothers(writer: Writer, row: Row, columns: Columns, place: int) -> bool:
-    """Whether somebody else's key has the same value at a place."""
+def _is_anothers(writer: Writer, row: Row, columns: Columns, places: Sequence[int]) -> bool:
+    """Whether somebody else's key has the same values at these places."""
     graph = writer.graph
-    said, own = graph.said(row.table, columns, row.values), graph.key[place]
-    part = canonical_text(row.values[columns[place]])
-    forms = key_forms(part, graph.facts(graph.subject, own).type, graph.dialect)
-    values = [(part,)] if forms is None else [(form,) for form in forms]
-    found = writer.find(graph.subject, (own,), values, spelled_alike=forms is not None, limit=2)
+    said, own = graph.said(row.table, columns, row.values), [graph.key[n] for n in places]
+    parts = [canonical_text(row.values[columns[n]]) for n in places]
+    types = [graph.facts(graph.subject, column).type for column in own]
+    forms = [key_forms(p, t, graph.dialect) for p, t in zip(parts, types, strict=True)]
+    typed = all(each is not None for each in forms)
+    values = list(product(*(each or () for each in forms))) if typed else [tuple(parts)]
+    found = writer.find(graph.subject, own, values, spelled_alike=typed, limit=2)
     return any(graph.said(graph.subject, graph.key, each.values) != said for each in found)
 
 

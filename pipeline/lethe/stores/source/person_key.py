@@ -13,6 +13,7 @@ import pandas as pd
 
 from lethe.config.sections import Subject
 from lethe.core.errors import ParamsInvalid
+from lethe.core.text import is_text, plain
 from lethe.core.values import by_distinct, canonical_text
 from lethe.data.partition import canonical_keys
 
@@ -42,24 +43,44 @@ def apart(key: str, count: int) -> Parts | None:
 def understood(word: str, subject: Subject) -> str:
     """The key that somebody means: of several columns a list of JSON, or the text of `together`.
 
-    Numbers may stand without quotes, and are taken as they are written.
+    Numbers may stand without quotes, and are taken as they are written. Each value is taken in
+    its plain form once the list is taken apart: a wide quotation mark in a value is no end of it.
 
     Raises:
-        ParamsInvalid: it has not as many parts as the key has columns; says nothing of it.
+        ParamsInvalid: it has not as many parts as the key has columns, or what no text has; says
+            nothing of it.
     """
     columns = subject.keys
     if len(columns) == 1:
-        return word
-    bare = word.strip()
-    brackets = bare[:1] + bare[-1:] in ("[]", "()")
-    parts = _strings(f"[{bare[1:-1]}]") if brackets and len(bare) > 1 else None
-    if parts is None or len(parts) != len(columns) or "\x00" in "".join(parts):
+        refuse_no_text(word)
+        return plain(word).strip()
+    parts = _listed(word) or _listed(plain(word))
+    if parts is None or len(parts) != len(columns):
         example = ", ".join(f'"{column}"' for column in columns)
         raise ParamsInvalid(
             f"A person is named by {len(columns)} values ({subject.called}). Give them in this "
             f"order as a list of JSON, each in place of its column: [{example}]."
         )
-    return together(parts)
+    refuse_no_text("".join(parts))
+    return together([plain(part) for part in parts])
+
+
+def refuse_no_text(said: str) -> None:
+    """
+    Raises:
+        ParamsInvalid: what somebody was named by has what no database's text can have.
+    """
+    if not is_text(said):
+        raise ParamsInvalid(
+            "The value has what is in no text (NUL, half a character, or bytes that are no UTF-8), "
+            "so it can be nobody's. Nothing was recorded."
+        )
+
+
+def _listed(word: str) -> Parts | None:
+    bare = word.strip()
+    brackets = bare[:1] + bare[-1:] in ("[]", "()")
+    return _strings(f"[{bare[1:-1]}]") if brackets and len(bare) > 1 else None
 
 
 def people_of(parts: Sequence[pd.Series]) -> pd.Series:

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -259,6 +259,44 @@ def respelled(
         joined = here.join(there, along(link, here, there, dialect))
         counted = sa.select(sa.func.count()).select_from(joined).where(unlike)
         yield ", ".join(link.columns), counted
+
+
+def with_blanks(
+    params: Params,
+    links: Iterable[tuple[str, Sequence[str], str, Sequence[str]]],
+    padded: Callable[[str, str], bool],
+) -> Iterator[tuple[str, str, sa.Select[Any]]]:
+    """(table, column, how many of its texts end with blanks), of columns linked with a `char(n)`.
+
+    A `char(n)` is filled with blanks, and equals a text with any number of them by a foreign key,
+    and only one without them by a join. Whose such a row is would depend on who asks, so nothing
+    is read or erased while there are any.
+
+    Args:
+        links: table, columns, and the table and columns that they lead to.
+        padded: whether a table's column is a `char(n)`.
+    """
+    texts: dict[tuple[str, str], None] = {}
+    for name, columns, other, references in links:
+        for own, reference in zip(columns, references, strict=True):
+            ends = ((name, own), (other, reference))
+            filled = [padded(*end) for end in ends]
+            if any(filled) and not all(filled):
+                texts[ends[filled.index(False)]] = None
+    for table, column in texts:
+        clause = table_named(table, dialect_of(params), sa.column(column))
+        said = sa.cast(clause.c[column], sa.Text())
+        counted = sa.select(sa.func.count()).select_from(clause)
+        yield table, column, counted.where(said != sa.func.rtrim(said))
+
+
+def rows_with_blanks(table: str, column: str, count: int) -> str:
+    """What is said of them."""
+    return (
+        f"{count} rows of {table} have blanks at the end of {column}, and a char(n) is at the "
+        "other end of its link, which is filled with blanks: a foreign key takes both for equal, "
+        "and a join does not. Take the blanks away, or give both columns one type."
+    )
 
 
 def respelled_rows(name: str, link: str, count: int) -> str:

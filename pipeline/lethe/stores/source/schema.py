@@ -15,6 +15,7 @@ from lethe.core.schemas import name_in
 from lethe.stores.source.catalogue import Catalogue
 from lethe.stores.source.connect import dialect_of
 from lethe.stores.source.descent import descent
+from lethe.stores.source.forms import is_padded
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class TableInfo:
     """A table as the database describes it.
 
     `unique`: the primary key and every other set of columns that the database keeps unique.
-    `foreign_keys`: the database's own links. `kinds`: of each column, see `kind_of`.
+    `foreign_keys`: the database's own links. `kinds`: of each column, see `kind_of`. `padded`:
+        the columns that are filled with blanks.
     """
 
     columns: tuple[str, ...]
@@ -31,6 +33,7 @@ class TableInfo:
     foreign_keys: tuple[Link, ...]
     kinds: Mapping[str, str]
     view: bool = False
+    padded: frozenset[str] = frozenset()
     part_of: str | None = None  # the table of which it is a partition
 
 
@@ -72,6 +75,7 @@ def reflect(connection: sa.Connection, declared: Iterable[str] = ()) -> dict[str
                 ),
                 kinds=_kinds(name, columns[name], named),
                 view=view,
+                padded=frozenset(c["name"] for c in columns[name] if is_padded(c["type"])),
                 part_of=parts.get(name),
             )
     return found

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from decimal import Decimal
 
 import pandas as pd
 import sqlalchemy as sa
@@ -16,8 +17,10 @@ from lethe.stores.source.compact import Marks
 from lethe.stores.source.connect import check_one_place
 from lethe.stores.source.edge import Carrier, Columns
 from lethe.stores.source.file_residue import residue
-from lethe.stores.source.forms import key_forms
+from lethe.stores.source.forms import Type, bare, key_forms
+from lethe.stores.source.key_types import surely_found
 from lethe.stores.source.mentions import Terms, may_name, mentions_of, terms_of
+from lethe.stores.source.number_keys import plain_number
 from lethe.stores.source.person_key import apart
 from lethe.stores.source.queries import everybody, subjects_in
 from lethe.stores.source.rewrite_files import readable
@@ -136,9 +139,11 @@ def _look(
 
 
 def _read(writer: Writer, params: Params, people: Sequence[Traces]) -> Iterator[_Found]:
-    """Who is there by the statement that the pipeline reads people by, which compares nothing: a
-    key of several columns has several types to be compared by."""
-    if len(writer.graph.key) == 1 or _kept_key(params, writer.graph.subject, writer.graph.key):
+    """Who is there by the statement that the pipeline reads people by, which compares nothing:
+    where the key has several columns, or a type by which its text may not be found."""
+    if _kept_key(params, writer.graph.subject, writer.graph.key):
+        return
+    if surely_found(writer.connection, writer.graph, params):
         return
     there = standing_people(writer, params, {traces.key for traces in people})
     for number, traces in enumerate(people):
@@ -217,8 +222,9 @@ def _known_parts(
     """Parts of a key of several columns that the planner remembers, and that no row has any more:
     what somebody else has as well is theirs."""
     parts = {n: apart(traces.key, len(writer.graph.key)) for n, traces in people.items()}
-    forms = {part: _in_stats(part) for own in parts.values() for part in own or ()}
-    for place in range(len(writer.graph.key)):
+    for place, key in enumerate(writer.graph.key):
+        declared = writer.graph.facts(writer.graph.subject, key).type
+        forms = {own[place]: _in_stats(own[place], declared) for own in parts.values() if own}
         columns = [(table, each[place]) for table, each in carrying]
         anybodys = [form for own in parts.values() if own for form in forms[own[place]]]
         for table, column in in_statistics(writer.connection, _in_parts(writer, columns), anybodys):
@@ -231,9 +237,15 @@ def _known_parts(
                     yield number, table, column
 
 
-def _in_stats(part: str) -> tuple[str, ...]:
-    """How the planner may have a part written."""
-    return tuple(dict.fromkeys((part, part.rstrip(" "), part.replace("T", " "))))
+def _in_stats(part: str, declared: Type) -> tuple[str, ...]:
+    """How the planner may have a part written: a decimal with all its places, a moment with none
+    that say nothing."""
+    within = bare(declared)
+    if isinstance(within, sa.Numeric) and within.scale and plain_number(part) is not None:
+        return tuple(dict.fromkeys((part, f"{Decimal(part):.{within.scale}f}")))
+    moment = part.replace("T", " ")
+    shorter = moment.rstrip("0") if "." in moment else moment
+    return tuple(dict.fromkeys((part, part.rstrip(" "), moment, shorter)))
 
 
 def _has(writer: Writer, table: str, column: str, part: str) -> bool:

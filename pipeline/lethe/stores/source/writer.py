@@ -22,7 +22,15 @@ from lethe.stores.source.connect import WAIT_SECONDS, SourcePlace, place_of, sou
 from lethe.stores.source.edge import Columns, Edge
 from lethe.stores.source.forms import is_padded, key_forms
 from lethe.stores.source.graph import Graph, read_graph
-from lethe.stores.source.queries import held, respelled, respelled_rows, unled, unled_rows
+from lethe.stores.source.queries import (
+    held,
+    respelled,
+    respelled_rows,
+    rows_with_blanks,
+    unled,
+    unled_rows,
+    with_blanks,
+)
 from lethe.stores.source.schema import reflect
 from lethe.stores.source.writing_errors import writing_errors
 
@@ -354,6 +362,11 @@ def _refuse_unfollowed(connection: sa.Connection, params: Params, graph: Graph) 
         for link, statement in unled(params, name):
             if count := int(connection.execute(statement).scalar_one()):
                 raise ErasureRefused(unled_rows(params, name, link, count))
+    if graph.dialect == "postgresql":
+        ends = ((e.child, e.columns, e.parent, e.references) for e in graph.edges)
+        for table, own, statement in with_blanks(params, ends, lambda t, c: (t, c) in graph.padded):
+            if count := int(connection.execute(statement).scalar_one()):
+                raise ErasureRefused(rows_with_blanks(table, own, count))
 
 
 def _lock_unenforced(writer: Writer) -> None:

@@ -5,6 +5,7 @@ seen so: passes of one size, seeded alike, show that.
 """
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _SEED = 20_260_101
+_ALONE = threading.RLock()  # there is one generator for all threads of a process
 
 
 class FixedRandomness(TorchDispatchMode):
@@ -48,6 +50,11 @@ def _fix(name: str, overload: str, args: Any, made: Tensor) -> None:
 @contextmanager
 def seeded() -> Iterator[None]:
     """Public randomness, the same in every pass; what the process had before goes on after it."""
+    with _ALONE:
+        yield from _seeded()
+
+
+def _seeded() -> Iterator[None]:
     numbers, others, own = np.random.get_state(), random.getstate(), torch.get_rng_state()
     on_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     # Not torch.manual_seed: without a GPU that leaves a note of itself for each call.
