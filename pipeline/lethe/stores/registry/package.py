@@ -96,7 +96,7 @@ def digest_of(
             )
         )
         found = digests(place)
-        if version and _canonical(place / _NOTE) == _noted(version):
+        if version and _canonical(place / _NOTE) in _notes(version):
             del found[_NOTE]
         others = [] if meant is None else _others(place, found, meant)
     if others:
@@ -108,9 +108,10 @@ def digest_of(
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _noted(version: str) -> dict[str, Any]:
+def _notes(version: str) -> list[dict[str, Any]]:
+    """MLflow's note of a version that was loaded by its number, or by an alias."""
     model, _, number = version.rpartition("/")
-    return {"model_name": model, "model_version": number}
+    return [{"model_name": model, "model_version": each} for each in (number, int(number))]
 
 
 def _others(place: Path, found: Mapping[str, str], meant: Meant) -> list[str]:
