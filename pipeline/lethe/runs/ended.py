@@ -120,7 +120,7 @@ def begin(
         elif outcome.version is not None or outcome.exit_code in final:
             if covered:
                 return False
-        elif now < (again := outcome.at + _rest(len(tried), anew=outcome.anew)):
+        elif now < (again := outcome.at + _rest(_covering(tried, requests), anew=outcome.anew)):
             raise Busy(
                 f"Run {last.run} failed: {outcome.message} Next try at {again:%F %H:%M} UTC."
             )
@@ -157,6 +157,11 @@ class EndedRun:
             raise Busy(f"Run {tried[-1].run} of the pipeline has not ended. Wait for it.")
         if found.version is None:
             raise StageFailed(f"run {tried[-1].run}", found.exit_code, found.message)
+
+
+def _covering(tried: list[Attempt], requests: Collection[str]) -> int:
+    """How many were for all of these: what failed before somebody asked may have been for that."""
+    return sum(each.requests >= set(requests) for each in tried)
 
 
 def _rest(attempts: int, *, anew: bool) -> dt.timedelta:
