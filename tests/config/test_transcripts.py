@@ -135,7 +135,7 @@ def test_an_audit_elsewhere_is_not_taken_for_one_that_was_killed(
     assert transcripts.remove_abandoned(root) is True
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"/work/root", b'{"place": "."}'])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"/elsewhere/root", b'{"place": "."}'])
 def test_one_that_says_nothing_of_its_training_goes_by_its_time_alone(
     content: bytes, tmp_path: Path
 ) -> None:
