@@ -263,11 +263,16 @@ def _the_scheduler_is_killed(loop: Loop) -> None:
 
 
 def _the_sweep_alone_finds_one(loop: Loop) -> None:
-    """Once every run that a bell had started, or queued, has ended."""
+    """Once every run that a bell or a hand had started, or queued, has ended."""
     ended = ("success", "failed")
+    # A bell that rings while one runs is a run of its own only once that has ended.
+    queued = "SELECT 1 FROM asset_dag_run_queue WHERE target_dag_id = ?"
     loop.airflow.wait(
         "no bell is left",
-        lambda: all(s in ended for _, kind, s in loop.airflow.runs("erase") if kind in BELL),
+        lambda: (
+            not loop.airflow.ask(queued, "erase")
+            and all(s in ended for _, kind, s in loop.airflow.runs("erase") if kind != "scheduled")
+        ),
     )
     before = {run for run, _, state in loop.airflow.runs("erase") if state in ended}
     watchers = loop.airflow.watchers()
